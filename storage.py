@@ -1,0 +1,418 @@
+"""Every byte that is written to disk, and every byte that is read back.
+
+A reader never sees half a file: everything is written to a temporary file in the same folder, flushed to the disk and
+renamed. What is read back is checked (checksums, keys, types) and nothing that is read can run code: JSON is strict
+and checkpoints are loaded with torch's `weights_only`. Failures are a `StorageError` of one line that names the file
+and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+# What older tools of this kind write, and so what every results file must have.
+RESULT_KEYS = (
+    "activation model_name timestamp trials reproducibility_metrics avg_train_loss avg_val_loss std_val_loss "
+    "avg_train_accuracy avg_val_accuracy std_val_accuracy avg_relative_pd avg_training_time"
+).split()
+TRIAL_KEYS = (
+    "trial_id seed train_loss val_loss train_accuracy val_accuracy training_time train_loss_history val_loss_history"
+).split()
+PAIR_KEYS = "model_pair relative_pd prediction_differences total_predictions".split()
+
+
+class StorageError(Exception):
+    """A file can't be written or read. The message is one line that names the file and says what to do."""
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path in the folder of `path`; on success it is flushed to disk and renamed onto `path`.
+
+    The folder is made when missing. The temporary name keeps the suffix, for writers that go by it.
+
+    Raises:
+        StorageError: no space, no permission, a folder of that name, and the like. `path` is then as it was.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.stem}.{_host()}.{os.getpid()}.tmp{path.suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(_disk_message(path, error)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike, value) -> None:
+    """Strict JSON: a NaN or an infinity anywhere is a ValueError, never a token that other readers choke on."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _disk_message(path: Path, error: OSError) -> str:
+    reasons = {
+        errno.ENOSPC: "the disk is full; free some space and run the same command again",
+        errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+        errno.EFBIG: "the file is larger than this process may write; raise the limit and run the same command again",
+        errno.EACCES: "permission denied; make the folder writable or choose another one",
+        errno.EPERM: "permission denied; make the folder writable or choose another one",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.EISDIR: "there is a folder of that name; move it away",
+        errno.EEXIST: "there is a file where a folder is needed; move it away",
+        errno.ENOTDIR: "there is a file where a folder is needed; move it away",
+        errno.ENOENT: "no such file or folder",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    }
+    reason = reasons.get(error.errno, error.strerror or str(error))
+    return f"{path}: {reason} (what was finished is kept)"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable. Not every file system lets a folder be opened; the rename is done either way."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+
+
+_TEMPORARY = re.compile(r"^\.(?P<stem>.*)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.tmp(\.\w+)?$")
+
+
+def clean_temporaries(folder: str | os.PathLike) -> list[Path]:
+    """Remove temporaries that a killed process of this machine left in `folder`; those of live processes stay."""
+    removed = []
+    for path in sorted(Path(folder).glob(".*.tmp*")):
+        match = _TEMPORARY.match(path.name)
+        if match and match["host"] == _host() and not _alive(int(match["pid"])):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def read_json(path: str | os.PathLike):
+    """The JSON in a file. NaN and Infinity tokens, which other tools write, are read as null.
+
+    Raises:
+        StorageError: the file is missing, truncated or not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"), parse_constant=lambda token: None)
+    except (ValueError, RecursionError) as error:
+        message = f"{path}: not valid JSON ({' '.join(str(error).split())}); move it away or restore it"
+        raise StorageError(message) from None
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+    """sha256 of a file's contents, read in pieces."""
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as error:
+        raise StorageError(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def sha256_json(value) -> str:
+    """sha256 of a value's canonical JSON."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+
+# -- results ------------------------------------------------------------------------------------------------------
+
+
+def results_path(results_dir: str | os.PathLike, activation: str) -> Path:
+    return Path(results_dir) / f"{activation}_results.json"
+
+
+def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
+    """Write `{activation}_results.json`, sealed with a checksum over its contents, and return its path.
+
+    Raises:
+        ValueError: a documented key is missing or a number is not finite.
+        StorageError: the disk refuses.
+    """
+    path = results_path(results_dir, results["activation"])
+    problem = _results_problem(results)
+    if problem:
+        raise ValueError(f"results of {results['activation']}: {problem}")
+    sealed = {key: value for key, value in results.items() if key != "content_sha256"}
+    write_json(path, {**sealed, "content_sha256": sha256_json(sealed)})
+    return path
+
+
+def read_results(path: str | os.PathLike) -> dict:
+    """The results in a file, ours or another tool's, with the documented keys present and numbers finite or None.
+
+    Raises:
+        StorageError: missing, damaged, edited since it was written, or without the documented keys.
+    """
+    results = read_json(path)
+    problem = _results_problem(results)
+    if problem:
+        raise StorageError(f"{path}: not a results file: {problem}")
+    seal = results.get("content_sha256")
+    if seal is not None and seal != sha256_json({k: v for k, v in results.items() if k != "content_sha256"}):
+        raise StorageError(
+            f"{path}: its numbers were changed after it was written (checksum differs); restore it, or delete it and "
+            f"run train.py again to derive it from the checkpoints"
+        )
+    return results
+
+
+def _results_problem(results) -> str | None:
+    """What makes `results` unusable, or None."""
+    if not isinstance(results, dict):
+        return "it is not a JSON object"
+    missing = [key for key in RESULT_KEYS if key not in results]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    if not isinstance(results["activation"], str) or not re.fullmatch(r"[^/\\\0\s.][^/\\\0]*", results["activation"]):
+        return f"activation={results['activation']!r} is not a name"
+    for key, needed in (("trials", TRIAL_KEYS), ("reproducibility_metrics", PAIR_KEYS)):
+        if not isinstance(results[key], list) or not all(isinstance(entry, dict) for entry in results[key]):
+            return f"{key} is not a list of objects"
+        for entry in results[key]:
+            missing = [name for name in needed if name not in entry]
+            if missing:
+                return f"an entry of {key} lacks {', '.join(missing)}"
+            for name in needed:
+                if not _plain_number(entry[name]) and name not in (
+                    "model_pair",
+                    "train_loss_history",
+                    "val_loss_history",
+                ):
+                    return f"{name}={entry[name]!r} in {key} is not a number"
+                if name.endswith("_history") and not (
+                    isinstance(entry[name], list) and all(_plain_number(x) for x in entry[name])
+                ):
+                    return f"{name} in {key} is not a list of numbers"
+    for key in RESULT_KEYS:
+        if key.startswith(("avg_", "std_")) and not _plain_number(results[key]):
+            return f"{key}={results[key]!r} is not a number"
+    return None
+
+
+def _plain_number(x) -> bool:
+    """A finite number or None."""
+    return x is None or (isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x))
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def checkpoint_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> Path:
+    return Path(checkpoint_dir) / activation / f"trial_{trial}.pt"
+
+
+def progress_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> Path:
+    """A small JSON beside the checkpoint: how far the trial is. For `--status`, which loads no torch."""
+    return Path(checkpoint_dir) / activation / f"trial_{trial}.json"
+
+
+def snapshot_paths(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> list[Path]:
+    """The snapshots of an unfinished trial, newest first."""
+    folder = Path(checkpoint_dir) / activation
+    found = {}
+    for path in folder.glob(f"trial_{trial}.step-*.snapshot"):
+        match = re.fullmatch(rf"trial_{trial}\.step-(\d+)\.snapshot", path.name)
+        if match:
+            found[int(match[1])] = path
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+def snapshot_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int, step: int) -> Path:
+    return Path(checkpoint_dir) / activation / f"trial_{trial}.step-{step}.snapshot"
+
+
+def save_checkpoint(path: str | os.PathLike, contents: dict) -> str:
+    """Write a checkpoint and return the sha256 of the file.
+
+    `contents` maps names to tensors, to nested dicts of them, or to plain JSON values. A checksum over the contents is
+    stored with them, so that any damage shows when the file is loaded.
+    """
+    import torch
+
+    buffer = io.BytesIO()
+    # to memory first: torch's own file writer reports a full disk as an unspecific RuntimeError
+    torch.save({**contents, "content_sha256": contents_sha256(contents)}, buffer)
+    data = buffer.getbuffer()
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_checkpoint(path: str | os.PathLike) -> dict:
+    """The contents of a checkpoint, on the CPU. Loading never executes code (`weights_only`).
+
+    Raises:
+        StorageError: missing, truncated, altered, or a file that would run code.
+    """
+    import pickle
+
+    import torch
+
+    data = read_bytes(path)
+    try:
+        contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        seal = contents.pop("content_sha256")
+        intact = seal == contents_sha256(contents)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        OverflowError,
+        AssertionError,
+        MemoryError,
+        ImportError,
+    ):
+        # a flipped byte can surface as any of these inside the unpickler
+        raise StorageError(f"{path}: {_refusal(data)}; nothing in it was run. {REMEDY}") from None
+    if not intact:
+        raise StorageError(f"{path}: damaged or altered (its checksum differs). {REMEDY}")
+    return contents
+
+
+REMEDY = "Restore it, or delete it and run the same command again to train this trial anew"
+
+
+def _refusal(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    return "damaged, or not a checkpoint of this program"
+
+
+def contents_sha256(contents) -> str:
+    """sha256 over names, types, shapes and bytes of everything in a checkpoint, in a canonical order."""
+    digest = hashlib.sha256()
+    _feed(digest, contents)
+    return digest.hexdigest()
+
+
+def _feed(digest, value) -> None:
+    import torch
+
+    if isinstance(value, dict):
+        digest.update(b"{%d" % len(value))
+        for key in sorted(value):
+            digest.update(json.dumps(key).encode() + b":")
+            _feed(digest, value[key])
+    elif isinstance(value, torch.Tensor):
+        flat = value.detach().contiguous().cpu().reshape(-1)
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    else:
+        digest.update(json.dumps(value, sort_keys=True, allow_nan=False).encode())
+
+
+# -- locks --------------------------------------------------------------------------------------------------------
+
+
+class FileLock:
+    """An advisory lock on a file that the kernel releases when its holder ends, however it ends.
+
+    with FileLock(path):            # waits
+        ...
+    lock = FileLock(path)
+    if lock.acquire(wait=False):    # doesn't
+        ...
+        lock.release()
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._file = None
+
+    def acquire(self, wait: bool = True) -> bool:
+        import fcntl
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(self.path, "a+b")  # noqa: SIM115 — stays open for as long as the lock is held
+        except OSError as error:
+            raise StorageError(_disk_message(self.path, error)) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        # The file stays: removing it would let two processes hold "the" lock on two different files of one name.
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> FileLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.release()

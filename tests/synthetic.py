@@ -1,0 +1,198 @@
+"""Synthetic results: the schema of `{activation}_results.json` by example, for tests of the readers.
+
+The numbers are drawn from a seeded generator, never trained; they follow the model of a prediction difference that
+shares trials, PD_ij = mean + g_i + g_j + s_ij.
+"""
+
+import itertools
+
+import numpy as np
+
+STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
+
+
+def synthetic_results(
+    activation="relu",
+    n_trials=3,
+    pd=0.10,
+    val_loss=1.80,
+    spread=0.02,
+    seconds=30.0,
+    seed=0,
+    diverged=(),
+    audit_passed=True,
+):
+    """One complete results dict of `n_trials` trials. `spread` is the relative spread between trials; `diverged` the
+    1-based ids of trials that diverged (their losses are None, and no pair contains them)."""
+    rng = np.random.default_rng([seed, sum(activation.encode())])
+    shared = np.random.default_rng(seed)  # the seeds are shared by all activations, so part of the variation is
+    g = pd * spread * (0.8 * shared.standard_normal(n_trials) + 0.6 * rng.standard_normal(n_trials)) / 2
+    steps = list(range(0, 1001, 100))
+    start_loss = 4.3
+    trials = []
+    for k in range(1, n_trials + 1):
+        final = val_loss * (1 + spread * 0.2 * shared.standard_normal() + spread * 0.1 * rng.standard_normal())
+        curve = final + (start_loss - final) * np.exp(-np.array(steps) / 180.0)
+        bad = k in diverged
+        trials.append(
+            {
+                "trial_id": k,
+                "seed": 1336 + k,
+                "seeds": {"init": 1336 + k, "order": 1336 + k, "dropout": 1336 + k},
+                "status": "diverged" if bad else "done",
+                "diverged_at_step": 400 if bad else None,
+                "train_loss": None if bad else float(curve[-1] - 0.08),
+                "val_loss": None if bad else float(curve[-1]),
+                "train_accuracy": None if bad else float(48 + rng.normal(0, 0.2)),
+                "val_accuracy": None if bad else float(46 + rng.normal(0, 0.2)),
+                "training_time": float(seconds * (1 + 0.02 * rng.standard_normal())),
+                "train_loss_history": [float(x) for x in curve - 0.08][: 4 if bad else None],
+                "val_loss_history": [float(x) for x in curve][: 4 if bad else None],
+                "learning_rate_history": [float(3e-3 * min(1, s / 100)) for s in steps][: 4 if bad else None],
+                "grad_norm_history": [float(1 + np.exp(-s / 100)) for s in steps][: 4 if bad else None],
+                "steps": steps[: 4 if bad else None],
+                "initial_loss": start_loss,
+                "best_val_loss": None if bad else float(curve.min()),
+                "best_step": None if bad else steps[int(curve.argmin())],
+                "overfit": False,
+                "tokens_per_second": float(1000 * 768 / seconds),
+                "val_loss_by_block": None if bad else [float(x) for x in curve[-1] + rng.normal(0, 0.03, 64)],
+                "distinct_argmax": 50,
+                "sample": "ROMEO:\nO, she doth teach the torches to burn bright!",
+                "checkpoint": {"path": f"checkpoints/{activation}/trial_{k}.pt", "sha256": f"{seed:02x}{k:02x}" * 16},
+                "weights_sha256": f"{sum(activation.encode()):04x}{k:04x}" * 8,
+            }
+        )
+    pairs, curves = [], {}
+    good = [k for k in range(1, n_trials + 1) if k not in diverged]
+    for i, j in itertools.combinations(good, 2):
+        d = pd + g[i - 1] + g[j - 1] + pd * spread * 0.3 * rng.standard_normal()
+        d = float(abs(d))
+        n = 65536
+        mismatch = int(n * d * 0.9)
+        pairs.append(
+            {
+                "model_pair": f"{i}_vs_{j}",
+                "relative_pd": d,
+                "relative_pd_se": d * 0.004,
+                "relative_pd_by_block": [float(abs(x)) for x in d * (1 + 0.03 * rng.standard_normal(64))],
+                "pd_l1": 2 * d,
+                "pd_l2": d * 0.9,
+                "symmetric_pd": d * 4,
+                "true_label_relative_pd": d * 1.5,
+                "hellinger": d * 0.8,
+                "jensen_shannon": d * 0.1,
+                "prediction_differences": mismatch,
+                "total_predictions": n,
+                "top1_mismatch_pct": 100 * mismatch / n,
+                "val_loss_difference": abs(trials[i - 1]["val_loss"] - trials[j - 1]["val_loss"]),
+            }
+        )
+        rise = 1 - np.exp(-np.array(steps) / 150.0)
+        curves[f"{i}_vs_{j}"] = {
+            "relative_pd": [float(x) for x in d * rise],
+            "top1_mismatch_pct": [float(x) for x in 90 * d * rise],
+            "val_loss_difference": [float(x) for x in 0.01 * rise],
+        }
+
+    def stat(key, f):
+        values = [t[key] for t in trials if t["status"] == "done"]
+        if not values or (f == "std" and len(values) < 2):
+            return None
+        return float(np.mean(values)) if f == "mean" else float(np.std(values, ddof=1))
+
+    return {
+        "schema_version": 1,
+        "activation": activation,
+        "model_name": "gpt",
+        "study": None,
+        "timestamp": "2026-01-02T03:04:05+00:00",
+        "config": {
+            "preset": "quick",
+            "n_layer": 4,
+            "n_embd": 128,
+            "block_size": 64,
+            "max_iters": 1000,
+            "seed_base": 1337,
+        },
+        "fingerprint": "f" * 64,
+        "dataset": {
+            "name": "shakespeare",
+            "sha256": "d" * 64,
+            "characters": 4800000,
+            "train_tokens": 4320000,
+            "val_tokens": 480000,
+            "vocab_size": 80,
+            "tokenizer": "char",
+            "unseen_val_tokens": 0,
+            "unigram_entropy": 3.35,
+            "val_unigram_cross_entropy": 3.36,
+            "majority_accuracy": 15.2,
+        },
+        "evaluation": {"positions": 65536, "windows": 1024, "block_size": 64, "blocks": 64, "sha256": "e" * 64},
+        "steps": steps,
+        "seeds": [t["seed"] for t in trials],
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "threads": 1, "precision": "bfloat16"},
+        "parameters": 804096,
+        "trials": trials,
+        "reproducibility_metrics": pairs,
+        "set_prediction_difference": float(1.1 * pd) if pairs else None,
+        "self_prediction_difference": 0.0,
+        "divergence": {
+            "positions": 2048,
+            "steps": steps,
+            "val_loss": {str(t["trial_id"]): t["val_loss_history"] for t in trials if t["status"] == "done"},
+            "pairs": curves,
+        },
+        "avg_train_loss": stat("train_loss", "mean"),
+        "avg_val_loss": stat("val_loss", "mean"),
+        "std_val_loss": stat("val_loss", "std"),
+        "avg_train_accuracy": stat("train_accuracy", "mean"),
+        "avg_val_accuracy": stat("val_accuracy", "mean"),
+        "std_val_accuracy": stat("val_accuracy", "std"),
+        "avg_relative_pd": float(np.mean([p["relative_pd"] for p in pairs])) if pairs else None,
+        "avg_training_time": stat("training_time", "mean"),
+        "audit": {
+            "passed": audit_passed,
+            "checks": [
+                {
+                    "name": "causal",
+                    "status": "pass" if audit_passed else "fail",
+                    "measured": "largest change of a logit before the changed token: 0",
+                    "threshold": "exactly 0",
+                    "why": "a model that sees the token it predicts has no meaningful loss",
+                }
+            ],
+        },
+    }
+
+
+def minimal_results(activation="relu", **kwargs):
+    """Only the keys that older tools of this kind write."""
+    full = synthetic_results(activation, **kwargs)
+    trial_keys = (
+        "trial_id seed train_loss val_loss train_accuracy val_accuracy training_time train_loss_history "
+        "val_loss_history"
+    ).split()
+    pair_keys = "model_pair relative_pd prediction_differences total_predictions".split()
+    keys = (
+        "activation model_name timestamp avg_train_loss avg_val_loss std_val_loss avg_train_accuracy avg_val_accuracy "
+        "std_val_accuracy avg_relative_pd avg_training_time"
+    ).split()
+    return {
+        **{k: full[k] for k in keys},
+        "trials": [{k: t[k] for k in trial_keys} for t in full["trials"]],
+        "reproducibility_metrics": [{k: p[k] for k in pair_keys} for p in full["reproducibility_metrics"]],
+    }
+
+
+def synthetic_study(names=STUDY, **kwargs):
+    """{activation: results} with slightly different levels per activation."""
+    levels = {"smelu_05": 0.095, "smelu_1": 0.093, "relu": 0.100, "gelu": 0.094, "swish": 0.092}
+    losses = {"smelu_05": 1.81, "smelu_1": 1.83, "relu": 1.80, "gelu": 1.78, "swish": 1.80}
+    return {
+        name: synthetic_results(
+            name, **{"pd": levels.get(name, 0.1), "val_loss": losses.get(name, 1.8), "seconds": 30.0 + i, **kwargs}
+        )
+        for i, name in enumerate(names)
+    }
