@@ -45,10 +45,9 @@ PRESETS: dict[str, dict] = {
         "warmup_iters": 100,
         "weight_decay": 0.1,
         "beta2": 0.99,
-        "eval_interval": 120,
-        "eval_tokens": 65536,
-        "history_tokens": 8192,
-        "probe_tokens": 2048,
+        "eval_interval": 150,
+        "eval_tokens": 32768,
+        "probe_tokens": 4096,
     },
     "full": {
         "n_layer": 6,
@@ -65,8 +64,7 @@ PRESETS: dict[str, dict] = {
         "beta2": 0.99,
         "eval_interval": 250,
         "eval_tokens": 98304,
-        "history_tokens": 32768,
-        "probe_tokens": 4096,
+        "probe_tokens": 16384,
     },
     "smoke": {
         "n_layer": 2,
@@ -83,8 +81,7 @@ PRESETS: dict[str, dict] = {
         "beta2": 0.99,
         "eval_interval": 20,
         "eval_tokens": 1024,
-        "history_tokens": 512,
-        "probe_tokens": 256,
+        "probe_tokens": 512,
     },
 }
 
@@ -157,11 +154,8 @@ class Config:
     eval_tokens: int | None = setting(
         None, "positions at which final losses and predictions are compared", kind=int, low=2, high=10**9
     )
-    history_tokens: int | None = setting(
-        None, "positions of each point of the training curves", kind=int, low=2, high=10**9
-    )
     probe_tokens: int | None = setting(
-        None, "positions whose predictions are stored along training", kind=int, low=2, high=10**7
+        None, "positions of each point of the curves, whose predictions are stored too", kind=int, low=2, high=10**7
     )
     # trials
     trials_per_activation: int = setting(
@@ -211,11 +205,7 @@ class Config:
             if getattr(self, name) is None:
                 setattr(self, name, value)
         # a run shortened by one flag shrinks the preset's dependent values too, instead of failing on them
-        for small, large in (
-            ("warmup_iters", "max_iters"),
-            ("history_tokens", "eval_tokens"),
-            ("probe_tokens", "eval_tokens"),
-        ):
+        for small, large in (("warmup_iters", "max_iters"), ("probe_tokens", "eval_tokens")):
             preset_value, limit = PRESETS[self.preset][small], getattr(self, large)
             if getattr(self, small) == preset_value and _is_number(limit):
                 setattr(self, small, min(preset_value, limit))
@@ -246,12 +236,11 @@ class Config:
             raise UserError(f"min_lr={self.min_lr}: must be at most learning_rate={self.learning_rate}")
         if self.eval_tokens < self.block_size:
             raise UserError(f"eval_tokens={self.eval_tokens}: must be at least block_size={self.block_size}")
-        for name in ("history_tokens", "probe_tokens"):
-            if not self.block_size <= getattr(self, name) <= self.eval_tokens:
-                raise UserError(
-                    f"{name}={getattr(self, name)}: must lie between block_size={self.block_size} and "
-                    f"eval_tokens={self.eval_tokens}"
-                )
+        if not self.block_size <= self.probe_tokens <= self.eval_tokens:
+            raise UserError(
+                f"probe_tokens={self.probe_tokens}: must lie between block_size={self.block_size} and "
+                f"eval_tokens={self.eval_tokens}"
+            )
         self._validate_vary()
         if not self.dataset.strip():
             raise UserError("dataset='': name a corpus (shakespeare), hf:NAME, or a file, folder or glob")

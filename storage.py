@@ -50,7 +50,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         StorageError: no space, no permission, a folder of that name, and the like. `path` is then as it was.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.stem}.{_host()}.{os.getpid()}.tmp{path.suffix}"
+    temporary = path.parent / f".{path.stem}.{host_name()}.{os.getpid()}.tmp{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -107,7 +107,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _host() -> str:
+def host_name() -> str:
+    """This machine, in letters that a file name can hold."""
     return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
 
 
@@ -119,7 +120,7 @@ def clean_temporaries(folder: str | os.PathLike) -> list[Path]:
     removed = []
     for path in sorted(Path(folder).glob(".*.tmp*")):
         match = _TEMPORARY.match(path.name)
-        if match and match["host"] == _host() and not _alive(int(match["pid"])):
+        if match and match["host"] == host_name() and not _alive(int(match["pid"])):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)

@@ -1,0 +1,254 @@
+"""Trials side by side, each in a worker process.
+
+A worker is this file run as a script: it reads tasks from its standard input and answers with events on its standard
+output, one JSON object a line. It imports nothing of the caller's main module, so that a REPL, a notebook, a script
+without a `__main__` guard and standard input work alike. A worker whose caller dies notices that its input ended,
+saves a snapshot and stops.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from config import Config, UserError
+from storage import StorageError
+
+Task = tuple[str, int]  # (activation, trial)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a task ended. status: done, diverged, failed or interrupted; message says why where there is a why."""
+
+    activation: str
+    trial: int
+    status: str
+    message: str = ""
+    wrong_input: bool = False
+
+
+def default_workers(config: Config, n_trials: int) -> int:
+    """How many trials to train side by side.
+
+    On the CPU: one per group of `threads` cores, unless that leaves cores idle in the last round; then one more round
+    is saved by letting the system share the cores among a few more processes (3 trials on 2 cores: 1.5 rounds, not 2).
+    On a GPU: one.
+    """
+    if config.workers:
+        return min(config.workers, n_trials)
+    if config.device != "cpu":
+        return 1
+    cores = max(1, usable_cores() // config.threads)
+    candidates = range(min(cores, n_trials), min(2 * cores, n_trials) + 1)
+
+    def time_needed(workers):  # in trials' time; sharing a core costs a few percent in caches
+        rounds = -(-n_trials // workers)
+        return rounds * max(1.0, workers / cores) * (1.0 if workers <= cores else 1.03)
+
+    return min(candidates, key=lambda w: (time_needed(w), w))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# -- the caller's side --------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    def __init__(self, config: Config, events: queue.Queue):
+        self.task: Task | None = None
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
+        threads = str(config.threads)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
+        )
+        self._write(config.to_dict())
+        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+
+    def _read(self, events: queue.Queue):
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError):
+                events.put((self, json.loads(line)))
+        self.process.wait()
+        events.put((self, None))
+
+    def _write(self, message):
+        with contextlib.suppress(BrokenPipeError):  # it died; its end is reported by _read
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+
+    def start(self, task: Task):
+        self.task = task
+        self._write(list(task))
+
+    def last_words(self) -> str:
+        self.stderr.seek(0)
+        text = self.stderr.read().decode(errors="replace").strip()
+        return text.splitlines()[-1] if text else ""
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+
+def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int) -> Iterator[Outcome]:
+    """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events.
+
+    A trial that another process is training is waited for and then found done. When the caller stops early
+    (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns.
+    """
+    events: queue.Queue = queue.Queue()
+    pending = collections.deque(tasks)
+    busy: dict[Task, float] = {}  # trials that others hold -> when to look again
+    pool = {_Worker(config, events) for _ in range(min(workers, len(tasks)))}
+    idle = set(pool)
+    left = len(tasks)
+    try:
+        while left:
+            now = time.monotonic()
+            for task in [t for t, when in busy.items() if when <= now]:
+                del busy[task]
+                pending.append(task)
+            while idle and pending:
+                idle.pop().start(pending.popleft())
+            try:
+                worker, event = events.get(timeout=0.5)
+            except queue.Empty:
+                continue
+            if event is None:  # the process ended
+                pool.discard(worker)
+                idle.discard(worker)
+                if worker.task:
+                    left -= 1
+                    yield Outcome(*worker.task, "failed", _end_message(worker))
+                if left and len(pool) < min(workers, left):
+                    replacement = _Worker(config, events)
+                    pool.add(replacement)
+                    idle.add(replacement)
+            elif event["event"] == "end":
+                task, worker.task = worker.task, None
+                idle.add(worker)
+                if event["status"] == "busy":
+                    busy[task] = time.monotonic() + 1
+                else:
+                    left -= 1
+                    yield Outcome(*task, event["status"], event.get("message", ""), event.get("wrong_input", False))
+            else:
+                report(event)
+    finally:
+        _shut_down(pool, graceful=not left)
+
+
+def _shut_down(pool: set[_Worker], graceful: bool) -> None:
+    try:
+        for worker in pool:
+            worker.close()
+            if not graceful:
+                worker.stop()
+        for worker in pool:
+            worker.process.wait(timeout=120)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        for worker in pool:
+            worker.process.kill()
+        raise
+
+
+def _end_message(worker: _Worker) -> str:
+    code = worker.process.returncode
+    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+    hint = " — perhaps out of memory; try fewer --workers" if code == -signal.SIGKILL else ""
+    words = worker.last_words()
+    return f"the worker process {how}{hint}" + (f": {words}" if words else "")
+
+
+# -- the worker's side --------------------------------------------------------------------------------------------
+
+
+def _worker_main() -> int:
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints must not get among the events
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    tasks: queue.Queue = queue.Queue()
+
+    def listen():
+        for line in sys.stdin:
+            tasks.put(json.loads(line))
+        tasks.put(None)
+        # no more input: the caller is done, or gone; in the latter case the trial under way is saved and left
+        stopping.set()
+
+    threading.Thread(target=listen, daemon=True).start()
+    settings = tasks.get()
+    if settings is None:
+        return 0
+    import trial as trials
+    from prepare_data import load_corpus
+
+    def send(event):
+        with contextlib.suppress(BrokenPipeError):
+            channel.write(json.dumps(event) + "\n")
+
+    config, corpus = Config.from_dict(settings), None
+    while not stopping.is_set():
+        try:
+            task = tasks.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if task is None:
+            break
+        activation, number = task
+        end = {"event": "end", "activation": activation, "trial": number}
+        try:
+            corpus = corpus or load_corpus(config)
+            record = trials.train_trial(config, activation, number, corpus, report=send, stop=stopping.is_set)
+            end["status"] = record["status"]
+            if record["status"] == "diverged":
+                end["message"] = f"diverged at step {record['diverged_at_step']}"
+        except trials.Busy:
+            end["status"] = "busy"
+        except trials.Interrupted:
+            end["status"] = "interrupted"
+        except (UserError, StorageError) as error:
+            end.update(status="failed", message=str(error), wrong_input=isinstance(error, UserError))
+        except Exception as error:  # the trial failed, the worker goes on: reported in full, exit status 1
+            import traceback
+
+            traceback.print_exc()
+            end.update(status="failed", message=f"{type(error).__name__}: {error}")
+        send(end)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_worker_main())

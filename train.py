@@ -1,0 +1,303 @@
+"""Train, measure and plot one activation after another: `run_experiment` and the command line.
+
+    python train.py --activation smelu_05        # three trials, results, checkpoints, figures of one activation
+    python train.py                              # all five activations, then table, comparison figure and report
+
+Stop it at any moment; the same command goes on where it was. torch is imported only when there is something to train,
+so that --help, --status and mistyped arguments are answered at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+import activations
+import storage
+from config import Config, Parser, UserError, add_arguments, from_args
+
+
+class RunFailed(Exception):
+    """Some trials failed; what was finished is kept. One line."""
+
+
+def train_trial(config: Config, activation: str, trial: int, **options) -> dict:
+    """Train one trial in this process and return its record; see trial.train_trial."""
+    import trial as trials
+
+    return trials.train_trial(config, activation, trial, **options)
+
+
+def load_trial(path):
+    """(model in eval mode, tokenizer, record) from a checkpoint; see trial.load_trial."""
+    import trial as trials
+
+    return trials.load_trial(path)
+
+
+def run_experiment(config: Config, activation: str, **options):
+    """Train the trials of one activation (those not done yet), measure, save and plot.
+
+    Args:
+        config: the settings; see Config.
+        activation: a name of `activations.list_activations()`.
+        options: of run_study (overwrite, quiet, strict_audit).
+
+    Returns:
+        (results, models, tokenizer): the dict that is also in `results_dir/{activation}_results.json`, the trained
+        models in eval mode in the order of the trials (diverged ones left out), and the tokenizer.
+
+    Raises:
+        UserError: wrong input, or what lies in the folders belongs to other settings.
+        RunFailed: a trial failed; the others are kept.
+    """
+    results = run_study(config, [activation], **options)[activation]
+    models, tokenizer = [], None
+    for record in results["trials"]:
+        if record["status"] == "done":
+            path = storage.checkpoint_path(config.checkpoint_dir, activation, record["trial_id"])
+            model, tokenizer, _ = load_trial(path)
+            models.append(model)
+    if tokenizer is None:  # every trial diverged: a result too
+        from prepare_data import load_corpus
+
+        tokenizer = load_corpus(config).tokenizer
+    return results, models, tokenizer
+
+
+def run_study(
+    config: Config,
+    names: list[str],
+    overwrite: bool = False,
+    quiet: bool = False,
+    strict_audit: bool = True,
+) -> dict[str, dict]:
+    """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
+
+    Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
+    anew. `strict_audit=False` records a failed audit and goes on.
+    """
+    for name in names:
+        activations.get_info(name)
+    import pool
+    from prepare_data import load_corpus
+
+    display = Display(quiet)
+    corpus = load_corpus(config)
+    if overwrite:
+        for name in names:
+            _remove(config, name)
+    import experiment
+
+    tasks = []
+    for name in names:
+        tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
+    audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
+    finished: dict[str, dict] = {}
+
+    def finish(name):
+        finished[name] = experiment.finish(config, name, corpus, audits.get(name), display)
+
+    unfinished = {name: {k for n, k in tasks if n == name} for name in names}
+    if tasks:
+        workers = pool.default_workers(config, len(tasks))
+        display.announce(config, names, tasks, workers, corpus, experiment.seconds_per_step(config, names[0], corpus))
+    for name in names:
+        if not unfinished[name]:
+            finish(name)
+    failures = []
+    if tasks:
+        with display.progress(config, tasks):
+            for outcome in pool.run_trials(config, tasks, display.event, workers):
+                display.outcome(outcome)
+                if outcome.status == "failed":
+                    failures.append(outcome)
+                elif outcome.status == "interrupted":
+                    raise KeyboardInterrupt
+                else:
+                    unfinished[outcome.activation].discard(outcome.trial)
+                    if not unfinished[outcome.activation]:
+                        finish(outcome.activation)
+    if failures:
+        text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
+        raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
+    experiment.update_comparison(config, display)
+    return {name: finished[name] for name in names}
+
+
+def _remove(config: Config, name: str) -> None:
+    """Delete what an activation left: asked for by --overwrite."""
+    folder = Path(config.checkpoint_dir) / name
+    for path in [*folder.glob("trial_*"), storage.results_path(config.results_dir, name)]:
+        if path.is_file() and path.suffix in (".pt", ".json", ".snapshot"):
+            path.unlink()
+
+
+# -- what the user sees -------------------------------------------------------------------------------------------
+
+
+class Display:
+    """Progress for a person: a bar with the time left on a terminal, one line per point of the curves otherwise."""
+
+    def __init__(self, quiet: bool):
+        self.quiet, self.bar, self.steps = quiet, None, {}
+
+    def line(self, text: str) -> None:
+        if self.quiet:
+            return
+        if self.bar is not None and not self.bar.disable:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def announce(self, config, names, tasks, workers, corpus, seconds_per_step) -> None:
+        """What will run and about how long it takes, before it starts."""
+        import pool
+
+        at_once = min(workers, max(1, pool.usable_cores() // config.threads)) if config.device == "cpu" else workers
+        seconds = 1.15 * seconds_per_step * config.max_iters * len(tasks) / at_once + 5
+        self.line(
+            f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
+            f"tokens, vocabulary {corpus.vocab_size}"
+        )
+        self.line(
+            f"{config.model} {config.n_layer} layers × {config.n_embd} wide, context {config.block_size}; "
+            f"{config.max_iters} steps of {config.batch_size} × {config.block_size} tokens; {config.device}, "
+            f"{config.precision}"
+        )
+        self.line(
+            f"{len(tasks)} {'trial' if len(tasks) == 1 else 'trials'} to train ({', '.join(names)}), {workers} at a "
+            f"time: about {_duration(seconds)}"
+        )
+
+    def progress(self, config, tasks):
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=len(tasks) * config.max_iters,
+            unit="step",
+            disable=self.quiet or not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        return self.bar
+
+    def event(self, event: dict) -> None:
+        if event["event"] == "note":
+            self.line(event["text"])
+            return
+        task = (event["activation"], event["trial"])
+        if self.bar is not None and event["event"] == "step":
+            self.bar.update(event["step"] - self.steps.get(task, 0))
+            self.steps[task] = event["step"]
+            self.bar.set_description(f"{task[0]} trial {task[1]}: loss {event['loss']:.3f}", refresh=False)
+        if event["event"] == "point" and (self.bar is None or self.bar.disable):
+            self.line(
+                f"{task[0]} trial {task[1]} step {event['step']:>6}  train {event['train_loss']:.4f}  "
+                f"val {event['val_loss']:.4f}  lr {event['learning_rate']:.2e}  |g| {event['grad_norm']:.2f}"
+            )
+
+    def outcome(self, outcome) -> None:
+        text = f"{outcome.activation} trial {outcome.trial}: {outcome.status}"
+        if outcome.status in ("diverged", "failed"):
+            text += f" ({outcome.message})"
+        self.line(text)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="train.py", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--activation", nargs="+", default=["all"], metavar="NAME", help="one or more activations, or all (default)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="train anew what is there already")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--audit-only", action="store_true", help="check the experiment's integrity, train nothing")
+    parser.add_argument(
+        "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
+    )
+    parser.add_argument("--status", action="store_true", help="how far every trial is; works while others train")
+    parser.add_argument("--list-activations", action="store_true", help="names, formulas and sources, then exit")
+    parser.add_argument("--list-datasets", action="store_true", help="corpora by name, then exit")
+    add_arguments(parser)
+    return parser
+
+
+def _names(given: list[str]) -> list[str]:
+    """Activations from the command line: `all` is the five of the study; each name once."""
+    names = []
+    for name in given:
+        names += activations.STUDY if name == "all" else [name]
+    for name in names:
+        activations.get_info(name)
+    return list(dict.fromkeys(names))
+
+
+def _main(argv) -> int:
+    args = _parser().parse_args(argv)
+    if args.list_activations:
+        for info in activations.list_activations():
+            print(f"{info.name:12} {info.formula}   [{info.smoothness}; {info.source}]")
+        return 0
+    if args.list_datasets:
+        from prepare_data import list_datasets
+
+        for name, description in list_datasets():
+            print(f"{name:18} {description}")
+        return 0
+    names = _names(args.activation)
+    config = from_args(args)
+    if args.status:
+        from status import print_status
+
+        print_status(config, names if args.activation != ["all"] else None)
+        return 0
+    if args.audit_only:
+        import experiment
+
+        from prepare_data import load_corpus
+
+        checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
+        return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
+    start = time.monotonic()
+    run_study(config, names, args.overwrite, args.quiet, not args.no_strict_audit)
+    Display(args.quiet).line(f"done in {_duration(time.monotonic() - start)}")
+    return 0
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Exit status: 0 done, 1 a run failed, 2 wrong input, 130 interrupted with everything saved."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _main(argv)
+    except UserError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except (storage.StorageError, RunFailed) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: interrupted; everything is saved, and the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as in `| head`
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,657 @@
+"""One trial: train one model with one seed and leave one checkpoint.
+
+The trial is the unit of work. It reads its config, its activation, its number and the prepared corpus, and nothing
+else; whatever it draws at random is a pure function of (seed of the source, step). So a trial gives the same bits
+whether it runs alone or beside others, in one go or killed and resumed, evaluated often or seldom.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import metrics
+import storage
+from config import SOURCES, Config, UserError
+from model import LanguageModel, build_model, generate
+from prepare_data import Corpus, load_corpus
+
+LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
+
+
+class Interrupted(Exception):
+    """The trial was asked to stop. Its snapshot is saved."""
+
+
+class Busy(Exception):
+    """Another process is training this very trial."""
+
+
+# -- randomness ---------------------------------------------------------------------------------------------------
+
+
+def trial_seeds(config: Config, trial: int) -> dict[str, int | None]:
+    """The seed of each source of randomness in trial k (1-based): seed_base + k - 1 for the sources that `vary`,
+    seed_base for the others. `bit` is k when the initial weights differ by one unit in the last place, else None."""
+    varied, fixed = config.seed_base + trial - 1, config.seed_base
+    seeds = {source: varied if source in config.vary else fixed for source in SOURCES}
+    return {**seeds, "bit": trial if "bit" in config.vary and trial > 1 else None}
+
+
+def stream(seed: int, source: str, step: int = 0) -> np.random.Generator:
+    """The random stream of a source at a step. Philox is counter-based (Salmon et al. 2011): the stream of step t
+    costs the same for every t, and streams of different sources or steps don't overlap."""
+    key = np.array([seed, SOURCES.index(source)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+
+
+class Batches:
+    """The training batch of step t: `batch_size` windows at random places of the training split."""
+
+    def __init__(self, tokens: np.ndarray, config: Config, seed: int):
+        # (places, T + 1) view of the token array: gathering from it is one vectorised copy
+        self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
+        self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets, each (batch_size, T) int64; the targets are the inputs one position later."""
+        starts = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)
+        batch = torch.from_numpy(self.windows[starts].astype(np.int64))
+        if self.device != "cpu":
+            batch = batch.pin_memory().to(self.device, non_blocking=True) if "cuda" in self.device else batch
+            batch = batch.to(self.device)
+        return batch[:, :-1], batch[:, 1:]
+
+
+@torch.no_grad()
+def move_one_bit(model: torch.nn.Module, trial: int, seed: int, dtype: torch.dtype) -> None:
+    """Move one weight, another one for every trial, by one unit in the last place of the training precision.
+
+    In bfloat16 training the products read the weights rounded to bfloat16, so that is where the bit is moved.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    p = matrices[-1].view(-1)
+    place = int(stream(seed, "init", trial).integers(p.numel()))
+    value = p[place].to(dtype)
+    bits = value.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+    p[place] = (bits + 1).view(dtype)[()].to(p.dtype)
+
+
+# -- optimisation -------------------------------------------------------------------------------------------------
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warm-up to `learning_rate`, then half a cosine down to `min_lr` at the last step."""
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / config.warmup_iters
+    progress = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
+    return config.min_lr + 0.5 * (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress))
+
+
+class Optimiser:
+    """AdamW (Loshchilov & Hutter 2019) with float32 master weights, for a model that computes in `dtype`.
+
+    All parameters live in one flat float32 vector: matrices first (decayed), then the rest (not decayed). One fused
+    update, one norm and two multi-tensor copies a step replace hundreds of small calls; the arithmetic is the same,
+    element by element, as that of torch.optim.AdamW on the separate tensors.
+    """
+
+    def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype):
+        self.config, self.dtype = config, dtype
+        named = sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2)  # stable: matrices first
+        self.names = [name for name, _ in named]
+        self.parameters = [p for _, p in named]
+        device = self.parameters[0].device
+        sizes = [p.numel() for p in self.parameters]
+        n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
+        self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
+        self.gradient = torch.zeros_like(self.master)
+        self.weights = self._views(self.master)
+        self.gradients = self._views(self.gradient)
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, [p.data for p in self.parameters])
+        groups = []
+        for part, decay in ((slice(0, n_decayed), config.weight_decay), (slice(n_decayed, None), 0.0)):
+            p = self.master[part]
+            p.grad = self.gradient[part]
+            groups.append({"params": [p], "weight_decay": decay})
+        self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)
+        self.use_working_weights()
+
+    def _views(self, flat):
+        views, offset = [], 0
+        for p in self.parameters:
+            views.append(flat[offset : offset + p.numel()].view(p.shape))
+            offset += p.numel()
+        return views
+
+    def use_master_weights(self) -> None:
+        """Let the model compute with the float32 weights: for evaluation."""
+        for p, weight in zip(self.parameters, self.weights, strict=True):
+            p.data = weight
+
+    def use_working_weights(self) -> None:
+        """Let the model compute in the training precision."""
+        for p, weight in zip(self.parameters, self.weights, strict=True):
+            p.data = weight.to(self.dtype, copy=True)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> torch.Tensor:
+        """One update from the gradients of the model; returns their norm before clipping (a device scalar)."""
+        torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters])
+        norm = torch.linalg.vector_norm(self.gradient)
+        if self.config.grad_clip:
+            self.gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        torch._foreach_copy_([p.data for p in self.parameters], self.weights)
+        for p in self.parameters:
+            p.grad = None
+        return norm
+
+    def state(self) -> dict:
+        """What a snapshot needs: weights and both moments, by copy."""
+        state = {"master": self.master.cpu().clone()}
+        for index, group in enumerate(self.adam.param_groups):
+            for key, value in self.adam.state[group["params"][0]].items():
+                state[f"{key}_{index}"] = value.detach().cpu().clone()
+        return state
+
+    @torch.no_grad()
+    def load(self, state: dict) -> None:
+        self.master.copy_(state["master"])
+        for index, group in enumerate(self.adam.param_groups):
+            p = group["params"][0]
+            saved = {key: state.get(f"{key}_{index}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if saved["step"] is not None:
+                self.adam.state[p] = {
+                    key: value.clone() if key == "step" and p.device.type == "cpu" else value.to(p.device, copy=True)
+                    for key, value in saved.items()
+                }
+        self.use_working_weights()
+
+
+# -- the machine --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def torch_settings(config: Config) -> Iterator[None]:
+    """The settings of torch under which a trial or an evaluation runs; the caller's are put back afterwards."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(config.threads)
+    torch.backends.cudnn.benchmark = False
+    if config.device.startswith("cuda"):
+        # cuBLAS reads this when its handle is made: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(config.deterministic)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.use_deterministic_algorithms(deterministic)
+
+
+class Stopwatch:
+    """Seconds of training alone. On the CPU with one thread it is the CPU time of that thread, which other load on
+    the machine does not lengthen; otherwise wall-clock time with the device synchronised at both ends."""
+
+    def __init__(self, config: Config):
+        self.device = config.device
+        self.clock = time.thread_time if config.device == "cpu" and config.threads == 1 else time.perf_counter
+        self.seconds = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._synchronise()
+        start = self.clock()
+        yield
+        self._synchronise()
+        self.seconds += self.clock() - start
+
+    def _synchronise(self):
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        elif self.device == "mps":
+            torch.mps.synchronize()
+
+
+# -- the trial ----------------------------------------------------------------------------------------------------
+
+HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", "grad_norm_history", "steps")
+
+
+class Training:
+    """The state of a trial under way: everything that a snapshot holds."""
+
+    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus):
+        self.config, self.activation, self.trial, self.corpus = config, activation, trial, corpus
+        self.seeds = trial_seeds(config, trial)
+        self.dtype = getattr(torch, config.precision)
+        model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
+        if self.seeds["bit"] is not None:
+            move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
+        self.model: LanguageModel = model.to(config.device)
+        self.optimiser = Optimiser(self.model, config, self.dtype)
+        self.batches = Batches(corpus.train, config, self.seeds["order"])
+        self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
+        self.probe_starts, self.train_starts = (
+            metrics.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
+            for tokens in (corpus.val, corpus.train)
+        )
+        self.step = 0
+        self.history: dict[str, list] = {name: [] for name in HISTORIES}
+        self.probe: list[torch.Tensor] = []  # (P, buckets) float16 at each recorded step
+        self.probe_argmax: list[torch.Tensor] = []  # (P,) int32
+        self.last_norm = torch.zeros(())
+        self.watch = Stopwatch(config)
+        self.started = time.time()
+        self.elapsed_before = 0.0  # wall-clock seconds of earlier, interrupted runs
+        self.diverged_at: int | None = None
+
+    # training
+
+    def one_step(self, step: int) -> torch.Tensor:
+        """Forward, backward, update; returns the loss (a device scalar)."""
+        if self.config.dropout:
+            torch.manual_seed(int(stream(self.seeds["dropout"], "dropout", step).integers(2**63)))
+        x, y = self.batches(step)
+        _, loss = self.model(x, y)
+        loss.backward()
+        self.last_norm = self.optimiser.step(learning_rate(self.config, step))
+        return loss.detach()
+
+    def warm_up(self) -> None:
+        """One forward and backward pass whose result is thrown away: it allocates, and is not timed."""
+        x, y = self.batches(0)
+        self.model(x, y)[1].backward()
+        for p in self.model.parameters():
+            p.grad = None
+
+    # evaluation: on fixed windows, in float32 and eval mode; it draws nothing at random
+
+    def record_point(self) -> None:
+        """A point of the training curves, and the predictions on the probe, at the current step."""
+        c, corpus = self.config, self.corpus
+        self.optimiser.use_master_weights()
+        self.model.eval()
+        train_loss, _ = metrics.evaluate_loss(self.model, corpus.train, self.train_starts, c.block_size, c.device)
+        probe = metrics.evaluate_probe(self.model, corpus.val, self.probe_starts, c.block_size, c.device, self.buckets)
+        self.model.train()
+        self.optimiser.use_working_weights()
+        values = (
+            train_loss,
+            probe.loss,
+            learning_rate(c, min(self.step, c.max_iters - 1)),
+            float(self.last_norm),
+            self.step,
+        )
+        if not all(math.isfinite(v) for v in values):
+            self.diverged_at = self.diverged_at or self.step
+            return
+        for name, value in zip(HISTORIES, values, strict=True):
+            self.history[name].append(value)
+        self.probe.append(torch.from_numpy(probe.probabilities))
+        self.probe_argmax.append(torch.from_numpy(probe.argmax))
+        if train_loss > 3 * math.log(corpus.vocab_size) + 3:  # three times worse than knowing nothing
+            self.diverged_at = self.step
+
+    # snapshots
+
+    def save_snapshot(self) -> None:
+        """Save all that is needed to go on from the current step with the same bits, and keep the last two."""
+        c = self.config
+        contents = {
+            "kind": "snapshot",
+            **self._identity(),
+            "step": self.step,
+            "optimiser": self.optimiser.state(),
+            "history": self.history,
+            "probe": _stacked(self.probe),
+            "probe_argmax": _stacked(self.probe_argmax),
+            "last_norm": self.last_norm.detach().cpu().reshape(1),
+            "training_time": self.watch.seconds,
+            "elapsed": self.elapsed(),
+        }
+        storage.save_checkpoint(
+            storage.snapshot_path(c.checkpoint_dir, self.activation, self.trial, self.step), contents
+        )
+        for old in storage.snapshot_paths(c.checkpoint_dir, self.activation, self.trial)[2:]:
+            old.unlink(missing_ok=True)
+
+    def resume(self) -> str | None:
+        """Go on from the newest intact snapshot, if there is one. Returns a note on damaged ones that were skipped."""
+        damaged = []
+        paths = storage.snapshot_paths(self.config.checkpoint_dir, self.activation, self.trial)
+        for path in paths:
+            try:
+                saved = storage.load_checkpoint(path)
+                if saved.get("kind") != "snapshot":
+                    raise storage.StorageError(f"{path}: not a snapshot")
+                check_same_experiment(self.config, self.activation, self.trial, saved, self.corpus, path)
+            except storage.StorageError as error:
+                damaged.append(str(error))
+                continue
+            self.step = saved["step"]
+            self.optimiser.load(saved["optimiser"])
+            self.history = saved["history"]
+            self.probe = list(saved["probe"])
+            self.probe_argmax = list(saved["probe_argmax"])
+            self.last_norm = saved["last_norm"].reshape(())
+            self.watch.seconds = saved["training_time"]
+            self.elapsed_before = saved["elapsed"]
+            break
+        if not damaged:
+            return None
+        return "; ".join(damaged) + f" — going on from step {self.step}"
+
+    def elapsed(self) -> float:
+        return self.elapsed_before + time.time() - self.started
+
+    def _identity(self) -> dict:
+        return {
+            "schema_version": storage.SCHEMA_VERSION,
+            "activation": self.activation,
+            "trial": self.trial,
+            "config": self.config.to_dict(),
+            "fingerprint": self.config.fingerprint(),
+            "corpus_sha256": self.corpus.sha256,
+        }
+
+    # the end
+
+    def finish(self) -> dict:
+        """The final losses and the checkpoint; returns the trial's record."""
+        c, corpus = self.config, self.corpus
+        self.optimiser.use_master_weights()
+        self.model.eval()
+        record = {
+            "trial_id": self.trial,
+            "seed": c.seed_base + self.trial - 1,
+            "seeds": self.seeds,
+            "status": "done" if self.diverged_at is None else "diverged",
+            "diverged_at_step": self.diverged_at,
+            "train_loss": None,
+            "train_accuracy": None,
+            "training_time": self.watch.seconds,
+            "total_time": None,
+            "tokens_per_second": self.step * c.batch_size * c.block_size / max(self.watch.seconds, 1e-9),
+            **self.history,
+            "initial_loss": self.history["val_loss_history"][0] if self.history["val_loss_history"] else None,
+            "best_val_loss": min(self.history["val_loss_history"], default=None),
+            "best_step": None,
+            "overfit": False,
+            "parameters": self.model.n_parameters(),
+            "sample": "",
+        }
+        if self.history["val_loss_history"]:
+            best = int(np.argmin(self.history["val_loss_history"]))
+            record["best_step"] = self.history["steps"][best]
+            # worse at the end than at its best by more than a percent: the reported model is past its best
+            record["overfit"] = self.history["val_loss_history"][-1] > 1.01 * record["best_val_loss"]
+        if self.diverged_at is None:
+            starts = metrics.evaluation_windows(len(corpus.train), c.block_size, c.eval_tokens)
+            loss, accuracy = metrics.evaluate_loss(self.model, corpus.train, starts, c.block_size, c.device)
+            record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
+        record["total_time"] = self.elapsed()
+        weights = {
+            n: w.detach().cpu().clone() for n, w in zip(self.optimiser.names, self.optimiser.weights, strict=True)
+        }
+        record["weights_sha256"] = storage.contents_sha256(weights)
+        storage.save_checkpoint(
+            storage.checkpoint_path(c.checkpoint_dir, self.activation, self.trial),
+            {
+                "kind": "trial",
+                **self._identity(),
+                "vocab_size": corpus.vocab_size,
+                "tokenizer": corpus.tokenizer.to_dict(),
+                "record": record,
+                "environment": environment(c),
+                "weights": weights if self.diverged_at is None else {},
+                "probe": _stacked(self.probe),
+                "probe_argmax": _stacked(self.probe_argmax),
+            },
+        )
+        for path in storage.snapshot_paths(c.checkpoint_dir, self.activation, self.trial):
+            path.unlink(missing_ok=True)
+        return record
+
+    def _sample(self, tokens: int = 200) -> str:
+        """What the model writes after the first token of the validation split."""
+        prompt = torch.from_numpy(self.corpus.val[:1].astype(np.int64))[None].to(self.config.device)
+        return self.corpus.tokenizer.decode(generate(self.model, prompt, tokens)[0].cpu().numpy())
+
+
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(tensors) if tensors else torch.empty(0)
+
+
+def train_trial(
+    config: Config,
+    activation: str,
+    trial: int,
+    corpus: Corpus | None = None,
+    report: Callable[[dict], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> dict:
+    """Train trial k (1-based) of an activation, or go on with it, or find it done; returns its record.
+
+    Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is;
+    `stop` is asked after every step.
+
+    Raises:
+        UserError: what lies in the checkpoint folder belongs to another config or corpus.
+        Interrupted: `stop` said so; a snapshot is saved, and the next call goes on from it.
+        Busy: another process is training this trial.
+        StorageError: a damaged checkpoint is in the way, or the disk refuses.
+    """
+    corpus = corpus or load_corpus(config)
+    path = storage.checkpoint_path(config.checkpoint_dir, activation, trial)
+    lock = storage.FileLock(path.with_suffix(".lock"))
+    if not lock.acquire(wait=False):
+        raise Busy(f"{path}: another process is training this trial")
+    try:
+        if path.exists():
+            saved = storage.load_checkpoint(path)
+            check_same_experiment(config, activation, trial, saved, corpus, path)
+            return saved["record"]
+        storage.clean_temporaries(path.parent)
+        with torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
+            return _run(Training(config, activation, trial, corpus), report or (lambda event: None), stop)
+    finally:
+        lock.release()
+
+
+def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], bool] | None) -> dict:
+    config = training.config
+    note = training.resume()
+    progress = _Progress(training, report)
+    if note:
+        report({"event": "note", "text": note})
+    training.model.train()
+    training.warm_up()
+    if training.step == 0 and not training.history["steps"]:
+        training.record_point()
+    saved_at = time.monotonic()
+    losses = torch.zeros(LOSS_CHECK_STEPS)
+    while training.step < config.max_iters and training.diverged_at is None:
+        # up to the next point of the curves or the next check of the loss, whichever comes first
+        first = training.step
+        last = min(config.max_iters, _next(first, config.eval_interval), _next(first, LOSS_CHECK_STEPS))
+        stopped = False
+        with training.watch.running():
+            chunk = []
+            while training.step < last and not stopped:
+                chunk.append(training.one_step(training.step))
+                training.step += 1
+                stopped = bool(stop and stop())
+            losses = torch.stack(chunk)
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            training.diverged_at = first + int(bad[0])
+            break
+        progress.loss(float(losses[-1]))
+        due = training.step % config.eval_interval == 0 or training.step == config.max_iters
+        if due:
+            training.record_point()
+            progress.point()
+        if stopped and training.step < config.max_iters:
+            training.save_snapshot()
+            progress.write("interrupted")
+            raise Interrupted(f"{training.activation} trial {training.trial} at step {training.step}")
+        if time.monotonic() - saved_at > config.snapshot_seconds and training.step < config.max_iters:
+            training.save_snapshot()
+            saved_at = time.monotonic()
+    record = training.finish()
+    progress.write(record["status"])
+    return record
+
+
+def _next(step: int, interval: int) -> int:
+    return (step // interval + 1) * interval
+
+
+class _Progress:
+    """Tells the caller how far the trial is, and leaves a small file that `--status` reads."""
+
+    def __init__(self, training: Training, report: Callable[[dict], None]):
+        self.t, self.report = training, report
+        c = training.config
+        self.path = storage.progress_path(c.checkpoint_dir, training.activation, training.trial)
+        self.last_loss, self.written = None, 0.0
+        self.first_step, self.first_time = training.step, time.monotonic()
+        self.write("running")
+
+    def loss(self, value: float) -> None:
+        self.last_loss = value
+        self.report({"event": "step", **self._where(), "loss": value})
+        if time.monotonic() - self.written > 5:
+            self.write("running")
+
+    def point(self) -> None:
+        history = self.t.history
+        if history["steps"] and history["steps"][-1] == self.t.step:
+            point = {name.removesuffix("_history"): history[name][-1] for name in HISTORIES}
+            self.report({"event": "point", **self._where(), **point})
+
+    def write(self, state: str) -> None:
+        done = self.t.step - self.first_step
+        per_step = (time.monotonic() - self.first_time) / done if done else None
+        left = per_step * (self.t.config.max_iters - self.t.step) if per_step else None
+        losses = self.t.history["val_loss_history"]
+        storage.write_json(
+            self.path,
+            {
+                **self._where(),
+                "state": state,
+                "max_iters": self.t.config.max_iters,
+                "loss": self.last_loss if self.last_loss is not None and math.isfinite(self.last_loss) else None,
+                "val_loss": losses[-1] if losses else None,
+                "seconds_left": left if state == "running" else None,
+                "pid": os.getpid(),
+                "host": storage.host_name(),
+                "time": time.time(),
+                "fingerprint": self.t.config.fingerprint(),
+            },
+        )
+        self.written = time.monotonic()
+
+    def _where(self) -> dict:
+        return {"activation": self.t.activation, "trial": self.t.trial, "step": self.t.step}
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def check_same_experiment(
+    config: Config, activation: str, trial: int, saved: dict, corpus: Corpus | None, path: Path
+) -> None:
+    """Refuse what was trained with other settings, on another corpus, or is not the trial its name says.
+
+    Raises:
+        UserError: names the settings that differ and the ways on.
+        StorageError: the file is a checkpoint of another trial.
+    """
+    if (saved.get("activation"), saved.get("trial")) != (activation, trial):
+        raise storage.StorageError(
+            f"{path}: holds trial {saved.get('trial')} of {saved.get('activation')}, not trial {trial} of "
+            f"{activation}; files were swapped. {storage.REMEDY}"
+        )
+    ways = "use --overwrite to train anew, or another folder (--study NAME)"
+    if saved.get("fingerprint") != config.fingerprint():
+        changed = config.differences(saved["config"])
+        fields = ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+        raise UserError(f"{path}: trained with other settings ({fields or 'of another version'}); {ways}")
+    if corpus is not None and saved.get("corpus_sha256") != corpus.sha256:
+        raise UserError(
+            f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
+            f"{corpus.sha256[:12]}… now); {ways}"
+        )
+
+
+def load_trial(path: str | os.PathLike):
+    """A trained model from its checkpoint alone: (model in eval mode on the CPU, tokenizer, record).
+
+    Raises:
+        StorageError: missing, damaged, or the checkpoint of a diverged trial, which holds no model.
+    """
+    import tokenizer as tokenizers
+
+    saved = storage.load_checkpoint(path)
+    if saved.get("kind") != "trial":
+        raise storage.StorageError(f"{path}: not the checkpoint of a finished trial")
+    if not saved["weights"]:
+        step = saved["record"]["diverged_at_step"]
+        raise storage.StorageError(f"{path}: this trial diverged at step {step}; there is no model to load")
+    model = model_from(saved)
+    return model, tokenizers.from_dict(saved["tokenizer"]), saved["record"]
+
+
+def model_from(saved: dict) -> LanguageModel:
+    """The model in the contents of a checkpoint, in eval mode on the CPU."""
+    config = Config.from_dict(saved["config"])
+    model = build_model(config, saved["activation"], saved["vocab_size"])
+    model.load_state_dict(saved["weights"])
+    return model.eval()
+
+
+def environment(config: Config) -> dict:
+    """Versions and machine: what a reader needs to know to repeat the numbers."""
+    import platform
+    import subprocess
+
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    device_name = platform.processor() or platform.machine()
+    if config.device.startswith("cuda"):
+        device_name = torch.cuda.get_device_name(config.device)
+    else:
+        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as f:
+            device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": config.device,
+        "device_name": device_name,
+        "cpu_cores": os.cpu_count(),
+        "threads": config.threads,
+        "precision": config.precision,
+        "deterministic": config.deterministic,
+        "git_commit": commit or None,
+    }
