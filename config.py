@@ -28,7 +28,7 @@ SOURCES = ("init", "order", "dropout")  # what may differ between trials
 VARY_ALONE = ("bit", "none")  # choices of `vary` that stand by themselves
 
 # `quick`: nanoGPT's CPU recipe (4 layers, 4 heads, width 128, context 64, batch 12, no dropout), with a higher
-#   learning rate and fewer steps that reach the same loss sooner (see bench/RESULTS.md).
+#   learning rate, less momentum and fewer steps that reach the same loss sooner (see bench/RESULTS.md).
 # `full`: nanoGPT's config/train_shakespeare_char.py.
 # `smoke`: seconds; for tests and for a first look at the tool, never for conclusions.
 PRESETS: dict[str, dict] = {
@@ -39,13 +39,14 @@ PRESETS: dict[str, dict] = {
         "block_size": 64,
         "dropout": 0.0,
         "batch_size": 12,
-        "max_iters": 1200,
+        "max_iters": 1150,
         "learning_rate": 5e-3,
         "min_lr": 0.0,
-        "warmup_iters": 100,
+        "warmup_iters": 30,
         "weight_decay": 0.1,
+        "beta1": 0.7,
         "beta2": 0.99,
-        "eval_interval": 150,
+        "eval_interval": 115,
         "eval_tokens": 32768,
         "probe_tokens": 4096,
     },
@@ -61,6 +62,7 @@ PRESETS: dict[str, dict] = {
         "min_lr": 1e-4,
         "warmup_iters": 100,
         "weight_decay": 0.1,
+        "beta1": 0.9,
         "beta2": 0.99,
         "eval_interval": 250,
         "eval_tokens": 98304,
@@ -78,6 +80,7 @@ PRESETS: dict[str, dict] = {
         "min_lr": 0.0,
         "warmup_iters": 5,
         "weight_decay": 0.1,
+        "beta1": 0.9,
         "beta2": 0.99,
         "eval_interval": 20,
         "eval_tokens": 1024,
@@ -144,7 +147,7 @@ class Config:
     weight_decay: float | None = setting(
         None, "decoupled weight decay, on matrices only", kind=float, low=0.0, high=10.0
     )
-    beta1: float = setting(0.9, "AdamW's first-moment decay", kind=float, low=0.0, high=0.9999)
+    beta1: float | None = setting(None, "AdamW's first-moment decay", kind=float, low=0.0, high=0.9999)
     beta2: float | None = setting(None, "AdamW's second-moment decay", kind=float, low=0.0, high=0.99999)
     grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", kind=float, low=0.0, high=1e6)
     # evaluation

@@ -1,0 +1,222 @@
+"""How fast is a three-trial experiment, and what would it have taken elsewhere?
+
+    python bench/train_throughput.py --text tiny_shakespeare.txt --nanogpt ~/nanoGPT --repeats 3 --json figures.json
+
+Measures, in turn and side by side in one run, on nanoGPT's CPU recipe (4 layers, 4 heads, width 128, context 64,
+12 windows a step, 2000 steps, no dropout):
+  ours     `train.py --activation gelu`: from the prepared corpus to the finished JSON, figures included
+  plain    the same model in eager float32 with torch's AdamW, one trial after another (one trial, times the trials)
+  nanoGPT  its own train.py from a checkout, with the command its README gives (one run, times the trials)
+The losses are taken by one function on the same evenly spaced windows, so that speed is not bought with accuracy.
+Beside them: the matrix-product ceiling of this machine and the fraction of it that training reaches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tabulate import tabulate  # noqa: E402
+
+import metrics  # noqa: E402
+import pool  # noqa: E402
+import storage  # noqa: E402
+from config import Config  # noqa: E402
+from model import build_model  # noqa: E402
+from prepare_data import load_corpus  # noqa: E402
+from trial import Batches, learning_rate  # noqa: E402
+
+
+def recipe(args, folder: Path, **changes) -> Config:
+    return Config(
+        preset="quick", device="cpu", dataset=args.text, data_dir=folder / "data", max_iters=args.steps,
+        learning_rate=1e-3, min_lr=1e-4, warmup_iters=min(100, args.steps), beta1=0.9, beta2=0.99, weight_decay=0.1,
+        eval_interval=250, trials_per_activation=args.trials, results_dir=folder / "results",
+        plots_dir=folder / "plots", checkpoint_dir=folder / "checkpoints", **changes,
+    )  # fmt: skip
+
+
+def flops_per_token(config: Config, vocab_size: int) -> float:
+    """6 per weight of a matrix product, and attention's two products, forward and backward (Kaplan et al. 2020)."""
+    matrices = config.n_layer * 12 * config.n_embd**2 + vocab_size * config.n_embd
+    return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
+
+
+def gemm_ceiling(dtype: torch.dtype, threads: int) -> float:
+    """FLOP/s of a 1024³ matrix product on `threads` threads, the best of several."""
+    torch.set_num_threads(threads)
+    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(times)
+
+
+def fixed_loss(model, corpus, config: Config) -> float:
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    return metrics.evaluate_loss(model.eval(), corpus.val, starts, config.block_size, "cpu")[0]
+
+
+def run_ours(args, folder: Path, precision: str, vocab_size: int) -> dict:
+    """The whole process, from the prepared corpus to the JSON."""
+    config = recipe(args, folder, precision=precision)
+    for name in ("results", "checkpoints", "plots"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    flags = []
+    for name, value in config.to_dict().items():
+        if value is None or name == "preset":
+            continue
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            flags += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, ROOT / "train.py", "--activation", "gelu", "--quiet", *flags], check=True)
+    seconds = time.perf_counter() - start
+    results = storage.read_results(storage.results_path(config.results_dir, "gelu"))
+    tokens = args.trials * args.steps * config.batch_size * config.block_size
+    per_core = statistics.median(t["tokens_per_second"] for t in results["trials"])
+    return {
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_second_per_core": per_core,
+        "flops_per_core": per_core * flops_per_token(config, vocab_size),
+        "losses": [t["val_loss"] for t in results["trials"]],
+    }
+
+
+def run_plain(args, folder: Path) -> dict:
+    """One trial as one would write it first: eager float32, all cores, torch's AdamW on the separate tensors."""
+    config = recipe(args, folder, precision="float32")
+    corpus = load_corpus(config)
+    torch.set_num_threads(pool.usable_cores())
+    start = time.perf_counter()
+    model = build_model(config, "gelu", corpus.vocab_size, seed=1)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2))
+    batches = Batches(corpus.train, config, seed=1)
+    for step in range(args.steps):
+        for group in adam.param_groups:
+            group["lr"] = learning_rate(config, step)
+        x, y = batches(step)
+        _, loss = model(x, y)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        adam.step()
+    seconds = args.trials * (time.perf_counter() - start)
+    return _peer(args, config, seconds, fixed_loss(model, corpus, config))
+
+
+def run_nanogpt(args, folder: Path) -> dict:
+    """nanoGPT's own loop on the same tokens; its last evaluated checkpoint gives the loss."""
+    config = recipe(args, folder, precision="float32")
+    corpus = load_corpus(config)
+    checkout, out = folder / "nanogpt", folder / "nanogpt_out"
+    shutil.rmtree(checkout, ignore_errors=True)
+    shutil.copytree(args.nanogpt, checkout, ignore=shutil.ignore_patterns(".git"))
+    data = checkout / "data" / "shakespeare_char"
+    data.mkdir(parents=True, exist_ok=True)
+    np.asarray(corpus.train, dtype=np.uint16).tofile(data / "train.bin")
+    np.asarray(corpus.val, dtype=np.uint16).tofile(data / "val.bin")
+    import pickle
+
+    (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": corpus.vocab_size, "itos": {}, "stoi": {}}))
+    command = [
+        sys.executable, "train.py", "config/train_shakespeare_char.py", "--device=cpu", "--compile=False",
+        "--eval_iters=20", "--log_interval=500", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4",
+        "--n_embd=128", f"--max_iters={args.steps}", f"--lr_decay_iters={args.steps}", "--dropout=0.0",
+        f"--eval_interval={min(250, args.steps)}", "--always_save_checkpoint=True", f"--out_dir={out}",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(pool.usable_cores())}
+    start = time.perf_counter()
+    subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL, env=environment)
+    seconds = args.trials * (time.perf_counter() - start)
+    saved = torch.load(out / "ckpt.pt", map_location="cpu", weights_only=True)["model"]
+    model = build_model(config, "gelu", corpus.vocab_size)
+    weights = {n.removeprefix("transformer."): w for n, w in saved.items() if n != "lm_head.weight"}
+    model.load_state_dict({n: w for n, w in weights.items() if not n.endswith("attn.bias")})
+    return _peer(args, config, seconds, fixed_loss(model, corpus, config))
+
+
+def _peer(args, config, seconds, loss):
+    tokens = args.trials * args.steps * config.batch_size * config.block_size
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "losses": [loss]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--text", default="shakespeare", help="a text file, or a corpus by name")
+    parser.add_argument("--nanogpt", help="a checkout of nanoGPT to run beside ours")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", default=None, help="default: the machine's, and float32")
+    parser.add_argument("--no-plain", action="store_true", help="leave the plain float32 loop out")
+    parser.add_argument("--json", help="write the figures here")
+    args = parser.parse_args()
+    if not args.precisions:
+        args.precisions = list(dict.fromkeys([Config(preset="quick", device="cpu").precision, "float32"]))
+    if Path(args.text).exists():
+        args.text = str(Path(args.text).resolve())
+
+    runs: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = load_corpus(recipe(args, folder))  # prepared beforehand: not part of anybody's time
+        jobs = {f"ours, {p}": lambda p=p: run_ours(args, folder, p, corpus.vocab_size) for p in args.precisions}
+        if not args.no_plain:
+            jobs["plain, float32"] = lambda: run_plain(args, folder)
+        if args.nanogpt:
+            jobs["nanoGPT"] = lambda: run_nanogpt(args, folder)
+        for _ in range(args.repeats):
+            for job, function in jobs.items():
+                runs.setdefault(job, []).append(function())
+                print(f"{job}: {runs[job][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    ceilings = {p: gemm_ceiling(getattr(torch, p), 1) for p in args.precisions}
+    reference = "nanoGPT" if args.nanogpt else "plain, float32"
+    rows = []
+    for job, results in runs.items():
+        ratios = [r["seconds"] / b["seconds"] for r, b in zip(results, runs.get(reference, results), strict=True)]
+        row = {
+            "experiment": job,
+            "seconds": statistics.median(r["seconds"] for r in results),
+            f"of {reference}": statistics.median(ratios),
+            "tokens/s": round(statistics.median(r["tokens_per_second"] for r in results)),
+            "worst loss": max(loss for r in results for loss in r["losses"]),
+            "GEMM ceiling": None,
+        }
+        if "flops_per_core" in results[0]:
+            flops = statistics.median(r["flops_per_core"] for r in results)
+            row["GEMM ceiling"] = f"{100 * flops / ceilings[job.removeprefix('ours, ')]:.0f} %"
+        rows.append(row)
+    print(
+        f"{args.trials} trials of {args.steps} steps on {args.text}; {pool.usable_cores()} cores; torch {torch.__version__}"
+    )
+    print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
+    print("GEMM ceiling, one thread: " + ", ".join(f"{p} {f / 1e9:.0f} GFLOP/s" for p, f in ceilings.items()))
+    if args.json:
+        machine = {"cores": pool.usable_cores(), "torch": torch.__version__, "python": platform.python_version()}
+        storage.write_json(args.json, {"machine": machine, "rows": rows, "runs": runs, "ceilings": ceilings})
+
+
+if __name__ == "__main__":
+    main()
