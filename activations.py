@@ -1,0 +1,499 @@
+"""The activation functions: one registry of names, with what is known about each function.
+
+    make_activation("smelu_05")     a new module
+    get_info("smelu_05")            formula, smoothness, source, …
+    list_activations()              all that have a name of their own
+    register_activation("mine", MyModule, smoothness="C1")
+
+Besides these there are families of names with numbers in them, such as `smelu_<β>` (see FAMILIES), and one's own
+function by its import path, `package.module:function`.
+
+Importing this module does not import torch: charts, reports and `--help` need no more than the names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config import UserError
+
+STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
+
+SMOOTHNESS = ("C0", "C1", "C2", "C∞", "unknown")  # the derivatives up to this order are continuous
+
+
+@dataclass(frozen=True)
+class ActivationInfo:
+    """What is known about an activation without building it."""
+
+    name: str  # as asked for: results, checkpoints and plots go by it
+    label: str  # for charts and tables
+    formula: str
+    smoothness: str  # one of SMOOTHNESS; that of the gate, for a gated activation
+    smooth: bool | None  # differentiable everywhere? None: not known
+    source: str
+    gated: bool = False  # the model multiplies activation(one half of its hidden layer) by the other half
+    beta: float | None = None  # β of SmeLU, 0 for ReLU, its limit; None for anything else
+    same_as: str | None = None  # another name of this very function, the one to prefer
+
+
+Factory = Callable[[], object]  # makes a new torch.nn.Module
+
+_BUILT_IN: dict[str, tuple[ActivationInfo, Factory]] = {}
+_REGISTERED: dict[str, tuple[ActivationInfo, Callable]] = {}
+
+# -- the functions ------------------------------------------------------------------------------------------------
+# The factories import torch when they are called.
+
+SHAMIR = "Shamir, Lin & Coviello 2020 (arXiv 2010.09931); Shamir & Lin 2022 (arXiv 2202.06499)"
+HENDRYCKS = "Hendrycks & Gimpel 2016 (arXiv 1606.08415)"
+ELFWING = "Elfwing, Uchibe & Doya 2017 (arXiv 1702.03118)"
+SHAZEER = "Shazeer 2020 (arXiv 2002.05202)"
+
+
+def _nn(class_name: str, *args, **kwargs) -> Factory:
+    def factory():
+        from torch import nn
+
+        return getattr(nn, class_name)(*args, **kwargs)
+
+    return factory
+
+
+def _smelu(class_name: str, *parameters: float) -> Factory:
+    def factory():
+        import smelu
+
+        return getattr(smelu, class_name)(*parameters)
+
+    return factory
+
+
+def relu_squared(x):
+    return x.relu().square()
+
+
+def _relu2():
+    from smelu import Elementwise
+
+    return Elementwise(relu_squared)
+
+
+def _add(name, label, formula, smoothness, source, factory, **more) -> None:
+    _BUILT_IN[name] = ActivationInfo(name, label, formula, smoothness, smoothness != "C0", source, **more), factory
+
+
+def _decimal(number: float) -> str:
+    """The shortest decimal spelling, without an exponent or a negative zero: it goes into names."""
+    return f"{number + 0.0:.12f}".rstrip("0").rstrip(".")
+
+
+def _smelu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
+    b = _decimal(beta)
+    preferred = "smelu_05" if beta == 0.5 else f"smelu_{b}"
+    info = ActivationInfo(
+        name,
+        f"SmeLU β={b}",
+        f"0 for x ≤ −β, (x+β)²/4β between, x for x ≥ β; β = {b}",
+        "C1",
+        True,
+        SHAMIR,
+        beta=beta,
+        same_as=preferred if preferred != name else None,
+    )
+    return info, _smelu("SmeLU", beta)
+
+
+def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
+    b = _decimal(beta)
+    preferred = "smeglu" if beta == 0.5 else f"smeglu_{b}"
+    info = ActivationInfo(
+        name,
+        f"SmeGLU β={b}",
+        f"SmeLU(xW) ⊙ xV; β = {b}",
+        "C1",
+        True,
+        f"{SHAZEER}, with the gate of {SHAMIR}",
+        gated=True,
+        same_as=preferred if preferred != name else None,
+    )
+    return info, _smelu("SmeLU", beta)
+
+
+_BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
+_BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
+_add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _nn("ReLU"), beta=0.0)
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _nn("GELU"))
+_add("swish", "Swish", "x σ(x)", "C∞", f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}", _nn("SiLU"))
+_BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
+_BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _nn("SiLU"), same_as="swish")
+_add(
+    "gelu_tanh",
+    "GELU (tanh)",
+    "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
+    "C∞",
+    HENDRYCKS,
+    _nn("GELU", approximate="tanh"),
+)
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _nn("Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _nn("Softplus"))
+_add(
+    "elu",
+    "ELU",
+    "x for x > 0, eˣ − 1 for x ≤ 0",
+    "C1",
+    "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
+    _nn("ELU"),
+)
+_add(
+    "leaky_relu",
+    "Leaky ReLU",
+    "x for x > 0, 0.01 x for x ≤ 0",
+    "C0",
+    "Maas, Hannun & Ng 2013 (ICML workshop)",
+    _nn("LeakyReLU", 0.01),
+)
+_add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _nn("Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _nn("SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _nn("GELU"), gated=True)
+_add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _nn("ReLU"), gated=True)
+_BUILT_IN["smeglu"] = _smeglu_entry("smeglu", 0.5)
+
+# -- names with numbers in them -----------------------------------------------------------------------------------
+
+FAMILIES = {
+    "smelu_<β>": "SmeLU of any β from 1e-6 to 1e6: smelu_0.25, smelu_2",
+    "smeglu_<β>": "gated, with SmeLU of any β as the gate",
+    "gsmelu_<α>_<β>": "generalised SmeLU, quadratic from −α to β: gsmelu_0.5_1",
+    "gsmelu_<α>_<β>_<g₋>_<g₊>": "… between lines of slope g₋ and g₊: gsmelu_1_1_0.1_1",
+    "gsmelu_<α>_<β>_<g₋>_<g₊>_<t>": "… worth t at −α (otherwise −α g₋: the left line goes through 0)",
+    "module:function": "your own, by its import path: a function of a tensor, or a class or maker of modules",
+}
+
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d{1,12})?", re.ASCII)
+
+
+def _numbers(name: str, texts: list[str]) -> list[float]:
+    for text in texts:
+        if not _NUMBER.fullmatch(text):
+            hint = f" ({name.replace(text, '0.' + text[1:])!r}?)" if re.fullmatch(r"0\d+", text) else ""
+            raise UserError(f"activation {name!r}: {text!r} is not a plain decimal number such as 0.25{hint}")
+    return [float(text) for text in texts]
+
+
+def _check_half_width(name: str, what: str, half_width: float) -> None:
+    if not 1e-6 <= half_width <= 1e6:
+        raise UserError(
+            f"activation {name!r}: {what} must be from 1e-6 to 1e6, not {_decimal(half_width)} (the limit at 0 is relu)"
+        )
+
+
+def _gsmelu_entry(name: str, texts: list[str]) -> tuple[ActivationInfo, Factory]:
+    if len(texts) not in (2, 4, 5):
+        raise UserError(f"activation {name!r}: gsmelu takes 2, 4 or 5 numbers (α_β_g₋_g₊_t), not {len(texts)}")
+    numbers = _numbers(name, texts)
+    if max(map(abs, numbers)) > 1e6:
+        raise UserError(f"activation {name!r}: the numbers must be from -1e6 to 1e6")
+    alpha, beta, g_minus, g_plus = numbers[:4] if len(numbers) > 2 else (*numbers, 0.0, 1.0)
+    t = numbers[4] if len(numbers) == 5 else 0.0 - alpha * g_minus
+    _check_half_width(name, "(α + β)/2", (alpha + beta) / 2)
+
+    parameters = [_decimal(number) for number in (alpha, beta, g_minus, g_plus, t)]
+    if float(parameters[4]) == -alpha * g_minus:
+        shortest = parameters[:2] if (g_minus, g_plus) == (0, 1) else parameters[:4]
+    else:
+        shortest = parameters
+    preferred = "_".join(["gsmelu", *shortest])
+    if alpha == beta and len(shortest) == 2:  # no more than SmeLU
+        plain = _smelu_entry(f"smelu_{parameters[1]}", beta)[0]
+        preferred = plain.same_as or plain.name
+    info = ActivationInfo(
+        name,
+        f"gSmeLU {', '.join(shortest)}",
+        "slope g₋ for x ≤ −α, g₊ for x ≥ β, linear between; t at −α; "
+        + ", ".join(f"{symbol} = {number}" for symbol, number in zip("α β g₋ g₊ t".split(), parameters, strict=True)),
+        "C1",
+        True,
+        SHAMIR,
+        same_as=preferred if preferred != name else None,
+    )
+    return info, _smelu("GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
+
+
+def _family_entry(name: str) -> tuple[ActivationInfo, Factory] | None:
+    family, _, rest = name.partition("_")
+    if not any(character.isdigit() for character in rest):
+        return None
+    if family == "gsmelu":
+        return _gsmelu_entry(name, rest.split("_"))
+    if family in ("smelu", "smeglu"):
+        (beta,) = _numbers(name, [rest])
+        _check_half_width(name, "β", beta)
+        return (_smelu_entry if family == "smelu" else _smeglu_entry)(name, beta)
+    return None
+
+
+# -- one's own ----------------------------------------------------------------------------------------------------
+
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*", re.ASCII)  # no "--": it stands for ":" in file names
+_LONGEST_NAME = 80
+_RESERVED = re.compile(r"all|(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # the last ones can't be files on Windows
+_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def register_activation(
+    name: str,
+    factory: Callable,
+    *,
+    label: str | None = None,
+    formula: str | None = None,
+    smoothness: str = "unknown",
+    source: str = "user",
+    gated: bool = False,
+    overwrite: bool = False,
+) -> ActivationInfo:
+    """Give an activation of one's own a name, for this process.
+
+    Args:
+        name: lower-case letters, digits, '_', '.' and single '-': it becomes part of file names.
+        factory: a class of torch.nn.Module, or a function without arguments that makes a new module each time, or a
+            plain function of one tensor.
+        smoothness: one of SMOOTHNESS. From C1 on the function counts as smooth.
+        gated: what the factory makes is the function of the gate.
+        overwrite: replace an earlier registration of this name.
+
+    Raises:
+        UserError: the name can't be a file's or is taken, or another argument is not as above.
+    """
+    if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"activation name {name!r} becomes part of file names: use lower-case letters, digits, '_', '.' and single "
+            f"'-', begin with a letter or digit, and take at most {_LONGEST_NAME} characters"
+        )
+    if name in _BUILT_IN or name.partition("_")[0] in ("smelu", "gsmelu", "smeglu") or _RESERVED.fullmatch(name):
+        raise UserError(f"activation name {name!r} is taken or reserved; choose another, such as 'my_{name}'")
+    if name in _REGISTERED and not overwrite:
+        raise UserError(f"activation {name!r} is registered already; overwrite=True replaces it")
+    if not callable(factory):
+        raise UserError(f"activation {name!r}: the factory must be a function or a class, not {factory!r}")
+    if smoothness not in SMOOTHNESS:
+        raise UserError(f"activation {name!r}: smoothness must be one of {', '.join(SMOOTHNESS)}, not {smoothness!r}")
+    info = ActivationInfo(name, label or name, formula or f"({name})", smoothness, _smooth(smoothness), source, gated)
+    _REGISTERED[name] = info, factory
+    return info
+
+
+def _smooth(smoothness: str) -> bool | None:
+    return None if smoothness == "unknown" else smoothness != "C0"
+
+
+def _import(path: str) -> Callable:
+    module_name, _, attributes = path.partition(":")
+    try:
+        thing = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise UserError(
+            f"activation {path!r}: can't import {module_name!r} ({type(error).__name__}: {_one_line(error)})"
+        ) from error
+    for attribute in attributes.split("."):
+        if not hasattr(thing, attribute):
+            near = difflib.get_close_matches(attribute, dir(thing), n=1)
+            guess = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"activation {path!r}: there is no {attribute!r} in it{guess}")
+        thing = getattr(thing, attribute)
+    if not callable(thing):
+        raise UserError(f"activation {path!r}: it is neither a function nor a class but {_kind(thing)}")
+    return thing
+
+
+def _make_own(name: str, factory: Callable):
+    """A module from a class, a maker of modules or a plain function, tried out on a few numbers."""
+    import torch
+    from torch import nn
+
+    from smelu import Elementwise
+
+    if isinstance(factory, nn.Module):
+        raise UserError(
+            f"activation {name!r} is a module already made; give its class, or a function that makes a new one each "
+            "time: layers and trials must not share a module"
+        )
+    x = torch.linspace(-3, 3, 8).view(2, 4)
+    try:
+        if inspect.isclass(factory) or not _takes_argument(factory):
+            module = factory()
+            if not isinstance(module, nn.Module):
+                raise UserError(f"activation {name!r}: it makes {_kind(module)}, not a torch.nn.Module")
+            if factory() is module:
+                raise UserError(f"activation {name!r} makes the same module each time; it must make a new one")
+        else:
+            module = Elementwise(factory)
+        with torch.no_grad():
+            y = module(x)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(
+            f"activation {name!r} does not work: {type(error).__name__}: {_one_line(error)}; it must be a function of "
+            "a tensor, or a class or function that makes a torch.nn.Module without being given arguments"
+        ) from error
+    if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
+        found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else _kind(y)
+        raise UserError(
+            f"activation {name!r} must return a tensor like its input, {tuple(x.shape)} of {x.dtype}, not {found}"
+        )
+    return module
+
+
+def _takes_argument(function: Callable) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # built in, as torch.tanh is: nothing is known, and makers of modules are not built in
+        return True
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+
+
+def _kind(thing) -> str:
+    return f"a value of type {type(thing).__name__}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# -- for use ------------------------------------------------------------------------------------------------------
+
+
+def get_info(name: str) -> ActivationInfo:
+    """What is known about an activation. A `module:function` is not imported for it.
+
+    Raises:
+        UserError: there is no such activation; the message lists what exists and suggests the nearest name.
+    """
+    return _find(name)[0]
+
+
+def _find(name: str) -> tuple[ActivationInfo, Callable | None]:
+    """The information on a name and what makes it; None for an import path."""
+    if not isinstance(name, str):
+        raise UserError(f"an activation is asked for by name, a string such as 'relu', not by {_kind(name)}")
+    entry = _BUILT_IN.get(name) or _REGISTERED.get(name) or _family_entry(name)
+    if entry:
+        return entry
+    if _PATH.fullmatch(name):
+        module, _, function = name.partition(":")
+        return ActivationInfo(name, function, f"({name})", "unknown", None, module), None
+    if ":" in name:
+        raise UserError(f"activation {name!r}: an import path has the form package.module:function")
+    known = [*_BUILT_IN, *_REGISTERED]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else "."
+    raise UserError(f"unknown activation {name!r}{guess} There are {', '.join(known)}; and {', '.join(FAMILIES)}")
+
+
+def list_activations() -> list[ActivationInfo]:
+    """Every activation with a name of its own: the study's five, the other built-in ones, then those registered.
+    FAMILIES describes the names with numbers in them."""
+    return [info for info, _ in (*_BUILT_IN.values(), *_REGISTERED.values())]
+
+
+def label(name: str) -> str:
+    """The name for charts, such as 'SmeLU β=0.5'. An unknown name, from another tool's results, labels itself."""
+    try:
+        return get_info(name).label
+    except UserError:
+        return str(name)
+
+
+def canonical_name(name: str) -> str:
+    """The preferred name of this function: smelu_05 for smelu_0.5, swish for silu. Two names with one canonical name
+    would train identical models.
+
+    Raises:
+        UserError: there is no such activation.
+    """
+    return get_info(name).same_as or name
+
+
+def file_name(name: str) -> str:
+    """The name as part of file names: as it is, or `module--function` for an import path.
+
+    Raises:
+        UserError: there is no such activation.
+    """
+    return get_info(name).name.replace(":", "--")
+
+
+def importable(name: str) -> bool:
+    """Can a fresh process make this activation from its name alone? Not if it was registered in this one.
+
+    Raises:
+        UserError: there is no such activation.
+    """
+    get_info(name)
+    return name not in _REGISTERED
+
+
+def make_activation(name: str):
+    """A new torch.nn.Module that computes the activation element by element; another one at each call. For a gated
+    activation, the function of the gate.
+
+    Raises:
+        UserError: there is no such activation, or one's own can't be imported, makes no module, makes the same one
+            twice, or does not return a tensor like its input.
+    """
+    _, factory = _find(name)
+    if factory is None or name in _REGISTERED:
+        return _make_own(name, factory or _import(name))
+    return factory()
+
+
+def curve(name: str, x):
+    """The function (of the gate, for a gated one) and its derivative at x: two float64 arrays of x's shape. For charts;
+    this one imports torch.
+
+    Raises:
+        UserError: as `make_activation`.
+    """
+    import torch
+
+    points = torch.as_tensor(x, dtype=torch.float64).clone().requires_grad_()
+    y = make_activation(name).to(points)(points)
+    (slope,) = torch.autograd.grad(y.sum(), points)
+    return y.detach().numpy(), slope.numpy()
+
+
+def hidden_width(n_embd: int, gated: bool, multiple: int = 8) -> int:
+    """The width of the MLP's hidden layer.
+
+    4 n_embd, as in GPT-2: 8 n_embd² weights. A gated MLP has three matrices instead of two, 3 n_embd × width weights,
+    so the width that keeps their number is 8/3 n_embd (Shazeer 2020), rounded to a multiple of 8, which matrix
+    products like. Where that would change the number of parameters, with biases or without, by more than 1 %, it is
+    rounded to a multiple of 4, 2 or 1 instead; from n_embd = 32 on, one of them always does.
+
+    Raises:
+        UserError: n_embd or multiple is not a positive integer.
+    """
+    for key, value in (("n_embd", n_embd), ("multiple", multiple)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{key} must be a positive whole number, not {value!r}")
+    if not gated:
+        return 4 * n_embd
+    plain, plain_biases = 8 * n_embd**2, 5 * n_embd
+    while True:
+        width = max(multiple, round(8 / 3 * n_embd / multiple) * multiple)
+        weights, biases = 3 * n_embd * width, 2 * width + n_embd
+        within = all(
+            abs(ours / theirs - 1) <= 0.01
+            for ours, theirs in ((weights, plain), (weights + biases, plain + plain_biases))
+        )
+        if within or multiple == 1:
+            return width
+        multiple //= 2
