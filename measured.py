@@ -1,0 +1,327 @@
+"""One activation's results as the analysis reads them: which trials count, the pairs among them, PD at equal loss.
+
+Results come from `{activation}_results.json`, ours or another tool's; beyond the documented keys everything may be
+missing. Trials that diverged never enter a number here. No torch, no pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import storage
+from config import Config, UserError
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, dict]:
+    """{activation: results} of every `*_results.json` in a folder, in the order of the study; {} when there is none.
+
+    Raises:
+        UserError: no such folder; two files for one activation; files of different settings, corpora or evaluation
+            positions, whose numbers can't be compared (the message names what differs).
+        storage.StorageError: a file is damaged or not a results file.
+    """
+    folder = Path(results_dir)
+    if not folder.is_dir():
+        raise UserError(f"results_dir={str(folder)!r}: no such folder; train first (python train.py) or name another")
+    loaded, origin = {}, {}
+    for path in sorted(folder.glob("*_results.json")):
+        results = storage.read_results(path)
+        name = results["activation"]
+        if results.get("fingerprint") and path != storage.results_path(folder, name):
+            raise UserError(f"{path}: holds the results of {name}; rename it to {name}_results.json or move it away")
+        if name in loaded:
+            raise UserError(f"{path}: {origin[name]} holds results of {name} too; move one of them away")
+        loaded[name], origin[name] = results, path
+    refuse_mixture(loaded)
+    return {name: loaded[name] for name in study_order(loaded)}
+
+
+def study_order(names: Iterable[str]) -> list[str]:
+    """The study's activations first, in its order, then the others by name."""
+    from activations import STUDY
+
+    names = list(names)
+    return [name for name in STUDY if name in names] + sorted(name for name in names if name not in STUDY)
+
+
+def refuse_mixture(all_results: Mapping[str, dict]) -> None:
+    """Raise a UserError unless all files that record their settings record the same ones.
+
+    A file of another tool records none; it is let through, and the report says so.
+    """
+    recorded = {name: results for name, results in all_results.items() if results.get("fingerprint")}
+    if not recorded:
+        return
+    first, mine = next(iter(recorded.items()))
+    for name, theirs in recorded.items():
+        facts = _differences(mine, theirs)
+        if facts:
+            raise UserError(
+                f"{first} and {name} can't be compared: they differ in {'; '.join(facts)}. Move one of them to another "
+                "folder, or train it again with the settings of the other"
+            )
+
+
+def _differences(a: dict, b: dict) -> list[str]:
+    facts = []
+    if a["fingerprint"] != b["fingerprint"]:
+        theirs, mine = b.get("config") or {}, a.get("config") or {}
+        covered = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"]]
+        changed = [f"{k} ({mine.get(k)} and {theirs.get(k)})" for k in covered if mine.get(k) != theirs.get(k)]
+        facts.append(", ".join(changed) or "the fingerprint of their settings")
+    for key, what in (("dataset", "the corpus"), ("evaluation", "the positions evaluated")):
+        one, other = ((results.get(key) or {}).get("sha256") for results in (a, b))
+        if one and other and one != other:
+            facts.append(what)
+    return facts
+
+
+def number(x) -> float | None:
+    """A finite number as a float, anything else as None."""
+    usable = isinstance(x, (int, float, np.number)) and not isinstance(x, bool) and math.isfinite(x)
+    return float(x) if usable else None
+
+
+def _numbers(values: Iterable) -> list[float]:
+    return [x for x in map(number, values) if x is not None]
+
+
+def mean(values: Iterable) -> float | None:
+    """The mean of those values that are numbers; None when none is."""
+    kept = _numbers(values)
+    return float(np.mean(kept)) if kept else None
+
+
+def std(values: Iterable) -> float | None:
+    """The sample standard deviation (n - 1); None for fewer than two values."""
+    kept = _numbers(values)
+    return float(np.std(kept, ddof=1)) if len(kept) > 1 else None
+
+
+def median(values: Iterable) -> float | None:
+    kept = _numbers(values)
+    return float(np.median(kept)) if kept else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One activation's results as the analysis reads them: the trials that finished, and the pairs among them."""
+
+    name: str
+    results: dict
+    without: int | None = None  # a trial to leave out, for leave-one-out
+
+    @cached_property
+    def planned(self) -> dict[int, dict]:
+        """{trial id: record} of every trial, diverged ones too."""
+        trials = {
+            int(t["trial_id"] if number(t["trial_id"]) else i): t for i, t in enumerate(self.results["trials"], 1)
+        }
+        trials.pop(self.without, None)
+        return trials
+
+    @cached_property
+    def trials(self) -> dict[int, dict]:
+        """The trials that finished with a finite validation loss: only these enter an average."""
+        return {
+            k: t
+            for k, t in self.planned.items()
+            if t.get("status", "done") == "done" and number(t["val_loss"]) is not None
+        }
+
+    @property
+    def failed(self) -> dict[int, dict]:
+        return {k: t for k, t in self.planned.items() if k not in self.trials}
+
+    @cached_property
+    def pairs(self) -> dict[tuple[int, int], dict]:
+        """{(i, j): record} with i < j, both finished and the PD a number."""
+        found = {}
+        for pair in self.results["reproducibility_metrics"]:
+            ids = [int(k) for k in re.findall(r"\d+", str(pair["model_pair"]))]
+            if len(ids) != 2 or ids[0] == ids[1]:
+                raise UserError(f"{self.name}: model_pair={pair['model_pair']!r} must name two trials, like '1_vs_2'")
+            if set(ids) <= set(self.trials) and number(pair["relative_pd"]) is not None:
+                found[min(ids), max(ids)] = pair
+        return found
+
+    @cached_property
+    def pd_ids(self) -> list[int]:
+        """The trials that have a PD with every other one here: the rows of the PD matrix. Fewer than two: none."""
+        return _complete(self.trials, self.pairs)
+
+    def losses(self, ids: Iterable[int] | None = None) -> np.ndarray:
+        return np.array([self.trials[k]["val_loss"] for k in (self.trials if ids is None else ids)], dtype=float)
+
+    def pd(self, ids: Iterable[int] | None = None) -> np.ndarray:
+        """The symmetric matrix of relative PD among `ids` (default: all that have one); its diagonal is 0."""
+        values = {pair: record["relative_pd"] for pair, record in self.pairs.items()}
+        return matrix(values, self.pd_ids if ids is None else ids)
+
+    def trial_values(self, key: str) -> list:
+        return [t.get(key) for t in self.trials.values()]
+
+    def pair_values(self, key: str) -> list:
+        return [self.pairs[i, j].get(key) for i, j in self.pairs if {i, j} <= set(self.pd_ids)]
+
+    @property
+    def mismatch_pct(self) -> float | None:
+        """Positions at which the two models' most likely tokens differ, in percent."""
+        counts = zip(self.pair_values("prediction_differences"), self.pair_values("total_predictions"), strict=True)
+        return mean(100 * d / n for d, n in counts if number(d) is not None and number(n))
+
+    @property
+    def audit(self) -> str:
+        """'passed', 'failed (its failed checks)' or 'not recorded'."""
+        audit = self.results.get("audit")
+        if not isinstance(audit, dict) or "passed" not in audit:
+            return "not recorded"
+        if audit["passed"]:
+            return "passed"
+        return f"failed ({', '.join(str(c['name']) for c in audit.get('checks', []) if c.get('status') == 'fail')})"
+
+    @property
+    def unfit(self) -> str:
+        """Why the results can't enter rankings and tests; '' when they can."""
+        if self.audit.startswith("failed"):
+            return f"its audit {self.audit}"
+        if not self.trials:
+            return "no trial finished" if self.failed else "it has no trials"
+        return ""
+
+
+def _complete(ids: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """The most of `ids` among which every pair is present, found by dropping the id that lacks the most."""
+    kept, pairs = sorted(ids), set(pairs)
+
+    def lacking(i):
+        return sum((min(i, j), max(i, j)) not in pairs for j in kept if j != i)
+
+    while kept and max(map(lacking, kept)) > 0:
+        kept.remove(max(kept, key=lambda i: (lacking(i), i)))
+    return kept if len(kept) > 1 else []
+
+
+def matrix(values: Mapping[tuple[int, int], float], ids: Iterable[int]) -> np.ndarray:
+    """{(i, j): value} with i < j as a symmetric matrix whose rows are `ids`; the diagonal is 0."""
+    ids = list(ids)
+    result = np.zeros((len(ids), len(ids)))
+    for a, i in enumerate(ids):
+        for b, j in enumerate(ids):
+            if i != j:
+                result[a, b] = values[min(i, j), max(i, j)]
+    return result
+
+
+def measure(all_results: Mapping[str, dict]) -> dict[str, Measured]:
+    """Every activation as `Measured`, in the order of the study.
+
+    Raises:
+        UserError: there are no results, or they are of different settings.
+    """
+    if not all_results:
+        raise UserError("no results to analyse; train first (python train.py) or name another folder (--results-dir)")
+    refuse_mixture(all_results)
+    return {name: Measured(name, all_results[name]) for name in study_order(all_results)}
+
+
+def seeds_shared(a: Measured, b: Measured) -> bool:
+    """Whether trial k of both was planned with the same seed. The design, not the data, decides how they are compared."""
+    common = set(a.planned) & set(b.planned)
+    return bool(common) and all(
+        a.planned[k]["seed"] is not None and a.planned[k]["seed"] == b.planned[k]["seed"] for k in common
+    )
+
+
+# -- at equal loss ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MatchedLoss:
+    """Relative PD of each pair when its two models' mean validation loss first falls to `target` (nats per token)."""
+
+    target: float | None = None
+    pairs: dict[str, dict[tuple[int, int], float]] = field(default_factory=dict)
+
+    def ids(self, name: str) -> list[int]:
+        pairs = self.pairs.get(name, {})
+        return _complete({k for pair in pairs for k in pair}, pairs)
+
+    def mean(self, name: str) -> float | None:
+        ids = self.ids(name)
+        return mean(matrix(self.pairs[name], ids)[np.triu_indices(len(ids), 1)]) if ids else None
+
+
+def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
+    """PD at equal validation loss, read off the predictions stored along training.
+
+    A model that has learnt more is sharper, and sharpness alone moves PD, so final values compare different things.
+    The reference loss is the highest final one among all pairs, so that every pair reaches it; activations that are
+    unfit (failed audit, all diverged) don't set it. Between evaluations PD is interpolated linearly in the loss.
+    Activations whose results hold no predictions along training are absent; with fewer than two left there is nothing
+    to match, and target is None.
+    """
+    curves = {}
+    for m in measure(all_results).values():
+        divergence = m.results.get("divergence")
+        if m.unfit or not isinstance(divergence, dict):
+            continue
+        losses = divergence["val_loss"]
+        found = {
+            (i, j): (losses[str(i)], losses[str(j)], divergence["pairs"][f"{i}_vs_{j}"]["relative_pd"])
+            for i, j in m.pairs
+            if f"{i}_vs_{j}" in divergence["pairs"] and str(i) in losses and str(j) in losses
+        }
+        finals = {pair: _numbers([a[-1], b[-1]]) for pair, (a, b, _) in found.items()}
+        if found and all(len(both) == 2 for both in finals.values()):
+            curves[m.name] = found, max(sum(both) / 2 for both in finals.values())
+    if len(curves) < 2:
+        return MatchedLoss()
+    target = max(final for _, final in curves.values())
+    pairs = {}
+    for name, (found, _) in curves.items():
+        values = {pair: matched_loss_pd(*curve, target) for pair, curve in found.items()}
+        pairs[name] = {pair: value for pair, value in values.items() if value is not None}
+    return MatchedLoss(target, pairs)
+
+
+def matched_loss_pd(losses_i, losses_j, pds, target: float) -> float | None:
+    """PD of one pair where the mean of its two validation losses first falls to `target`.
+
+    Args:
+        losses_i, losses_j, pds: the two losses (nats per token) and the pair's PD at the same steps, each (steps,).
+        target: the loss at which to read PD off, linearly between the two evaluations around the crossing.
+
+    Returns:
+        The PD, or None when the mean loss starts below `target` or never falls to it.
+
+    Raises:
+        ValueError: the three differ in length.
+    """
+    previous = None
+    for a, b, pd in zip(losses_i, losses_j, pds, strict=True):
+        a, b, pd = number(a), number(b), number(pd)
+        if a is None or b is None or pd is None:
+            previous = None
+            continue
+        loss = (a + b) / 2
+        if loss == target:
+            return pd
+        if loss < target:
+            if previous is None:
+                return None
+            before, pd_before = previous
+            return pd_before + (before - target) / (before - loss) * (pd - pd_before)
+        previous = loss, pd
+    return None
