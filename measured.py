@@ -237,7 +237,7 @@ def measure(all_results: Mapping[str, dict]) -> dict[str, Measured]:
 
 
 def seeds_shared(a: Measured, b: Measured) -> bool:
-    """Whether trial k of both was planned with the same seed: the design, not the data, decides between paired and not."""
+    """Whether trial k of both was planned with the same seed: the design, not the data, decides on pairing."""
     common = set(a.planned) & set(b.planned)
     return bool(common) and all(
         a.planned[k]["seed"] is not None and a.planned[k]["seed"] == b.planned[k]["seed"] for k in common
