@@ -1,0 +1,663 @@
+"""The statistics against the worked examples, SciPy, statsmodels, brute force, and small simulations."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestIndPower, TTestPower
+
+import significance as sig
+
+
+def matrix(upper):
+    """(n, n) from the upper triangle, row by row; NaN on the diagonal, since nothing may read it."""
+    n = round((1 + math.sqrt(1 + 8 * len(upper))) / 2)
+    pd = np.full((n, n), np.nan)
+    pd[np.triu_indices(n, 1)] = upper
+    pd.T[np.triu_indices(n, 1)] = upper
+    return pd
+
+
+A3 = matrix([0.20, 0.22, 0.18])
+B3 = matrix([0.25, 0.24, 0.26])
+A5 = matrix([0.210, 0.205, 0.215, 0.220, 0.200, 0.212, 0.208, 0.216, 0.202, 0.219])
+B5 = matrix([0.232, 0.221, 0.236, 0.240, 0.215, 0.238, 0.226, 0.231, 0.219, 0.243])
+X = [1.50, 1.52, 1.47]
+Y = [1.53, 1.56, 1.49]
+
+
+def random_pd(rng, n, mean=0.1, spread=0.1):
+    g = spread * rng.standard_normal(n)
+    s = np.triu(spread * rng.standard_normal((n, n)), 1)
+    return mean * np.abs(1 + g[:, None] + g + s + s.T)
+
+
+def statsmodels_power(solver, effect, n):
+    """Both tails apart: statsmodels' own two-sided power is NaN where the far tail of scipy's nct is."""
+    tails = [solver.power(effect, n, 0.025, alternative=side) for side in ("larger", "smaller")]
+    return float(np.nansum(tails))
+
+
+def no_nan(result):
+    values = result.as_dict() if isinstance(result, sig.Comparison) else vars(result)
+    json.dumps(values, allow_nan=False)
+    return True
+
+
+# ---------------------------------------------------------------- worked examples
+
+
+def digits(value, text):
+    """Equal to all digits given, the last one rounded."""
+    decimals = len(text.split(".")[1])
+    assert abs(value - float(text)) <= 0.51 * 10**-decimals, (value, text)
+
+
+def test_example_one_activation():
+    mean, psi = sig.pseudo_values(A3)
+    assert mean == pytest.approx(0.2)
+    assert psi == pytest.approx([0.24, 0.16, 0.20])
+    assert sig.pseudo_values(B3)[1] == pytest.approx([0.23, 0.27, 0.25])
+    digits(np.std(psi, ddof=1) / math.sqrt(3), ".0230940108")
+    for value, text in zip(sig.log_pseudo_values(A3), ["-1.40943791", "-1.80943791", "-1.60943791"], strict=True):
+        digits(value, text)
+    for pd, mean, low, high in (
+        (A3, ".2", ".12169158", ".32869981"),
+        (B3, ".25", ".20494259", ".30496345"),
+        (A5, ".2107", ".19791927", ".22430605"),
+    ):
+        for value, text in zip(sig.mean_pd_interval(pd), (mean, low, high), strict=True):
+            digits(value, text)
+    digits(sig.mean_pd_interval(B5)[0], ".2301")
+
+
+def test_example_pd_of_three_trials():
+    paired = sig.compare_pd(A3, B3)
+    assert (paired.metric, paired.kind, paired.n, paired.df, paired.note) == ("pd", "paired t", (3, 3), 2, "")
+    digits(paired.t, "-1.3803427")
+    digits(paired.p, ".30151486")
+    digits(paired.effect, ".8")
+    digits(paired.low, ".39903661")
+    digits(paired.high, "1.6038629")
+    welch = sig.compare_pd(A3, B3, paired=False)
+    assert welch.kind == "Welch t"
+    digits(welch.t, "-1.7942625")
+    digits(welch.df, "2.624025")
+    digits(welch.p, ".18366433")
+    digits(sig.naive_pairs_test(A3, B3).p, ".01794791")
+
+
+def test_example_pd_of_five_trials():
+    paired = sig.compare_pd(A5, B5)
+    digits(paired.t, "-8.975711")
+    digits(paired.p, ".00085264")
+    digits(paired.effect, ".91568883")
+    digits(paired.low, ".89107744")
+    digits(paired.high, ".94097998")
+
+
+def test_example_loss_and_effect_sizes():
+    paired, unpaired = sig.compare_loss(X, Y), sig.compare_loss(X, Y, paired=False)
+    digits(paired.t, "-5.1961524")
+    digits(paired.p, ".03509872")
+    assert (paired.g_kind, unpaired.g_kind) == ("g_z", "g_s")
+    for value, text in (
+        (paired.g, "-1.69256875"),
+        (paired.g_low, "-5.94254"),
+        (paired.g_high, "-.135935"),
+        (unpaired.g, "-.78350708"),
+        (unpaired.g_low, "-2.662199"),
+        (unpaired.g_high, ".797455"),
+    ):
+        digits(value, text)
+
+
+def test_example_holm_power_and_planning():
+    assert sig.holm([0.01, 0.04, 0.03, 0.005, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.5])
+    digits(sig.power(0.05, 0.05 / math.sqrt(5), 4), ".40138991")
+    for n, text in ((3, "3.264044"), (5, "1.681997"), (10, ".996001")):
+        digits(sig.smallest_detectable(1 / math.sqrt(n), n - 1), text)
+    assert sig.trials_needed(0.05, 0.06, 3) == 14
+    assert sig.trials_needed(0.05, 0.06, 3, k=4 / 3) == 9
+
+
+# ---------------------------------------------------------------- against other computations
+
+
+@pytest.mark.parametrize("n", [3, 4, 7, 12])
+def test_pseudo_values_are_the_delete_one_jackknife(n):
+    pd = random_pd(np.random.default_rng(n), n)
+    pairs = np.triu_indices(n, 1)
+    mean, psi = sig.pseudo_values(pd)
+    assert mean == pytest.approx(pd[pairs].mean(), rel=1e-14)
+    for k in range(n):
+        rest = np.delete(np.delete(pd, k, 0), k, 1)
+        left_out = rest[np.triu_indices(n - 1, 1)].mean()
+        assert psi[k] == pytest.approx(n * mean - (n - 1) * left_out, rel=1e-12)
+    assert psi.mean() == pytest.approx(mean, rel=1e-14)
+    assert sig.log_pseudo_values(pd).mean() == pytest.approx(math.log(mean), rel=1e-13)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_interval_of_one_mean_is_the_t_interval_of_scipy(confidence):
+    pd = random_pd(np.random.default_rng(3), 6)
+    expected = stats.ttest_1samp(sig.log_pseudo_values(pd), 0).confidence_interval(confidence)
+    assert sig.mean_pd_interval(pd, confidence)[1:] == pytest.approx(np.exp(expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_comparisons_are_scipys(seed, paired):
+    rng = np.random.default_rng(seed)
+    n_a = int(rng.integers(3, 12))
+    n_b = n_a if paired else int(rng.integers(3, 12))
+    pd_a, pd_b = random_pd(rng, n_a), random_pd(rng, n_b, mean=0.12)
+    x, y = rng.normal(1.8, 0.02, n_a), rng.normal(1.81, 0.05, n_b)
+    for ours, a, b, back in (
+        (sig.compare_pd(pd_a, pd_b, paired), sig.log_pseudo_values(pd_a), sig.log_pseudo_values(pd_b), np.exp),
+        (sig.compare_loss(x, y, paired), x, y, np.array),
+    ):
+        theirs = stats.ttest_rel(a, b) if paired else stats.ttest_ind(a, b, equal_var=False)
+        assert (ours.t, ours.p, ours.df) == pytest.approx((theirs.statistic, theirs.pvalue, theirs.df), rel=1e-9)
+        assert (ours.low, ours.high) == pytest.approx(back(theirs.confidence_interval(0.95)), rel=1e-9)
+        assert (ours.low90, ours.high90) == pytest.approx(back(theirs.confidence_interval(0.90)), rel=1e-9)
+        assert ours.se == pytest.approx(abs((a.mean() - b.mean()) / theirs.statistic), rel=1e-9)
+        assert ours.n == (n_a, n_b) and no_nan(ours)
+    pairs = sig.compare_pd(pd_a, pd_b, paired)
+    assert pairs.effect == pytest.approx(pairs.mean_a / pairs.mean_b, rel=1e-12)
+
+
+def test_comparison_turned_round():
+    for paired in (True, False):
+        there, back = sig.compare_pd(A5, B5, paired), sig.compare_pd(B5, A5, paired)
+        assert (back.t, back.p, back.effect) == pytest.approx((-there.t, there.p, 1 / there.effect), rel=1e-9)
+        assert (back.low, back.g_low) == pytest.approx((1 / there.high, -there.g_high), rel=1e-6)
+
+
+def test_trial_labels_and_unit_do_not_matter():
+    order = [3, 0, 4, 1, 2]
+    plain, shuffled = sig.compare_pd(A5, B5), sig.compare_pd(A5[np.ix_(order, order)], B5[np.ix_(order, order)])
+    doubled = sig.compare_pd(2 * A5, 2 * B5)
+    for other in (shuffled, doubled):
+        assert (other.effect, other.p) == pytest.approx((plain.effect, plain.p), rel=1e-9)
+
+
+def test_naive_test_is_the_pooled_t_of_scipy():
+    ours, upper = sig.naive_pairs_test(A5, B5), np.triu_indices(5, 1)
+    theirs = stats.ttest_ind(A5[upper], B5[upper])
+    assert (ours.t, ours.p, ours.df) == pytest.approx((theirs.statistic, theirs.pvalue, 18), rel=1e-9)
+    assert "uncalibrated" in ours.note
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_holm_is_that_of_statsmodels(seed):
+    p = np.random.default_rng(seed).beta(0.3, 1, size=10)
+    p[3] = p[7]  # a tie
+    assert sig.holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-12)
+
+
+def test_holm_counts_a_missing_test_as_one():
+    assert sig.holm([0.02, None, 0.01]) == pytest.approx([0.04, 1.0, 0.03])
+    assert sig.holm([]) == []
+    for bad in ([0.1, float("nan")], [1.2], [-0.1]):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            sig.holm(bad)
+
+
+def test_hedges_correction_makes_the_effect_size_unbiased():
+    # E[t] of the noncentral t is nc / J: scipy's mean is an independent road to J
+    for v in (2, 3, 4.5, 10, 200):
+        assert sig.hedges_correction(v) == pytest.approx(1 / stats.nct.mean(v, 1.0), rel=1e-9)
+    with pytest.raises(ValueError, match="more than 1"):
+        sig.hedges_correction(1)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4.5, 10, 60])
+def test_noncentral_t_is_scipys_where_that_works(df):
+    for t in (-2.0, 0.0, 0.7, 2.0, 4.3, 12.7):
+        for nc in (0.0, 0.5, 2.0, 5.0):
+            assert sig.noncentral_t_cdf(t, df, nc) == pytest.approx(stats.nct.cdf(t, df, nc), abs=2e-6)
+
+
+def test_noncentral_t_at_large_noncentrality():
+    # integral over s = sqrt(W/df) on a fine grid, where the distribution in scipy has returned NaN
+    for df in (2, 4, 9):
+        s = np.linspace(0, 8, 400_001)
+        density = stats.chi.pdf(s, df, scale=1 / math.sqrt(df))
+        for t, nc in ((60.0, 85.0), (120.0, 85.0), (85.0, 85.0), (-100.0, -85.0), (3.0, 85.0)):
+            expected = np.trapezoid(density * stats.norm.cdf(t * s - nc), s)
+            assert sig.noncentral_t_cdf(t, df, nc) == pytest.approx(expected, abs=2e-5)
+    assert sig.noncentral_t_cdf(5.0, 4, 1e9) == 0.0
+    assert sig.noncentral_t_cdf(5.0, 4, -1e9) == pytest.approx(1.0) and sig.noncentral_t_cdf(5.0, 4, -1e9) <= 1
+    for bad in ((float("nan"), 2, 0), (1, 0, 0), (1, 2, float("inf"))):
+        with pytest.raises(ValueError, match="noncentral t"):
+            sig.noncentral_t_cdf(*bad)
+
+
+def test_effect_size_interval_is_the_pivot():
+    c = sig.compare_pd(A5, B5, paired=False)
+    root = math.sqrt(2 / 5)
+    t_pooled = c.g / sig.hedges_correction(8) / root
+    a, b = sig.log_pseudo_values(A5), sig.log_pseudo_values(B5)
+    assert t_pooled == pytest.approx(stats.ttest_ind(a, b).statistic, rel=1e-9)
+    assert stats.nct.cdf(t_pooled, 8, c.g_low / root) == pytest.approx(0.975, abs=1e-6)
+    assert stats.nct.cdf(t_pooled, 8, c.g_high / root) == pytest.approx(0.025, abs=1e-6)
+
+
+def test_power_is_that_of_statsmodels():
+    for n in (3, 5, 8, 30):
+        for effect in (0.2, 0.8, 2.0, 5.0):
+            one = statsmodels_power(TTestPower(), effect, n)
+            assert sig.power(effect, 1 / math.sqrt(n), n - 1) == pytest.approx(one, abs=1e-6)
+            two = statsmodels_power(TTestIndPower(), effect, n)
+            assert sig.power(-effect, math.sqrt(2 / n), 2 * n - 2) == pytest.approx(two, abs=1e-6)
+    assert sig.power(0.0, 1.0, 2) == pytest.approx(0.05, abs=1e-7)
+    assert sig.power(1e6, 1.0, 2) == pytest.approx(1.0)
+    for bad in (0.0, float("nan"), -1.0):
+        with pytest.raises(ValueError, match="se"):
+            sig.power(1.0, bad, 2)
+
+
+@pytest.mark.parametrize("n", [3, 4, 6, 20])
+def test_smallest_detectable_is_that_of_statsmodels(n):
+    def gap(effect):
+        return statsmodels_power(TTestPower(), effect, n) - 0.8
+
+    expected = optimize.brentq(gap, 0.1, 20)
+    assert sig.smallest_detectable(1 / math.sqrt(n), n - 1) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="power"):
+        sig.smallest_detectable(1.0, 2, power=1.0)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.8, 1.5, 4.0])
+def test_trials_needed_is_the_first_that_is_enough(ratio):
+    paired = next(m for m in range(3, 500) if statsmodels_power(TTestPower(), ratio, m) >= 0.8)
+    assert sig.trials_needed(-ratio * 0.02, 0.02, 5) == paired
+    unpaired = next(m for m in range(3, 900) if statsmodels_power(TTestIndPower(), ratio, m) >= 0.8)
+    assert sig.trials_needed(ratio * 0.02, 0.02, 5, paired=False) == unpaired
+
+
+def test_trials_needed_range_and_limits():
+    low, high = sig.trials_needed_range(0.05, 0.06, 3, k=4 / 3)
+    limits = 0.06 * np.sqrt(2 / stats.chi2.ppf([0.9, 0.1], 2))
+    assert (low, high) == tuple(sig.trials_needed(0.05, s, 3, k=4 / 3) for s in limits)
+    assert low < 9 < high
+    assert sig.trials_needed(5.0, 0.01, 3) == 3
+    assert sig.trials_needed(1e-6, 1.0, 3) is None and sig.trials_needed(0.05, 0.0, 3) is None
+    for bad in ({"delta": 0.0}, {"sd": -1.0}, {"sd": float("nan")}, {"n": 2}, {"power": 0.01}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            sig.trials_needed(**({"delta": 0.05, "sd": 0.06, "n": 3} | bad))
+
+
+def test_spread_of_pseudo_values_shrinks_as_planning_says():
+    # PD_ij = 1 + g_i + g_j + s_ij with var(s) / var(g) = k = 4/3: E[sd^2] = 4 var(g) (1 + k / (n - 2))
+    rng = np.random.default_rng(0)
+    for n in (3, 5, 10):
+        squares = []
+        for _ in range(4000):
+            g = 0.01 * rng.standard_normal(n)
+            s = np.triu(0.01 * math.sqrt(4 / 3) * rng.standard_normal((n, n)), 1)
+            squares.append(sig.pseudo_values(1 + g[:, None] + g + s + s.T)[1].var(ddof=1))
+        expected = 4 * 0.01**2 * (1 + 4 / 3 / (n - 2))
+        assert np.mean(squares) == pytest.approx(expected, abs=4 * np.std(squares) / math.sqrt(4000))
+
+
+def test_plan_uses_what_the_comparison_measured():
+    delta = -math.log(0.95)
+    c = sig.compare_pd(A3, B3)
+    assert sig.plan_trials(c, delta) == (
+        sig.trials_needed(delta, c.sd, 3, 4 / 3),
+        *sig.trials_needed_range(delta, c.sd, 3, 4 / 3),
+    )
+    loss = sig.compare_loss(X, Y, paired=False)
+    assert loss.sd == pytest.approx(math.sqrt((np.var(X, ddof=1) + np.var(Y, ddof=1)) / 2))
+    assert sig.plan_trials(loss, 0.01)[0] == sig.trials_needed(0.01, loss.sd, 3, paired=False)
+    assert sig.plan_trials(sig.compare_loss([1, 2], [1, 3]), 0.01) == (None, None, None)
+
+
+# ---------------------------------------------------------------- smooth against non-smooth
+
+
+def test_smooth_contrast_is_one_t_test_on_the_mean_of_the_logs():
+    rng = np.random.default_rng(1)
+    pds = {name: random_pd(rng, 4, spread=0.02) for name in ("relu", "gelu", "swish", "smelu_1", "other")}
+    smooth = ["gelu", "swish", "smelu_1"]
+    c = sig.smooth_contrast(pds, smooth)
+    logs = {name: sig.log_pseudo_values(pd) for name, pd in pds.items()}
+    theirs = stats.ttest_1samp(np.mean([logs[name] for name in smooth], axis=0) - logs["relu"], 0)
+    assert (c.t, c.p, c.df) == pytest.approx((theirs.statistic, theirs.pvalue, 3), rel=1e-9)
+    assert (c.low, c.high) == pytest.approx(np.exp(theirs.confidence_interval(0.95)), rel=1e-9)
+    geometric = stats.gmean([sig.pseudo_values(pds[name])[0] for name in smooth])
+    assert c.effect == pytest.approx(geometric / sig.pseudo_values(pds["relu"])[0], rel=1e-12)
+    assert c.mean_a == pytest.approx(geometric) and c.metric == "pd" and c.n == (4, 4)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_contrast_of_one_smooth_activation_is_the_comparison(paired):
+    ours, pair = sig.smooth_contrast({"relu": B5, "gelu": A5}, ["gelu"], paired=paired), sig.compare_pd(A5, B5, paired)
+    ours, pair = ours.as_dict(), pair.as_dict()
+    for key, value in pair.items():
+        assert ours[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
+
+
+def test_unpaired_contrast_has_satterthwaites_degrees_of_freedom():
+    rng = np.random.default_rng(2)
+    pds = {"relu": random_pd(rng, 5), "gelu": random_pd(rng, 4), "swish": random_pd(rng, 7)}
+    c = sig.smooth_contrast(pds, ["gelu", "swish"], paired=False)
+    logs = {name: sig.log_pseudo_values(pd) for name, pd in pds.items()}
+    parts = {name: w**2 * logs[name].var(ddof=1) / len(logs[name]) for name, w in
+             (("relu", 1), ("gelu", 0.5), ("swish", 0.5))}  # fmt: skip
+    variance = sum(parts.values())
+    df = variance**2 / sum(part**2 / (len(logs[name]) - 1) for name, part in parts.items())
+    t = (logs["gelu"].mean() / 2 + logs["swish"].mean() / 2 - logs["relu"].mean()) / math.sqrt(variance)
+    assert (c.t, c.df, c.p) == pytest.approx((t, df, 2 * stats.t.sf(abs(t), df)), rel=1e-9)
+    assert c.n == (4, 5)
+
+
+def test_smooth_contrast_refuses_and_degrades():
+    pds = {"relu": A3, "gelu": B3, "swish": A5, "same": np.zeros((3, 3))}
+    for smooth, reference, message in (
+        ([], "relu", "at least one"),
+        (["relu"], "relu", "without the reference"),
+        (["gelu", "gelu"], "relu", "distinct"),
+        (["gellu"], "relu", "no matrix for gellu"),
+        (["gelu"], "elu", "no matrix for elu"),
+        (["swish"], "relu", "same trials"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sig.smooth_contrast(pds, smooth, reference)
+    assert sig.smooth_contrast(pds, ["gelu", "same"]).kind == "none"
+    two = sig.smooth_contrast({"relu": A3[:2, :2], "gelu": B3[:2, :2]}, ["gelu"])
+    assert two.note == "two trials: means only, no test" and two.effect == pytest.approx(1.25) and no_nan(two)
+
+
+# ---------------------------------------------------------------- edges
+
+
+def test_one_and_two_trials_give_means_and_no_test():
+    assert sig.pseudo_values([[0.0]]) == (None, None)
+    assert sig.mean_pd_interval([[np.nan]]) == (None, None, None)
+    assert sig.mean_pd_interval([[0, 0.2], [0.2, 0]]) == (0.2, None, None)
+    assert sig.log_pseudo_values([[0, 0.2], [0.2, 0]]) is None
+    two = sig.compare_pd(A3[:2, :2], B3[:2, :2])
+    assert (two.kind, two.p, two.note) == ("none", None, "two trials: means only, no test")
+    assert two.effect == pytest.approx(0.8)
+    one = sig.compare_pd([[0.0]], [[0.0]])
+    assert one.effect is None and one.note.startswith("one trial")
+    loss = sig.compare_loss([1.5, 1.6], [1.4, 1.6])
+    assert loss.effect == pytest.approx(0.05) and loss.p is None
+    single = sig.compare_loss([1.5], [1.4])
+    assert single.effect == pytest.approx(0.1) and single.g_low is None
+    mixed = sig.compare_pd(A5, A3[:2, :2], paired=False)
+    assert mixed.n == (5, 2) and mixed.p is None and mixed.mean_a == pytest.approx(0.2107)
+    assert sig.naive_pairs_test(A3[:2, :2], B3[:2, :2]).p is None
+    for result in (two, one, loss, single, mixed):
+        assert no_nan(result) and sig.verdict(result, 1.0).kind == "no test"
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(
+    ("a", "b", "ratio"),
+    [
+        (matrix([0.1] * 3), matrix([0.2] * 3), 0.5),  # ties everywhere
+        (matrix([0.1] * 10), matrix([0.3] * 10), 1 / 3),
+        (matrix([0.1 * (1 + 1e-15), 0.1, 0.1]), matrix([0.2] * 3), 0.5),  # rounding is no variation
+    ],
+)
+def test_no_variation_is_no_test(a, b, ratio, paired):
+    c = sig.compare_pd(a, b, paired)
+    assert (c.kind, c.p, c.t, c.g, c.low, c.note) == ("none", None, None, None, None, "no variation between trials")
+    assert c.effect == pytest.approx(ratio) and no_nan(c)
+    assert sig.holm([c.p, 0.01]) == [1.0, 0.02]
+    assert sig.naive_pairs_test(a, b).p is None
+    assert sig.mean_pd_interval(a)[1:] == (None, None)
+    assert "no variation between trials" in sig.verdict(c, 1.0).text
+
+
+def test_identical_activations():
+    paired = sig.compare_pd(A3, A3)
+    assert (paired.kind, paired.effect, paired.note) == ("none", 1.0, "no variation between trials")
+    unpaired = sig.compare_pd(A3, A3, paired=False)
+    assert (unpaired.t, unpaired.p, unpaired.effect) == (0, 1, 1)
+    assert sig.compare_loss(X, X).note == "no variation between trials"
+    shifted = sig.compare_loss(X, np.array(X) + 0.1)  # the same apart from a constant, up to rounding
+    assert shifted.p is None and shifted.effect == pytest.approx(-0.1)
+    scaled = sig.compare_pd(A3, 3 * A3)
+    assert scaled.p is None and scaled.effect == pytest.approx(1 / 3)
+
+
+def test_trials_that_predict_the_same():
+    zero = np.zeros((3, 3))
+    assert sig.pseudo_values(zero)[0] == 0 and sig.log_pseudo_values(zero) is None
+    assert sig.mean_pd_interval(zero) == (0, None, None)
+    for a, b, effect in ((zero, A3, 0), (A3, zero, None), (zero, zero, None)):
+        c = sig.compare_pd(a, b)
+        assert (c.p, c.effect) == (None, effect) and "mean PD is 0" in c.note and no_nan(c)
+
+
+def test_a_huge_t_is_never_p_zero():
+    x = np.full(60, 1e9) + np.arange(60) * 1e-2
+    c = sig.compare_loss(x, np.arange(60) * 1e-2 * (-1) ** np.arange(60))
+    assert c.p > 0 and no_nan(c)
+
+
+@pytest.mark.parametrize(
+    ("pd", "message"),
+    [
+        (np.array([[0, np.nan, 1], [np.nan, 0, 1], [1, 1, 0]]), "finite"),
+        (np.array([[0, np.inf, 1], [np.inf, 0, 1], [1, 1, 0]]), "finite"),
+        (-A3, "negative"),
+        (np.arange(9.0).reshape(3, 3), "symmetric"),
+        (np.ones((2, 3)), "shape"),
+        (np.ones(3), "shape"),
+        (np.ones((0, 0)), "shape"),
+    ],
+)
+def test_bad_matrices_are_refused(pd, message):
+    for call in (
+        lambda: sig.pseudo_values(pd),
+        lambda: sig.compare_pd(pd, A3),
+        lambda: sig.compare_pd(A3, pd),
+        lambda: sig.naive_pairs_test(pd, A3),
+        lambda: sig.mean_pd_interval(pd),
+        lambda: sig.smooth_contrast({"relu": A3, "gelu": pd}, ["gelu"]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_bad_losses_are_refused():
+    for bad in ([1.0, np.nan, 2.0], [1.0, np.inf, 2.0], [], [[1.0, 2.0, 3.0]]):
+        with pytest.raises(ValueError, match="losses"):
+            sig.compare_loss(bad, X)
+    with pytest.raises(ValueError, match="same trials"):
+        sig.compare_loss([1.0, 2.0, 3.0, 4.0], X)
+    with pytest.raises(ValueError, match="same trials"):
+        sig.compare_pd(A3, A5)
+
+
+def test_inputs_are_left_alone():
+    a, b, x = A3.copy(), B3.copy(), np.array(X)
+    sig.compare_pd(a, b), sig.naive_pairs_test(a, b), sig.compare_loss(x, x[::-1])
+    assert np.array_equal(a, A3, equal_nan=True) and np.array_equal(b, B3, equal_nan=True)
+    assert np.array_equal(x, X)
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def test_verdict_lower_and_higher():
+    c = sig.compare_pd(A5, B5)
+    lower = sig.verdict(c, 0.003, "gelu", "relu")
+    assert lower.kind == "lower"
+    assert lower.text == "mean PD of gelu is lower than that of relu by 8.4 % [5.9 to 10.9; 95 %, not adjusted]"
+    higher = sig.verdict(sig.compare_pd(B5, A5), 0.003, "relu", "gelu", quantity="PD at equal loss")
+    assert higher.kind == "higher"
+    assert higher.text.startswith("PD at equal loss of relu is higher than that of gelu by 9.2 % [6.3 to 12.2;")
+    loss = sig.verdict(sig.compare_loss(X, Y), 0.04)
+    assert loss.text.startswith(
+        "validation loss of A is lower than that of B by 0.0300 nats per token [0.0052 to 0.0548;"
+    )
+
+
+def test_verdict_equal_needs_the_whole_interval_inside():
+    near = B5 * (1 + 0.002 * matrix(np.sin(range(10))))
+    c = sig.compare_pd(near, B5)
+    assert sig.verdict(c, 0.5).kind == "equal" and "±5 %" in sig.verdict(c, 0.5).text
+    assert sig.verdict(c, 0.5, margin=1e-4).kind == "inconclusive"
+    x = np.array(Y) + [1e-3, -1e-3, 5e-4]
+    loss = sig.verdict(sig.compare_loss(x, Y), 0.7)
+    assert loss.kind == "equal" and "±0.01 nats per token" in loss.text
+
+
+def test_verdict_inconclusive_says_what_it_would_take():
+    c = sig.compare_pd(A3, B3)
+    v = sig.verdict(c, 0.6)
+    reduction = 100 * (1 - math.exp(-3.264044 * c.sd))
+    m, low, high = sig.plan_trials(c, -math.log(0.95))
+    assert v.kind == "inconclusive"
+    assert f"with 3 trials the smallest reduction detectable with 80 % power is {reduction:.3g} %" in v.text
+    assert f"about {m} trials ({low}–{high}) would be needed to see 5 %" in v.text
+    loss = sig.verdict(sig.compare_loss(X, Y), 0.14)
+    assert loss.kind == "inconclusive" and "nats per token" in loss.text and "reduction" not in loss.text
+    assert "over 1000000" in sig.verdict(c, 0.6, margin=1e-6).text
+    for kwargs, message in (
+        ({"p_holm": None}, "p_holm"), ({"p_holm": float("nan")}, "p_holm"), ({"p_holm": 0.5, "margin": 0}, "margin"),
+        ({"p_holm": 0.5, "margin": 1.0}, "margin"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            sig.verdict(c, **kwargs)
+
+
+def test_verdict_with_enough_trials_does_not_ask_for_more():
+    d = 0.045 + 0.01 * np.array([-1, 0, 1.0])  # a true difference just below the margin
+    c = sig.compare_loss(1.5 + d, np.full(3, 1.5))
+    v = sig.verdict(c, 0.2, margin=0.05)
+    assert v.kind == "inconclusive" and "about 3 trials" in v.text and "are enough" in v.text
+
+
+# ---------------------------------------------------------------- bootstrap and synthesis
+
+
+def block_pds(rng, n, blocks, mean=0.1, spread=0.05, noise=0.02):
+    pd = random_pd(rng, n, mean, spread)
+    e = np.triu(rng.standard_normal((blocks, n, n)), 1)
+    return pd[..., None] * (1 + noise * (e + e.swapaxes(1, 2)).transpose(1, 2, 0))
+
+
+def test_bootstrap_refuses_few_trials_and_bad_input():
+    rng = np.random.default_rng(0)
+    good = block_pds(rng, 5, 6)
+    for a, b, paired, message in (
+        (block_pds(rng, 3, 6), block_pds(rng, 3, 6), True, "at least 5; with fewer"),
+        (good, block_pds(rng, 4, 6), False, "at least 5"),
+        (good, block_pds(rng, 6, 6), True, "same trials"),
+        (good, block_pds(rng, 5, 7), True, "blocks"),
+        (good[..., :1], good[..., :1], True, "blocks"),
+        (good, np.zeros((5, 5, 6)), True, "mean PD is 0"),
+        (good[..., 0], good[..., 0], True, "shape"),
+        (good, np.where(good > 0.1, np.nan, good), True, "finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sig.multi_bootstrap(a, b, paired)
+
+
+def test_bootstrap_is_paired_and_repeatable():
+    rng = np.random.default_rng(4)
+    a, b = block_pds(rng, 6, 8), block_pds(rng, 6, 8)
+    b[np.arange(6), np.arange(6)] = np.nan  # never read
+    scaled = sig.multi_bootstrap(0.9 * a, a, replications=200)
+    assert (scaled.ratio, scaled.low, scaled.high) == pytest.approx((0.9, 0.9, 0.9)) and scaled.se < 1e-12
+    assert sig.multi_bootstrap(0.9 * a, a, paired=False, replications=200).se > 0.001
+    one, same, other = (sig.multi_bootstrap(a, b, replications=500, seed=s) for s in (0, 0, 1))
+    assert one == same and one != other
+    assert one.low < one.ratio < one.high and no_nan(one)
+    upper = np.triu_indices(6, 1)
+    assert one.ratio == pytest.approx(a[upper].mean() / b[upper].mean())
+
+
+def test_bootstrap_resamples_as_written_out():
+    rng = np.random.default_rng(5)
+    pd, trials, windows = block_pds(rng, 5, 4), [0, 2, 2, 4, 0], [1, 1, 3, 0]
+    pd[np.arange(5), np.arange(5)] = 0
+    values = [pd[i, j, w] for a, i in enumerate(trials) for j in trials[a + 1 :] if i != j for w in windows]
+    counts = np.bincount(trials, minlength=5).astype(float)[None], np.bincount(windows, minlength=4).astype(float)[None]
+    assert sig._resampled_mean(pd, *counts) == pytest.approx([np.mean(values)])
+    draws = sig._resample(rng, 5, 5000, distinct=2)
+    assert (draws.sum(axis=1) == 5).all() and ((draws > 0).sum(axis=1) >= 2).all()
+
+
+def test_bootstrap_separates_trials_from_positions():
+    rng = np.random.default_rng(6)
+    n, blocks = 8, 40
+    a, b = block_pds(rng, n, blocks, noise=0.01), block_pds(rng, n, blocks, noise=0.01)
+    result = sig.multi_bootstrap(a, b, replications=4000)
+    jackknife = sig.compare_pd(a.mean(axis=2), b.mean(axis=2)).se
+    assert result.se_trials == pytest.approx(jackknife, rel=0.35)
+    upper = np.triu_indices(n, 1)
+    x, y = a[upper].mean(axis=0), b[upper].mean(axis=0)
+    linear = np.std(x / x.mean() - y / y.mean()) / math.sqrt(blocks)
+    assert result.se_positions == pytest.approx(linear, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_random_effects_is_that_of_statsmodels(seed):
+    rng = np.random.default_rng(seed)
+    k = 3 + seed
+    effects, ses = rng.normal(-0.05, 0.02 * seed, k), rng.uniform(0.01, 0.08, k)
+    ours = sig.random_effects(effects, ses)
+    theirs = combine_effects(effects, ses**2, method_re="dl", use_t=False)
+    homogeneity = theirs.test_homogeneity()
+    assert (ours.q, ours.q_p) == pytest.approx((homogeneity.statistic, homogeneity.pvalue), rel=1e-9)
+    assert (ours.tau2, ours.i2) == pytest.approx((max(0, theirs.tau2), max(0, theirs.i2)), rel=1e-9)
+    assert (ours.tau2 > 0) == (seed > 1)  # the samples hold both cases
+    if ours.tau2 > 0:
+        mean, se = theirs.mean_effect_re, theirs.sd_eff_w_re_hksj
+    else:  # statsmodels goes on with a negative variance between studies; at zero both are its fixed effect
+        mean, se = theirs.mean_effect_fe, theirs.sd_eff_w_fe_hksj
+    half = stats.t.ppf(0.975, k - 1) * se
+    assert (ours.mean, ours.se, ours.low, ours.high) == pytest.approx((mean, se, mean - half, mean + half), rel=1e-9)
+
+
+def test_random_effects_edges():
+    one = sig.random_effects([-0.1], [0.02])
+    assert (one.mean, one.low, one.k) == (-0.1, None, 1) and no_nan(one)
+    same = sig.random_effects([0.1, 0.1, 0.1], [0.01, 0.02, 0.03])
+    assert same.mean == pytest.approx(0.1) and (same.low, same.tau2, same.i2) == (None, 0, 0) and no_nan(same)
+    for effects, ses, message in (
+        ([], [], "effects"), ([0.1], [0.0], "ses"), ([0.1, 0.2], [0.1], "ses"), ([0.1, np.nan], [0.1, 0.1], "effects"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            sig.random_effects(effects, ses)
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def test_error_rates_by_simulation():
+    """PD_ij = 1 + g_i + g_j + s_ij with nothing to find: the published rates, within 4 binomial standard errors."""
+    rng, replications = np.random.default_rng(2024), 3000
+    for n, rho, paired_rate, naive_rate in ((3, 0.40, 0.038, 0.18), (5, 0.25, 0.033, None), (5, 0.40, 0.044, 0.35)):
+        ours = naive = covered = 0
+        for _ in range(replications):
+            pair = []
+            for _ in "ab":
+                g = 0.02 * math.sqrt(rho) * rng.standard_normal(n)
+                s = np.triu(0.02 * math.sqrt(1 - 2 * rho) * rng.standard_normal((n, n)), 1)
+                pair.append(1 + g[:, None] + g + s + s.T)
+            c = sig.compare_pd(*pair)
+            ours += c.p < 0.05
+            covered += c.low <= 1 <= c.high
+            naive += sig.naive_pairs_test(*pair).p < 0.05
+
+        def tolerance(rate):
+            return 4 * math.sqrt(rate * (1 - rate) / replications)
+
+        assert abs(ours / replications - paired_rate) < tolerance(paired_rate)
+        assert ours + covered == replications  # the interval and the test are one
+        if naive_rate:
+            assert abs(naive / replications - naive_rate) < tolerance(naive_rate)
