@@ -218,7 +218,7 @@ def test_checkpoint_round_trip(tmp_path):
 
 
 def test_a_saved_state_is_a_copy(tmp_path):
-    """Training that goes on after a save changes nothing in it (`state_dict().copy()` would keep live tensors)."""
+    """Training that goes on after a save changes nothing in it (`state_dict().copy()` keeps live tensors)."""
     weight = torch.zeros(3)
     storage.save_checkpoint(tmp_path / "a.pt", {"w": weight})
     weight.add_(1)
