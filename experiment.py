@@ -26,7 +26,7 @@ from prepare_data import Corpus
 
 def existing_trials(config: Config, activation: str) -> list[int]:
     """Numbers of the trials that have a checkpoint, ascending."""
-    folder = Path(config.checkpoint_dir) / activation
+    folder = Path(config.checkpoint_dir) / storage.file_name(activation)
     numbers = [p.stem.removeprefix("trial_") for p in folder.glob("trial_*.pt")]
     return sorted(int(n) for n in numbers if n.isdigit())
 
@@ -110,11 +110,12 @@ def finish(config: Config, activation: str, corpus: Corpus, checks: list[dict] |
         results["audit"] = {"passed": all(c["status"] != "fail" for c in checks), "checks": checks}
         storage.write_results(results, config.results_dir)
     newest = path.stat().st_mtime
+    stem = storage.file_name(activation)
     figures = {
-        f"{activation}_training_curves.png": plot_utils.plot_training_curves,
-        f"{activation}_reproducibility.png": plot_utils.plot_reproducibility_metrics,
-        f"{activation}_summary.png": plot_utils.plot_summary_metrics,
-        f"{activation}_divergence.png": plot_utils.plot_divergence,
+        f"{stem}_training_curves.png": plot_utils.plot_training_curves,
+        f"{stem}_reproducibility.png": plot_utils.plot_reproducibility_metrics,
+        f"{stem}_summary.png": plot_utils.plot_summary_metrics,
+        f"{stem}_divergence.png": plot_utils.plot_divergence,
     }
     for name, draw in figures.items():
         figure = Path(config.plots_dir) / name
@@ -167,6 +168,7 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
         "windows": len(starts),
         "block_size": config.block_size,
         "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
+        "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
     }
     pairs, set_pd, self_pd = [], None, None
     for record in records:

@@ -1,4 +1,5 @@
-"""The transformer: GPT-2's decoder as nanoGPT computes it, with the activation function as a parameter.
+"""The transformer: GPT-2's decoder as nanoGPT computes it, with the activation function as a parameter; and the
+registry of models, of which it is the default (`architectures.py` has the others).
 
 Pre-LayerNorm blocks, learned positions, tied embeddings, GPT-2's parameter names and scaled residual initialisation
 (Radford et al. 2019; github.com/karpathy/nanoGPT, model.py). Shapes in comments: B windows, T tokens of context,
@@ -7,14 +8,19 @@ C = n_embd, H = n_head, D = C / H, V vocabulary.
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import math
+import os
+import sys
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import activations
-from config import Config
+from config import Config, UserError
 
 
 class CausalAttentionCPU(torch.autograd.Function):
@@ -53,10 +59,14 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
+    def heads(self, x):
+        """x (B, T, C) -> queries, keys and values, each (B, H, T, D)."""
+        B, T, C = x.shape
+        return self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4).unbind()
+
     def forward(self, x):
         B, T, C = x.shape
-        # (B, T, 3C) -> three of (B, H, T, D)
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+        q, k, v = self.heads(x)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and not dropout:
             q, k, v = (z.reshape(B * self.n_head, T, -1) for z in (q, k, v))
@@ -117,16 +127,20 @@ class LanguageModel(nn.Module):
     """What every model of the study has in common: `model(idx)` gives the logits of all positions.
 
     Subclasses define `hidden(idx)`: (B, T) token ids -> (B, T, C) features, whose position t depends on tokens 0…t
-    alone, and a weight `head` of shape (V, C).
+    alone, and a weight `head` of shape (V, C); or `logits` itself.
     """
 
     block_size: int
+
+    def logits(self, idx):
+        """(B, T) token ids -> (B, T, V)."""
+        return F.linear(self.hidden(idx), self.head)
 
     def forward(self, idx, targets=None):
         """idx (B, T) int64 -> logits (B, T, V); with targets (B, T) -> (logits, mean cross-entropy in nats)."""
         if idx.shape[1] > self.block_size:
             raise ValueError(f"{idx.shape[1]} tokens of context, but block_size is {self.block_size}")
-        logits = F.linear(self.hidden(idx), self.head)
+        logits = self.logits(idx)
         if targets is None:
             return logits
         # float32: in bfloat16 the loss and its gradient would be rounded to two or three digits
@@ -135,6 +149,13 @@ class LanguageModel(nn.Module):
     def n_parameters(self) -> int:
         """Trained numbers, a tied matrix counted once."""
         return sum(p.numel() for p in self.parameters())
+
+    def residual_projections(self) -> list[str]:
+        """Names of the matrices that write into the residual stream: initialised smaller, by depth (GPT-2)."""
+        return []
+
+    def adjust_initial_weights(self) -> None:
+        """Called with GPT-2's initial weights in place, for layers that need others. It draws nothing at random."""
 
 
 class GPT(LanguageModel):
@@ -160,11 +181,7 @@ class GPT(LanguageModel):
         return self.ln_f(x)
 
     def residual_projections(self):
-        """Names of the matrices that write into the residual stream: initialised smaller, by depth (GPT-2)."""
         return [name for name, _ in self.named_parameters() if name.endswith("c_proj.weight")]
-
-
-MODELS = {"gpt": GPT}
 
 
 @torch.no_grad()
@@ -182,13 +199,91 @@ def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
             p.copy_(torch.empty(p.shape).normal_(0.0, std, generator=generator))
         elif name.endswith("bias"):
             p.zero_()
+    model.adjust_initial_weights()
+
+
+# -- the registry -------------------------------------------------------------------------------------------------
+
+# name -> (path of a function(config, activation, vocab_size) -> LanguageModel, imported when asked for; what it is)
+MODELS = {
+    "gpt": ("model:GPT", "GPT-2's decoder: attention, learned positions (Radford et al. 2019)"),
+    "llama": ("architectures:llama", "attention with RMSNorm, rotary positions, no biases (Touvron et al. 2023)"),
+    "lstm": ("architectures:lstm", "LSTM layers (Hochreiter & Schmidhuber 1997) in the place of attention"),
+    "conv": ("architectures:conv", "gated causal convolutions (Poli et al. 2023) in the place of attention"),
+    "hybrid": ("architectures:hybrid", "LSTM and attention in turn"),
+}
+
+
+def list_models() -> list[tuple[str, str]]:
+    """(name, description) of every model, the default first. A model of one's own goes by `module:function`."""
+    return [(name, description) for name, (_, description) in MODELS.items()]
+
+
+def check_model_name(name: str) -> None:
+    """Raises UserError unless `name` is a model's name, or the path of a function that can be imported."""
+    _model_function(name)
+
+
+def _model_function(name: str) -> Callable:
+    if name in MODELS:
+        return import_function(MODELS[name][0], "model")
+    if ":" in name:
+        return import_function(name, "model")
+    near = difflib.get_close_matches(name, MODELS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"model={name!r}: {hint}must be one of {', '.join(MODELS)}, or module:function")
+
+
+def import_function(path: str, what: str) -> Callable:
+    """The function at `module:function`; modules in the current folder are found too. `what` names the setting.
+
+    Raises:
+        UserError: the module can't be imported, or has no function of that name.
+    """
+    module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
+        raise UserError(f"{what}={path!r}: must have the form module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's: importing it can raise anything
+        raise UserError(f"{what}={path!r}: can't import {module_name}: {one_line(error)}") from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, dir(found), n=1)
+            raise UserError(f"{what}={path!r}: no {part} in it" + (f"; did you mean {near[0]}?" if near else ""))
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{what}={path!r}: must be a function, not a value of type {type(found).__name__}")
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """An exception as part of a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def build_model(config: Config, activation: str, vocab_size: int, seed: int | None = None) -> LanguageModel:
-    """A new float32 model on the CPU, initialised from `seed` (default: config.seed_base)."""
-    with torch.random.fork_rng(devices=[]):  # constructors draw weights that are overwritten at once
-        model = MODELS[config.model](config, activation, vocab_size)
-    initialise(model, config.seed_base if seed is None else seed, config.n_layer)
+    """A new float32 model on the CPU, initialised from `seed` (default: config.seed_base).
+
+    A model of the user's own (`module:function`) is called with (config, activation, vocab_size) and gives a module
+    that maps token ids (B, T) to logits (B, T, V). It keeps its own initial weights; they depend on `seed` alone as
+    long as torch's random numbers are the only ones it uses.
+
+    Raises:
+        UserError: there is no such model, or the user's own is not of that form.
+    """
+    function = _model_function(config.model)
+    seed = config.seed_base if seed is None else seed
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream is left alone
+        torch.default_generator.manual_seed(seed)  # for what constructors draw and `initialise` does not replace
+        if config.model not in MODELS:
+            from architectures import own_model
+
+            return own_model(function, config, activation, vocab_size)
+        model = function(config, activation, vocab_size)
+    initialise(model, seed, config.n_layer)
     return model
 
 

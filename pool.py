@@ -169,6 +169,21 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
         _shut_down(pool, graceful=not left)
 
 
+def run_here(config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int) -> Iterator[Outcome]:
+    """As `run_trials`, one after another in this process; `workers` is ignored."""
+    import trial as trials
+    from prepare_data import load_corpus
+
+    corpus = load_corpus(config)
+    for activation, number in tasks:
+        record = trials.train_trial(config, activation, number, corpus, report=report)
+        yield Outcome(activation, number, record["status"], _diverged(record))
+
+
+def _diverged(record: dict) -> str:
+    return f"diverged at step {record['diverged_at_step']}" if record["status"] == "diverged" else ""
+
+
 def _shut_down(pool: set[_Worker], graceful: bool) -> None:
     try:
         for worker in pool:
@@ -232,9 +247,7 @@ def _worker_main() -> int:
         try:
             corpus = corpus or load_corpus(config)
             record = trials.train_trial(config, activation, number, corpus, report=send, stop=stopping.is_set)
-            end["status"] = record["status"]
-            if record["status"] == "diverged":
-                end["message"] = f"diverged at step {record['diverged_at_step']}"
+            end.update(status=record["status"], message=_diverged(record))
         except trials.Busy:
             end["status"] = "busy"
         except trials.Interrupted:

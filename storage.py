@@ -183,8 +183,13 @@ def sha256_json(value) -> str:
 # -- results ------------------------------------------------------------------------------------------------------
 
 
+def file_name(activation: str) -> str:
+    """An activation's name as part of file names: `module--function` for an import path."""
+    return activation.replace(":", "--")
+
+
 def results_path(results_dir: str | os.PathLike, activation: str) -> Path:
-    return Path(results_dir) / f"{activation}_results.json"
+    return Path(results_dir) / f"{file_name(activation)}_results.json"
 
 
 def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
@@ -264,17 +269,17 @@ def _plain_number(x) -> bool:
 
 
 def checkpoint_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> Path:
-    return Path(checkpoint_dir) / activation / f"trial_{trial}.pt"
+    return Path(checkpoint_dir) / file_name(activation) / f"trial_{trial}.pt"
 
 
 def progress_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> Path:
     """A small JSON beside the checkpoint: how far the trial is. For `--status`, which loads no torch."""
-    return Path(checkpoint_dir) / activation / f"trial_{trial}.json"
+    return Path(checkpoint_dir) / file_name(activation) / f"trial_{trial}.json"
 
 
 def snapshot_paths(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> list[Path]:
     """The snapshots of an unfinished trial, newest first."""
-    folder = Path(checkpoint_dir) / activation
+    folder = Path(checkpoint_dir) / file_name(activation)
     found = {}
     for path in folder.glob(f"trial_{trial}.step-*.snapshot"):
         match = re.fullmatch(rf"trial_{trial}\.step-(\d+)\.snapshot", path.name)
@@ -284,7 +289,7 @@ def snapshot_paths(checkpoint_dir: str | os.PathLike, activation: str, trial: in
 
 
 def snapshot_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int, step: int) -> Path:
-    return Path(checkpoint_dir) / activation / f"trial_{trial}.step-{step}.snapshot"
+    return Path(checkpoint_dir) / file_name(activation) / f"trial_{trial}.step-{step}.snapshot"
 
 
 def save_checkpoint(path: str | os.PathLike, contents: dict) -> str:

@@ -79,11 +79,12 @@ def run_study(
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
     anew. `strict_audit=False` records a failed audit and goes on.
     """
-    for name in names:
-        activations.get_info(name)
+    _check_names(names)
+    import model
     import pool
     from prepare_data import load_corpus
 
+    model.check_model_name(config.model)
     display = Display(quiet)
     corpus = load_corpus(config)
     if overwrite:
@@ -110,7 +111,10 @@ def run_study(
     failures = []
     if tasks:
         with display.progress(config, tasks):
-            for outcome in pool.run_trials(config, tasks, display.event, workers):
+            # a fresh process can't make an activation that was registered in this one
+            here = not all(activations.importable(name) for name in names)
+            run = pool.run_here if here else pool.run_trials
+            for outcome in run(config, tasks, display.event, workers):
                 display.outcome(outcome)
                 if outcome.status == "failed":
                     failures.append(outcome)
@@ -129,7 +133,7 @@ def run_study(
 
 def _remove(config: Config, name: str) -> None:
     """Delete what an activation left: asked for by --overwrite."""
-    folder = Path(config.checkpoint_dir) / name
+    folder = Path(config.checkpoint_dir) / storage.file_name(name)
     for path in [*folder.glob("trial_*"), storage.results_path(config.results_dir, name)]:
         if path.is_file() and path.suffix in (".pt", ".json", ".snapshot"):
             path.unlink()
@@ -240,9 +244,18 @@ def _names(given: list[str]) -> list[str]:
     names = []
     for name in given:
         names += activations.STUDY if name == "all" else [name]
+    names = list(dict.fromkeys(names))
+    _check_names(names)
+    return names
+
+
+def _check_names(names: list[str]) -> None:
+    """Every name is an activation, and no two are the same function by two names (`smelu_05`, `smelu_0.5`)."""
+    seen = {}
     for name in names:
-        activations.get_info(name)
-    return list(dict.fromkeys(names))
+        function = activations.canonical_name(name)
+        if seen.setdefault(function, name) != name:
+            raise UserError(f"activations {seen[function]} and {name} are the same function; give one of them")
 
 
 def _main(argv) -> int:

@@ -579,7 +579,7 @@ def check_same_experiment(
 
     Raises:
         UserError: names the settings that differ and the ways on.
-        StorageError: the file is a checkpoint of another trial.
+        StorageError: the file holds another trial, or weights that are not finite or not those of its record.
     """
     if (saved.get("activation"), saved.get("trial")) != (activation, trial):
         raise storage.StorageError(
@@ -596,6 +596,11 @@ def check_same_experiment(
             f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
             f"{corpus.sha256[:12]}… now); {ways}"
         )
+    weights = saved.get("weights") or {}  # a snapshot or a diverged trial has none
+    if weights and storage.contents_sha256(weights) != saved["record"]["weights_sha256"]:
+        raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
+    if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
+        raise storage.StorageError(f"{path}: holds weights that are not finite. {storage.REMEDY}")
 
 
 def load_trial(path: str | os.PathLike):
@@ -644,7 +649,7 @@ def environment(config: Config) -> dict:
             device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str that weights_only refuses
         "numpy": np.__version__,
         "platform": platform.platform(),
         "device": config.device,
