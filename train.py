@@ -233,6 +233,11 @@ def _parser() -> Parser:
         "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
     )
     parser.add_argument("--status", action="store_true", help="how far every trial is; works while others train")
+    parser.add_argument(
+        "--decompose", action="store_true", help="how much each source of randomness alone makes differ"
+    )
+    parser.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
+    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="where --sample begins (default: a new line)")
     parser.add_argument("--list-activations", action="store_true", help="names, formulas and sources, then exit")
     parser.add_argument("--list-datasets", action="store_true", help="corpora by name, then exit")
     add_arguments(parser)
@@ -277,9 +282,19 @@ def _main(argv) -> int:
 
         print_status(config, names if args.activation != ["all"] else None)
         return 0
+    if args.sample is not None:
+        from sample import print_samples
+
+        print_samples(config, args.sample, args.prompt)
+        return 0
+    if args.decompose:
+        from decompose import decompose, print_table
+
+        for name in names:
+            print_table(decompose(config, name, overwrite=args.overwrite, quiet=args.quiet))
+        return 0
     if args.audit_only:
         import experiment
-
         from prepare_data import load_corpus
 
         checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))

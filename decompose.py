@@ -1,0 +1,73 @@
+"""Which source of randomness makes the trials differ? One study per source, everything else equal.
+
+`python train.py --activation relu --decompose` trains the trials once for each source of variation alone (initial
+weights, order of the data, dropout where there is any, one bit of one initial weight) and compares their prediction
+differences with those of trials in which all sources vary. Summers & Dinneen 2021 (arXiv 2103.04514) found that each
+source alone, one bit included, causes nearly as much variation as all together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import storage
+from config import SOURCES, Config
+
+
+def sources_of(config: Config) -> dict[str, tuple[str, ...]]:
+    """{name: value of `vary`} of the studies to run; dropout only where the model has any."""
+    single = [source for source in SOURCES if source != "dropout" or config.dropout]
+    return {**{source: (source,) for source in single}, "bit": ("bit",), "all": SOURCES}
+
+
+def decompose(config: Config, activation: str, **options) -> dict:
+    """Train and measure every source alone and all together; write the table and the figure.
+
+    Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything. Options
+    are those of train.run_study. Returns {"activation", "sources": {name: {"relative_pd": [per pair], "mean",
+    "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
+    """
+    import plot_utils
+    from train import run_study
+
+    table = {}
+    for name, vary in sources_of(config).items():
+        varied = config.replace(vary=vary) if vary == config.vary else _in_folder(config, name, vary)
+        results = run_study(varied, [activation], **options)[activation]
+        pairs = results["reproducibility_metrics"]
+        table[name] = {
+            "vary": list(vary),
+            "relative_pd": [p["relative_pd"] for p in pairs],
+            "mean": _mean([p["relative_pd"] for p in pairs]),
+            "top1_mismatch_pct": _mean([p["top1_mismatch_pct"] for p in pairs]),
+            "avg_val_loss": results["avg_val_loss"],
+        }
+    whole = table["all"]["mean"]
+    for row in table.values():
+        row["share_of_all"] = row["mean"] / whole if whole and row["mean"] is not None else None
+    decomposition = {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
+    storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
+    plot_utils.plot_sources({name: row["relative_pd"] for name, row in table.items()}, activation, config.plots_dir)
+    return decomposition
+
+
+def _in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
+    folders = {key: str(Path(getattr(config, key)) / "sources" / name) for key in ("results_dir", "checkpoint_dir")}
+    return config.replace(vary=vary, study=None, plots_dir=str(Path(config.plots_dir) / "sources" / name), **folders)
+
+
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def print_table(decomposition: dict) -> None:
+    from tabulate import tabulate
+
+    rows = [
+        (name, row["mean"], row["share_of_all"], row["top1_mismatch_pct"], row["avg_val_loss"])
+        for name, row in decomposition["sources"].items()
+    ]
+    headers = ("what varies", "relative PD", "share of all", "top-1 mismatch %", "validation loss")
+    print(tabulate(rows, headers=headers, floatfmt=".4f", missingval="—"))

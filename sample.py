@@ -1,0 +1,68 @@
+"""Reproducibility one can read: what the trials of one activation write after the same prompt."""
+
+from __future__ import annotations
+
+import storage
+from config import Config, UserError
+
+
+def continuations(config: Config, activation: str, prompt: str, characters: int, temperature: float) -> list[str]:
+    """The continuation of `prompt` by every trained trial, all with the same random numbers.
+
+    Raises:
+        UserError: no trial is trained, or the prompt is empty or has characters outside the vocabulary.
+    """
+    import torch
+
+    import experiment
+    import trial as trials
+    from model import generate
+
+    if not prompt:
+        raise UserError("prompt='': give at least one character to begin with")
+    texts = []
+    for number in experiment.existing_trials(config, activation):
+        path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
+        model, tokenizer, _ = trials.load_trial(path)
+        idx = torch.from_numpy(tokenizer.encode(prompt).astype("int64"))[None]
+        new = generate(model, idx, characters, temperature, seed=config.seed_base)[0, idx.shape[1] :]
+        texts.append(tokenizer.decode(new.numpy()))
+    if not texts:
+        raise UserError(
+            f"no trained trial of {activation} in {config.checkpoint_dir}; train first: train.py --activation {activation}"
+        )
+    return texts
+
+
+def parting(texts: list[str]) -> int:
+    """The number of characters that all texts share at their beginning."""
+    shortest = min(map(len, texts))
+    return next((i for i in range(shortest) if len({text[i] for text in texts}) > 1), shortest)
+
+
+def print_samples(
+    config: Config, activation: str, prompt: str, characters: int = 200, temperature: float = 0.0
+) -> None:
+    """Print the continuations side by side in one column each, and where they part."""
+    import shutil
+    import textwrap
+
+    texts = continuations(config, activation, prompt, characters, temperature)
+    at = parting(texts)
+    columns = shutil.get_terminal_size((100, 24)).columns
+    width = max(16, (columns - 3 * (len(texts) - 1)) // len(texts))
+    blocks = []
+    for text in texts:
+        marked = prompt + text[:at] + ("▸" if at < len(text) else "") + text[at:]
+        blocks.append([piece for line in marked.splitlines() for piece in textwrap.wrap(line, width) or [""]])
+    height = max(map(len, blocks))
+    print(" │ ".join(f"trial {i}".ljust(width) for i in range(1, len(texts) + 1)))
+    for row in range(height):
+        print(" │ ".join((block[row] if row < len(block) else "").ljust(width) for block in blocks).rstrip())
+    if len(texts) == 1:
+        print("one trial: nothing to compare it with")
+    elif at == min(map(len, texts)):
+        print(f"the {len(texts)} trials agree on all {at} characters")
+    else:
+        seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in enumerate(texts, 1))
+        print(f"they part after {at} characters (▸): {seen}")
