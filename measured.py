@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import storage
+from activations import STUDY
 from config import Config, UserError
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -49,8 +50,6 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
 
 def study_order(names: Iterable[str]) -> list[str]:
     """The study's activations first, in its order, then the others by name."""
-    from activations import STUDY
-
     names = list(names)
     return [name for name in STUDY if name in names] + sorted(name for name in names if name not in STUDY)
 
@@ -175,6 +174,11 @@ class Measured:
     def pair_values(self, key: str) -> list:
         return [self.pairs[i, j].get(key) for i, j in self.pairs if {i, j} <= set(self.pd_ids)]
 
+    def record(self, key: str) -> dict:
+        """A further part of the results, such as "evaluation" or "config"; {} where it was not recorded."""
+        value = self.results.get(key)
+        return value if isinstance(value, dict) else {}
+
     @property
     def mismatch_pct(self) -> float | None:
         """Positions at which the two models' most likely tokens differ, in percent."""
@@ -184,8 +188,8 @@ class Measured:
     @property
     def audit(self) -> str:
         """'passed', 'failed (its failed checks)' or 'not recorded'."""
-        audit = self.results.get("audit")
-        if not isinstance(audit, dict) or "passed" not in audit:
+        audit = self.record("audit")
+        if "passed" not in audit:
             return "not recorded"
         if audit["passed"]:
             return "passed"
@@ -274,8 +278,8 @@ def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
     """
     curves = {}
     for m in measure(all_results).values():
-        divergence = m.results.get("divergence")
-        if m.unfit or not isinstance(divergence, dict):
+        divergence = m.record("divergence")
+        if m.unfit or not divergence:
             continue
         losses = divergence["val_loss"]
         found = {
