@@ -1,0 +1,317 @@
+"""The other models of the registry: llama, lstm, conv, hybrid, and the wrapping of a user's own.
+
+All four are GPT's decoder with another layer in the place of attention: residual blocks of a mixer, which brings
+information from earlier tokens to position t, and of GPT's MLP, in which the activation lives. Each mixer has about as
+many parameters as attention (4 C²), so that at one config all models are about the same size. The output matrix is
+the token embedding (tied), as in GPT: what then differs between models is the blocks alone, and at the vocabularies
+and widths of this study a second matrix would be a change of size, not of kind. Shapes as in model.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import traceback
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import Config, UserError
+from model import MLP, Attention, LanguageModel, LayerNorm, one_line
+
+# -- mixers -------------------------------------------------------------------------------------------------------
+
+
+class RotaryAttention(Attention):
+    """Attention whose queries and keys are rotated by angles proportional to their positions, so that their product
+    depends on the distance alone (Su et al. 2021, arXiv 2104.09864). Coordinates i and i + D/2 form a pair, as in the
+    LLaMA of Hugging Face."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        D = config.n_embd // config.n_head
+        if D % 2:
+            raise UserError(f"n_embd={config.n_embd}: rotary positions need n_embd / n_head = {D} to be even")
+        frequencies = 10000.0 ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+        angles = torch.outer(torch.arange(config.block_size, dtype=torch.float64), frequencies)  # (block_size, D/2)
+        cos, sin = angles.cos().float(), angles.sin().float()
+        self.register_buffer("cos", torch.cat((cos, cos), -1), persistent=False)  # (block_size, D)
+        self.register_buffer("sin", torch.cat((-sin, sin), -1), persistent=False)
+
+    def heads(self, x):
+        q, k, v = super().heads(x)
+        return self.rotate(q), self.rotate(k), v
+
+    def rotate(self, x):
+        """(B, H, T, D) -> (B, H, T, D): (a, b) becomes (a cos − b sin, b cos + a sin)."""
+        T, D = x.shape[2:]
+        return x * self.cos[:T].to(x.dtype) + x.roll(D // 2, -1) * self.sin[:T].to(x.dtype)
+
+
+class Recurrence(nn.Module):
+    """An LSTM (Hochreiter & Schmidhuber 1997; with the forget gate of Gers et al. 2000) and a projection back to the
+    residual stream.
+
+    Its state is narrower than the stream: with H units it has 4 H (C + H) + 8 H weights and biases and H C in the
+    projection, and H is such that the sum is attention's 4 C². The biases of the gates belong to the cell and are
+    there whatever `config.bias` says: without them the forget gate could not start open.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        C = config.n_embd
+        b = 5 * C + 8
+        H = max(1, round((math.sqrt(b * b + 64 * C * C) - b) / 8))  # 4 H² + b H = 4 C²
+        self.lstm = nn.LSTM(C, H, batch_first=True)
+        self.c_proj = nn.Linear(H, C, bias=config.bias)
+        self.dropout = config.dropout
+
+    def forward(self, x):
+        if x.is_cuda:
+            self.lstm.flatten_parameters()  # cuDNN wants them in one piece, which replacing `p.data` undoes
+        y, _ = self.lstm(x)  # (B, T, H), from a state of zeros
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+    def adjust_initial_weights(self):
+        """Gates of unit variance, N(0, 1/fan_in), and a forget gate that starts open, with bias 1 (Jozefowicz et al.
+        2015): at 0.02 all gates would be one half, and the state forgotten within a few tokens."""
+        H = self.lstm.hidden_size
+        for weight in (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0):
+            weight.mul_(weight.shape[1] ** -0.5 / 0.02)
+        for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
+            bias.zero_()
+        self.lstm.bias_ih_l0[H : 2 * H] = 1.0  # the gates are in the order input, forget, cell, output
+
+
+class Convolution(nn.Module):
+    """A gated convolution over the past: c_proj(z · conv(y · x)) for x, y, z = c_in(input), with one filter of K taps
+    per channel (the order-2 operator of Hyena, Poli et al. 2023, arXiv 2302.10866, with short explicit filters).
+
+    Tap j reads the value `j · dilation` tokens earlier, and zeros before the first token: padding is on the left only.
+    """
+
+    TAPS = 4
+
+    def __init__(self, config: Config, layer: int):
+        super().__init__()
+        C = config.n_embd
+        self.c_in = nn.Linear(C, 3 * C, bias=config.bias)
+        self.kernel = nn.Parameter(torch.empty(self.TAPS, C))
+        self.c_proj = nn.Linear(C, C, bias=config.bias)
+        self.dropout = config.dropout
+        # dilations 1, K, K², … as in WaveNet (van den Oord et al. 2016), from 1 again where they outgrow the context
+        reaching = max(1, math.ceil(math.log(config.block_size, self.TAPS)))
+        self.dilation = self.TAPS ** (layer % reaching)
+
+    def forward(self, x):
+        x, y, z = self.c_in(x).chunk(3, -1)
+        return F.dropout(self.c_proj(z * self.convolve(x * y)), self.dropout, self.training)
+
+    def convolve(self, x):
+        """(B, T, C) -> (B, T, C). Four shifted products: torch's depthwise convolution takes three times as long on a
+        CPU."""
+        T, reach = x.shape[1], (self.TAPS - 1) * self.dilation
+        padded = F.pad(x, (0, 0, reach, 0))
+        shifted = (padded[:, reach - j * self.dilation :][:, :T] for j in range(self.TAPS))
+        return sum(past * taps for past, taps in zip(shifted, self.kernel, strict=True))
+
+    def adjust_initial_weights(self):
+        """Unit variance before the projection: at 0.02 the product of three factors would be next to nothing."""
+        self.c_in.weight.mul_(self.c_in.in_features**-0.5 / 0.02)
+        self.kernel.mul_(self.TAPS**-0.5 / 0.02)
+
+
+# -- the decoder they share ---------------------------------------------------------------------------------------
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + ε) · weight (Zhang & Sennrich 2019, arXiv 1910.07467), ε as in LLaMA 2."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+
+    def forward(self, x):
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-5)
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, activation: str, mixer: nn.Module, norm: type[nn.Module]):
+        super().__init__()
+        self.ln_1, self.mixer = norm(config), mixer
+        self.ln_2, self.mlp = norm(config), MLP(config, activation)
+
+    def forward(self, x):
+        x = x + self.mixer(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class Decoder(LanguageModel):
+    """Embedding, one block per mixer, norm, and the embedding again. Positions are the mixers' business."""
+
+    def __init__(self, config: Config, activation: str, vocab_size: int, mixers: list[nn.Module], norm=LayerNorm):
+        super().__init__()
+        self.block_size, self.dropout = config.block_size, config.dropout
+        self.wte = nn.Embedding(vocab_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config, activation, mixer, norm) for mixer in mixers)
+        self.ln_f = norm(config)
+
+    @property
+    def head(self):
+        return self.wte.weight
+
+    def hidden(self, idx):
+        x = F.dropout(self.wte(idx), self.dropout, self.training)  # (B, T, C)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+    def residual_projections(self):
+        return [name for name, _ in self.named_parameters() if name.endswith("c_proj.weight")]
+
+    def adjust_initial_weights(self):
+        for block in self.h:
+            if hasattr(block.mixer, "adjust_initial_weights"):
+                block.mixer.adjust_initial_weights()
+
+
+def llama(config: Config, activation: str, vocab_size: int) -> Decoder:
+    """LLaMA's decoder (Touvron et al. 2023, arXiv 2302.13971). With the activation `swiglu` its MLP is LLaMA's too.
+
+    Raises:
+        UserError: biases are asked for, or n_embd / n_head is odd.
+    """
+    if config.bias:
+        raise UserError("bias=True: llama has no biases; leave --bias out or choose another model")
+    mixers = [RotaryAttention(config) for _ in range(config.n_layer)]
+    return Decoder(config, activation, vocab_size, mixers, RMSNorm)
+
+
+def lstm(config: Config, activation: str, vocab_size: int) -> Decoder:
+    """LSTM layers, each with an MLP after it."""
+    return Decoder(config, activation, vocab_size, [Recurrence(config) for _ in range(config.n_layer)])
+
+
+def conv(config: Config, activation: str, vocab_size: int) -> Decoder:
+    """Gated causal convolutions, each with an MLP after it. With three layers at a context of 64 it sees all of it."""
+    return Decoder(config, activation, vocab_size, [Convolution(config, layer) for layer in range(config.n_layer)])
+
+
+def hybrid(config: Config, activation: str, vocab_size: int) -> Decoder:
+    """LSTM and attention in turn, the LSTM first: attention learns the order of the tokens from it and needs no
+    positions of its own.
+
+    Raises:
+        UserError: there is only one layer.
+    """
+    if config.n_layer < 2:
+        raise UserError(f"n_layer={config.n_layer}: a hybrid needs at least 2 layers, one of each kind")
+    mixers = [Attention(config) if layer % 2 else Recurrence(config) for layer in range(config.n_layer)]
+    return Decoder(config, activation, vocab_size, mixers)
+
+
+# -- a user's own -------------------------------------------------------------------------------------------------
+
+
+class OwnModel(LanguageModel):
+    """Any module that maps token ids (B, T) to logits (B, T, V), as a model of the study."""
+
+    def __init__(self, module: nn.Module, config: Config, vocab_size: int):
+        super().__init__()
+        self.block_size, self.vocab_size, self.name = config.block_size, vocab_size, config.model
+        self.module = module
+        self.register_load_state_dict_post_hook(_only_parameters)
+
+    def logits(self, idx):
+        # Training swaps the parameters for bfloat16 ones; masks and tables in buffers have to follow
+        dtype = next(self.module.parameters()).dtype
+        buffers = {
+            name: b.to(dtype) for name, b in self.module.named_buffers() if b.is_floating_point() and b.dtype != dtype
+        }
+        logits = torch.func.functional_call(self.module, buffers, (idx,)) if buffers else self.module(idx)
+        shape = (*idx.shape, self.vocab_size)
+        if not isinstance(logits, torch.Tensor) or logits.shape != shape:
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a value of type {_type(logits)}"
+            raise UserError(f"model={self.name!r}: gave {found} where logits of shape {shape} (B, T, V) were expected")
+        return logits
+
+
+def _only_parameters(model: OwnModel, incompatible) -> None:
+    """Checkpoints hold each parameter once: buffers are the same in every new model, tied matrices have one name."""
+    parameters = {name for name, _ in model.named_parameters()}
+    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name in parameters]
+
+
+def own_model(function: Callable, config: Config, activation: str, vocab_size: int) -> OwnModel:
+    """What the user's function makes, wrapped and tried out on a few tokens.
+
+    Raises:
+        UserError: the function fails or does not make a torch.nn.Module; or the module can't be one of the study's: it
+            gives no logits of shape (B, T, V), does not compute in `config.precision`, has parameters that get no
+            gradient, or buffers that are random or change in training (checkpoints hold the parameters alone).
+    """
+    what = f"model={config.model!r}"
+
+    def make():
+        try:
+            return function(config, activation, vocab_size)
+        except UserError:
+            raise
+        except Exception as error:  # the user's code can raise anything
+            message = f"called with (config, activation, vocab_size), it failed with {_one_line_with_place(error)}"
+            raise UserError(f"{what}: {message}") from error
+
+    module = make()
+    if not isinstance(module, nn.Module):
+        raise UserError(f"{what}: must return a torch.nn.Module, not a value of type {_type(module)}")
+    if not any(True for _ in module.parameters()):
+        raise UserError(f"{what}: the module has no parameters to train")
+    buffers = dict(module.named_buffers())
+    if buffers:
+        again = dict(make().named_buffers())  # the random stream has moved on
+        for name, buffer in buffers.items():
+            if name not in again or not torch.equal(buffer, again[name]):
+                raise UserError(f"{what}: the buffer {name} is random; draw it from a torch.Generator of a fixed seed")
+    model = OwnModel(module.cpu().float(), config, vocab_size)
+    if config.device == "cpu":  # elsewhere it may use operations that the CPU lacks
+        for precision in dict.fromkeys(("float32", config.precision)):
+            _try_out(model, precision, what)
+    return model
+
+
+def _try_out(model: OwnModel, precision: str, what: str) -> None:
+    """One training pass over a few tokens with a copy."""
+    idx = torch.zeros(1, min(4, model.block_size), dtype=torch.long)
+    try:
+        tried = copy.deepcopy(model)
+        parameters = {name: p for name, p in tried.module.named_parameters() if p.requires_grad}
+        for p in parameters.values():
+            p.data = p.data.to(getattr(torch, precision))
+        loss = tried(idx, idx)[1]
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    except UserError:
+        raise
+    except Exception as error:  # the user's code can raise anything
+        hint = "" if precision == "float32" else "; with --precision float32 it does"
+        raise UserError(f"{what}: does not train in {precision}: {_one_line_with_place(error)}{hint}") from error
+    trained = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+    for name, _ in model.module.named_parameters():
+        if name not in trained:
+            raise UserError(f"{what}: {name} gets no gradient; leave it out, or make it a buffer")
+    after = dict(tried.module.named_buffers())
+    for name, buffer in model.module.named_buffers():
+        if not torch.equal(buffer, after[name]):
+            raise UserError(f"{what}: the buffer {name} changes in training, and would not be in checkpoints")
+
+
+def _type(thing) -> str:
+    return type(thing).__name__
+
+
+def _one_line_with_place(error: Exception) -> str:
+    """An exception and the line of the user's that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename]
+    return one_line(error) + (f" ({own[-1].filename}, line {own[-1].lineno})" if own else "")
