@@ -1,0 +1,152 @@
+"""A trained gpt, exported, loaded by transformers without a network, against the model it came from."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import storage
+from config import Config, UserError
+from huggingface import THEIR_NAMES, export_to_huggingface, fast_tokenizer, main, their_activation
+from tokenizer import make_tokenizer
+
+transformers = pytest.importorskip("transformers")
+
+TEXT = "First Citizen:\nBefore we proceed — hear  me,\tspeak.\n\nAll:\nSpeak, speak! Ça ira; 你好 😀\n"
+
+
+def checkpoint(folder, activation="gelu", tokenizer="char", **changes):
+    """A checkpoint as a trial leaves it, of a model with weights far from their initial values."""
+    from model import build_model
+
+    settings = {"preset": "smoke", "device": "cpu", "n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 48}
+    config = Config(**{**settings, **changes})
+    tokenizer = make_tokenizer(tokenizer, TEXT, vocab_size=280)
+    model = build_model(config, activation, tokenizer.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: p.detach() + 0.3 * torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()
+    }
+    path = Path(folder) / "trial_1.pt"
+    storage.save_checkpoint(
+        path,
+        {
+            "kind": "trial",
+            "activation": activation,
+            "trial": 1,
+            "config": config.to_dict(),
+            "vocab_size": tokenizer.vocab_size,
+            "tokenizer": tokenizer.to_dict(),
+            "record": {"status": "done", "diverged_at_step": None},
+            "weights": weights,
+        },
+    )
+    return path
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "swish"])
+def test_the_exported_model_gives_the_same_logits(tmp_path, monkeypatch, activation, bias):
+    from trial import load_trial
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = checkpoint(tmp_path, activation, bias=bias)
+    folder = export_to_huggingface(path, tmp_path / "exported")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    ours, tokenizer, _ = load_trial(path)
+    idx = torch.randint(tokenizer.vocab_size, (3, 48), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        a, b = ours(idx), theirs(idx).logits
+    assert b.abs().max() > 1
+    assert (a - b).abs().max() < 1e-4
+    assert theirs.lm_head.weight is theirs.transformer.wte.weight
+    zero = [name for name, p in theirs.named_parameters() if not p.any()]
+    assert len(zero) == (0 if bias else 3 * 6 + 1)
+    assert all(name.endswith("bias") for name in zero)
+    # generation: greedy continuations agree token by token
+    from model import generate
+
+    prompt = idx[:1, :5]
+    their_text = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=20, do_sample=False)
+    assert their_text.tolist() == generate(ours, prompt, 20, temperature=0).tolist()
+
+
+@pytest.mark.parametrize("name", sorted(THEIR_NAMES))
+def test_every_name_is_the_same_function_there(name):
+    from transformers.activations import ACT2FN
+
+    from activations import make_activation
+
+    x = torch.linspace(-5, 5, 1001)
+    torch.testing.assert_close(ACT2FN[their_activation(name)](x), make_activation(name)(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte", "bpe"])
+def test_the_tokenizer_goes_with_the_model(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = export_to_huggingface(checkpoint(tmp_path, tokenizer=tokenizer), tmp_path / "exported")
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), make_tokenizer(tokenizer, TEXT, vocab_size=280)
+    ids = theirs(TEXT)["input_ids"]
+    assert ids == ours.encode(TEXT).tolist()
+    assert theirs.decode(ids) == TEXT
+    assert len(theirs) == ours.vocab_size
+
+
+def test_characters_outside_the_vocabulary_are_one_token():
+    ours = make_tokenizer("char", "abc", unknown=True)
+    theirs = fast_tokenizer(ours)
+    assert theirs.get_vocab_size() == ours.vocab_size == 4
+    assert theirs.encode("axb\n").ids == ours.encode("axb\n").tolist() == [0, 3, 1, 3]
+
+
+@pytest.mark.parametrize("activation", ["smelu_05", "smelu_1", "swiglu", "softplus"])
+def test_an_activation_that_transformers_lacks_is_refused(tmp_path, activation):
+    with pytest.raises(UserError, match=f"'{activation}' has no counterpart .* which has gelu, gelu_tanh, .* swish"):
+        export_to_huggingface(checkpoint(tmp_path, activation), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+def test_another_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="its model is llama; only gpt"):
+        export_to_huggingface(checkpoint(tmp_path, model="llama"), tmp_path / "exported")
+
+
+def test_without_transformers_the_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="needs the package transformers"):
+        export_to_huggingface(checkpoint(tmp_path), tmp_path / "exported")
+
+
+def test_logits_that_differ_are_not_exported(tmp_path, monkeypatch):
+    monkeypatch.setitem(THEIR_NAMES, "gelu", "relu")
+    with pytest.raises(storage.StorageError, match="not exported: .* logits that differ by"):
+        export_to_huggingface(checkpoint(tmp_path), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
+def test_the_command_line_answers_with_its_exit_status(tmp_path, capsys):
+    path = checkpoint(tmp_path)
+    assert main([str(path), str(tmp_path / "exported")]) == 0
+    assert "GPT2LMHeadModel.from_pretrained" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.pt"), str(tmp_path / "b")]) == 2
+    assert main([str(checkpoint(tmp_path / "smelu", "smelu_1")), str(tmp_path / "b")]) == 2
+    path.write_bytes(path.read_bytes()[:1000])
+    assert main([str(path), str(tmp_path / "b")]) == 1
+    for line in capsys.readouterr().err.splitlines():
+        assert line.startswith("huggingface.py: ")
+    with pytest.raises(SystemExit) as caught:
+        main(["one_argument_only"])
+    assert caught.value.code == 2
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    script = Path(__file__).resolve().parent.parent / "huggingface.py"
+    check = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    check += "except SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
+    code = f"import sys; sys.argv = [{str(script)!r}, '--help']; sys.path.insert(0, {str(script.parent)!r})\n{check}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "CHECKPOINT" in done.stdout
