@@ -558,18 +558,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results-dir", help="folder of the results (default: results)")
     parser.add_argument("--plots-dir", help="folder of the figures (default: plots)")
     parser.add_argument("--checkpoint-dir", help="folder of the trained models, for --check (default: checkpoints)")
+    parser.add_argument("--data-dir", help="folder of prepared corpora, for --verify (default: data)")
     parser.add_argument("--study", help="the study whose folders are meant (default: the folders above)")
     parser.add_argument("--activation", nargs="+", metavar="NAME", help="activations that --check expects")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="go through the validation checklist; exit 0 if all holds")
+    action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
     try:
-        given = {k: v for k in ("results_dir", "plots_dir", "checkpoint_dir", "study") if (v := getattr(args, k))}
+        given = {
+            k: v for k in ("results_dir", "plots_dir", "checkpoint_dir", "data_dir", "study") if (v := getattr(args, k))
+        }
         # only the folders are asked of it; a device named outright spares a look for a GPU
         folders = Config(preset="smoke", device="cpu", precision="float32", **given)
         if args.check:
             return _check(folders, args.activation)
+        if args.verify:
+            from verify import print_verification
+
+            return 1 if print_verification(folders) else 0
         return _plan(folders) if args.plan else _analyse(folders)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""A small corpus with something to learn in it, and settings that train on it in a second."""
+
+import random
+
+import pytest
+
+from config import Config
+
+SYLLABLES = [c + v for c in "bdfghklmnprst" for v in "aeio"]
+
+
+def pseudo_english(characters: int, seed: int = 0) -> str:
+    """Dialogue in an invented language: words of a Zipf-like vocabulary, each followed by some words rather than
+    others, in sentences with capitals and full stops, under the names of speakers."""
+    rng = random.Random(seed)
+    words = sorted({"".join(rng.choices(SYLLABLES, k=rng.choice((1, 2, 2, 3)))) for _ in range(160)})
+    rng.shuffle(words)
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    followers = {word: rng.choices(words, weights, k=6) for word in words}
+    speakers = ["KALO", "MERI", "DOTA"]
+    parts, length = [], 0
+    while length < characters:
+        lines = [rng.choice(speakers) + ":"]
+        for _ in range(rng.randint(1, 3)):
+            word, sentence = rng.choices(words, weights)[0], []
+            for _ in range(rng.randint(3, 9)):
+                sentence.append(word)
+                word = rng.choice(followers[word])
+            lines.append(" ".join(sentence).capitalize() + rng.choice(".....?!"))
+        parts.append("\n".join(lines) + "\n\n")
+        length += len(parts[-1])
+    return "".join(parts)[:characters]
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory):
+    """60 kB of text in a file."""
+    path = tmp_path_factory.mktemp("corpus") / "dialogue.txt"
+    path.write_text(pseudo_english(60_000), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Prepared corpora, shared by all tests."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def smoke_config(tmp_path, corpus_file, data_dir):
+    """The smoke preset on the small corpus, on the CPU, with every folder to itself but that of prepared corpora."""
+    return Config(
+        preset="smoke",
+        dataset=str(corpus_file),
+        data_dir=str(data_dir),
+        results_dir=str(tmp_path / "results"),
+        plots_dir=str(tmp_path / "plots"),
+        checkpoint_dir=str(tmp_path / "checkpoints"),
+        device="cpu",
+    )

@@ -1,0 +1,324 @@
+"""The experiment as its users run it: from Python, the REPL, a notebook, a script without a guard, and the shell."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import experiment
+import metrics
+import storage
+import train
+import trial as trials
+from config import Config, UserError
+from prepare_data import load_corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+# Times and places: what may differ between two runs of one experiment.
+NOT_COMPARED = {
+    "training_time", "total_time", "tokens_per_second", "timestamp", "path", "sha256", "content_sha256",
+    "avg_training_time", "results_dir", "plots_dir", "checkpoint_dir", "workers", "audit",
+}  # fmt: skip
+
+
+def comparable(value):
+    """A results dict without times and places."""
+    if isinstance(value, dict):
+        return {k: comparable(v) for k, v in value.items() if k not in NOT_COMPARED}
+    return [comparable(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, corpus_file, data_dir):
+    """One finished experiment, shared: (config, results, models, tokenizer)."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = Config(
+        preset="smoke", device="cpu", dataset=str(corpus_file), data_dir=str(data_dir),
+        results_dir=str(folder / "r"), plots_dir=str(folder / "p"), checkpoint_dir=str(folder / "c"),
+    )  # fmt: skip
+    return config, *train.run_experiment(config, "smelu_05", quiet=True)
+
+
+def test_run_experiment_returns_results_models_and_tokenizer(finished):
+    config, results, models, tokenizer = finished
+    assert results["activation"] == "smelu_05"
+    assert len(models) == 3 and not any(model.training for model in models)
+    assert tokenizer.decode(tokenizer.encode("kalo")) == "kalo"
+    assert [t["seed"] for t in results["trials"]] == [1337, 1338, 1339]
+    assert [p["model_pair"] for p in results["reproducibility_metrics"]] == ["1_vs_2", "1_vs_3", "2_vs_3"]
+
+
+def test_files_are_where_the_contract_says(finished):
+    config = finished[0]
+    assert (Path(config.results_dir) / "smelu_05_results.json").is_file()
+    for figure in ("training_curves", "reproducibility", "summary"):
+        assert (Path(config.plots_dir) / f"smelu_05_{figure}.png").stat().st_size > 10_000
+    for k in (1, 2, 3):
+        assert (Path(config.checkpoint_dir) / "smelu_05" / f"trial_{k}.pt").is_file()
+    assert not list(Path(config.checkpoint_dir).rglob("*.snapshot"))
+    assert not list(Path(config.checkpoint_dir).rglob("*.tmp*"))
+
+
+def test_the_json_is_what_was_returned_and_has_the_documented_keys(finished):
+    config, results, _, _ = finished
+    written = storage.read_results(storage.results_path(config.results_dir, "smelu_05"))
+    assert {k: v for k, v in written.items() if k != "content_sha256"} == json.loads(json.dumps(results)) | {
+        k: v for k, v in written.items() if k not in results and k != "content_sha256"
+    }
+    for key in storage.RESULT_KEYS + [
+        "schema_version", "config", "fingerprint", "dataset", "steps", "seeds", "environment", "audit", "divergence",
+    ]:  # fmt: skip
+        assert key in written
+    assert written["audit"]["passed"], [c for c in written["audit"]["checks"] if c["status"] == "fail"]
+
+
+def predictions(model, corpus, config):
+    """(N, V) float64 probabilities and (N,) targets at the evaluation positions, without metrics.py's streaming."""
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    windows = np.stack([corpus.val[s : s + config.block_size + 1] for s in starts]).astype(np.int64)
+    with torch.no_grad():
+        logits = model.double()(torch.from_numpy(windows[:, :-1]))
+    model.float()
+    logits = logits.numpy().reshape(-1, logits.shape[-1])
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True), windows[:, 1:].ravel()
+
+
+def test_every_number_of_the_json_agrees_with_an_independent_computation(finished):
+    """From the checkpoints, in float64 NumPy, by the definitions."""
+    config, results, _, _ = finished
+    corpus = load_corpus(config)
+    loaded = [trials.load_trial(storage.checkpoint_path(config.checkpoint_dir, "smelu_05", k))[0] for k in (1, 2, 3)]
+    P = []
+    for model, record in zip(loaded, results["trials"], strict=True):
+        p, y = predictions(model, corpus, config)
+        P.append(p)
+        loss = -np.log(p[np.arange(len(y)), y]).mean()
+        assert record["val_loss"] == pytest.approx(loss, rel=1e-5)
+        assert record["val_accuracy"] == pytest.approx(100 * (p.argmax(1) == y).mean(), abs=0.3)
+    losses = [t["val_loss"] for t in results["trials"]]
+    assert results["avg_val_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+    assert results["std_val_loss"] == pytest.approx(np.std(losses, ddof=1), rel=1e-9)
+    pairs = {p["model_pair"]: p for p in results["reproducibility_metrics"]}
+    for i, j in ((1, 2), (1, 3), (2, 3)):
+        p, q = P[i - 1], P[j - 1]
+        pair = pairs[f"{i}_vs_{j}"]
+        assert pair["relative_pd"] == pytest.approx(0.5 * np.abs(p - q).sum(1).mean(), rel=1e-4)
+        assert pair["symmetric_pd"] == pytest.approx((2 * np.abs(p - q) / (p + q)).mean(), rel=1e-4)
+        assert pair["total_predictions"] == len(p) == config.eval_tokens
+    mean = np.mean(P, 0)
+    expected = np.mean([np.abs(p - mean).sum(1).mean() for p in P])
+    assert results["set_prediction_difference"] == pytest.approx(expected, rel=1e-4)
+    assert results["self_prediction_difference"] == 0
+    assert results["avg_relative_pd"] == pytest.approx(np.mean([p["relative_pd"] for p in pairs.values()]), rel=1e-12)
+
+
+def test_histories_are_taken_at_the_recorded_steps(finished):
+    config, results, _, _ = finished
+    assert results["steps"] == [0, 20, 40, 60]
+    for t in results["trials"]:
+        for key in ("train_loss_history", "val_loss_history", "learning_rate_history", "grad_norm_history", "steps"):
+            assert len(t[key]) == 4
+        assert t["learning_rate_history"] == [trials.learning_rate(config, min(s, 59)) for s in t["steps"]]
+        assert t["val_loss_history"][-1] < t["val_loss_history"][0] - 0.5
+    for curves in results["divergence"]["pairs"].values():
+        assert len(curves["relative_pd"]) == 4
+
+
+def test_a_second_run_reuses_what_is_done(finished, monkeypatch):
+    config, results, _, _ = finished
+    monkeypatch.setattr(trials, "_run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(experiment, "measure", lambda *_: pytest.fail("measured again"))
+    again, models, _ = train.run_experiment(config, "smelu_05", quiet=True)
+    assert comparable(again) == comparable(results)
+    assert len(models) == 3
+
+
+def test_other_settings_in_the_same_place_are_refused_with_the_fields_that_differ(finished):
+    config = finished[0]
+    with pytest.raises(UserError, match=r"learning_rate=0.01 there, 0.005 now.*--overwrite"):
+        train.run_experiment(config.replace(learning_rate=0.005), "smelu_05", quiet=True)
+
+
+def test_another_text_in_the_same_place_is_refused(finished, tmp_path):
+    config = finished[0]
+    other = tmp_path / Path(config.dataset).name
+    other.write_text(Path(config.dataset).read_text().replace("k", "g"))
+    corpus = load_corpus(config.replace(dataset=str(other)))
+    path = storage.checkpoint_path(config.checkpoint_dir, "smelu_05", 1)
+    with pytest.raises(UserError, match="another text"):
+        trials.check_same_experiment(config, "smelu_05", 1, storage.load_checkpoint(path), corpus, path)
+
+
+def test_more_trials_are_added_without_retraining(finished, tmp_path):
+    config, results, _, _ = finished
+    import shutil
+
+    for key in ("results_dir", "checkpoint_dir"):
+        shutil.copytree(getattr(config, key), tmp_path / key)
+    more = config.replace(
+        trials_per_activation=4,
+        results_dir=str(tmp_path / "results_dir"),
+        checkpoint_dir=str(tmp_path / "checkpoint_dir"),
+        plots_dir=str(tmp_path / "plots"),
+    )
+    again, models, _ = train.run_experiment(more, "smelu_05", quiet=True)
+    assert len(models) == 4 and len(again["reproducibility_metrics"]) == 6
+    assert [t["weights_sha256"] for t in again["trials"][:3]] == [t["weights_sha256"] for t in results["trials"]]
+
+
+def test_batches_of_different_steps_are_independent(smoke_config):
+    """Streams of neighbouring steps share no window: overlapping counters once repeated half of every batch."""
+    corpus = load_corpus(smoke_config)
+    batches = trials.Batches(corpus.train, smoke_config, seed=7)
+    starts = [set(trials.stream(7, "order", t).integers(0, 10**9, 16).tolist()) for t in range(50)]
+    assert sum(len(a & b) for i, a in enumerate(starts) for b in starts[:i]) == 0
+    x, y = batches(3)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(x, trials.Batches(corpus.train, smoke_config, seed=7)(3)[0])
+    assert not torch.equal(x, batches(4)[0])
+
+
+def test_optimiser_agrees_with_torch_adamw_on_separate_tensors(smoke_config):
+    """The flat, fused update is AdamW, element by element, with decay on matrices only and the norm clipped."""
+    from model import build_model
+
+    config = smoke_config.replace(precision="float32", bias=True, weight_decay=0.3, grad_clip=0.5)
+    corpus = load_corpus(config)
+    ours = build_model(config, "gelu", corpus.vocab_size, seed=2)
+    theirs = build_model(config, "gelu", corpus.vocab_size, seed=2)
+    optimiser = trials.Optimiser(ours, config, torch.float32)
+    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
+    rest = [p for p in theirs.parameters() if p.ndim < 2]
+    adam = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.3}, {"params": rest, "weight_decay": 0.0}],
+        betas=(config.beta1, config.beta2), foreach=False, fused=False,
+    )  # fmt: skip
+    batches = trials.Batches(corpus.train, config, seed=2)
+    for step in range(5):
+        for group in adam.param_groups:
+            group["lr"] = trials.learning_rate(config, step)
+        for model in (ours, theirs):
+            model(*batches(step))[1].backward()
+        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        adam.step()
+        adam.zero_grad()
+        assert optimiser.step(trials.learning_rate(config, step)).item() == pytest.approx(norm.item(), rel=1e-5)
+    for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_learning_rate_is_warm_up_and_cosine():
+    config = Config(preset="smoke", device="cpu", learning_rate=0.1, min_lr=0.01, warmup_iters=10, max_iters=110)
+    rates = [trials.learning_rate(config, t) for t in range(111)]
+    assert rates[:10] == pytest.approx([0.01 * (t + 1) for t in range(10)])
+    assert rates[10] == pytest.approx(0.1) and rates[110] == pytest.approx(0.01)
+    assert rates[60] == pytest.approx(0.01 + 0.09 * 0.5 * (1 + math.cos(math.pi / 2)))
+
+
+@pytest.mark.parametrize("vary", [("init",), ("order",), ("bit",), ("none",), ("init", "order", "dropout")])
+def test_seeds_say_what_varies(vary):
+    config = Config(preset="smoke", device="cpu", vary=vary)
+    first, third = trials.trial_seeds(config, 1), trials.trial_seeds(config, 3)
+    assert first == {"init": 1337, "order": 1337, "dropout": 1337, "bit": None}
+    for source in ("init", "order", "dropout"):
+        assert third[source] == (1339 if source in vary else 1337)
+    assert third["bit"] == (3 if "bit" in vary else None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_bit_moves_one_weight_by_one_unit_in_the_last_place(smoke_config, dtype):
+    from model import build_model
+
+    plain, moved = (build_model(smoke_config, "relu", 30, seed=1) for _ in range(2))
+    trials.move_one_bit(moved, 2, 1, dtype)
+    changed = 0
+    for a, b in zip(plain.parameters(), moved.parameters(), strict=True):
+        different = (a.to(dtype) != b.to(dtype)).nonzero()
+        changed += len(different)
+        for place in different:
+            x, y = a[tuple(place)].to(dtype), b[tuple(place)].to(dtype)
+            step = torch.tensor(torch.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(abs(x.item())))
+            assert abs(x.double() - y.double()).item() == pytest.approx(step.item(), rel=1e-6)
+    assert changed == 1
+
+
+# -- the ways of starting it --------------------------------------------------------------------------------------
+
+
+def snippet(config: Config) -> str:
+    """Python that runs one experiment; no `__main__` guard anywhere."""
+    return (
+        "from config import Config\nfrom train import run_experiment\n"
+        f"config = Config.from_dict({config.to_dict()!r})\n"
+        "results, models, tokenizer = run_experiment(config, 'relu', quiet=True)\n"
+        "print('PD', results['avg_relative_pd'], len(models))\n"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["script", "stdin", "repl", "thread"])
+def test_it_runs_from(way, smoke_config, tmp_path):
+    config = smoke_config.replace(trials_per_activation=2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    code, command, given = snippet(config), [sys.executable], None
+    if way == "script":
+        (tmp_path / "unguarded.py").write_text(code)
+        command.append(str(tmp_path / "unguarded.py"))
+    elif way == "stdin":
+        command.append("-")
+        given = code
+    elif way == "repl":
+        command.append("-i")
+        given = code
+    else:
+        body = "".join(f"    {line}\n" for line in code.splitlines())
+        command += [
+            "-c",
+            f"import threading\ndef work():\n{body}\nt = threading.Thread(target=work); t.start(); t.join()",
+        ]
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=180, check=True
+    )
+    assert "PD 0." in done.stdout and done.stdout.rstrip().endswith("2"), done.stderr
+
+
+@pytest.mark.slow
+def test_it_runs_from_a_notebook(smoke_config, tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    config = smoke_config.replace(trials_per_activation=2)
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + snippet(config))]
+    )
+    nbclient.NotebookClient(
+        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert "PD 0." in str(notebook.cells[0].outputs)
+
+
+@pytest.mark.slow
+def test_a_whole_study_on_the_command_line(smoke_config, capsys):
+    """All five activations end with every file of the contract, and the checklist passes."""
+    import analyze_results
+
+    folders = [
+        f"--{key.replace('_', '-')}={getattr(smoke_config, key)}"
+        for key in ("dataset", "data_dir", "results_dir", "plots_dir", "checkpoint_dir")
+    ]
+    assert train.main(["--preset", "smoke", "--device", "cpu", *folders]) == 0
+    out = capsys.readouterr().out
+    assert "15 trials to train" in out
+    results, plots = Path(smoke_config.results_dir), Path(smoke_config.plots_dir)
+    assert len(list(results.glob("*_results.json"))) == 5
+    assert len(list(Path(smoke_config.checkpoint_dir).glob("*/trial_?.pt"))) == 15
+    assert (results / "summary.csv").exists() and (results / "FINAL_REPORT.md").exists()
+    assert (plots / "comprehensive_comparison.png").exists() and (plots / "pd_ratios.png").exists()
+    assert analyze_results.main(["--check", *folders[2:]]) == 0, capsys.readouterr().out
+    assert analyze_results.main(["--verify", *folders[1:]]) == 0, capsys.readouterr().out
