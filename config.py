@@ -202,7 +202,7 @@ class Config:
     def _complete(self):
         if self.preset is None:
             self.preset = "full" if _cuda_available() else "quick"
-        if self.preset not in PRESETS:
+        if not isinstance(self.preset, str) or self.preset not in PRESETS:
             raise UserError(f"preset={self.preset!r}: {_choices(self.preset, PRESETS)}")
         for name, value in PRESETS[self.preset].items():
             if getattr(self, name) is None:

@@ -26,9 +26,7 @@ from prepare_data import Corpus
 
 def existing_trials(config: Config, activation: str) -> list[int]:
     """Numbers of the trials that have a checkpoint, ascending."""
-    folder = Path(config.checkpoint_dir) / storage.file_name(activation)
-    numbers = [p.stem.removeprefix("trial_") for p in folder.glob("trial_*.pt")]
-    return sorted(int(n) for n in numbers if n.isdigit())
+    return storage.trial_numbers(config.checkpoint_dir, activation)
 
 
 def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]:
@@ -57,6 +55,17 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
                 f"or another folder (--study NAME)"
             )
     return [k for k in range(1, config.trials_per_activation + 1) if k not in existing]
+
+
+def tidy(config: Config, names: list[str]) -> None:
+    """Remove what killed runs left: temporaries, and snapshots of trials that are finished."""
+    folders = [config.data_dir, config.results_dir, config.plots_dir]
+    for name in names:
+        folders.append(storage.checkpoint_path(config.checkpoint_dir, name, 1).parent)
+        for number in existing_trials(config, name):
+            storage.remove_snapshots(config.checkpoint_dir, name, number, keep=0)
+    for folder in folders:
+        storage.clean_temporaries(folder)
 
 
 def seconds_per_step(config: Config, activation: str, corpus: Corpus) -> float:

@@ -258,7 +258,7 @@ def _worker_main() -> int:
             import traceback
 
             traceback.print_exc()
-            end.update(status="failed", message=f"{type(error).__name__}: {error}")
+            end.update(status="failed", message=f"{type(error).__name__}: {' '.join(str(error).split())}")
         send(end)
     return 0
 

@@ -13,7 +13,7 @@ from config import Config
 
 def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
     """One dict per trial: activation, trial, state (done, running, interrupted, diverged, missing, unreadable), step,
-    max_iters, val_loss, seconds_left, last_sign (seconds ago).
+    max_iters, loss, val_loss, seconds_left, last_sign (seconds ago); what is not known is left out or None.
 
     A trial is running as long as somebody holds its lock; what a killed process left is `interrupted`.
     """
@@ -21,36 +21,51 @@ def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
     found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     states = []
     for name in names or found:
-        existing = {p.stem for p in (root / name).glob("trial_*") if p.suffix in (".pt", ".json")}
-        numbers = {int(s.removeprefix("trial_")) for s in existing if s.removeprefix("trial_").isdigit()}
-        numbers |= set(range(1, config.trials_per_activation + 1))
-        states += [_state(config, name, number) for number in sorted(numbers)]
+        numbers = set(range(1, config.trials_per_activation + 1))
+        for suffix in ("pt", "json", "lock"):
+            numbers |= set(storage.trial_numbers(root, name, suffix))
+        states += [_state(root, name, number) for number in sorted(numbers)]
     return states
 
 
-def _state(config: Config, activation: str, trial: int) -> dict:
-    checkpoint = storage.checkpoint_path(config.checkpoint_dir, activation, trial)
-    path = storage.progress_path(config.checkpoint_dir, activation, trial)
-    state = {"activation": activation, "trial": trial, "state": "missing"}
+def _state(root: Path, activation: str, trial: int) -> dict:
+    checkpoint = storage.checkpoint_path(root, activation, trial)
+    path = storage.progress_path(root, activation, trial)
+    progress, state, readable = {}, {"activation": activation, "trial": trial}, True
     if path.exists():
         try:
-            progress = storage.read_json(path)
-            state.update({key: progress.get(key) for key in ("state", "step", "max_iters", "loss", "val_loss")})
+            progress = _progress(path)
+            state.update({key: progress[key] for key in ("step", "max_iters", "loss", "val_loss")})
             state["last_sign"] = max(0.0, time.time() - progress["time"])
-            if progress["state"] == "running":
-                elsewhere = progress.get("host") != storage.host_name()
-                if _locked(checkpoint.with_suffix(".lock")) or (elsewhere and state["last_sign"] < 120):
-                    left = progress.get("seconds_left")
-                    state["seconds_left"] = None if left is None else max(0.0, left - state["last_sign"])
-                else:
-                    state["state"] = "interrupted"
-        except (storage.StorageError, AttributeError, KeyError, TypeError):
-            state["state"] = "unreadable"
-    if checkpoint.exists() and state["state"] != "diverged":
-        state["state"] = "done"
-    elif state["state"] in ("done", "diverged") and not checkpoint.exists():
-        state["state"] = "missing"  # its checkpoint was removed
+        except storage.StorageError:
+            readable = False
+    elsewhere = progress.get("state") == "running" and progress.get("host") != storage.host_name()
+    if checkpoint.exists():
+        state["state"] = "diverged" if progress.get("state") == "diverged" else "done"
+    elif _locked(checkpoint.with_suffix(".lock")) or (elsewhere and state["last_sign"] < 120):
+        state["state"] = "running"
+        left = progress.get("seconds_left")
+        state["seconds_left"] = None if left is None else max(0.0, left - state["last_sign"])
+    elif not readable:
+        state["state"] = "unreadable"
+    elif progress.get("state") in ("running", "interrupted") or storage.snapshot_paths(root, activation, trial):
+        state["state"] = "interrupted"
+    else:
+        state["state"] = "missing"  # never begun, or its checkpoint was removed
     return state
+
+
+def _progress(path: Path) -> dict:
+    """What a trial last wrote about itself. Raises StorageError for anything else that lies in its place."""
+    progress = storage.read_json(path)
+    if not isinstance(progress, dict) or not isinstance(progress.get("state"), str):
+        raise storage.StorageError(f"{path}: not the progress of a trial")
+    for key in ("step", "max_iters", "time", "loss", "val_loss", "seconds_left"):
+        value = progress.setdefault(key, None)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12
+        if not number and (value is not None or key in ("step", "max_iters", "time")):
+            raise storage.StorageError(f"{path}: {key} is not a number")
+    return progress
 
 
 def _locked(path: Path) -> bool:

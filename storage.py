@@ -176,8 +176,8 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 
 def sha256_json(value) -> str:
-    """sha256 of a value's canonical JSON."""
-    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+    """sha256 of a value's canonical JSON. An infinity, as a damaged exponent gives, has a checksum too: a wrong one."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 # -- results ------------------------------------------------------------------------------------------------------
@@ -219,7 +219,8 @@ def read_results(path: str | os.PathLike) -> dict:
     if problem:
         raise StorageError(f"{path}: not a results file: {problem}")
     seal = results.get("content_sha256")
-    if seal is not None and seal != sha256_json({k: v for k, v in results.items() if k != "content_sha256"}):
+    ours = "schema_version" in results  # which are always sealed; other tools' files never are
+    if (ours or seal is not None) and seal != sha256_json({k: v for k, v in results.items() if k != "content_sha256"}):
         raise StorageError(
             f"{path}: its numbers were changed after it was written (checksum differs); restore it, or delete it and "
             f"run train.py again to derive it from the checkpoints"
@@ -292,6 +293,20 @@ def snapshot_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int
     return Path(checkpoint_dir) / file_name(activation) / f"trial_{trial}.step-{step}.snapshot"
 
 
+def remove_snapshots(checkpoint_dir: str | os.PathLike, activation: str, trial: int, keep: int) -> None:
+    """Delete all but the newest `keep` snapshots of a trial. One that can't be deleted is in nobody's way."""
+    for path in snapshot_paths(checkpoint_dir, activation, trial)[keep:]:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def trial_numbers(checkpoint_dir: str | os.PathLike, activation: str, suffix: str = "pt") -> list[int]:
+    """Numbers of the trials that have a checkpoint (or another file of theirs, by suffix), ascending."""
+    folder = Path(checkpoint_dir) / file_name(activation)
+    matches = (re.fullmatch(r"trial_([1-9][0-9]*)", path.stem) for path in folder.glob(f"trial_*.{suffix}"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
 def save_checkpoint(path: str | os.PathLike, contents: dict) -> str:
     """Write a checkpoint and return the sha256 of the file.
 
@@ -315,12 +330,15 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         StorageError: missing, truncated, altered, or a file that would run code.
     """
     import pickle
+    import warnings
 
     import torch
 
     data = read_bytes(path)
     try:
-        contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on foreign pickles; ours to the user follows
+            contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         seal = contents.pop("content_sha256")
         intact = seal == contents_sha256(contents)
     except (
@@ -407,6 +425,10 @@ class FileLock:
         except BlockingIOError:
             file.close()
             return False
+        except OSError as error:
+            file.close()
+            reason = error.strerror or error
+            raise StorageError(f"{self.path}: can't be locked on this file system ({reason}); use another") from error
         self._file = file
         return True
 

@@ -95,11 +95,15 @@ def run_study(
     tasks = []
     for name in names:
         tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
+    experiment.tidy(config, names)
     audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
+    # one process at a time measures, draws and compares: another one of the same study then finds it done
+    results_lock = storage.FileLock(Path(config.results_dir) / ".lock")
     finished: dict[str, dict] = {}
 
     def finish(name):
-        finished[name] = experiment.finish(config, name, corpus, audits.get(name), display)
+        with results_lock:
+            finished[name] = experiment.finish(config, name, corpus, audits.get(name), display)
 
     unfinished = {name: {k for n, k in tasks if n == name} for name in names}
     if tasks:
@@ -127,13 +131,21 @@ def run_study(
     if failures:
         text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
         raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
-    experiment.update_comparison(config, display)
+    with results_lock:
+        experiment.update_comparison(config, display)
     return {name: finished[name] for name in names}
 
 
 def _remove(config: Config, name: str) -> None:
-    """Delete what an activation left: asked for by --overwrite."""
+    """Delete what an activation left: asked for by --overwrite. Refused while another process trains it."""
     folder = Path(config.checkpoint_dir) / storage.file_name(name)
+    for number in storage.trial_numbers(config.checkpoint_dir, name, "lock"):
+        lock = storage.FileLock(folder / f"trial_{number}.lock")
+        if not lock.acquire(wait=False):
+            raise UserError(
+                f"--overwrite: another process is training trial {number} of {name}; wait for it or stop it"
+            )
+        lock.release()
     for path in [*folder.glob("trial_*"), storage.results_path(config.results_dir, name)]:
         if path.is_file() and path.suffix in (".pt", ".json", ".snapshot"):
             path.unlink()
@@ -285,6 +297,7 @@ def _main(argv) -> int:
     if args.sample is not None:
         from sample import print_samples
 
+        activations.get_info(args.sample)
         print_samples(config, args.sample, args.prompt)
         return 0
     if args.decompose:

@@ -325,8 +325,7 @@ class Training:
         storage.save_checkpoint(
             storage.snapshot_path(c.checkpoint_dir, self.activation, self.trial, self.step), contents
         )
-        for old in storage.snapshot_paths(c.checkpoint_dir, self.activation, self.trial)[2:]:
-            old.unlink(missing_ok=True)
+        storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=2)
 
     def resume(self) -> str | None:
         """Go on from the newest intact snapshot, if there is one. Returns a note on damaged ones that were skipped."""
@@ -335,9 +334,9 @@ class Training:
         for path in paths:
             try:
                 saved = storage.load_checkpoint(path)
-                if saved.get("kind") != "snapshot":
-                    raise storage.StorageError(f"{path}: not a snapshot")
-                check_same_experiment(self.config, self.activation, self.trial, saved, self.corpus, path)
+                check_same_experiment(
+                    self.config, self.activation, self.trial, saved, self.corpus, path, kind="snapshot"
+                )
             except storage.StorageError as error:
                 damaged.append(str(error))
                 continue
@@ -421,8 +420,7 @@ class Training:
                 "probe_argmax": _stacked(self.probe_argmax),
             },
         )
-        for path in storage.snapshot_paths(c.checkpoint_dir, self.activation, self.trial):
-            path.unlink(missing_ok=True)
+        storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=0)
         return record
 
     def _sample(self, tokens: int = 200) -> str:
@@ -504,6 +502,8 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
         if due:
             training.record_point()
             progress.point()
+        if training.diverged_at is not None:
+            break  # before any snapshot: one taken of diverged weights would hide when it happened
         if stopped and training.step < config.max_iters:
             training.save_snapshot()
             progress.write("interrupted")
@@ -511,9 +511,9 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
         if time.monotonic() - saved_at > config.snapshot_seconds and training.step < config.max_iters:
             training.save_snapshot()
             saved_at = time.monotonic()
-    record = training.finish()
-    progress.write(record["status"])
-    return record
+    # before the checkpoint: killed in between, the trial shows as interrupted, never as done when it diverged
+    progress.write("done" if training.diverged_at is None else "diverged")
+    return training.finish()
 
 
 def _next(step: int, interval: int) -> int:
@@ -573,14 +573,16 @@ class _Progress:
 
 
 def check_same_experiment(
-    config: Config, activation: str, trial: int, saved: dict, corpus: Corpus | None, path: Path
+    config: Config, activation: str, trial: int, saved: dict, corpus: Corpus | None, path: Path, kind: str = "trial"
 ) -> None:
-    """Refuse what was trained with other settings, on another corpus, or is not the trial its name says.
+    """Refuse what was trained with other settings, on another corpus, or is not the trial or snapshot its name says.
 
     Raises:
         UserError: names the settings that differ and the ways on.
         StorageError: the file holds another trial, or weights that are not finite or not those of its record.
     """
+    if saved.get("kind") != kind:
+        raise storage.StorageError(f"{path}: holds a {saved.get('kind')}, not a {kind}. {storage.REMEDY}")
     if (saved.get("activation"), saved.get("trial")) != (activation, trial):
         raise storage.StorageError(
             f"{path}: holds trial {saved.get('trial')} of {saved.get('activation')}, not trial {trial} of "
