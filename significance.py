@@ -516,7 +516,7 @@ def multi_bootstrap(blocks_a, blocks_b, paired=True, replications=10_000, confid
     the same draw for a and b (for blocks always; for trials when `paired`). A pair of copies of one trial is left out:
     its PD is 0 by construction, not by reproducibility. Replications in which one trial alone is drawn are redrawn.
     The limits are expanded percentiles: plain ones held the true ratio in 85 to 90 % of simulated studies of 5 to 12
-    trials at a nominal 95 %, these in 94 to 98 %. The same `seed` gives the same limits.
+    trials at a nominal 95 %, these in 93 to 99 %. The same `seed` gives the same limits.
     ValueError: fewer than 5 trials, fewer than 2 blocks, unequal blocks (or n when paired), symmetry and range as in
     `pseudo_values`, a mean PD of 0.
     Source: the Multi-Bootstrap of the MultiBERTs (Sellam et al. 2021, arXiv 2106.16163), on the mean over pairs of
@@ -701,7 +701,7 @@ def _t_comparison(metric, samples, weights, paired, scale, means, n=None):
     """t-test of the contrast sum_i weights_i mean(samples_i), each sample (n_i,); `scale` is the size of the numbers.
 
     The same formulas as scipy.stats.ttest_rel and ttest_ind(equal_var=False), for any number of groups; those two
-    take twenty times as long a call, and warn where the data hardly vary.
+    take ten times as long a call, and warn where the data hardly vary.
     """
     sizes = [len(x) for x in samples]
     n = n or tuple(sizes)
