@@ -17,6 +17,7 @@ import storage
 import train
 import trial as trials
 from config import Config, UserError
+from conftest import TINY
 from prepare_data import load_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,7 @@ def finished(tmp_path_factory, corpus_file, data_dir):
     """One finished experiment, shared: (config, results, models, tokenizer)."""
     folder = tmp_path_factory.mktemp("finished")
     config = Config(
-        preset="smoke", device="cpu", dataset=str(corpus_file), data_dir=str(data_dir),
+        **TINY, device="cpu", dataset=str(corpus_file), data_dir=str(data_dir),
         results_dir=str(folder / "r"), plots_dir=str(folder / "p"), checkpoint_dir=str(folder / "c"),
     )  # fmt: skip
     return config, *train.run_experiment(config, "smelu_05", quiet=True)
@@ -312,7 +313,7 @@ def test_a_whole_study_on_the_command_line(smoke_config, capsys):
         f"--{key.replace('_', '-')}={getattr(smoke_config, key)}"
         for key in ("dataset", "data_dir", "results_dir", "plots_dir", "checkpoint_dir")
     ]
-    assert train.main(["--preset", "smoke", "--device", "cpu", *folders]) == 0
+    assert train.main(["--preset", "smoke", "--device", "cpu", "--max-iters", "60", *folders]) == 0
     out = capsys.readouterr().out
     assert "15 trials to train" in out
     results, plots = Path(smoke_config.results_dir), Path(smoke_config.plots_dir)
