@@ -560,10 +560,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint-dir", help="folder of the trained models, for --check (default: checkpoints)")
     parser.add_argument("--data-dir", help="folder of prepared corpora, for --verify (default: data)")
     parser.add_argument("--study", help="the study whose folders are meant (default: the folders above)")
+    parser.add_argument("--studies-dir", default="studies", help="where --all-studies looks (default: studies)")
     parser.add_argument("--activation", nargs="+", metavar="NAME", help="activations that --check expects")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="go through the validation checklist; exit 0 if all holds")
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
+    action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
     try:
@@ -572,6 +574,8 @@ def main(argv: list[str] | None = None) -> int:
         }
         # only the folders are asked of it; a device named outright spares a look for a GPU
         folders = Config(preset="smoke", device="cpu", precision="float32", **given)
+        if args.all_studies:
+            return _all_studies(folders, args.studies_dir)
         if args.check:
             return _check(folders, args.activation)
         if args.verify:
@@ -603,6 +607,19 @@ def _check(folders: Config, names: list[str] | None) -> int:
     lines = check_study(folders.results_dir, folders.plots_dir, folders.checkpoint_dir, names)
     print(*lines, sep="\n")
     return 1 if any(line.problem for line in lines) else 0
+
+
+def _all_studies(folders: Config, studies_dir: str) -> int:
+    import studies
+    from wording import undressed
+
+    if folders.study is not None:
+        raise UserError("--all-studies reads every study; leave --study out")
+    paths = studies.write_studies(folders.results_dir, folders.plots_dir, studies_dir)
+    print(undressed(storage.read_bytes(paths[-1]).decode()))
+    for path in paths:
+        print(f"written: {path}")
+    return 0
 
 
 def _plan(folders: Config) -> int:
