@@ -156,6 +156,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
     parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
     args = parser.parse_args(argv)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a folder of megabytes is written at once
     try:
         folder = export_to_huggingface(args.checkpoint, args.folder)
     except UserError as error:
