@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import audit
 import storage
 from analyze_results import calculate_statistical_significance
 from config import UserError
@@ -69,7 +70,7 @@ def check_study(
         Line("every metric a finite number", _listed(_undefined(studied))),
         Line("training curves converge", _listed(_unconverged(studied))),
         Line("statistical tests performed for every pair of activations", _untested(compared)),
-        Line("audits passed", _listed(f"{n}: {m.audit}" for n, m in studied.items() if m.audit != "passed")),
+        Line("audits passed", _listed(_failed_audits(studied))),
     ]
 
 
@@ -151,6 +152,15 @@ def _unconverged(studied: dict[str, Measured]) -> Iterable[str]:
                     f"{name} trial {trial} ends at {curve[-1]:.3f}, from {curve[0]:.3f} at its start and "
                     f"{min(curve):.3f} at its best"
                 )
+
+
+def _failed_audits(studied: dict[str, Measured]) -> Iterable[str]:
+    for name, m in studied.items():
+        if m.audit != "passed":
+            yield f"{name}: {m.audit}"
+    for check in audit.across_activations({name: m.results for name, m in studied.items()}):
+        if check["status"] == "fail":
+            yield f"across activations: {check['name']}: {check['measured']}"
 
 
 def _untested(compared) -> str:

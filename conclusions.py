@@ -324,7 +324,7 @@ def more_trials(s: Facts) -> list[str]:
     hours = extra_hours(list(s.fit.values()), needed)
     cost = f", {duration(hours)} more of training one after another" if hours else ""
     return [
-        f"**More trials**: the tests leave {counted(len(undecided), 'comparison')} of PD undecided. To see a difference of "
-        f"5 % there takes about {needed} trials per activation (range {low} to {high}){cost}; `train.py --trials N` "
-        "adds them to those that are there."
+        f"**More trials**: the tests leave {counted(len(undecided), 'comparison')} of PD undecided. To see a "
+        f"difference of 5 % there takes about {needed} trials per activation (range {low} to {high}){cost}; "
+        "`train.py --trials N` adds them to those that are there."
     ]

@@ -44,8 +44,9 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
         if name in loaded:
             raise UserError(f"{path}: {origin[name]} holds results of {name} too; move one of them away")
         loaded[name], origin[name] = results, path
+    loaded = {name: loaded[name] for name in study_order(loaded)}
     refuse_mixture(loaded)
-    return {name: loaded[name] for name in study_order(loaded)}
+    return loaded
 
 
 def study_order(names: Iterable[str]) -> list[str]:

@@ -78,17 +78,18 @@ def write_report(
     plots_dir: str | os.PathLike | None = None,
 ) -> str:
     """See analyze_results.generate_final_report."""
-    if save_path is None:
-        return report_text(Facts(all_results))
-    save_path = Path(save_path)
-    folder = Path(plots_dir) if plots_dir is not None else save_path.parent.parent / "plots"
-    drawn = {key: folder / name for key, (name, _) in FIGURES.items() if (folder / name).is_file()}
-    links = {
-        key: urllib.parse.quote(Path(os.path.relpath(path, save_path.parent)).as_posix()) for key, path in drawn.items()
-    }
+    # with nothing to write, as it would read in a folder beside the figures
+    folder = Path(save_path).parent if save_path is not None else Path(plots_dir or "plots").parent / "results"
+    plots = Path(plots_dir) if plots_dir is not None else folder.parent / "plots"
+    links, images = {}, {}
+    for key, (name, _) in FIGURES.items():
+        if (plots / name).is_file():
+            links[key] = urllib.parse.quote(Path(os.path.relpath(plots / name, folder)).as_posix())
+            images[links[key]] = plots / name
     text = report_text(Facts(all_results), links)
-    storage.write_text(save_path, text)
-    storage.write_text(save_path.with_suffix(".html"), to_html(text, {links[key]: path for key, path in drawn.items()}))
+    if save_path is not None:
+        storage.write_text(save_path, text)
+        storage.write_text(Path(save_path).with_suffix(".html"), to_html(text, images))
     return text
 
 
@@ -124,9 +125,10 @@ def executive_summary(s: Facts) -> list[str]:
     lines = [
         f"A language model that is trained again, with nothing changed but {source}, makes other predictions. By how "
         f"much, and does that depend on its activation function? Studied: {labels(s.studied)}; {span(counts, 0)} "
-        f"finished trial{'' if counts == {1} else 's'}{each}. Two trials are compared by their *relative prediction difference* "
-        f"(PD): the mean total-variation distance between their predicted distributions, at {at} of the validation "
-        "text. 0: they predict the same; 1: they have nothing in common. Lower is more reproducible.",
+        f"finished trial{'' if counts == {1} else 's'}{each}. Two trials are compared by their *relative prediction "
+        "difference* (PD): the mean total-variation distance between their predicted distributions, "
+        f"at {at} of the validation text. 0: they predict the same; 1: they have nothing in common. Lower is more "
+        "reproducible.",
         "",
         "**Hypothesis, stated before the numbers:** models with a smooth activation differ less from trial to "
         f"trial (have a lower mean PD) than models with {label(REFERENCE)}, whose slope jumps at 0.",

@@ -120,14 +120,17 @@ _PAGE = """<!DOCTYPE html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+body {{ font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }}
+p, li {{ max-width: 50rem; }}
 h1, h2, h3 {{ line-height: 1.25; }}
 h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }}
 .wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; margin: 1rem 0; }}
+table {{ border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: 1rem 0; }}
 th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
+td[style*="right"] {{ white-space: nowrap; }}
 th {{ border-bottom: 2px solid #888; }}
-img {{ max-width: 100%; height: auto; }}
+img {{ max-width: 70rem; width: 100%; height: auto; }}
+p:has(img) {{ max-width: none; }}
 code {{ background: #f3f3f3; padding: .05rem .25rem; overflow-wrap: anywhere; }}
 @media print {{ body {{ max-width: none; margin: 0; font-size: 11px; }} h2 {{ break-after: avoid; }} }}
 </style>
