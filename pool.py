@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -125,7 +126,8 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
     """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events.
 
     A trial that another process is training is waited for and then found done. When the caller stops early
-    (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns.
+    (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
+    KeyboardInterrupt kills them, and goes on as one with the argument "at once".
     """
     events: queue.Queue = queue.Queue()
     pending = collections.deque(tasks)
@@ -169,15 +171,52 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
         _shut_down(pool, graceful=not left)
 
 
-def run_here(config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int) -> Iterator[Outcome]:
-    """As `run_trials`, one after another in this process; `workers` is ignored."""
-    import trial as trials
+def run_here(
+    config: Config,
+    tasks: list[Task],
+    report: Callable[[dict], None],
+    workers: int = 1,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[Outcome]:
+    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step."""
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
-    for activation, number in tasks:
-        record = trials.train_trial(config, activation, number, corpus, report=report)
-        yield Outcome(activation, number, record["status"], _diverged(record))
+    pending, busy = collections.deque(tasks), 0
+    while pending:
+        task = pending.popleft()
+        outcome = _attempt(config, task, corpus, report, stop)
+        if outcome.status != "busy":
+            busy = 0
+            yield outcome
+        elif stop and stop():
+            yield Outcome(*task, "interrupted")
+        else:
+            pending.append(task)
+            busy += 1
+            if busy >= len(pending):  # others hold all that is left
+                time.sleep(1)
+                busy = 0
+
+
+def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop) -> Outcome:
+    """Train one trial in this process and say how it ended; `busy` when another process is at it."""
+    import trial as trials
+
+    try:
+        record = trials.train_trial(config, *task, corpus, report=report, stop=stop)
+        return Outcome(*task, record["status"], _diverged(record))
+    except trials.Busy:
+        return Outcome(*task, "busy")
+    except trials.Interrupted:
+        return Outcome(*task, "interrupted")
+    except (UserError, StorageError) as error:
+        return Outcome(*task, "failed", str(error), isinstance(error, UserError))
+    except Exception as error:  # the trial failed, its process goes on: reported in full, exit status 1
+        import traceback
+
+        traceback.print_exc()
+        return Outcome(*task, "failed", f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _diverged(record: dict) -> str:
@@ -191,11 +230,11 @@ def _shut_down(pool: set[_Worker], graceful: bool) -> None:
             if not graceful:
                 worker.stop()
         for worker in pool:
-            worker.process.wait(timeout=120)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            worker.process.wait()  # as long as saving takes; asked once more to stop, stop at once
+    except KeyboardInterrupt:
         for worker in pool:
             worker.process.kill()
-        raise
+        raise KeyboardInterrupt("at once") from None
 
 
 def _end_message(worker: _Worker) -> str:
@@ -227,7 +266,6 @@ def _worker_main() -> int:
     settings = tasks.get()
     if settings is None:
         return 0
-    import trial as trials
     from prepare_data import load_corpus
 
     def send(event):
@@ -242,24 +280,12 @@ def _worker_main() -> int:
             continue
         if task is None:
             break
-        activation, number = task
-        end = {"event": "end", "activation": activation, "trial": number}
         try:
             corpus = corpus or load_corpus(config)
-            record = trials.train_trial(config, activation, number, corpus, report=send, stop=stopping.is_set)
-            end.update(status=record["status"], message=_diverged(record))
-        except trials.Busy:
-            end["status"] = "busy"
-        except trials.Interrupted:
-            end["status"] = "interrupted"
-        except (UserError, StorageError) as error:
-            end.update(status="failed", message=str(error), wrong_input=isinstance(error, UserError))
-        except Exception as error:  # the trial failed, the worker goes on: reported in full, exit status 1
-            import traceback
-
-            traceback.print_exc()
-            end.update(status="failed", message=f"{type(error).__name__}: {' '.join(str(error).split())}")
-        send(end)
+            outcome = _attempt(config, tuple(task), corpus, send, stopping.is_set)
+        except (UserError, StorageError) as error:  # of the corpus
+            outcome = Outcome(*task, "failed", str(error), isinstance(error, UserError))
+        send({"event": "end", **dataclasses.asdict(outcome)})
     return 0
 
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import activations
+import distributed
 import storage
 from config import Config, Parser, UserError, add_arguments, from_args
 
@@ -73,11 +75,12 @@ def run_study(
     overwrite: bool = False,
     quiet: bool = False,
     strict_audit: bool = True,
+    run: Callable | None = None,
 ) -> dict[str, dict]:
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
 
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
-    anew. `strict_audit=False` records a failed audit and goes on.
+    anew. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of pool.run_trials.
     """
     _check_names(names)
     import model
@@ -117,7 +120,7 @@ def run_study(
         with display.progress(config, tasks):
             # a fresh process can't make an activation that was registered in this one
             here = not all(activations.importable(name) for name in names)
-            run = pool.run_here if here else pool.run_trials
+            run = run or (pool.run_here if here else pool.run_trials)
             for outcome in run(config, tasks, display.event, workers):
                 display.outcome(outcome)
                 if outcome.status == "failed":
@@ -251,6 +254,7 @@ def _parser() -> Parser:
     parser.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
     parser.add_argument("--prompt", default="\n", metavar="TEXT", help="where --sample begins (default: a new line)")
     parser.add_argument("--list-activations", action="store_true", help="names, formulas and sources, then exit")
+    parser.add_argument("--list-models", action="store_true", help="models by name, then exit")
     parser.add_argument("--list-datasets", action="store_true", help="corpora by name, then exit")
     add_arguments(parser)
     return parser
@@ -280,6 +284,12 @@ def _main(argv) -> int:
     if args.list_activations:
         for info in activations.list_activations():
             print(f"{info.name:12} {info.formula}   [{info.smoothness}; {info.source}]")
+        return 0
+    if args.list_models:
+        from model import list_models
+
+        for name, description in list_models():
+            print(f"{name:8} {description}")
         return 0
     if args.list_datasets:
         from prepare_data import list_datasets
@@ -313,8 +323,15 @@ def _main(argv) -> int:
         checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
         return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
     start = time.monotonic()
-    run_study(config, names, args.overwrite, args.quiet, not args.no_strict_audit)
-    Display(args.quiet).line(f"done in {_duration(time.monotonic() - start)}")
+    rank, size = distributed.rank_and_size()
+    options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit}
+    if size > 1:
+        config = config.replace(workers=size)  # how many trials are trained side by side
+        options["overwrite"] = args.overwrite and not distributed.restarted()
+        distributed.spread(config, lambda run: run_study(config, names, run=run, **options))
+    else:
+        run_study(config, names, args.overwrite, **options)
+    Display(args.quiet or rank > 0).line(f"done in {_duration(time.monotonic() - start)}")
     return 0
 
 
@@ -333,8 +350,9 @@ def main(argv: list[str] | None = None) -> int:
     except (storage.StorageError, RunFailed) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("train.py: interrupted; everything is saved, and the same command goes on from here", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        saved = "stopped at once; what was saved before is kept" if stopped.args else "interrupted; everything is saved"
+        print(f"train.py: {saved}, and the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left, as in `| head`
         return 1

@@ -1,0 +1,112 @@
+"""The trials of a study on many machines: `torchrun --nnodes N --nproc-per-node M train.py …`.
+
+Every process (rank) that torchrun starts trains whole trials; what they share is the folder of checkpoints. Rank 0
+prepares and audits, tells the others what there is to train, trains with them, and then measures, draws and reports
+as a single process does. A trial is taken by locking it, so that no two ranks train the same one, and a rank that is
+done with its own share takes what is left of the others'. A trial reads nothing but its arguments and the corpus, so
+the results are the same as those of one process. When a rank is lost, torchrun ends the others, which save snapshots;
+the next start (`--max-restarts`, or the same command again) goes on from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import pool
+from config import Config
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's number and how many there are, as torchrun says; (0, 1) without it."""
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def restarted() -> bool:
+    """Whether torchrun starts this job again after a loss: what the first start did must not be undone."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def share_out(tasks: list[pool.Task], rank: int, size: int) -> list[pool.Task]:
+    """All tasks, in the order in which this rank tries them: each begins at its own share."""
+    first = rank * len(tasks) // size
+    return tasks[first:] + tasks[:first]
+
+
+def spread(config: Config, lead: Callable[[Callable], object]) -> None:
+    """Train a study on all ranks.
+
+    Args:
+        config: the settings, the same on all ranks.
+        lead: called on rank 0 only, with what takes the place of pool.run_trials; it does all but the training.
+
+    Raises:
+        KeyboardInterrupt: the job was asked to stop; snapshots are saved.
+        Whatever `lead` raises.
+    """
+    rank, size = rank_and_size()
+    if config.device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    with _asked_to_stop() as stop:
+        if rank:
+            for outcome in pool.run_here(config, share_out(_agree(None), rank, size), lambda event: None, stop=stop):
+                if outcome.status == "interrupted":
+                    raise KeyboardInterrupt
+                if outcome.status == "failed":  # rank 0 will try it again, and answer for it
+                    where = f"rank {rank}: {outcome.activation} trial {outcome.trial}"
+                    print(f"train.py: {where}: {outcome.message}", file=sys.stderr)
+            return
+        told = False
+
+        def run(config, tasks, report, workers) -> Iterator[pool.Outcome]:
+            nonlocal told
+            told = True
+            yield from pool.run_here(config, _agree(tasks), report, stop=stop)
+
+        try:
+            lead(run)
+        finally:
+            if not told:  # nothing to train, or it failed before: the others must not wait for it
+                _agree([])
+
+
+def _agree(tasks: list[pool.Task] | None) -> list[pool.Task]:
+    """Rank 0's tasks, on every rank. The others wait here while it prepares the corpus and audits."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=2))
+    try:
+        message = [tasks]
+        dist.broadcast_object_list(message)
+        return [tuple(task) for task in message[0]]
+    finally:
+        dist.destroy_process_group()  # trials need one another no more
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM (which torchrun sends when a rank is lost) or Ctrl-C came: the trial under way is then saved."""
+    asked = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number, frame):
+        if asked.is_set():  # for the second time: now
+            raise KeyboardInterrupt("at once")
+        asked.set()
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
