@@ -298,7 +298,8 @@ def future_work(s: Facts) -> list[str]:
         points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
     if any(t.get("overfit") for m in s.studied.values() for t in m.trials.values()):
         points.append("**Overfitting**: train shorter or with more dropout, all activations alike.")
-    vary = next((vary for m in s.studied.values() if (vary := m.record("config").get("vary"))), ())
+    config = next((m.record("config") for m in s.studied.values() if m.record("config")), {})
+    vary = [source for source in config.get("vary") or () if source != "dropout" or config.get("dropout")]
     if len(vary) > 1:
         points.append(
             f"**Sources of variation**: trials differ in {safe(listed(map(str, vary)))} at once; "

@@ -267,7 +267,8 @@ def how_measured(s: Facts) -> list[str]:
     parameters = sorted({x for m in studied if (x := number(m.results.get("parameters")))})
     counts = " to ".join(f"{x:,.0f}" for x in dict.fromkeys(parameters[:1] + parameters[-1:]))
     rows["Model"] = str(m.results["model_name"]) + (f", {counts} parameters" if counts else "")
-    fields = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"]]
+    told = ("dataset", "model")
+    fields = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in told]
     rows["Settings"] = ", ".join(f"{name} = {plain(config[name])}" for name in fields if name in config)
     seeds = [[t["seed"] for t in m.planned.values()] for m in studied]
     if all(planned == seeds[0] for planned in seeds):
