@@ -209,7 +209,8 @@ def main() -> None:
             row["GEMM ceiling"] = f"{100 * flops / ceilings[job.removeprefix('ours, ')]:.0f} %"
         rows.append(row)
     print(
-        f"{args.trials} trials of {args.steps} steps on {args.text}; {pool.usable_cores()} cores; torch {torch.__version__}"
+        f"{args.trials} trials of {args.steps} steps on {Path(args.text).name}; {pool.usable_cores()} cores; "
+        f"torch {torch.__version__}"
     )
     print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
     print("GEMM ceiling, one thread: " + ", ".join(f"{p} {f / 1e9:.0f} GFLOP/s" for p, f in ceilings.items()))

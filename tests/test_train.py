@@ -313,7 +313,7 @@ def test_a_whole_study_on_the_command_line(smoke_config, capsys):
         f"--{key.replace('_', '-')}={getattr(smoke_config, key)}"
         for key in ("dataset", "data_dir", "results_dir", "plots_dir", "checkpoint_dir")
     ]
-    assert train.main(["--preset", "smoke", "--device", "cpu", "--max-iters", "60", *folders]) == 0
+    assert train.main(["--preset", "smoke", "--device", "cpu", "--max-iters", "120", "--n-embd", "32", *folders]) == 0
     out = capsys.readouterr().out
     assert "15 trials to train" in out
     results, plots = Path(smoke_config.results_dir), Path(smoke_config.plots_dir)

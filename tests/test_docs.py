@@ -1,0 +1,181 @@
+"""Every command line and every cell of the guides runs, on the smoke preset and a small corpus."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+GUIDES = sorted(p.name for p in ROOT.glob("*.md"))
+SCRIPTS = ("train.py", "analyze_results.py", "prepare_data.py", "plot_utils.py", "huggingface.py")
+# Run by CI itself, or about the machine rather than the program.
+NOT_RUN = ("setup.sh", "pytest", "ruff", "jupytext", "torchrun", "sbatch", "bench/")
+
+
+def command_lines(name: str) -> list[str]:
+    """The indented command lines of a guide that call our scripts, without `venv/bin/` and comments."""
+    lines = []
+    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+        line = line.strip() if line.startswith("    ") else ""
+        line = line.removeprefix("venv/bin/").split("  #")[0].strip()
+        if line.startswith("python ") and not any(word in line for word in NOT_RUN):
+            lines.append(line)
+    return lines
+
+
+def python_cells(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), flags=re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, corpus_file, data_dir):
+    """A folder in which a finished small study lies in the documented places; its environment."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "my_book.txt").write_text(corpus_file.read_text(), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
+        )
+
+    flags = ["--preset", "smoke", "--device", "cpu", "--dataset", "my_book.txt", "--max-iters", "120", "--n-embd", "32"]
+    done = run(str(ROOT / "train.py"), *flags)
+    assert done.returncode == 0, done.stderr
+    return folder, run, flags
+
+
+def adapted(words: list[str], flags: list[str]) -> list[str]:
+    """A documented command line, made small: only what it leaves open is set."""
+    script, given = words[1], words[2:]
+    if script not in ("train.py", "prepare_data.py") or any(
+        f in given for f in ("--help", "--list-activations", "--list-datasets", "--list-models")
+    ):
+        return [str(ROOT / script), *given]
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        if flag not in given:
+            given += [flag, value]
+    return [str(ROOT / script), *given]
+
+
+LINES = [(name, line) for name in GUIDES for line in dict.fromkeys(command_lines(name))]
+
+
+def test_the_guides_have_command_lines():
+    assert len(LINES) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("guide", "line"), LINES, ids=[f"{g}: {line}" for g, line in LINES])
+def test_command_line(guide, line, study):
+    _, run, flags = study
+    done = run(*adapted(shlex.split(line), flags))
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("guide", "line"), LINES, ids=[f"{g}: {line}" for g, line in LINES])
+def test_command_line_names_a_script_that_exists(guide, line):
+    assert (ROOT / shlex.split(line)[1]).is_file()
+
+
+def small(cell: str, flags: list[str]) -> str:
+    settings = "preset='smoke', device='cpu', dataset='my_book.txt', max_iters=120, n_embd=32"
+    return cell.replace("Config()", f"Config({settings})")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", [g for g in GUIDES if python_cells(g)])
+def test_cells_run_in_order(guide, study):
+    _, run, flags = study
+    program = "\n".join(small(cell, flags) for cell in python_cells(guide))
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_the_cells_open_and_run_as_a_notebook(study):
+    jupytext = pytest.importorskip("jupytext")
+    nbclient = pytest.importorskip("nbclient")
+    folder, _, flags = study
+    notebook = jupytext.read(ROOT / "RUN_EXPERIMENTS.md")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) == len(python_cells("RUN_EXPERIMENTS.md"))
+    for cell in cells:
+        cell.source = small(cell.source, flags)
+    cells[0].source = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + cells[0].source
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+DESIGN_SNIPPET = """
+from config import Config
+config = Config()
+from train import run_experiment
+activation = 'smelu_05'
+results, models, tokenizer = run_experiment(config, activation)
+from plot_utils import *
+save_dir = config.plots_dir
+plot_training_curves(results, activation, save_dir)
+plot_reproducibility_metrics(results, activation, save_dir)
+plot_summary_metrics(results, activation, save_dir)
+plot_all_activation_results(save_dir='plots')
+from analyze_results import *
+all_results = load_all_results(results_dir='results')
+table = save_results_summary(save_path='results/summary.csv')
+tests = calculate_statistical_significance(all_results)
+ranks = rank_activations(all_results, weights=None)
+text = generate_final_report(all_results, save_path='results/FINAL_REPORT.md')
+assert set(all_results) >= {'smelu_05', 'smelu_1', 'relu', 'gelu', 'swish'}, set(all_results)
+assert list(table.columns[:8]) == [
+    'Activation', 'Avg_Val_Loss', 'Std_Val_Loss', 'Avg_Train_Loss', 'Avg_Relative_PD', 'Avg_Pred_Diff_Pct',
+    'Avg_Training_Time_Sec', 'Num_Trials']
+assert len(tests) == len(all_results) * (len(all_results) - 1) // 2 and len(ranks) == len(all_results)
+assert text.count('## ') >= 7
+"""
+
+
+@pytest.mark.slow
+def test_the_public_calls_work_exactly_as_documented(study):
+    _, run, flags = study
+    done = run("-c", small(DESIGN_SNIPPET, flags))
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("first", ["plot_utils", "analyze_results"])
+def test_star_imports_in_either_order_shadow_nothing(first):
+    second = {"plot_utils": "analyze_results", "analyze_results": "plot_utils"}[first]
+    code = f"""
+import builtins
+before = set(dir(builtins))
+from {first} import *
+names = set(dir())
+from {second} import *
+import {first}, {second}
+for module in ({first}, {second}):
+    for name in module.__all__:
+        assert globals()[name] is getattr(module, name), name
+assert not before & (set({first}.__all__) | set({second}.__all__))
+for name in ('plot_training_curves plot_reproducibility_metrics plot_summary_metrics plot_all_activation_results '
+             'load_all_results save_results_summary calculate_statistical_significance rank_activations '
+             'generate_final_report').split():
+    assert callable(globals()[name]), name
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_relative_links_of_the_guides_lead_somewhere():
+    for name in GUIDES:
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            assert target.startswith("http") or (ROOT / target).exists(), f"{name}: {target}"
+
+
+@pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_nothing_generated_is_tracked():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    generated = [t for t in tracked if t.startswith(("results/", "plots/", "checkpoints/", "data/", "venv/"))]
+    assert generated == ["checkpoints/.gitkeep", "plots/.gitkeep", "results/.gitkeep"]
