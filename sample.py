@@ -29,7 +29,8 @@ def continuations(config: Config, activation: str, prompt: str, characters: int,
         texts.append(tokenizer.decode(new.numpy()))
     if not texts:
         raise UserError(
-            f"no trained trial of {activation} in {config.checkpoint_dir}; train first: train.py --activation {activation}"
+            f"no trained trial of {activation} in {config.checkpoint_dir}; train it first: "
+            f"train.py --activation {activation}"
         )
     return texts
 
