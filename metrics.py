@@ -35,7 +35,7 @@ MAX_BLOCK_BYTES = 512 * 2**20  # predictions of all models held at a time: one w
 class PairSums:
     """Sums over the vocabulary from which every distance between two of n distributions follows.
 
-    The work is element-wise, 18 simple operations and two logarithms, and small beside a forward pass only if its
+    The work is element-wise, 19 simple operations and two logarithms for each value, and bound by memory unless its
     operands stay in cache: so the rows are taken in blocks of about `elements` values, all pairs of a block before the
     next block, into scratch arrays that are reused. torch rather than NumPy: its float32 logarithm is vectorised, it
     uses all threads it is given, and the same lines run on a GPU. `torch.where` and `xlogy` are avoided because they
@@ -43,13 +43,14 @@ class PairSums:
     """
 
     def __init__(self, n: int, vocab: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        elements = 2**18 if torch.device(device).type == "cpu" else 2**21
+        elements = 2**17 if torch.device(device).type == "cpu" else 2**21
         self.pairs = list(itertools.combinations(range(n), 2))
         self.rows = max(1, elements // vocab)
         self.scratch = torch.empty(4, self.rows, vocab, dtype=dtype, device=device)
         self.block = torch.empty(n, self.rows, vocab, dtype=dtype, device=device)
         self.tiny = torch.finfo(dtype).tiny
         self.below_one = 1 - torch.finfo(dtype).eps / 2
+        self.zero, self.one = torch.zeros((), dtype=dtype, device=device), torch.ones((), dtype=dtype, device=device)
 
     def __call__(self, p: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For p of shape (n, R, V): sums of each pair (5, pairs, R), Σ_v p (n, R), and Σ_v|p_m - p̄| summed over the
@@ -66,7 +67,7 @@ class PairSums:
             # p_m - p̄ by way of p_m - p_0, which is exactly 0 for equal models where p̄ would be rounded
             torch.sub(part, part[0], out=block)
             torch.sum(block.sub_(block.mean(0)).abs_(), -1, out=spread[:, rows])
-            torch.sqrt(part, out=block)
+            torch.sqrt(part, out=block).clamp_min_(self.tiny)
             for k, (i, j) in enumerate(self.pairs):
                 self._pair(part[i], part[j], block[i], block[j], scratch, sums[:, k, rows].unbind(0))
         # sums of one row in float32 (torch adds pairwise: 1e-7), everything beyond a row in float64
@@ -80,9 +81,9 @@ class PairSums:
         torch.sum(a, -1, out=l1)
         torch.mul(a, a, out=t)
         torch.sum(t, -1, out=squares)
-        # √p - √q = (p-q)/(√p+√q), which keeps its digits when p ≈ q. The clamps make 0/0 the 0 it should be; they
-        # touch nothing but numbers below the smallest normal one.
-        torch.add(root_p, root_q, out=t).clamp_min_(self.tiny)
+        # √p - √q = (p-q)/(√p+√q), which keeps its digits when p ≈ q. Here and below 0/0 is the 0 it should be because
+        # the denominator is kept at the smallest normal number at least; that changes no other denominator.
+        torch.add(root_p, root_q, out=t)
         torch.div(a, t, out=t)
         t.mul_(t)
         torch.sum(t, -1, out=hellinger)
@@ -92,8 +93,8 @@ class PairSums:
         # With x the two terms of Jensen–Shannon are (p+q)/2 · [(1+x)ln(1+x) + (1-x)ln(1-x)]. For p ≈ q that bracket is
         # x² left over from two terms of size x. The same thing as 2x·ln(1+x) + (1-x)·ln(1-x²) is accurate from
         # x = 0, where it is exactly 0, to x = 1, where the factor 1-x stops the logarithm.
-        torch.mul(x, x, out=t).neg_().clamp_min_(-self.below_one).log1p_()
-        torch.neg(x, out=b).add_(1)
+        torch.addcmul(self.zero, x, x, value=-self.below_one, out=t).log1p_()  # a rounding less than x²: never ln 0
+        torch.sub(self.one, x, out=b)
         t.mul_(b)
         torch.log1p(x, out=b)
         t.addcmul_(x, b, value=2).mul_(s)
@@ -518,8 +519,10 @@ def _evaluate(models, tokens, starts, T, device, blocks, max_block_bytes) -> Eva
                 logits = _logits(model, windows[:, :-1])
                 V = logits.shape[-1]
                 if probabilities is None:
-                    rows = max(1, max_block_bytes // (4 * V * n + 20 * len(pairs)))
-                    step, count = min(T, rows), _windows_at_once(T, 4 * V * n + 20 * len(pairs), max_block_bytes)
+                    # bytes at a position: probabilities, and a pair's five sums in float32 and in float64
+                    position = 4 * V * n + 60 * len(pairs)
+                    step = max(1, min(T, max_block_bytes // position))
+                    count = _windows_at_once(T, position, max_block_bytes)
                     probabilities = torch.empty(n, min(count, W) * step, V, device=device)
                     pair_sums = PairSums(n, V, torch.float32, device)
                     seen_tokens = np.zeros((n, V), bool)

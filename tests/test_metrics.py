@@ -398,8 +398,8 @@ def numbers(evaluation):
     return np.concatenate([np.ravel(value) for entry in entries for value in entry.values()]).astype(float)
 
 
-# 23 tokens × 4 models × 4 bytes + 6 pairs × 20 bytes = 488 bytes a position: all; 9 windows; 1 window; 3 positions
-@pytest.mark.parametrize("max_bytes", [10**9, 488 * 8 * 9, 488 * 8, 488 * 3])
+# 23 tokens × 4 models × 4 bytes + 6 pairs × 60 bytes = 728 bytes a position: all; 9 windows; 1 window; 3 positions
+@pytest.mark.parametrize("max_bytes", [10**9, 728 * 8 * 9, 728 * 8, 728 * 3])
 def test_chunks_do_not_matter(study, max_bytes):
     reference = numbers(metrics.evaluate_models(*study, T))
     found = numbers(metrics.evaluate_models(*study, T, max_block_bytes=max_bytes))
@@ -420,7 +420,7 @@ def test_a_model_with_itself_through_the_whole_path(study):
 
 def test_each_model_sees_each_window_once(study):
     models, tokens, starts = study
-    metrics.evaluate_models(models, tokens, starts, T, max_block_bytes=488 * 8 * 9)
+    metrics.evaluate_models(models, tokens, starts, T, max_block_bytes=728 * 8 * 9)
     expected = np.stack([tokens[s : s + T] for s in starts])
     for model in models:
         assert np.array_equal(torch.cat(model.seen).numpy(), expected)
