@@ -11,11 +11,12 @@ the next start (`--max-restarts`, or the same command again) goes on from them.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pool
@@ -56,40 +57,54 @@ def spread(config: Config, lead: Callable[[Callable], object]) -> None:
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    store = _shared_store()
     with _asked_to_stop() as stop:
         if rank:
-            for outcome in pool.run_here(config, share_out(_agree(None), rank, size), lambda event: None, stop=stop):
+            tasks = share_out(_wait_for_tasks(store, stop), rank, size)
+            for outcome in pool.run_here(config, tasks, lambda event: None, stop=stop):
                 if outcome.status == "interrupted":
                     raise KeyboardInterrupt
                 if outcome.status == "failed":  # rank 0 will try it again, and answer for it
                     where = f"rank {rank}: {outcome.activation} trial {outcome.trial}"
                     print(f"train.py: {where}: {outcome.message}", file=sys.stderr)
             return
-        told = False
 
         def run(config, tasks, report, workers) -> Iterator[pool.Outcome]:
-            nonlocal told
-            told = True
-            yield from pool.run_here(config, _agree(tasks), report, stop=stop)
+            store.set("tasks", json.dumps(tasks))
+            yield from pool.run_here(config, tasks, report, stop=stop)
 
         try:
             lead(run)
         finally:
-            if not told:  # nothing to train, or it failed before: the others must not wait for it
-                _agree([])
+            if not store.check(["tasks"]):  # nothing to train, or it failed before: the others need not wait
+                store.set("tasks", "[]")
 
 
-def _agree(tasks: list[pool.Task] | None) -> list[pool.Task]:
-    """Rank 0's tasks, on every rank. The others wait here while it prepares the corpus and audits."""
+def _shared_store():
+    """The key-value store that torchrun keeps for the job; a restarted job sees nothing of what it held before."""
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"trials/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}", store)
+
+
+def _wait_for_tasks(store, stop: Callable[[], bool]) -> list[pool.Task]:
+    """What rank 0 found to train, once it has prepared the corpus and audited; none if it is gone.
+
+    Asked again and again, since a rank that waits inside of torch does not hear that it is to stop.
+    """
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", timeout=datetime.timedelta(days=2))
     try:
-        message = [tasks]
-        dist.broadcast_object_list(message)
-        return [tuple(task) for task in message[0]]
-    finally:
-        dist.destroy_process_group()  # trials need one another no more
+        while not store.check(["tasks"]):
+            if stop():
+                raise KeyboardInterrupt
+            time.sleep(0.2)
+        return [tuple(task) for task in json.loads(store.get("tasks"))]
+    except dist.DistError:
+        return []
 
 
 @contextlib.contextmanager

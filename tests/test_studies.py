@@ -199,3 +199,10 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match="study mixed: .*can't be compared"):
         load(tmp_path)
     assert analyze_results.main(["--all-studies", "--study", "mixed"]) == 2
+
+
+def test_a_sweep_over_beta_draws_its_figure_unasked(tmp_path):
+    for name in ("smelu_0.1", "smelu_0.5", "smelu_2", "relu"):
+        storage.write_results(synthetic_results(name), tmp_path / "results")
+    written = analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
+    assert tmp_path / "plots" / "beta_sweep.png" in written and all(path.is_file() for path in written)
