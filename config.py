@@ -80,7 +80,7 @@ PRESETS: dict[str, dict] = {
         "min_lr": 0.0,
         "warmup_iters": 10,
         "weight_decay": 0.1,
-        "beta1": 0.9,
+        "beta1": 0.7,
         "beta2": 0.99,
         "eval_interval": 50,
         "eval_tokens": 1024,
