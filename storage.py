@@ -184,7 +184,13 @@ def sha256_json(value) -> str:
 
 
 def file_name(activation: str) -> str:
-    """An activation's name as part of file names: `module--function` for an import path."""
+    """An activation's name as part of file names: `module--function` for an import path.
+
+    Raises:
+        ValueError: it would lead out of its folder.
+    """
+    if not activation or activation.startswith(".") or any(c in activation for c in "/\\\0"):
+        raise ValueError(f"{activation!r} can't be part of a file name")
     return activation.replace(":", "--")
 
 

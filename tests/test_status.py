@@ -129,6 +129,7 @@ def test_other_things_in_the_folder(config):
         (folder / name).write_text("x")
     (folder / "trial_2.json").mkdir()
     (Path(config.checkpoint_dir) / "stray.pt").write_text("x")
+    (Path(config.checkpoint_dir) / ".ipynb_checkpoints").mkdir()
     assert [s["state"] for s in status.trial_states(config)] == ["missing", "unreadable", "missing"]
 
 
