@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 import textwrap
 import zlib
@@ -35,7 +34,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 import storage
-from activations import STUDY, get_info, label, list_activations
+from activations import STUDY, get_info, label
 from config import Config, Parser, UserError
 from measured import Measured, load_all_results, matched_loss, mean, measure, number, std
 
@@ -252,8 +251,6 @@ def _save(build: Callable[..., Figure], arguments: tuple, save_dir, stem: str, f
     formats = [formats] if isinstance(formats, str) else list(formats)
     if not formats or not set(formats) <= set(_NO_DATES):
         raise UserError(f"formats={formats!r}: must be one or more of {', '.join(_NO_DATES)}")
-    if re.search(r"[/\\\0]", stem):
-        raise UserError(f"activation {stem!r}: a name with '/' can't be part of a file name")
     with matplotlib.rc_context(_DEFAULTS | _RC | {"svg.hashsalt": stem}):
         figure = build(*arguments)
         for kind in formats:
