@@ -216,8 +216,9 @@ def pool(studies: Mapping[str, Study], quantity: str = "PD") -> list[Pooled]:
     """
     names = [name for name in study_order({n for s in studies.values() for n in s.tests}) if name != REFERENCE]
     pooled = [_pool(studies, name, quantity) for name in names]
-    if len({tuple(s.contrast.smooth) for s in studies.values() if quantity in s.contrast.tests}) == 1:
-        pooled.append(_pool(studies, SMOOTH, quantity))  # else it means another thing in every study
+    smooth = {tuple(s.contrast.smooth) for s in studies.values() if quantity in s.contrast.tests}
+    if len(smooth) == 1 and len(*smooth) > 1:  # else it means another thing in every study, or nothing new
+        pooled.append(_pool(studies, SMOOTH, quantity))
     tested = [p for p in pooled if p.p is not None and p.activation != SMOOTH]
     for p, adjusted in zip(tested, significance.holm([p.p for p in tested]), strict=True):
         p.p_holm = float(adjusted)
@@ -305,6 +306,16 @@ def pooled_frame(studies: Mapping[str, Study]):
 
 # -- in words ---------------------------------------------------------------------------------------------------------
 
+READING = (
+    "Random effects: each study may have an effect of its own; the mean is over such studies. DerSimonian–Laird "
+    "with the Hartung–Knapp interval; standard errors from the variance pooled over the studies, since a study of "
+    "three trials hardly knows its own. With equal numbers of trials all studies weigh the same.",
+    "Studies that share a model, a corpus or seeds are not independent draws from all models and corpora; the "
+    "summary speaks about studies like these.",
+    "Loss and PD of different models or corpora are not comparable with each other; their changes relative to ReLU "
+    "are.",
+)
+
 
 def studies_text(studies: Mapping[str, Study], figure: str | None = None) -> str:
     """The table of all studies, their summary and conclusions, as Markdown; `figure` is a link to all_studies.png."""
@@ -320,7 +331,7 @@ def studies_text(studies: Mapping[str, Study], figure: str | None = None) -> str
         "",
         "## Conclusions",
         "",
-        *(f"- {point}" for point in conclusions(studies, pooled)),
+        *(f"- {point}" for point in conclusions(studies, pooled) + cautions(studies)),
         "",
         "## Every study and activation",
         "",
@@ -332,7 +343,7 @@ def studies_text(studies: Mapping[str, Study], figure: str | None = None) -> str
     for quantity, found in pooled.items():
         if any(p.p is not None for p in found):
             lines += [f"## Over all studies: {NAMES[quantity]}", "", *_pooled_table(found)]
-    lines += ["## How to read this", "", *(f"- {point}" for point in limits(studies))]
+    lines += ["## How to read this", "", *(f"- {point}" for point in READING)]
     return "\n".join(line for i, line in enumerate(lines) if line or lines[i - 1]).rstrip() + "\n"
 
 
@@ -438,17 +449,9 @@ def _about(p: Pooled, equal: Pooled | None) -> str:
     return text
 
 
-def limits(studies: Mapping[str, Study]) -> list[str]:
-    """What the reader has to know about these numbers, and what is odd about these studies."""
-    points = [
-        "Random effects: each study may have an effect of its own; the mean is over such studies. DerSimonian–Laird "
-        "with the Hartung–Knapp interval; standard errors from the variance pooled over the studies, since a study of "
-        "three trials hardly knows its own.",
-        "Studies that share a model, a corpus or seeds are not independent draws from all models and corpora; the "
-        "summary speaks about studies like these.",
-        "Loss and PD of different models or corpora are not comparable with each other; their changes relative to ReLU "
-        "are.",
-    ]
+def cautions(studies: Mapping[str, Study]) -> list[str]:
+    """What is odd about these studies."""
+    points = []
     recipes: dict[tuple, list[str]] = {}
     for study in studies.values():
         recipes.setdefault(study.recipe, []).append(study.name)
