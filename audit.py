@@ -78,25 +78,24 @@ FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 GRID = np.linspace(-6, 6, 1200)  # 0 is not on it: the derivative of ReLU there is a convention
 
 
-def _function(module, dtype) -> np.ndarray:
+def _function(module, dtype, device) -> np.ndarray:
     """A module's values and derivatives on the grid, computed in `dtype`: (2, points) float64."""
     import torch
 
-    device = next((p.device for p in module.parameters()), "cpu")
-    x = torch.tensor(GRID, device=device).to(dtype).requires_grad_()
+    x = torch.tensor(GRID).to(device, dtype).requires_grad_()
     with torch.enable_grad():
         y = module(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
     return torch.stack((y.detach(), slope)).double().cpu().numpy()
 
 
-def _reference(activation: str, dtype) -> np.ndarray:
+def _reference(activation: str, dtype, device) -> np.ndarray:
     """What `_function` should give: from the formula, or for activations outside the study from a new module."""
     import torch
 
     activation = activations.canonical_name(activation)  # smelu_0.5 is smelu_05
     if activation not in FORMULAS:
-        return _function(activations.make_activation(activation), dtype)
+        return _function(activations.make_activation(activation).to(device), dtype, device)
     f, h = FORMULAS[activation], 1e-6
     x = torch.tensor(GRID).to(dtype).double().numpy()
     return np.stack((f(x), (f(x + h) - f(x - h)) / (2 * h)))
@@ -119,8 +118,8 @@ def _wired(config, activation, corpus):
         hook.remove()
     called = [m for m in calls if type(m) is asked]
     problems = []
-    # a model of the user's own may have its layers as it likes
-    expected = config.n_layer if ":" not in config.model else max(1, len(called))
+    own_model = ":" in config.model  # may have its layers as it likes
+    expected = max(1, len(called)) if own_model else config.n_layer
     if len(called) != expected:
         others = {type(m).__name__ for m in calls if not list(m.children()) and not list(m.parameters())} - {
             asked.__name__
@@ -130,20 +129,23 @@ def _wired(config, activation, corpus):
             + (f" (others called: {', '.join(sorted(others))})" if others else "")
         )
     problems += [
-        f"{names[m]} is called {calls[m]} times a forward pass" for m in called if calls[m] > 1 and expected > 1
+        f"{names[m]} is called {calls[m]} times a forward pass" for m in called if calls[m] > 1 and not own_model
     ]
     precision = getattr(torch, config.precision)
     departure = 0.0
     for dtype in {torch.float32, precision}:
-        exact, unit = _reference(activation, dtype), torch.finfo(dtype).eps * np.maximum(1, abs(GRID))
+        exact, unit = _reference(activation, dtype, config.device), torch.finfo(dtype).eps * np.maximum(1, abs(GRID))
         for module in called:
-            departure = max(departure, float((abs(_function(module, dtype) - exact) / unit).max()))
+            values = _function(module, dtype, config.device)
+            same = (values == exact) | (np.isnan(values) & np.isnan(exact))
+            roundings = np.nan_to_num(np.where(same, 0, abs(values - exact)) / unit, nan=math.inf)
+            departure = max(departure, float(roundings.max()))
     if departure > 16:
         problems.append(f"the function called departs from {activation}'s formula by {departure:.0f} roundings")
     changes = {}
-    own = _reference(activation, torch.float32)
+    own = _reference(activation, torch.float32, config.device)
     for other in activations.STUDY:
-        if np.array_equal(_reference(other, torch.float32), own) or other == activation:
+        if np.array_equal(_reference(other, torch.float32, config.device), own) or other == activation:
             continue
         twin = build_model(config, other, corpus.vocab_size).to(config.device).eval()
         with torch.no_grad():

@@ -148,6 +148,18 @@ def test_planted_wrong_derivative(before, monkeypatch):
     assert status(before())["wired"] == "fail"
 
 
+@planted("an activation that overflows to NaN on part of its range", "wired")
+def test_planted_activation_with_nan(before, monkeypatch):
+    class Overflowing(nn.SiLU):
+        def forward(self, x):
+            return x * torch.where(x > 5, torch.inf, torch.exp(x)) / torch.where(x > 5, torch.inf, 1 + torch.exp(x))
+
+    assert status(before("swish"))["wired"] == "pass"
+    make = activations.make_activation
+    monkeypatch.setattr(activations, "make_activation", lambda name: Overflowing() if name == "swish" else make(name))
+    assert status(before("swish"))["wired"] == "fail"
+
+
 def attention_with(mask):
     """An attention whose position t sees the positions that `mask` (T, T) allows."""
 
