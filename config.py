@@ -24,6 +24,10 @@ class UserError(ValueError):
     """The input is wrong. The message is one line: what is wrong, where, and what would be right."""
 
 
+class RunFailed(Exception):
+    """Some trials failed; what was finished is kept. One line."""
+
+
 SOURCES = ("init", "order", "dropout")  # what may differ between trials
 VARY_ALONE = ("bit", "none")  # choices of `vary` that stand by themselves
 

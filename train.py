@@ -18,11 +18,7 @@ from pathlib import Path
 import activations
 import distributed
 import storage
-from config import Config, Parser, UserError, add_arguments, from_args
-
-
-class RunFailed(Exception):
-    """Some trials failed; what was finished is kept. One line."""
+from config import Config, Parser, RunFailed, UserError, add_arguments, from_args
 
 
 def train_trial(config: Config, activation: str, trial: int, **options) -> dict:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.adamw import adamw
 
 import metrics
 import storage
@@ -117,12 +118,11 @@ class Optimiser:
         self.gradients = self._views(self.gradient)
         with torch.no_grad():
             torch._foreach_copy_(self.weights, [p.data for p in self.parameters])
-        groups = []
-        for part, decay in ((slice(0, n_decayed), config.weight_decay), (slice(n_decayed, None), 0.0)):
-            p = self.master[part]
-            p.grad = self.gradient[part]
-            groups.append({"params": [p], "weight_decay": decay})
-        self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)
+        self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
+        self.count = torch.zeros((), device=device)  # updates so far
+        self.parts = [(slice(0, n_decayed), config.weight_decay)]
+        if n_decayed < len(self.master):
+            self.parts.append((slice(n_decayed, None), 0.0))
         self.use_working_weights()
 
     def _views(self, flat):
@@ -149,9 +149,16 @@ class Optimiser:
         norm = torch.linalg.vector_norm(self.gradient)
         if self.config.grad_clip:
             self.gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
-        for group in self.adam.param_groups:
-            group["lr"] = rate
-        self.adam.step()
+        vectors = (self.master, self.gradient, self.mean, self.square)
+        counts = [self.count.clone() for _ in self.parts]  # each call advances its own
+        for (part, decay), count in zip(self.parts, counts, strict=True):
+            weights, gradients, means, squares = ([vector[part]] for vector in vectors)
+            # the function behind torch.optim.AdamW: making the class would import torch._dynamo, 1.7 s per process
+            adamw(
+                weights, gradients, means, squares, [], [count], fused=True, lr=rate, weight_decay=decay,
+                beta1=self.config.beta1, beta2=self.config.beta2, eps=1e-8, amsgrad=False, maximize=False,
+            )  # fmt: skip
+        self.count = counts[0]
         torch._foreach_copy_([p.data for p in self.parameters], self.weights)
         for p in self.parameters:
             p.grad = None
@@ -159,23 +166,14 @@ class Optimiser:
 
     def state(self) -> dict:
         """What a snapshot needs: weights and both moments, by copy."""
-        state = {"master": self.master.cpu().clone()}
-        for index, group in enumerate(self.adam.param_groups):
-            for key, value in self.adam.state[group["params"][0]].items():
-                state[f"{key}_{index}"] = value.detach().cpu().clone()
-        return state
+        kept = {"master": self.master, "mean": self.mean, "square": self.square, "count": self.count.reshape(1)}
+        return {name: tensor.cpu().clone() for name, tensor in kept.items()}
 
     @torch.no_grad()
     def load(self, state: dict) -> None:
-        self.master.copy_(state["master"])
-        for index, group in enumerate(self.adam.param_groups):
-            p = group["params"][0]
-            saved = {key: state.get(f"{key}_{index}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if saved["step"] is not None:
-                self.adam.state[p] = {
-                    key: value.clone() if key == "step" and p.device.type == "cpu" else value.to(p.device, copy=True)
-                    for key, value in saved.items()
-                }
+        for name in ("master", "mean", "square"):
+            getattr(self, name).copy_(state[name])
+        self.count = state["count"].reshape(()).to(self.master.device, copy=True)
         self.use_working_weights()
 
 
