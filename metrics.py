@@ -494,98 +494,121 @@ def evaluate_models(
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: must be at least 1")
     starts = _check_windows(tokens, starts, block_size)
+    running = _Running(len(models), len(starts), block_size, blocks)
     with _evaluating(models):
-        return _evaluate(models, tokens, starts, block_size, device, blocks, max_block_bytes)
+        for part in _joint_predictions(models, tokens, starts, block_size, device, max_block_bytes):
+            running.add(*part)
+    return running.evaluation()
 
 
-def _evaluate(models, tokens, starts, T, device, blocks, max_block_bytes) -> Evaluation:
-    n, W = len(models), len(starts)
-    pairs = list(itertools.combinations(range(n), 2))
-    totals = [dict.fromkeys((*DISTANCES, "true_label_relative_pd"), 0.0) for _ in pairs]
-    mismatches = [0] * len(pairs)
-    over_windows = _OverWindows(2 * n + len(pairs), W, blocks)
-    spread_total = 0.0
-    probabilities = pair_sums = seen_tokens = None  # made once the vocabulary is known, from the first logits
+def _joint_predictions(models, tokens, starts, T: int, device, max_bytes: int) -> Iterator[tuple]:
+    """What all models predict for the next few windows, or for the next part of a window that is too large.
+
+    Yields the n `_Predictions`, their probabilities in one tensor (n, R, V), the targets (R,), the number of windows
+    they belong to, and whether these windows are complete now. The first windows to come are one: only then is the
+    vocabulary known, and so how many fit."""
+    n = len(models)
+    pairs = n * (n - 1) // 2
+    buffer = None
     done, count, step = 0, 1, T
-    while done < W:
+    while done < len(starts):
         windows = torch.from_numpy(_gather(tokens, starts[done : done + count], T)).to(device)
-        k = len(windows)
-        # loss of each model, hits of each model, relative PD of each pair; summed over the positions of each window
-        window_sums = np.zeros((2 * n + len(pairs), k))
+        done += len(windows)
         lo = 0
         while lo < T:
             predictions = []
             for m, model in enumerate(models):
                 logits = _logits(model, windows[:, :-1])
-                V = logits.shape[-1]
-                if probabilities is None:
+                if buffer is None:
+                    V = logits.shape[-1]
                     # bytes at a position: probabilities, and a pair's five sums in float32 and in float64
-                    position = 4 * V * n + 60 * len(pairs)
-                    step = max(1, min(T, max_block_bytes // position))
-                    count = _windows_at_once(T, position, max_block_bytes)
-                    probabilities = torch.empty(n, min(count, W) * step, V, device=device)
-                    pair_sums = PairSums(n, V, torch.float32, device)
-                    seen_tokens = np.zeros((n, V), bool)
-                _check_logits(logits, m, windows, pair_sums.block.shape[-1])
+                    position = 4 * V * n + 60 * pairs
+                    step = max(1, min(T, max_bytes // position))
+                    count = _windows_at_once(T, position, max_bytes)
+                    buffer = torch.empty(n, min(count, len(starts)) * step, V, device=device)
+                _check_logits(logits, m, windows, V)
                 targets = windows[:, 1 + lo : 1 + min(lo + step, T)].flatten()
                 logits = logits[:, lo : lo + step].flatten(0, 1)
-                predictions.append(_predict(logits, targets, out=probabilities[m, : len(targets)]))
+                predictions.append(_predict(logits, targets, out=buffer[m, : len(targets)]))
                 del logits  # before the next model makes its own
-            R = len(targets)
-            true = targets.cpu().numpy()
-            sums, mass, spread = pair_sums(probabilities[:, :R])
-            spread_total += spread.sum()
-            for m, one in enumerate(predictions):
-                window_sums[m] += one.nll.reshape(k, -1).sum(1)
-                window_sums[n + m] += (one.top == true).reshape(k, -1).sum(1)
-                seen_tokens[m, one.top] = True
-            for pair, (i, j) in enumerate(pairs):
-                distances = _distances(sums[:, pair], mass[i] + mass[j], V)
-                distances["true_label_relative_pd"] = _relative_difference(
-                    predictions[i].p_target, predictions[j].p_target
-                )
-                for key, values in distances.items():
-                    totals[pair][key] += values.sum()
-                window_sums[2 * n + pair] += distances["relative_pd"].reshape(k, -1).sum(1)
-                mismatches[pair] += int((predictions[i].top != predictions[j].top).sum())
             lo += step
-        over_windows.add(window_sums / T)
-        done += k
-    N = W * T
-    per_model = [
-        {
-            "val_loss": float(over_windows.mean[m]),
-            "val_loss_se": over_windows.standard_error(m),
-            "val_accuracy": 100 * float(over_windows.mean[n + m]),
-            "val_accuracy_se": None if W < 2 else 100 * over_windows.standard_error(n + m),
-            "val_loss_by_block": over_windows.by_block(m),
-            "distinct_argmax": int(seen_tokens[m].sum()),
-            "finite": True,
-        }
-        for m in range(n)
-    ]
-    per_pair = []
-    for pair, (i, j) in enumerate(pairs):
-        means = {key: total / N for key, total in totals[pair].items()}
-        means["val_loss_difference"] = over_windows.mean[i] - over_windows.mean[j]
-        per_pair.append(
+            yield predictions, buffer[:, : len(targets)], targets.cpu().numpy(), len(windows), lo >= T
+
+
+class _Running:
+    """The sums over all positions, and over windows, from which an Evaluation is made."""
+
+    def __init__(self, n: int, windows: int, block_size: int, blocks: int):
+        self.n, self.windows, self.block_size = n, windows, block_size
+        self.pairs = list(itertools.combinations(range(n), 2))
+        self.totals = [dict.fromkeys((*DISTANCES, "true_label_relative_pd"), 0.0) for _ in self.pairs]
+        self.mismatches = [0] * len(self.pairs)
+        self.spread = 0.0
+        # the loss of each model, its hits, the relative PD of each pair
+        self.over_windows = _OverWindows(2 * n + len(self.pairs), windows, blocks)
+        self.window_sums = 0.0  # the same, summed over the positions so far of the current windows
+        self.pair_sums: PairSums | None = None
+
+    def add(self, predictions, probabilities, targets, windows: int, complete: bool) -> None:
+        """Take in one yield of `_joint_predictions`."""
+        n, _, V = probabilities.shape
+        if self.pair_sums is None:
+            self.pair_sums = PairSums(n, V, torch.float32, probabilities.device)
+            self.seen_tokens = np.zeros((n, V), bool)
+        sums, mass, spread = self.pair_sums(probabilities)
+        self.spread += spread.sum()
+        by_window = [one.nll for one in predictions] + [one.top == targets for one in predictions]
+        for seen, one in zip(self.seen_tokens, predictions, strict=True):
+            seen[one.top] = True
+        for pair, (i, j) in enumerate(self.pairs):
+            p, q = predictions[i], predictions[j]
+            distances = _distances(sums[:, pair], mass[i] + mass[j], V)
+            distances["true_label_relative_pd"] = _relative_difference(p.p_target, q.p_target)
+            for key, values in distances.items():
+                self.totals[pair][key] += values.sum()
+            self.mismatches[pair] += int((p.top != q.top).sum())
+            by_window.append(distances["relative_pd"])
+        self.window_sums += np.stack([values.reshape(windows, -1).sum(1) for values in by_window])
+        if complete:
+            self.over_windows.add(self.window_sums / self.block_size)
+            self.window_sums = 0.0
+
+    def evaluation(self) -> Evaluation:
+        n, N, over = self.n, self.windows * self.block_size, self.over_windows
+        models = [
             {
-                **_pair_entry(means, mismatches[pair], N),
-                "relative_pd_se": over_windows.standard_error(2 * n + pair),
-                "relative_pd_halves_difference": over_windows.halves_difference(2 * n + pair),
-                "relative_pd_by_block": over_windows.by_block(2 * n + pair),
+                "val_loss": float(over.mean[m]),
+                "val_loss_se": over.standard_error(m),
+                "val_accuracy": 100 * float(over.mean[n + m]),
+                "val_accuracy_se": None if self.windows < 2 else 100 * over.standard_error(n + m),
+                "val_loss_by_block": over.by_block(m),
+                "distinct_argmax": int(self.seen_tokens[m].sum()),
+                "finite": True,
             }
+            for m in range(n)
+        ]
+        pairs = []
+        for pair, (i, j) in enumerate(self.pairs):
+            means = {key: total / N for key, total in self.totals[pair].items()}
+            means["val_loss_difference"] = over.mean[i] - over.mean[j]
+            pairs.append(
+                {
+                    **_pair_entry(means, self.mismatches[pair], N),
+                    "relative_pd_se": over.standard_error(2 * n + pair),
+                    "relative_pd_halves_difference": over.halves_difference(2 * n + pair),
+                    "relative_pd_by_block": over.by_block(2 * n + pair),
+                }
+            )
+        return Evaluation(
+            models=models,
+            pairs=pairs,
+            set_prediction_difference=float(self.spread / (n * N)) if n > 1 else None,
+            positions=N,
+            windows=self.windows,
+            block_size=self.block_size,
+            blocks=over.blocks,
+            vocab_size=self.seen_tokens.shape[1],
         )
-    return Evaluation(
-        models=per_model,
-        pairs=per_pair,
-        set_prediction_difference=float(spread_total / (n * N)) if n > 1 else None,
-        positions=N,
-        windows=W,
-        block_size=T,
-        blocks=over_windows.blocks,
-        vocab_size=V,
-    )
 
 
 def _check_logits(logits: torch.Tensor, m: int, windows: torch.Tensor, vocab: int) -> None:

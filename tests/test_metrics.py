@@ -15,6 +15,16 @@ from scipy.spatial import distance
 import metrics
 from config import UserError
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Arrays here are small: more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 KEYS = {
     "relative_pd", "pd_l1", "pd_l2", "symmetric_pd", "true_label_relative_pd", "hellinger", "jensen_shannon",
     "prediction_differences", "total_predictions", "top1_mismatch_pct", "val_loss_difference",
@@ -178,7 +188,7 @@ def test_streaming_arithmetic_in_float32():
     """The sums that models are measured with keep 1e-6 of the float64 values, also for nearly equal models."""
     for V, scale in itertools.product((2, 85, 50257), (2.0, 0.05, 2e-3, 1e-4)):
         rng = np.random.default_rng(V)
-        p, q = close_pair(rng, 40 if V > 1000 else 2000, V, scale)
+        p, q = close_pair(rng, 10 if V > 1000 else 1000, V, scale)
         sums, mass, _ = metrics.PairSums(2, V, torch.float32)(torch.from_numpy(np.stack([p, q])))
         expected = by_hand(p, q, np.zeros(len(p), int))
         for key, values in metrics._distances(sums[:, 0], mass.sum(0), V).items():
@@ -205,7 +215,7 @@ distributions = st.integers(1, 9).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(distributions)
 def test_bounds_symmetry_and_triangle_inequality(rows):
     a, b, c = (np.array([row]) / np.sum(row) for row in rows)
@@ -224,7 +234,7 @@ def test_bounds_symmetry_and_triangle_inequality(rows):
     # H² ≤ TV ≤ √2·H (Le Cam)
     assert ab["hellinger"] ** 2 <= ab["relative_pd"] + 1e-14 <= math.sqrt(2) * ab["hellinger"] + 1e-13
     assert ab["pd_l1"] == pytest.approx(2 * ab["relative_pd"], rel=1e-12)
-    assert ab["pd_l2"] <= ab["pd_l1"] * (1 + 1e-14) <= math.sqrt(V) * ab["pd_l2"] * (1 + 1e-13)
+    assert ab["pd_l2"] <= ab["pd_l1"] * (1 + 1e-14) <= math.sqrt(V) * ab["pd_l2"] * (1 + 1e-13) + 1e-150
 
 
 def test_set_prediction_difference():
