@@ -88,6 +88,7 @@ _RC = {
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # looking for a free place above the axes would take a sixth of the time
     "axes.titlepad": 5,
     "axes.labelsize": 7.5,
     "axes.linewidth": 0.6,
@@ -514,7 +515,10 @@ def _pair_metrics(axes, m: Measured, colour: str, marker: str) -> None:
     everything = np.concatenate(list(rows.values()))
     if (everything > 0).all():
         axes.set_xscale("log")
-        axes.set_xlim(10 ** math.floor(math.log10(everything.min())), 10 ** math.ceil(math.log10(everything.max())))
+        first, last = math.floor(math.log10(everything.min())), math.ceil(math.log10(everything.max()))
+        axes.set_xlim(10**first, 10 ** max(last, first + 1))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_yticks(range(len(rows)), [_PAIR_METRICS[key] for key in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(False, axis="y")
@@ -813,8 +817,8 @@ def _spread_panel(axes, studied: Mapping[str, Measured]) -> None:
     if empty:
         _say(axes, "needs two trials")
         return
-    axes.set_xlim(left=0)
     axes.margins(x=0.08)
+    axes.set_xlim(left=-0.02 * axes.get_xlim()[1])  # room for a marker at 0
     _ticks(axes.xaxis, 4)
 
 
@@ -1053,7 +1057,7 @@ def _forest(axes, lines: list[tuple]) -> None:
     """Ratios with intervals on a log axis around 1; lines of (y, activation, ratio, low, high, hollow)."""
     ratios = [r for _, _, r, _, _, _ in lines if r is not None and r > 0]
     # a three-trial interval can span decades: it is cut, with an arrow, where it would squeeze all others
-    floor, ceiling = min([0.9, *ratios]) / 1.6, max([1.1, *ratios]) * 1.6
+    floor, ceiling = min([0.9, *ratios]) / 2.5, max([1.1, *ratios]) * 2.5
     ends = [x for line in lines for x in line[3:5] if x is not None and x > 0]
     low, high = (max(floor, min([0.93, *ratios, *ends])), min(ceiling, max([1.07, *ratios, *ends])))
     low, high = low / 1.02, high * 1.02
