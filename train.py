@@ -9,10 +9,13 @@ so that --help, --status and mistyped arguments are answered at once.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import activations
@@ -117,7 +120,7 @@ def run_study(
             # a fresh process can't make an activation that was registered in this one
             here = not all(activations.importable(name) for name in names)
             run = run or (pool.run_here if here else pool.run_trials)
-            for outcome in run(config, tasks, display.event, workers):
+            for outcome in _interruptible(run(config, tasks, display.event, workers)):
                 display.outcome(outcome)
                 if outcome.status == "failed":
                     failures.append(outcome)
@@ -331,15 +334,52 @@ def _main(argv) -> int:
     return 0
 
 
-def _interrupt(*_):
+# -- interrupts ---------------------------------------------------------------------------------------------------
+
+INTERRUPTED = "train.py: interrupted; everything is saved, and the same command goes on from here"
+AT_ONCE = "train.py: stopped at once; what was saved before is kept, and the same command goes on from here"
+
+
+@contextlib.contextmanager
+def _on_interrupt(handler) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM call `handler`. Only a main thread can set that; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _leave(*_):
+    """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
+    in the middle of an import, which can swallow it and leave half a module behind."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(130)
+
+
+def _raise(*_):
     raise KeyboardInterrupt
+
+
+def _interruptible(outcomes: Iterator) -> Iterator:
+    """The outcomes. While one is waited for, an interrupt is raised there, where the trials under way are saved."""
+    while True:
+        with _on_interrupt(_raise):
+            outcome = next(outcomes, None)
+        if outcome is None:
+            return
+        yield outcome
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 a run failed, 2 wrong input, 130 interrupted with everything saved."""
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _main(argv)
+        with _on_interrupt(_leave):
+            return _main(argv)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
@@ -347,8 +387,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        saved = "stopped at once; what was saved before is kept" if stopped.args else "interrupted; everything is saved"
-        print(f"train.py: {saved}, and the same command goes on from here", file=sys.stderr)
+        print(AT_ONCE if stopped.args else INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output left, as in `| head`
         return 1
