@@ -25,7 +25,8 @@ import torch
 from config import UserError
 
 DISTANCES = ("relative_pd", "pd_l1", "pd_l2", "symmetric_pd", "hellinger", "jensen_shannon")
-MAX_POSITIONS = 8192  # positions in one forward pass: enough to keep a device busy, few enough for activations
+# positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it
+MAX_POSITIONS = {"cpu": 2048, "other": 16384}
 MAX_BLOCK_BYTES = 512 * 2**20  # predictions of all models held at a time: one window of 32 models at V = 50 257, T = 64
 
 
@@ -348,8 +349,9 @@ def _logits(model: torch.nn.Module, idx: torch.Tensor) -> torch.Tensor:
     return logits.float()
 
 
-def _windows_at_once(block_size: int, bytes_per_position: int, max_bytes: int) -> int:
-    return max(1, min(MAX_POSITIONS, max_bytes // bytes_per_position) // block_size)
+def _windows_at_once(block_size: int, bytes_per_position: int, max_bytes: int, device) -> int:
+    positions = MAX_POSITIONS["cpu" if torch.device(device).type == "cpu" else "other"]
+    return max(1, min(positions, max_bytes // bytes_per_position) // block_size)
 
 
 def _stream(model, tokens, starts, block_size: int, device, max_bytes: int) -> Iterator[_Predictions]:
@@ -362,7 +364,7 @@ def _stream(model, tokens, starts, block_size: int, device, max_bytes: int) -> I
         logits = _logits(model, windows[:, :-1]).flatten(0, 1)
         yield _predict(logits, windows[:, 1:].flatten())
         done += count
-        count = _windows_at_once(block_size, 8 * logits.shape[-1], max_bytes)  # logits and probabilities
+        count = _windows_at_once(block_size, 8 * logits.shape[-1], max_bytes, device)  # logits and probabilities
 
 
 def evaluate_loss(
@@ -524,7 +526,7 @@ def _joint_predictions(models, tokens, starts, T: int, device, max_bytes: int) -
                     # bytes at a position: probabilities, and a pair's five sums in float32 and in float64
                     position = 4 * V * n + 60 * pairs
                     step = max(1, min(T, max_bytes // position))
-                    count = _windows_at_once(T, position, max_bytes)
+                    count = _windows_at_once(T, position, max_bytes, device)
                     buffer = torch.empty(n, min(count, len(starts)) * step, V, device=device)
                 _check_logits(logits, m, windows, V)
                 targets = windows[:, 1 + lo : 1 + min(lo + step, T)].flatten()
