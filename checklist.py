@@ -82,11 +82,13 @@ def _listed(problems: Iterable[str], most: int = 4) -> str:
 
 def _missing_trials(names: list[str], studied: dict[str, Measured]) -> list[str]:
     def wanted(m):
-        return number((m.results.get("config") or {}).get("trials_per_activation")) or len(m.planned)
+        # its own number: more trials of one activation don't make another incomplete; where none is recorded, the most
+        return number((m.results.get("config") or {}).get("trials_per_activation")) or most
 
-    trials = int(max(map(wanted, studied.values()), default=0))
+    most = max((len(m.planned) for m in studied.values()), default=0)
     missing = [f"{name}: not trained, or its results are not readable" for name in names if name not in studied]
     for name, m in studied.items():
+        trials = int(wanted(m))
         absent = [str(k) for k in range(1, trials + 1) if k not in m.planned]
         if absent:
             missing.append(f"{name}: trial {', '.join(absent)} of {trials} is missing")

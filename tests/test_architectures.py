@@ -30,7 +30,8 @@ def one_thread():
 
 
 def tiny(model, **changes):
-    return Config(**{"preset": "smoke", "device": "cpu", "precision": "float32", "model": model, **changes})
+    small = {"preset": "smoke", "n_embd": 32, "device": "cpu", "precision": "float32", "model": model}
+    return Config(**{**small, **changes})
 
 
 def shaken(model, seed=0):
