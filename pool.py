@@ -230,8 +230,11 @@ def _shut_down(pool: set[_Worker], graceful: bool) -> None:
             if not graceful:
                 worker.stop()
         for worker in pool:
-            worker.process.wait()  # as long as saving takes; asked once more to stop, stop at once
-    except KeyboardInterrupt:
+            # as long as saving takes, but who has nothing left to save has no reason to stay
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=30 if graceful else None)
+            worker.process.kill()  # nothing happens to a process that has ended
+    except KeyboardInterrupt:  # asked once more to stop: at once
         for worker in pool:
             worker.process.kill()
         raise KeyboardInterrupt("at once") from None
