@@ -41,12 +41,12 @@ class RotaryAttention(Attention):
         self.register_buffer("sin", torch.cat((-sin, sin), -1), persistent=False)
 
     def heads(self, x):
-        q, k, v = super().heads(x)
-        return self.rotate(q), self.rotate(k), v
+        qkv = super().heads(x)
+        return torch.cat((self.rotate(qkv[:2]), qkv[2:]))
 
     def rotate(self, x):
-        """(B, H, T, D) -> (B, H, T, D): (a, b) becomes (a cos − b sin, b cos + a sin)."""
-        T, D = x.shape[2:]
+        """(…, T, D) -> (…, T, D): (a, b) becomes (a cos − b sin, b cos + a sin)."""
+        T, D = x.shape[-2:]
         return x * self.cos[:T].to(x.dtype) + x.roll(D // 2, -1) * self.sin[:T].to(x.dtype)
 
 

@@ -46,7 +46,7 @@ PRESETS: dict[str, dict] = {
         "max_iters": 1300,
         "learning_rate": 5e-3,
         "min_lr": 0.0,
-        "warmup_iters": 30,
+        "warmup_iters": 130,
         "weight_decay": 0.1,
         "beta1": 0.7,
         "beta2": 0.99,

@@ -57,6 +57,7 @@ def spread(config: Config, lead: Callable[[Callable], object]) -> None:
         import torch
 
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    pool.keep_freed_memory()
     store = _shared_store()
     with _asked_to_stop() as stop:
         if rank:

@@ -24,30 +24,38 @@ from config import Config, UserError
 
 
 class CausalAttentionCPU(torch.autograd.Function):
-    """softmax(q kᵀ / √D + causal mask) v for q, k, v of shape (B·H, T, D), as plain batched matrix products.
+    """softmax(q kᵀ / √D + causal mask) v for qkv of shape (3, B, H, T, D), as plain batched matrix products: (B, T, C).
 
     On CPUs with bfloat16 this is several times faster than the fused kernel, whose bfloat16 backward is slow there
     (bench/RESULTS.md); in float32 the two are alike. The backward is written out because autograd would scale and
-    copy the (B·H, T, T) scores once more each way.
+    copy the (B·H, T, T) scores once more each way, and because the three gradients can then be written where the
+    gradient of `qkv` wants them.
     """
 
     @staticmethod
-    def forward(ctx, q, k, v):
-        T, scale = q.shape[1], q.shape[2] ** -0.5
+    def forward(ctx, qkv):
+        _, B, H, T, D = qkv.shape
+        qkv = qkv.reshape(3, B * H, T, D)
+        q, k, v = qkv
         mask = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)  # (B·H, T, T)
+        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=D**-0.5)  # (B·H, T, T)
         p = torch.softmax(scores, -1)
-        ctx.save_for_backward(q, k, v, p)
-        ctx.scale = scale
-        return torch.bmm(p, v)
+        ctx.save_for_backward(qkv, p)
+        return torch.bmm(p, v).view(B, H, T, D).transpose(1, 2).reshape(B, T, H * D)
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, p = ctx.saved_tensors
-        grad_v = torch.bmm(p.transpose(1, 2), grad)
+        qkv, p = ctx.saved_tensors
+        (q, k, v), (BH, T, D) = qkv, qkv.shape[1:]
+        B = grad.shape[0]
+        grad = grad.reshape(B, T, BH // B, D).transpose(1, 2).reshape(BH, T, D)
+        grad_qkv = torch.empty_like(qkv)
+        torch.bmm(p.transpose(1, 2), grad, out=grad_qkv[2])
         grad_p = torch.bmm(grad, v.transpose(1, 2))
-        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scale)
-        return torch.bmm(grad_scores, k), torch.bmm(grad_scores.transpose(1, 2), q), grad_v
+        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(D**-0.5)
+        torch.bmm(grad_scores, k, out=grad_qkv[0])
+        torch.bmm(grad_scores.transpose(1, 2), q, out=grad_qkv[1])
+        return grad_qkv.view(3, B, BH // B, T, D)
 
 
 class Attention(nn.Module):
@@ -60,21 +68,19 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def heads(self, x):
-        """x (B, T, C) -> queries, keys and values, each (B, H, T, D)."""
+        """x (B, T, C) -> queries, keys and values, (3, B, H, T, D)."""
         B, T, C = x.shape
-        return self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4).unbind()
+        return self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
 
     def forward(self, x):
-        B, T, C = x.shape
-        q, k, v = self.heads(x)
+        qkv = self.heads(x)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and not dropout:
-            q, k, v = (z.reshape(B * self.n_head, T, -1) for z in (q, k, v))
-            y = CausalAttentionCPU.apply(q, k, v).view(B, self.n_head, T, -1)
+            y = CausalAttentionCPU.apply(qkv)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
-        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
-        return F.dropout(y, self.dropout, self.training)
+            y = F.scaled_dot_product_attention(*qkv, is_causal=True, dropout_p=dropout)
+            y = y.transpose(1, 2).reshape(x.shape)
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
 
 
 class MLP(nn.Module):

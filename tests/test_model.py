@@ -63,13 +63,18 @@ def test_loss_is_the_mean_cross_entropy():
 
 
 def test_attention_written_out_agrees_with_the_formula_and_its_gradients():
+    B, H, T, D = 2, 3, 7, 4
     generator = torch.Generator().manual_seed(1)
-    q, k, v = (torch.randn(3, 7, 4, dtype=torch.float64, generator=generator, requires_grad=True) for _ in range(3))
-    mask = torch.ones(7, 7).tril().bool()
-    scores = (q @ k.transpose(1, 2) / 2.0).masked_fill(~mask, -math.inf)
-    expected = torch.softmax(scores, -1) @ v
-    torch.testing.assert_close(CausalAttentionCPU.apply(q, k, v), expected, rtol=1e-12, atol=1e-12)
-    assert torch.autograd.gradcheck(CausalAttentionCPU.apply, (q, k, v))
+    qkv = torch.randn(3, B, H, T, D, dtype=torch.float64, generator=generator, requires_grad=True)
+    q, k, v = qkv
+    mask = torch.ones(T, T).tril().bool()
+    scores = (q @ k.transpose(-1, -2) / 2.0).masked_fill(~mask, -math.inf)
+    expected = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(B, T, H * D)
+    torch.testing.assert_close(CausalAttentionCPU.apply(qkv), expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(CausalAttentionCPU.apply, (qkv,))
+    # as the layer gives it: a view that is not contiguous
+    packed = qkv.detach().permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: CausalAttentionCPU.apply(x.permute(2, 0, 3, 1, 4)), (packed,))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
