@@ -82,6 +82,7 @@ def run_study(
     anew. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of pool.run_trials.
     """
     _check_names(names)
+    _refuse_other_names(config, names)
     import model
     import pool
     from prepare_data import load_corpus
@@ -276,6 +277,28 @@ def _check_names(names: list[str]) -> None:
         function = activations.canonical_name(name)
         if seen.setdefault(function, name) != name:
             raise UserError(f"activations {seen[function]} and {name} are the same function; give one of them")
+
+
+def _refuse_other_names(config: Config, names: list[str]) -> None:
+    """Refuse to train a function whose results or models lie in the folders under another of its names: the report
+    would list it twice, as two activations that happen to agree."""
+    there: dict[str, Path] = {}
+    for path in sorted(Path(config.results_dir).glob("*_results.json")):
+        there.setdefault(path.name.removesuffix("_results.json").replace("--", ":"), path)
+    for folder in sorted(Path(config.checkpoint_dir).glob("[!.]*")):
+        if any(folder.glob("trial_*.pt")) or any(folder.glob("trial_*.snapshot")):
+            there.setdefault(folder.name.replace("--", ":"), folder)
+    asked = {activations.canonical_name(name): name for name in names}
+    for other, path in there.items():
+        try:
+            name = asked.get(activations.canonical_name(other), other)
+        except UserError:  # not a name of ours: another tool's results
+            continue
+        if name != other:
+            raise UserError(
+                f"{path}: {other} and {name} are the same function; go on with --activation {other}, move it away, or "
+                f"use another folder (--study NAME)"
+            )
 
 
 def _main(argv) -> int:

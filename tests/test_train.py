@@ -19,6 +19,7 @@ import trial as trials
 from config import Config, UserError
 from conftest import TINY
 from prepare_data import load_corpus
+from synthetic import synthetic_results
 
 ROOT = Path(__file__).resolve().parent.parent
 # Times and places: what may differ between two runs of one experiment.
@@ -145,6 +146,37 @@ def test_other_settings_in_the_same_place_are_refused_with_the_fields_that_diffe
     config = finished[0]
     with pytest.raises(UserError, match=r"learning_rate=0.01 there, 0.005 now.*--overwrite"):
         train.run_experiment(config.replace(learning_rate=0.005), "smelu_05", quiet=True)
+
+
+@pytest.mark.parametrize("left", ["results", "checkpoint", "snapshot"])
+def test_one_function_by_two_names_in_one_place_is_refused_before_training(left, smoke_config, capsys, monkeypatch):
+    monkeypatch.setattr(trials, "train_trial", lambda *_: pytest.fail("trained"))
+    config = smoke_config
+    if left == "results":
+        path = storage.write_results(synthetic_results("smelu_05"), config.results_dir)
+    else:
+        path = Path(config.checkpoint_dir) / "smelu_05"
+        path.mkdir(parents=True)
+        (path / {"checkpoint": "trial_2.pt", "snapshot": "trial_1.step-10.snapshot"}[left]).touch()
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in config.to_dict().items() if isinstance(value, str)]
+    for more in ([], ["--overwrite"]):  # which replaces what goes by the name that is asked for, and no other
+        assert train.main([*flags, *more, "--activation", "gelu", "smelu_0.5"]) == 2
+        out, err = capsys.readouterr()
+        assert err.count("\n") == 1
+        assert err.startswith(f"train.py: {path}: smelu_05 and smelu_0.5 are the same function")
+        assert "--activation smelu_05" in err and "--study" in err and not out
+
+
+def test_other_names_that_are_in_nobodys_way(smoke_config):
+    """The name itself, other functions, what another tool calls its own, and folders without a model."""
+    for name in ("smelu_0.5", "smelu_1", "their_own"):
+        storage.write_results(synthetic_results(name), smoke_config.results_dir)
+    (Path(smoke_config.checkpoint_dir) / "smelu_05").mkdir(parents=True)
+    (Path(smoke_config.checkpoint_dir) / "my_module--cube").mkdir()
+    (Path(smoke_config.checkpoint_dir) / "my_module--cube" / "trial_1.pt").touch()
+    train._refuse_other_names(smoke_config, ["smelu_0.5", "swish"])
+    with pytest.raises(UserError, match="smelu_0.5 and smelu_05 are the same"):
+        train._refuse_other_names(smoke_config, ["smelu_05"])
 
 
 def test_another_text_in_the_same_place_is_refused(finished, tmp_path):
