@@ -19,6 +19,7 @@ import metrics
 import storage
 import trial as trials
 from config import Config, UserError
+from measured import pd_at_val_loss
 from prepare_data import Corpus
 
 # -- what is there ------------------------------------------------------------------------------------------------
@@ -144,11 +145,12 @@ def _headline(results: dict) -> str:
 
 
 def up_to_date(results: dict, config: Config, activation: str) -> bool:
-    """Whether the results were measured on the very checkpoints that are there."""
+    """Whether the results were measured on the very checkpoints that are there, and hold all that is measured today."""
     recorded = {t["trial_id"]: t.get("checkpoint", {}).get("sha256") for t in results["trials"]}
     existing = existing_trials(config, activation)
     return (
         results.get("fingerprint") == config.fingerprint()
+        and "pd_at_val_loss" in results
         and sorted(recorded) == existing
         and all(
             storage.sha256_file(storage.checkpoint_path(config.checkpoint_dir, activation, k)) == recorded[k]
@@ -179,7 +181,7 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
         "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
         "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
     }
-    pairs, set_pd, self_pd = [], None, None
+    pairs, set_pd, self_pd, along_training = [], None, None, divergence(done, probes)
     for record in records:
         record.update(val_loss=None, val_accuracy=None)
     if models:
@@ -210,7 +212,8 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
         "reproducibility_metrics": pairs,
         "set_prediction_difference": set_pd,
         "self_prediction_difference": self_pd,
-        "divergence": divergence(done, probes),
+        "divergence": along_training,
+        "pd_at_val_loss": pd_at_val_loss(along_training),
         "avg_train_loss": _mean(done, "train_loss"),
         "avg_val_loss": _mean(done, "val_loss"),
         "std_val_loss": _std(done, "val_loss"),

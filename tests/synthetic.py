@@ -8,6 +8,8 @@ import itertools
 
 import numpy as np
 
+from measured import pd_at_val_loss
+
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 
 
@@ -101,6 +103,12 @@ def synthetic_results(
             return None
         return float(np.mean(values)) if f == "mean" else float(np.std(values, ddof=1))
 
+    divergence = {
+        "positions": 2048,
+        "steps": steps,
+        "val_loss": {str(t["trial_id"]): t["val_loss_history"] for t in trials if t["status"] == "done"},
+        "pairs": curves,
+    }
     return {
         "schema_version": 1,
         "activation": activation,
@@ -138,12 +146,8 @@ def synthetic_results(
         "reproducibility_metrics": pairs,
         "set_prediction_difference": float(1.1 * pd) if pairs else None,
         "self_prediction_difference": 0.0,
-        "divergence": {
-            "positions": 2048,
-            "steps": steps,
-            "val_loss": {str(t["trial_id"]): t["val_loss_history"] for t in trials if t["status"] == "done"},
-            "pairs": curves,
-        },
+        "divergence": divergence,
+        "pd_at_val_loss": pd_at_val_loss(divergence),
         "avg_train_loss": stat("train_loss", "mean"),
         "avg_val_loss": stat("val_loss", "mean"),
         "std_val_loss": stat("val_loss", "std"),

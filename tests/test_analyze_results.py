@@ -27,7 +27,7 @@ from analyze_results import (
 )
 from checklist import check_study
 from config import UserError
-from measured import Measured, matched_loss, matched_loss_pd, matrix, seeds_shared
+from measured import Measured, matched_loss, matched_loss_pd, matrix, pd_at_val_loss, seeds_shared
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -297,6 +297,86 @@ def test_matched_loss_leaves_out_what_is_unfit_or_not_recorded():
     assert matched.mean("relu") is None
     assert matched_loss({"relu": synthetic_results("relu")}).target is None
     assert matched_loss({n: minimal_results(n) for n in STUDY}).target is None
+
+
+def first_crossing(losses_i, losses_j, pds, target):
+    """PD at a loss, by NumPy: between the first point at or below it and the one before."""
+    loss = (np.array(losses_i) + np.array(losses_j)) / 2
+    below = np.flatnonzero(loss <= target)
+    if not len(below) or (below[0] == 0 and loss[0] < target):
+        return None
+    k = below[0]
+    return pds[0] if k == 0 else float(np.interp(target, loss[[k, k - 1]], np.array(pds)[[k, k - 1]]))
+
+
+def divergence_of(losses, pds):
+    """The part of a results file that `pd_at_val_loss` reads, of curves by trial and by pair."""
+    return {"val_loss": losses, "pairs": {name: {"relative_pd": curve} for name, curve in pds.items()}}
+
+
+def check_pd_at_val_loss(divergence):
+    """Every entry, and every loss that is or is not listed, against NumPy; returns the table."""
+    table = pd_at_val_loss(divergence)
+    assert table == json.loads(json.dumps(table, allow_nan=False))
+    losses, curves = divergence["val_loss"], {n: c["relative_pd"] for n, c in divergence["pairs"].items()}
+    expected = []
+    for loss in [round(0.05 * k, 2) for k in range(200, 0, -1)]:
+        pds = {n: first_crossing(*(losses[k] for k in n.split("_vs_")), c, loss) for n, c in curves.items()}
+        reached = [first_crossing(c, c, c, loss) for c in losses.values()]
+        if pds and None not in [*pds.values(), *reached]:
+            expected.append((loss, pds))
+    assert table["val_loss"] == [loss for loss, _ in expected]  # the very floats
+    assert list(table["relative_pd"]) == list(curves)
+    for name, values in table["relative_pd"].items():
+        assert values == pytest.approx([pds[name] for _, pds in expected], rel=1e-12)
+    assert table["mean"] == pytest.approx([np.mean(list(pds.values())) for _, pds in expected], rel=1e-12)
+    return table
+
+
+@pytest.mark.parametrize("n_trials, diverged", [(3, ()), (5, ()), (4, (2,)), (2, ())])
+def test_pd_at_val_loss_of_a_study(n_trials, diverged):
+    study = synthetic_study(n_trials=n_trials, diverged=diverged)
+    tables = {name: check_pd_at_val_loss(results["divergence"]) for name, results in study.items()}
+    for name, table in tables.items():
+        assert len(table["val_loss"]) > 40 and table["val_loss"] == sorted(table["val_loss"], reverse=True)
+        assert not any(f"{k}_vs" in pair or f"vs_{k}" in pair for k in diverged for pair in table["relative_pd"])
+        assert study[name]["pd_at_val_loss"] == table
+    # another activation can be compared with it wherever their losses overlap: the floats are the same
+    common = set(tables["relu"]["val_loss"]) & set(tables["smelu_1"]["val_loss"])
+    assert min(common) == max(min(tables[name]["val_loss"]) for name in ("relu", "smelu_1"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pd_at_val_loss_of_curves_that_rise_and_fall(seed):
+    rng = np.random.default_rng(seed)
+    losses = {str(k): (4 - np.linspace(0, 2, 30) + rng.normal(0, 0.4, 30)).tolist() for k in (1, 2, 3)}
+    pds = {f"{i}_vs_{j}": rng.random(30).tolist() for i, j in itertools.combinations((1, 2, 3), 2)}
+    assert check_pd_at_val_loss(divergence_of(losses, pds))["val_loss"]
+
+
+def test_pd_at_val_loss_by_hand():
+    losses = {"1": [3.0, 2.0, 1.5], "2": [3.0, 2.2, 1.9]}
+    table = check_pd_at_val_loss(divergence_of(losses, {"1_vs_2": [0.0, 0.2, 0.4]}))
+    assert (table["val_loss"][0], table["val_loss"][-1]) == (3.0, 1.9)  # where both begin; what both reach
+    assert table["relative_pd"]["1_vs_2"][0] == 0
+    # the mean falls from 2.1 to 1.7: half of that at 1.9
+    assert table["mean"][-1] == pytest.approx(0.3)
+
+
+def test_pd_at_val_loss_where_there_is_none():
+    one = synthetic_results(n_trials=1)["divergence"]
+    assert pd_at_val_loss(one) == {"val_loss": [], "relative_pd": {}, "mean": []}
+    nothing = synthetic_results(n_trials=2, diverged=(1, 2))["divergence"]
+    assert pd_at_val_loss(nothing) == {"val_loss": [], "relative_pd": {}, "mean": []}
+    apart = divergence_of({"1": [4.0, 3.5], "2": [3.0, 2.0]}, {"1_vs_2": [0.1, 0.2]})
+    assert check_pd_at_val_loss(apart) == {"val_loss": [], "relative_pd": {"1_vs_2": []}, "mean": []}
+    # each is at 2.0 once, but never their mean
+    turns = divergence_of({"1": [3, 2, 3, 3], "2": [3, 3, 3, 2]}, {"1_vs_2": [0.1, 0.2, 0.3, 0.4]})
+    assert check_pd_at_val_loss(turns)["val_loss"][-1] == 2.5
+    assert pd_at_val_loss(divergence_of({"1": [], "2": []}, {"1_vs_2": []}))["val_loss"] == []
+    # a trial that stays behind: the mean of the two says little about either
+    behind = divergence_of({"1": [4.0, 1.8], "2": [4.0, 3.3]}, {"1_vs_2": [0.1, 0.2]})
+    assert check_pd_at_val_loss(behind)["val_loss"][-1] == 3.3
 
 
 # -- tests ------------------------------------------------------------------------------------------------------------

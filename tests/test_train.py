@@ -16,6 +16,7 @@ import metrics
 import storage
 import train
 import trial as trials
+import verify
 from config import Config, UserError
 from conftest import TINY
 from prepare_data import load_corpus
@@ -131,6 +132,37 @@ def test_histories_are_taken_at_the_recorded_steps(finished):
         assert t["val_loss_history"][-1] < t["val_loss_history"][0] - 0.5
     for curves in results["divergence"]["pairs"].values():
         assert len(curves["relative_pd"]) == 4
+
+
+def test_pd_at_equal_loss_is_in_the_json_and_is_verified(finished, tmp_path):
+    config, results, _, _ = finished
+    table, curves = results["pd_at_val_loss"], results["divergence"]
+    assert table["val_loss"] and table["relative_pd"].keys() == curves["pairs"].keys()
+    for pair, values in table["relative_pd"].items():
+        i, j = pair.split("_vs_")
+        loss = (np.array(curves["val_loss"][i]) + np.array(curves["val_loss"][j])) / 2
+        assert (np.diff(loss) < 0).all()  # so NumPy's interpolation over the whole curve is the same thing
+        expected = np.interp(table["val_loss"], loss[::-1], curves["pairs"][pair]["relative_pd"][::-1])
+        assert values == pytest.approx(expected, rel=1e-9)
+    assert table["mean"] == pytest.approx(np.mean(list(table["relative_pd"].values()), 0), rel=1e-12)
+
+    elsewhere = config.replace(results_dir=str(tmp_path))
+    storage.write_results(results, tmp_path)
+    assert next(verify.verify(elsewhere)) == (str(tmp_path / "smelu_05_results.json"), [])
+    wrong = json.loads(json.dumps(results))
+    wrong["pd_at_val_loss"]["mean"][0] += 1e-4
+    storage.write_results(wrong, tmp_path)  # sealed anew: what only deriving it again can notice
+    problems = next(verify.verify(elsewhere))[1]
+    assert len(problems) == 1 and problems[0].startswith("pd_at_val_loss.mean[0]: ")
+
+
+def test_results_of_before_pd_at_equal_loss_are_measured_again(finished, tmp_path, monkeypatch):
+    config, results, _, _ = finished
+    monkeypatch.setattr(trials, "_run", lambda *_: pytest.fail("trained again"))
+    elsewhere = config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
+    storage.write_results({k: v for k, v in results.items() if k != "pd_at_val_loss"}, elsewhere.results_dir)
+    again, _, _ = train.run_experiment(elsewhere, "smelu_05", quiet=True)
+    assert comparable(again) == comparable(results)
 
 
 def test_a_second_run_reuses_what_is_done(finished, monkeypatch):
