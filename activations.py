@@ -441,6 +441,18 @@ def importable(name: str) -> bool:
     return name not in _REGISTERED
 
 
+def own_function(name: str) -> Callable | None:
+    """The user's own function, class or maker of modules behind a name, imported if need be; None for a built-in one.
+
+    Raises:
+        UserError: there is no such activation, or it can't be imported.
+    """
+    _, factory = _find(name)
+    if name in _REGISTERED:
+        return factory
+    return _import(name) if factory is None else None
+
+
 def make_activation(name: str):
     """A new torch.nn.Module that computes the activation element by element; another one at each call. For a gated
     activation, the function of the gate.

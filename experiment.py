@@ -16,6 +16,7 @@ import torch
 
 import audit
 import metrics
+import own_code
 import storage
 import trial as trials
 from config import Config, UserError
@@ -34,9 +35,10 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
     """Trials still to be trained.
 
     Raises:
-        UserError: what is there was trained with other settings or on another text.
+        UserError: what is there was trained with other settings, on another text or with other code of the user's own.
         StorageError: a damaged or swapped checkpoint.
     """
+    own_code.checksums(config, activation)  # read before anything is trained, and remembered
     existing = existing_trials(config, activation)
     for number in existing:
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
@@ -161,7 +163,7 @@ def up_to_date(results: dict, config: Config, activation: str) -> bool:
 
 def measure(config: Config, activation: str, corpus: Corpus) -> dict:
     """The results dict of an activation (all but its audit) from its checkpoints: n forward passes for n trials."""
-    records, models, probes, environment = [], [], {}, None
+    records, models, probes, environment, code = [], [], {}, None, None
     for number in existing_trials(config, activation):
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
         saved = storage.load_checkpoint(path)
@@ -169,6 +171,7 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
         record = {**saved["record"], "checkpoint": {"path": str(path), "sha256": storage.sha256_file(path)}}
         records.append(record)
         environment = environment or saved["environment"]
+        code = code or saved.get("own_code")
         if record["status"] == "done":
             models.append(trials.model_from(saved).to(config.device))
             probes[number] = (saved["probe"].numpy(), saved["probe_argmax"].numpy())
@@ -202,6 +205,7 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
         "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
         "fingerprint": config.fingerprint(),
+        "own_code": code or {},
         "dataset": corpus.info,
         "evaluation": evaluation,
         "steps": max((r["steps"] for r in records), key=len, default=[]),

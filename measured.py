@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import own_code
 import storage
 from activations import STUDY
 from config import Config, UserError
@@ -80,6 +81,9 @@ def _differences(a: dict, b: dict) -> list[str]:
         covered = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"]]
         changed = [f"{k} ({mine.get(k)} and {theirs.get(k)})" for k in covered if mine.get(k) != theirs.get(k)]
         facts.append(", ".join(changed) or "the fingerprint of their settings")
+    # the model's only: to a module of activations one more is added as the study goes on
+    one, other = ({"model": (results.get("own_code") or {}).get("model") or {}} for results in (a, b))
+    facts += [f"the code of the model, {module}" for _, module, _, _ in own_code.differences(one, other)]
     for key, what in (("dataset", "the corpus"), ("evaluation", "the positions evaluated")):
         one, other = ((results.get(key) or {}).get("sha256") for results in (a, b))
         if one and other and one != other:

@@ -19,6 +19,7 @@ import torch
 from torch.optim.adamw import adamw
 
 import metrics
+import own_code
 import storage
 from config import SOURCES, Config, UserError
 from model import LanguageModel, build_model, generate
@@ -238,6 +239,7 @@ class Training:
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
         if self.seeds["bit"] is not None:
             move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
+        self.own_code = own_code.checksums(config, activation)
         self.model: LanguageModel = model.to(config.device)
         self.optimiser = Optimiser(self.model, config, self.dtype)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
@@ -362,6 +364,7 @@ class Training:
             "config": self.config.to_dict(),
             "fingerprint": self.config.fingerprint(),
             "corpus_sha256": self.corpus.sha256,
+            "own_code": self.own_code,
         }
 
     # the end
@@ -573,10 +576,11 @@ class _Progress:
 def check_same_experiment(
     config: Config, activation: str, trial: int, saved: dict, corpus: Corpus | None, path: Path, kind: str = "trial"
 ) -> None:
-    """Refuse what was trained with other settings, on another corpus, or is not the trial or snapshot its name says.
+    """Refuse what was trained with other settings, on another corpus, with other code of the user's own, or is not the
+    trial or snapshot its name says.
 
     Raises:
-        UserError: names the settings that differ and the ways on.
+        UserError: names the settings or the module that differ and the ways on.
         StorageError: the file holds another trial, or weights that are not finite or not those of its record.
     """
     if saved.get("kind") != kind:
@@ -595,6 +599,13 @@ def check_same_experiment(
         raise UserError(
             f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
             f"{corpus.sha256[:12]}… now); {ways}"
+        )
+    for what, module, theirs, mine in own_code.differences(
+        saved.get("own_code"), own_code.checksums(config, activation)
+    ):
+        raise UserError(
+            f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
+            f"{mine[:12]}… now); undo the change, {ways}"
         )
     weights = saved.get("weights") or {}  # a snapshot or a diverged trial has none
     if weights and storage.contents_sha256(weights) != saved["record"]["weights_sha256"]:
