@@ -8,6 +8,7 @@ source alone, one bit included, causes nearly as much variation as all together.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,25 @@ def sources_of(config: Config) -> dict[str, tuple[str, ...]]:
     return {**{source: (source,) for source in single}, "bit": ("bit",), "all": SOURCES}
 
 
-def decompose(config: Config, activation: str, **options) -> dict:
+def decompose(config: Config, activation: str, tensorboard: str | os.PathLike | None = None, **options) -> dict:
     """Train and measure every source alone and all together; write the table and the figure.
 
     Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything. Options
-    are those of train.run_study. Returns {"activation", "sources": {name: {"relative_pd": [per pair], "mean",
-    "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
+    are those of train.run_study; below its folder for TensorBoard each source has one of its own too. Returns
+    {"activation", "sources": {name: {"relative_pd": [per pair], "mean", "share_of_all", "top1_mismatch_pct",
+    "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
     """
     import plot_utils
     from train import run_study
 
     table = {}
     for name, vary in sources_of(config).items():
-        varied = config.replace(vary=vary) if vary == config.vary else _in_folder(config, name, vary)
-        results = run_study(varied, [activation], **options)[activation]
+        if vary == config.vary:
+            varied, log = config.replace(vary=vary), tensorboard
+        else:
+            varied = _in_folder(config, name, vary)
+            log = tensorboard and Path(tensorboard, config.study or "", "sources", name)
+        results = run_study(varied, [activation], tensorboard=log, **options)[activation]
         pairs = results["reproducibility_metrics"]
         table[name] = {
             "vary": list(vary),

@@ -74,6 +74,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def append_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Add to the end of a file, made with its folder when missing. For logs only: a reader may see part of `data`.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as f:
+            f.write(data)
+    except OSError as error:
+        raise StorageError(_disk_message(path, error)) from error
+
+
 def write_json(path: str | os.PathLike, value) -> None:
     """Strict JSON: a NaN or an infinity anywhere is a ValueError, never a token that other readers choke on."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

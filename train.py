@@ -44,7 +44,7 @@ def run_experiment(config: Config, activation: str, **options):
     Args:
         config: the settings; see Config.
         activation: a name of `activations.list_activations()`.
-        options: of run_study (overwrite, quiet, strict_audit).
+        options: of run_study (overwrite, quiet, strict_audit, tensorboard).
 
     Returns:
         (results, models, tokenizer): the dict that is also in `results_dir/{activation}_results.json`, the trained
@@ -75,11 +75,13 @@ def run_study(
     quiet: bool = False,
     strict_audit: bool = True,
     run: Callable | None = None,
+    tensorboard: str | os.PathLike | None = None,
 ) -> dict[str, dict]:
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
 
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
     anew. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of pool.run_trials.
+    `tensorboard` is a folder in which the curves are logged for TensorBoard; see tensorboard_log.py.
     """
     _check_names(names)
     _refuse_other_names(config, names)
@@ -88,7 +90,11 @@ def run_study(
     from prepare_data import load_corpus
 
     model.check_model_name(config.model)
-    display = Display(quiet)
+    display, board = Display(quiet), None
+    if tensorboard is not None:
+        from tensorboard_log import Board
+
+        board = Board(tensorboard, config, lambda text: print(f"train.py: {text}", file=sys.stderr))
     corpus = load_corpus(config)
     if overwrite:
         for name in names:
@@ -107,7 +113,16 @@ def run_study(
     def finish(name):
         with results_lock:
             finished[name] = experiment.finish(config, name, corpus, audits.get(name), display)
+            if board:
+                board.finished(finished[name])
 
+    def report(event):
+        display.event(event)
+        if board:
+            board.event(event)
+
+    if board:
+        board.begin(tasks)
     unfinished = {name: {k for n, k in tasks if n == name} for name in names}
     if tasks:
         workers = pool.default_workers(config, len(tasks))
@@ -121,7 +136,7 @@ def run_study(
             # a fresh process can't make an activation that was registered in this one
             here = not all(activations.importable(name) for name in names)
             run = run or (pool.run_here if here else pool.run_trials)
-            for outcome in _interruptible(run(config, tasks, display.event, workers)):
+            for outcome in _interruptible(run(config, tasks, report, workers)):
                 display.outcome(outcome)
                 if outcome.status == "failed":
                     failures.append(outcome)
@@ -136,6 +151,8 @@ def run_study(
         raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
     with results_lock:
         experiment.update_comparison(config, display)
+    if board and board.problem:  # all else is done; the same command writes the log alone
+        raise board.problem
     return {name: finished[name] for name in names}
 
 
@@ -243,6 +260,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--overwrite", action="store_true", help="train anew what is there already")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="log the curves for TensorBoard in DIR (needs the package tensorboard)"
+    )
     parser.add_argument("--audit-only", action="store_true", help="check the experiment's integrity, train nothing")
     parser.add_argument(
         "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
@@ -336,7 +356,8 @@ def _main(argv) -> int:
         from decompose import decompose, print_table
 
         for name in names:
-            print_table(decompose(config, name, overwrite=args.overwrite, quiet=args.quiet))
+            options = {"overwrite": args.overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard}
+            print_table(decompose(config, name, **options))
         return 0
     if args.audit_only:
         import experiment
@@ -346,7 +367,7 @@ def _main(argv) -> int:
         return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
     start = time.monotonic()
     rank, size = distributed.rank_and_size()
-    options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit}
+    options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit, "tensorboard": args.tensorboard}
     if size > 1:
         config = config.replace(workers=size)  # how many trials are trained side by side
         options["overwrite"] = args.overwrite and not distributed.restarted()
