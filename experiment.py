@@ -44,20 +44,36 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
         saved = storage.load_checkpoint(path)
         trials.check_same_experiment(config, activation, number, saved, corpus, path)
-    path = storage.results_path(config.results_dir, activation)
-    if path.exists():
-        results = storage.read_results(path)
-        if results.get("fingerprint") != config.fingerprint():
-            try:
-                changed = config.differences(results.get("config") or {})
-            except UserError:
-                changed = {}
-            fields = ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
-            raise UserError(
-                f"{path}: measured with other settings ({fields or 'it records none'}); use --overwrite to replace it, "
-                f"or another folder (--study NAME)"
-            )
     return [k for k in range(1, config.trials_per_activation + 1) if k not in existing]
+
+
+def refuse_other_settings(config: Config, names: list[str]) -> None:
+    """Before hours are spent: results that lie in the folder must be of the same settings, also those of activations
+    that are not trained now, since all are compared in the end. What another tool wrote records no settings and is let
+    through, unless it is in the place of results to come.
+
+    Raises:
+        UserError: names the file, the settings that differ and the ways on.
+        StorageError: the results of an activation to be trained are damaged.
+    """
+    to_come = {storage.results_path(config.results_dir, name) for name in names}
+    for path in sorted(Path(config.results_dir).glob("*_results.json")):
+        try:
+            results = storage.read_results(path)
+        except storage.StorageError:
+            if path in to_come:
+                raise
+            continue  # the comparison will name it
+        recorded = results.get("fingerprint")
+        if recorded == config.fingerprint() or (recorded is None and path not in to_come):
+            continue
+        try:
+            changed = config.differences(results.get("config") or {})
+        except UserError:
+            changed = {}
+        fields = ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+        ways = "use --overwrite to replace it, or another folder" if path in to_come else "use another folder"
+        raise UserError(f"{path}: measured with other settings ({fields or 'it records none'}); {ways} (--study NAME)")
 
 
 def tidy(config: Config, names: list[str]) -> None:

@@ -104,6 +104,7 @@ def run_study(
     tasks = []
     for name in names:
         tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
+    experiment.refuse_other_settings(config, names)
     experiment.tidy(config, names)
     audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
     # one process at a time measures, draws and compares: another one of the same study then finds it done

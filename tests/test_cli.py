@@ -115,6 +115,12 @@ WRONG = [
     ("train", ["--dataset", "{text}", "--train-split", "0.0001"], ["too small", "train split"]),
     ("train", ["--checkpoint-dir", "{othercheckpoints}"], ["trial_1.pt", "other settings", "bias=True there"]),
     ("train", ["--results-dir", "{otherresults}"], ["relu_results.json", "other settings", "bias=True there"]),
+    # of an activation that is not trained now: it could not be compared in the end
+    (
+        "train",
+        ["--activation", "gelu", "--results-dir", "{otherresults}"],
+        ["relu_results.json", "other settings", "bias=True there", "another folder (--study NAME)"],
+    ),
     ("train", ["--status", "--n-layer", "0"], ["n_layer=0"]),
     ("prepare_data", ["--dataset", "{nowhere}"], ["no such file"]),
     ("prepare_data", ["--dataset", "{binary}"], ["binary"]),
