@@ -136,8 +136,9 @@ def run_study(
         with display.progress(config, tasks):
             # a fresh process can't make an activation that was registered in this one
             here = not all(activations.importable(name) for name in names)
-            run = run or (pool.run_here if here else pool.run_trials)
-            for outcome in _interruptible(run(config, tasks, report, workers)):
+            outcomes = (run or (pool.run_here if here else pool.run_trials))(config, tasks, report, workers)
+            # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
+            for outcome in outcomes if run else _interruptible(outcomes):
                 display.outcome(outcome)
                 if outcome.status == "failed":
                     failures.append(outcome)

@@ -143,6 +143,23 @@ def test_a_killed_rank_loses_nothing(restarts, expected, config):
     assert results_of(config) == expected
 
 
+@pytest.mark.slow
+def test_asked_to_stop_all_ranks_save(config):
+    """Rank 0 too, which does more than train."""
+    config = config.replace(max_iters=20_000, snapshot_seconds=1000.0)
+    job = torchrun(config, "--standalone", "--nproc-per-node", "2")
+    folder = Path(config.checkpoint_dir)
+    deadline = time.monotonic() + 120
+    while len([p for p in folder.glob("*/trial_*.json") if storage.read_json(p)["step"]]) < 2:
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    job.communicate(timeout=120)
+    assert job.returncode
+    assert len(list(folder.glob("*/trial_*.snapshot"))) == 2
+    assert {storage.read_json(p)["state"] for p in folder.glob("*/trial_*.json")} == {"interrupted"}
+
+
 def kill_one_that_trains(config, job):
     """SIGKILL to a rank in the middle of a trial; its process id."""
     deadline = time.monotonic() + 120
