@@ -93,8 +93,9 @@ PRESETS: dict[str, dict] = {
 }
 
 
-def setting(default, help, *, kind, low=None, high=None, choices=None, above=None, affects_results=True):
-    """A field of Config: its default (None: from the preset), its type and range, and whether it changes results."""
+def setting(default, help, *, kind, low=None, high=None, choices=None, above=None, affects_results=True, bare=None):
+    """A field of Config: its default (None: from the preset), its type and range, whether it changes results, and
+    what its flag stands for when it is given without a value (None: it needs one)."""
     return field(
         default=default,
         metadata={
@@ -105,6 +106,7 @@ def setting(default, help, *, kind, low=None, high=None, choices=None, above=Non
             "above": above,
             "choices": choices,
             "affects_results": affects_results,
+            "bare": bare,
         },
     )
 
@@ -176,6 +178,15 @@ class Config:
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
     precision: str = setting("auto", "auto, float32 or bfloat16", kind=str, choices=("auto", "float32", "bfloat16"))
     threads: int = setting(1, "CPU threads per trial (part of the result: sums are split by it)", kind=int, low=1)
+    data_parallel: int = setting(
+        1,
+        "ranks of torchrun that train each trial together, each its share of every batch; without N: all of them "
+        "(part of the result, as threads)",
+        kind=int,
+        low=1,
+        high=2**20,
+        bare="all",
+    )
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
     workers: int | None = setting(
         None,
@@ -236,6 +247,11 @@ class Config:
             raise UserError(
                 f"n_embd={self.n_embd}: must be a multiple of n_head={self.n_head}, for example "
                 f"{self.n_head * max(1, round(self.n_embd / self.n_head))}"
+            )
+        if self.batch_size % self.data_parallel:
+            raise UserError(
+                f"batch_size={self.batch_size}: must be a multiple of data_parallel={self.data_parallel}, for example "
+                f"{self.data_parallel * max(1, round(self.batch_size / self.data_parallel))}"
             )
         if self.warmup_iters > self.max_iters:
             raise UserError(f"warmup_iters={self.warmup_iters}: must be at most max_iters={self.max_iters}")
@@ -308,7 +324,10 @@ class Config:
 
         The number of trials, the workers and the folders are left out: a trial is the same whichever of them it has.
         """
-        text = json.dumps(self.result_settings(), sort_keys=True, separators=(",", ":"))
+        values = self.result_settings()
+        if values["data_parallel"] == 1:  # as it was before there was a choice: what was trained then stays valid
+            del values["data_parallel"]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def result_settings(self) -> dict:
@@ -359,7 +378,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(*flags, nargs="+", default=None, dest=f.name, metavar="X", help=help_text)
         else:
             metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
-            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
+            optional = {"nargs": "?", "const": meta["bare"]} if meta["bare"] else {}
+            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text, **optional)
 
 
 def from_args(args: argparse.Namespace) -> Config:

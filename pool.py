@@ -23,9 +23,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from config import Config, UserError
+from config import Config, RunFailed, UserError
 from storage import StorageError
+
+if TYPE_CHECKING:
+    from distributed import Team
 
 Task = tuple[str, int]  # (activation, trial)
 
@@ -189,15 +193,17 @@ def run_here(
     report: Callable[[dict], None],
     workers: int = 1,
     stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
 ) -> Iterator[Outcome]:
-    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step."""
+    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step.
+    `team`: the ranks that train each trial together."""
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
     pending, busy = collections.deque(tasks), 0
     while pending:
         task = pending.popleft()
-        outcome = _attempt(config, task, corpus, report, stop)
+        outcome = _attempt(config, task, corpus, report, stop, team)
         if outcome.status != "busy":
             busy = 0
             yield outcome
@@ -211,12 +217,12 @@ def run_here(
                 busy = 0
 
 
-def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop) -> Outcome:
+def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None) -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
     import trial as trials
 
     try:
-        record = trials.train_trial(config, *task, corpus, report=report, stop=stop)
+        record = trials.train_trial(config, *task, corpus, report=report, stop=stop, team=team)
         return Outcome(*task, record["status"], _diverged(record))
     except trials.Busy:
         return Outcome(*task, "busy")
@@ -224,6 +230,8 @@ def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None],
         return Outcome(*task, "interrupted")
     except (UserError, StorageError) as error:
         return Outcome(*task, "failed", str(error), isinstance(error, UserError))
+    except RunFailed:  # a rank that it is trained with is lost: no other trial can go on either
+        raise
     except Exception as error:  # the trial failed, its process goes on: reported in full, exit status 1
         import traceback
 

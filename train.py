@@ -105,6 +105,8 @@ def run_study(
     for name in names:
         tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
     experiment.refuse_other_settings(config, names)
+    if tasks and not run:
+        distributed.check_ranks(config, 1)
     experiment.tidy(config, names)
     audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
     # one process at a time measures, draws and compares: another one of the same study then finds it done
@@ -205,9 +207,10 @@ class Display:
             f"{config.max_iters} steps of {config.batch_size} × {config.block_size} tokens; {config.device}, "
             f"{config.precision}"
         )
+        at_a_time = f"{workers} at a time" if config.data_parallel == 1 else f"each on {config.data_parallel} ranks"
         self.line(
-            f"{len(tasks)} {'trial' if len(tasks) == 1 else 'trials'} to train ({', '.join(names)}), {workers} at a "
-            f"time: about {_duration(seconds)}"
+            f"{len(tasks)} {'trial' if len(tasks) == 1 else 'trials'} to train ({', '.join(names)}), {at_a_time}: "
+            f"about {_duration(seconds)}"
         )
 
     def progress(self, config, tasks):
@@ -342,6 +345,8 @@ def _main(argv) -> int:
             print(f"{name:18} {description}")
         return 0
     names = _names(args.activation)
+    if args.data_parallel == "all":
+        args.data_parallel = distributed.all_ranks()
     config = from_args(args)
     if args.status:
         from status import print_status
@@ -357,9 +362,16 @@ def _main(argv) -> int:
     if args.decompose:
         from decompose import decompose, print_table
 
-        for name in names:
-            options = {"overwrite": args.overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard}
-            print_table(decompose(config, name, **options))
+        def sources(run=None):
+            options = {"quiet": args.quiet, "tensorboard": args.tensorboard}
+            options["overwrite"] = args.overwrite and not distributed.restarted()
+            for name in names:
+                print_table(decompose(config, name, run=run, **options))
+
+        if config.data_parallel > 1:
+            distributed.share(config, sources)
+        else:
+            sources()
         return 0
     if args.audit_only:
         import experiment
@@ -371,9 +383,11 @@ def _main(argv) -> int:
     rank, size = distributed.rank_and_size()
     options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit, "tensorboard": args.tensorboard}
     if size > 1:
-        config = config.replace(workers=size)  # how many trials are trained side by side
+        together = config.data_parallel > 1
+        config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
         options["overwrite"] = args.overwrite and not distributed.restarted()
-        distributed.spread(config, lambda run: run_study(config, names, run=run, **options))
+        train = distributed.share if together else distributed.spread
+        train(config, lambda run: run_study(config, names, run=run, **options))
     else:
         run_study(config, names, args.overwrite, **options)
     Display(args.quiet or rank > 0).line(f"done in {_duration(time.monotonic() - start)}")

@@ -8,6 +8,7 @@ whether it runs alone or beside others, in one go or killed and resumed, evaluat
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -18,10 +19,12 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
+import distributed
 import metrics
 import own_code
 import storage
 from config import SOURCES, Config, UserError
+from distributed import Team
 from model import LanguageModel, build_model, generate
 from prepare_data import Corpus, load_corpus
 
@@ -47,24 +50,26 @@ def trial_seeds(config: Config, trial: int) -> dict[str, int | None]:
     return {**seeds, "bit": trial if "bit" in config.vary and trial > 1 else None}
 
 
-def stream(seed: int, source: str, step: int = 0) -> np.random.Generator:
+def stream(seed: int, source: str, step: int = 0, rank: int = 0) -> np.random.Generator:
     """The random stream of a source at a step. Philox is counter-based (Salmon et al. 2011): the stream of step t
-    costs the same for every t, and streams of different sources or steps don't overlap."""
+    costs the same for every t, and streams of different sources, steps or ranks don't overlap."""
     key = np.array([seed, SOURCES.index(source)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, rank, step]))
 
 
 class Batches:
-    """The training batch of step t: `batch_size` windows at random places of the training split."""
+    """The training batch of step t: `batch_size` windows at random places of the training split, or a rank's share."""
 
-    def __init__(self, tokens: np.ndarray, config: Config, seed: int):
+    def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0):
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
         self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
+        share = config.batch_size // config.data_parallel
+        self.share = slice(rank * share, (rank + 1) * share)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each (batch_size, T) int64; the targets are the inputs one position later."""
-        starts = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)
+        """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
+        starts = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)[self.share]
         batch = torch.from_numpy(self.windows[starts].astype(np.int64))
         if self.device != "cpu":
             batch = batch.pin_memory().to(self.device, non_blocking=True) if "cuda" in self.device else batch
@@ -114,7 +119,9 @@ class Optimiser:
         sizes = [p.numel() for p in self.parameters]
         n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
         self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
-        self.gradient = torch.zeros_like(self.master)
+        # behind the gradient, what ranks that train together tell one another in the same message
+        self.message = torch.zeros(len(self.master) + distributed.EXTRA, dtype=torch.float32, device=device)
+        self.gradient = self.message[: len(self.master)]
         self.weights = self._views(self.master)
         self.gradients = self._views(self.gradient)
         with torch.no_grad():
@@ -144,9 +151,12 @@ class Optimiser:
             p.data = weight.to(self.dtype, copy=True)
 
     @torch.no_grad()
-    def step(self, rate: float) -> torch.Tensor:
-        """One update from the gradients of the model; returns their norm before clipping (a device scalar)."""
+    def step(self, rate: float, average: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
+        """One update from the gradients of the model; returns their norm before clipping (a device scalar).
+        `average` is called with `message` and puts the mean over the ranks into it."""
         torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters])
+        if average is not None:
+            average(self.message)
         norm = torch.linalg.vector_norm(self.gradient)
         if self.config.grad_clip:
             self.gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
@@ -202,11 +212,13 @@ def torch_settings(config: Config) -> Iterator[None]:
 
 class Stopwatch:
     """Seconds of training alone. On the CPU with one thread it is the CPU time of that thread, which other load on
-    the machine does not lengthen; otherwise wall-clock time with the device synchronised at both ends."""
+    the machine does not lengthen; otherwise (ranks that wait for one another, too) wall-clock time with the device
+    synchronised at both ends."""
 
     def __init__(self, config: Config):
         self.device = config.device
-        self.clock = time.thread_time if config.device == "cpu" and config.threads == 1 else time.perf_counter
+        alone = config.device == "cpu" and config.threads == config.data_parallel == 1
+        self.clock = time.thread_time if alone else time.perf_counter
         self.seconds = 0.0
 
     @contextlib.contextmanager
@@ -230,10 +242,15 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 
 
 class Training:
-    """The state of a trial under way: everything that a snapshot holds."""
+    """The state of a trial under way: everything that a snapshot holds.
 
-    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus):
+    `team`: the ranks that train it together (distributed.Team). Without one, a config for several ranks computes what
+    the first of them does, on its share of the batch: enough for the audit and for an estimate of the time.
+    """
+
+    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus, team: Team | None = None):
         self.config, self.activation, self.trial, self.corpus = config, activation, trial, corpus
+        self.team, self.rank = team, team.rank if team else 0
         self.seeds = trial_seeds(config, trial)
         self.dtype = getattr(torch, config.precision)
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
@@ -242,7 +259,7 @@ class Training:
         self.own_code = own_code.checksums(config, activation)
         self.model: LanguageModel = model.to(config.device)
         self.optimiser = Optimiser(self.model, config, self.dtype)
-        self.batches = Batches(corpus.train, config, self.seeds["order"])
+        self.batches = Batches(corpus.train, config, self.seeds["order"], self.rank)
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
             metrics.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
@@ -263,12 +280,14 @@ class Training:
     def one_step(self, step: int) -> torch.Tensor:
         """Forward, backward, update; returns the loss (a device scalar)."""
         if self.config.dropout:
-            torch.manual_seed(int(stream(self.seeds["dropout"], "dropout", step).integers(2**63)))
+            torch.manual_seed(int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63)))
         x, y = self.batches(step)
         _, loss = self.model(x, y)
         loss.backward()
-        self.last_norm = self.optimiser.step(learning_rate(self.config, step))
-        return loss.detach()
+        loss = loss.detach()
+        average = self.team and functools.partial(self.team.average, loss)  # of the loss and the gradients
+        self.last_norm = self.optimiser.step(learning_rate(self.config, step), average)
+        return loss
 
     def warm_up(self) -> None:
         """One forward and backward pass whose result is thrown away: it allocates, and is not timed."""
@@ -441,14 +460,16 @@ def train_trial(
     corpus: Corpus | None = None,
     report: Callable[[dict], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    team: Team | None = None,
 ) -> dict:
     """Train trial k (1-based) of an activation, or go on with it, or find it done; returns its record.
 
     Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is;
-    `stop` is asked after every step.
+    `stop` is asked after every step. `team`: the ranks that train it together, on the first of them.
 
     Raises:
-        UserError: what lies in the checkpoint folder belongs to another config or corpus.
+        UserError: what lies in the checkpoint folder belongs to another config or corpus, or the config is for
+            another number of ranks.
         Interrupted: `stop` said so; a snapshot is saved, and the next call goes on from it.
         Busy: another process is training this trial.
         StorageError: a damaged checkpoint is in the way, or the disk refuses.
@@ -463,15 +484,16 @@ def train_trial(
             saved = storage.load_checkpoint(path)
             check_same_experiment(config, activation, trial, saved, corpus, path)
             return saved["record"]
+        distributed.check_ranks(config, team.size if team else 1)
         storage.clean_temporaries(path.parent)
         with torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
-            return _run(Training(config, activation, trial, corpus), report or (lambda event: None), stop)
+            return _run(Training(config, activation, trial, corpus, team), report or (lambda event: None), stop)
     finally:
         lock.release()
 
 
 def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], bool] | None) -> dict:
-    config = training.config
+    team = training.team
     note = training.resume()
     progress = _Progress(training, report)
     if note:
@@ -480,6 +502,16 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
     training.warm_up()
     if training.step == 0 and not training.history["steps"]:
         training.record_point()
+    with team.together(training) if team else contextlib.nullcontext():
+        _train(training, progress, team.stop if team else stop)
+    # before the checkpoint: killed in between, the trial shows as interrupted, never as done when it diverged
+    progress.write("done" if training.diverged_at is None else "diverged")
+    return training.finish()
+
+
+def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | None) -> None:
+    """From the current step to the last one, or to where the trial diverges."""
+    config = training.config
     saved_at = time.monotonic()
     losses = torch.zeros(LOSS_CHECK_STEPS)
     while training.step < config.max_iters and training.diverged_at is None:
@@ -512,9 +544,6 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
         if time.monotonic() - saved_at > config.snapshot_seconds and training.step < config.max_iters:
             training.save_snapshot()
             saved_at = time.monotonic()
-    # before the checkpoint: killed in between, the trial shows as interrupted, never as done when it diverged
-    progress.write("done" if training.diverged_at is None else "diverged")
-    return training.finish()
 
 
 def _next(step: int, interval: int) -> int:
@@ -667,6 +696,7 @@ def environment(config: Config) -> dict:
         "device_name": device_name,
         "cpu_cores": os.cpu_count(),
         "threads": config.threads,
+        "data_parallel": config.data_parallel,
         "precision": config.precision,
         "deterministic": config.deterministic,
         "git_commit": commit or None,

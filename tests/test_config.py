@@ -1,6 +1,8 @@
 """Config: validation, presets, fingerprint, and flags generated from the fields."""
 
 import dataclasses
+import hashlib
+import json
 import math
 import string
 
@@ -40,6 +42,9 @@ WRONG = [
     ({"seed_base": -1}, ["seed_base=-1", "at least 0"]),
     ({"seed_base": 2**40}, ["seed_base"]),
     ({"workers": 0}, ["workers=0", "at least 1"]),
+    ({"data_parallel": 0}, ["data_parallel=0", "at least 1"]),
+    ({"data_parallel": 5}, ["batch_size=12", "data_parallel=5", "for example 10"]),
+    ({"data_parallel": "all"}, ["data_parallel='all'", "whole number"]),
     ({"eval_tokens": 10}, ["eval_tokens=10", "block_size=64"]),
     ({"probe_tokens": 10**6}, ["probe_tokens", "eval_tokens"]),
     ({"dataset": "  "}, ["dataset", "shakespeare"]),
@@ -101,8 +106,8 @@ OTHER = {
     "bias": True, "batch_size": 5, "max_iters": 777, "learning_rate": 1e-3, "min_lr": 1e-5, "warmup_iters": 7,
     "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "eval_interval": 11, "eval_tokens": 8192,
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
-    "precision": "float32", "threads": 2, "deterministic": False, "workers": 2, "snapshot_seconds": 1.0, "study": "s",
-    "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
+    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "workers": 2,
+    "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
@@ -118,6 +123,16 @@ def test_fingerprint_covers_what_changes_results_and_nothing_else():
         changed = Config.from_dict({**base, name: value})
         same = changed.fingerprint() == Config.from_dict(base).fingerprint()
         assert same == (name in NO_EFFECT_ON_RESULTS), name
+
+
+def test_a_config_for_one_rank_has_the_fingerprint_it_had_before_ranks_could_share_a_trial():
+    config = Config(preset="smoke", device="cpu", precision="float32")
+    settings = {k: v for k, v in config.result_settings().items() if k != "data_parallel"}
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    assert config.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+    older = {k: v for k, v in config.to_dict().items() if k != "data_parallel"}
+    assert config.differences(older) == {}
+    assert config.differences(config.replace(data_parallel=2)) == {"data_parallel": (1, 2)}
 
 
 def test_differences_name_the_fields():

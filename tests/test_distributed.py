@@ -32,13 +32,14 @@ def config(smoke_config):
     return smoke_config.replace(trials_per_activation=2)
 
 
-def torchrun(config, *options, **kwargs):
+def torchrun(config, *options, script=ROOT / "train.py", arguments=None):
+    """Started: `script` (train.py) with its arguments (all settings of the config) on ranks."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(ROOT / "train.py"), *flags(config)]
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *(arguments or flags(config))]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-        **kwargs,
-    )  # fmt: skip
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
 
 
 def finish(process):
