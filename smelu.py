@@ -86,7 +86,9 @@ void times_slope_bfloat16(const uint32_t *restrict g, const uint32_t *restrict x
 def _formula_value(x: torch.Tensor, beta: float) -> torch.Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     m = (wide + beta).clamp_(0, 2 * beta)
-    return torch.maximum(wide, m.square_().mul_(0.25 / beta)).to(x.dtype)
+    y = torch.maximum(wide, m.square_().mul_(0.25 / beta))
+    # a conversion that changes nothing, at the end of a forward, makes the gradient zero in torch 2.11's compiler
+    return y if y.dtype == x.dtype else y.to(x.dtype)
 
 
 def _formula_times_slope(grad: torch.Tensor, x: torch.Tensor, beta: float) -> torch.Tensor:

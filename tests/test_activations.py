@@ -362,8 +362,9 @@ def test_the_generalised_smelu_with_its_defaults_is_smelu():
 
 
 @pytest.mark.slow
-def test_torch_compile_takes_it_whole():
-    x = torch.randn(64, 33)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_compile_takes_it_whole(dtype):
+    x = torch.randn(64, 33, dtype=dtype)
     value, slope = value_and_slope(torch.compile(smelu.SmeLU(0.5), fullgraph=True), x)  # fullgraph: no graph break
     want, want_slope = value_and_slope(smelu.SmeLU(0.5), x)
     torch.testing.assert_close(value, want)
