@@ -190,7 +190,7 @@ class Config:
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
     workers: int | None = setting(
         None,
-        "trials trained side by side; default: as many as keep the cores busy",
+        "trials trained side by side; default: as many as keep the cores busy, or one on each GPU",
         kind=int,
         low=1,
         high=1024,

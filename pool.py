@@ -50,12 +50,12 @@ def default_workers(config: Config, n_trials: int) -> int:
 
     On the CPU: one per group of `threads` cores, unless that leaves cores idle in the last round; then one more round
     is saved by letting the system share the cores among a few more processes (3 trials on 2 cores: 1.5 rounds, not 2).
-    On a GPU: one.
+    On GPUs: one on each.
     """
     if config.workers:
         return min(config.workers, n_trials)
     if config.device != "cpu":
-        return 1
+        return min(places(config), n_trials)
     cores = max(1, usable_cores() // config.threads)
     candidates = range(min(cores, n_trials), min(2 * cores, n_trials) + 1)
 
@@ -64,6 +64,23 @@ def default_workers(config: Config, n_trials: int) -> int:
         return rounds * max(1.0, workers / cores) * (1.0 if workers <= cores else 1.03)
 
     return min(candidates, key=lambda w: (time_needed(w), w))
+
+
+def places(config: Config) -> int:
+    """How many trials run at once without sharing cores, or a GPU, with one another."""
+    return max(1, usable_cores() // config.threads if config.device == "cpu" else len(gpus(config)))
+
+
+def gpus(config: Config) -> list[str]:
+    """The GPUs over which workers are spread, each as CUDA_VISIBLE_DEVICES names it: all that this process sees when
+    the device is `cuda`; none when it is another, or one of the GPUs by its number."""
+    if config.device != "cuda":
+        return []
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in named.split(",")][:count] if named else [str(i) for i in range(count)]
 
 
 def keep_freed_memory() -> None:
@@ -86,8 +103,9 @@ def usable_cores() -> int:
 
 
 class _Worker:
-    def __init__(self, config: Config, events: queue.Queue):
+    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None):
         self.task: Task | None = None
+        self.gpu = gpu  # the only one that it sees, so `cuda` is this one; None: all
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
         threads = str(config.threads)
         environment = {
@@ -95,6 +113,7 @@ class _Worker:
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
         }
         self.process = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__)],
@@ -139,7 +158,8 @@ class _Worker:
 
 
 def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int) -> Iterator[Outcome]:
-    """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events.
+    """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. With
+    several GPUs each process has one of them, always one that the fewest others have.
 
     A trial that another process is training is waited for and then found done. When the caller stops early
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
@@ -148,8 +168,19 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
     events: queue.Queue = queue.Queue()
     pending = collections.deque(tasks)
     busy: dict[Task, float] = {}  # trials that others hold -> when to look again
-    pool = {_Worker(config, events) for _ in range(min(workers, len(tasks)))}
-    idle = set(pool)
+    shared = gpus(config)
+    pool: set[_Worker] = set()
+    idle: set[_Worker] = set()
+
+    def hire():
+        users = collections.Counter(worker.gpu for worker in pool)
+        gpu = min(shared, key=lambda name: users[name]) if len(shared) > 1 else None
+        worker = _Worker(config, events, gpu)
+        pool.add(worker)
+        idle.add(worker)
+
+    for _ in range(min(workers, len(tasks))):
+        hire()
     left = len(tasks)
     try:
         while left:
@@ -170,9 +201,7 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
                     left -= 1
                     yield Outcome(*worker.task, "failed", _end_message(worker))
                 if left and len(pool) < min(workers, left):
-                    replacement = _Worker(config, events)
-                    pool.add(replacement)
-                    idle.add(replacement)
+                    hire()
             elif event["event"] == "end":
                 task, worker.task = worker.task, None
                 idle.add(worker)

@@ -196,7 +196,7 @@ class Display:
         """What will run and about how long it takes, before it starts."""
         import pool
 
-        at_once = min(workers, max(1, pool.usable_cores() // config.threads)) if config.device == "cpu" else workers
+        at_once = min(workers, pool.places(config))
         seconds = 1.15 * seconds_per_step * config.max_iters * len(tasks) / at_once + 5
         self.line(
             f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "

@@ -1,0 +1,133 @@
+"""Which worker gets which GPU. No GPU is needed: torch is told how many there are."""
+
+import io
+
+import pytest
+import torch
+
+import pool
+
+
+class Started:
+    """In the place of a worker's process: keeps what it was started with, and says nothing."""
+
+    def __init__(self, command, env, **_):
+        self.environment = env
+        self.stdin, self.stdout = io.StringIO(), io.StringIO()
+        self.returncode = 0
+
+    def wait(self, timeout=None):
+        return 0
+
+    poll = kill = wait
+
+
+@pytest.fixture
+def on_gpus(smoke_config, monkeypatch):
+    """(number, visible, device) -> a config on a machine with that many GPUs that this process sees."""
+
+    def place(number, visible=None, device="cuda"):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return smoke_config.replace(device=device)
+
+    return place
+
+
+@pytest.mark.parametrize(
+    "number, visible, device, expected",
+    [
+        (1, None, "cuda", ["0"]),
+        (4, None, "cuda", ["0", "1", "2", "3"]),
+        (2, "3,1", "cuda", ["3", "1"]),
+        (2, "GPU-8932f937, GPU-f93a0c7e", "cuda", ["GPU-8932f937", "GPU-f93a0c7e"]),
+        (2, "0,1,9", "cuda", ["0", "1"]),  # torch ignores what follows a GPU that isn't there
+        (4, None, "cuda:2", []),
+        (0, None, "mps", []),
+        (4, None, "cpu", []),
+    ],
+)
+def test_gpus(on_gpus, number, visible, device, expected):
+    assert pool.gpus(on_gpus(number, visible, device)) == expected
+
+
+@pytest.mark.parametrize(
+    "number, device, workers, trials, expected",
+    [
+        (1, "cuda", None, 15, 1),
+        (4, "cuda", None, 15, 4),
+        (4, "cuda", None, 3, 3),
+        (4, "cuda:1", None, 15, 1),
+        (1, "cuda", 3, 15, 3),
+        (1, "cuda", 3, 2, 2),
+        (0, "mps", None, 15, 1),
+    ],
+)
+def test_workers(on_gpus, number, device, workers, trials, expected):
+    config = on_gpus(number, device=device).replace(workers=workers)
+    assert pool.default_workers(config, trials) == expected
+
+
+def test_places(on_gpus, monkeypatch):
+    assert pool.places(on_gpus(4)) == 4
+    assert pool.places(on_gpus(4, device="cuda:1")) == pool.places(on_gpus(0, device="mps")) == 1
+    monkeypatch.setattr(pool, "usable_cores", lambda: 7)
+    cpu = on_gpus(4, device="cpu")
+    assert [pool.places(cpu.replace(threads=n)) for n in (1, 2, 8)] == [7, 3, 1]
+
+
+def hired(config, monkeypatch, workers, trials):
+    """The environments of the workers that are started for that many trials, all of which die at once."""
+    started = []
+
+    def popen(*args, **kwargs):
+        started.append(Started(*args, **kwargs))
+        return started[-1]
+
+    monkeypatch.setattr(pool.subprocess, "Popen", popen)
+    outcomes = list(pool.run_trials(config, [("relu", k) for k in range(trials)], lambda event: None, workers))
+    assert [outcome.status for outcome in outcomes] == ["failed"] * trials
+    return [process.environment for process in started]
+
+
+def test_workers_are_spread_over_gpus(on_gpus, monkeypatch):
+    environments = hired(on_gpus(2, "3,1"), monkeypatch, workers=3, trials=3)
+    assert sorted(e["CUDA_VISIBLE_DEVICES"] for e in environments[:3]) in (["1", "3", "3"], ["1", "1", "3"])
+    assert all(e["OMP_NUM_THREADS"] == "1" for e in environments)
+
+
+@pytest.mark.parametrize("number, visible, device", [(1, None, "cuda"), (2, None, "cuda:1"), (0, None, "cpu")])
+def test_a_single_device_is_left_as_it_is(on_gpus, monkeypatch, number, visible, device):
+    for environment in hired(on_gpus(number, visible, device), monkeypatch, workers=2, trials=2):
+        assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
+    """Of three workers on three GPUs the second one dies: its replacement gets the second GPU."""
+    workers = []
+
+    class Worker:
+        def __init__(self, config, events, gpu=None):
+            self.gpu, self.task, self.events = gpu, None, events
+            self.process = Started("", {})
+            workers.append(self)
+
+        def start(self, task):
+            self.task = task
+            if len(workers) == 3 and self.gpu == "1" and workers[1] is self:
+                self.events.put((self, None))
+            else:
+                self.events.put((self, {"event": "end", "status": "done"}))
+
+        def close(self):
+            pass
+
+        stop = last_words = close
+
+    monkeypatch.setattr(pool, "_Worker", Worker)
+    tasks = [("relu", k) for k in range(12)]
+    outcomes = list(pool.run_trials(on_gpus(3), tasks, lambda event: None, 3))
+    assert sorted(o.status for o in outcomes) == ["done"] * 11 + ["failed"]
+    assert [worker.gpu for worker in workers] == ["0", "1", "2", "1"]
