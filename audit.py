@@ -48,14 +48,11 @@ def before_training(config: Config, activation: str, corpus) -> list[dict]:
     Raises:
         UserError: an activation that doesn't exist.
     """
-    import torch
-
     import trial as trials
 
     activations.get_info(activation)
     config = config.replace(probe_tokens=max(config.block_size, min(config.probe_tokens, AUDIT_TOKENS)))
-    devices = [config.device] if config.device.startswith("cuda") else []
-    with trials.torch_settings(config), torch.random.fork_rng(devices):
+    with trials.torch_settings(config), trials.own_randomness(config.device):
         return [
             _wired(config, activation, corpus),
             _causal(config, activation, corpus),
@@ -82,11 +79,11 @@ def _function(module, dtype, device) -> np.ndarray:
     """A module's values and derivatives on the grid, computed in `dtype`: (2, points) float64."""
     import torch
 
-    x = torch.tensor(GRID).to(device, dtype).requires_grad_()
+    x = torch.tensor(GRID).to(dtype).to(device).requires_grad_()  # in this order: MPS has no float64
     with torch.enable_grad():
         y = module(x)
         (slope,) = torch.autograd.grad(y.sum(), x)
-    return torch.stack((y.detach(), slope)).double().cpu().numpy()
+    return torch.stack((y.detach(), slope)).cpu().double().numpy()
 
 
 def _reference(activation: str, dtype, device) -> np.ndarray:
@@ -179,6 +176,7 @@ def _validation_windows(config, corpus, n=2):
 def _causal(config, activation, corpus):
     import torch
 
+    import trial as trials
     from model import build_model
 
     V, T = corpus.vocab_size, config.block_size
@@ -199,9 +197,9 @@ def _causal(config, activation, corpus):
             p.data = p.data.to(dtype)
 
         def logits(idx):
-            torch.manual_seed(0)
+            trials.draw_from(0, config.device)
             with torch.no_grad():
-                return model(idx).double()
+                return model(idx).cpu().double()
 
         before = logits(idx)
         for t in places:
@@ -222,9 +220,8 @@ def _causal(config, activation, corpus):
 
 
 def _same_positions(config, activation, corpus):
-    import torch
-
     import metrics
+    import trial as trials
     from model import build_model
 
     T = config.block_size
@@ -234,7 +231,7 @@ def _same_positions(config, activation, corpus):
         return starts, metrics.windows_checksum(corpus.val, starts, T)
 
     starts, first = windows()
-    torch.manual_seed(1)  # whoever draws windows from a global stream draws others now
+    trials.draw_from(1, config.device)  # whoever draws windows from a global stream draws others now
     second = windows()[1]
     model = build_model(config, activation, corpus.vocab_size).to(config.device).eval()
     few = starts[:8]
@@ -287,6 +284,8 @@ def _repeatable(config, activation, corpus):
         states = [torch.get_rng_state().numpy().tobytes(), key.tobytes(), rest, random.getstate()]
         if config.device.startswith("cuda"):
             states.append(torch.cuda.get_rng_state(config.device).numpy().tobytes())
+        elif config.device == "mps":
+            states.append(torch.mps.get_rng_state().numpy().tobytes())
         return states
 
     problems = []

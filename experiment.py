@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import audit
 import metrics
@@ -89,7 +88,7 @@ def tidy(config: Config, names: list[str]) -> None:
 
 def seconds_per_step(config: Config, activation: str, corpus: Corpus) -> float:
     """A quick measurement for the estimate of the time left; nothing is kept."""
-    with trials.torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
+    with trials.torch_settings(config), trials.own_randomness(config.device):
         training = trials.Training(config, activation, 1, corpus)
         training.model.train()
         training.warm_up()

@@ -237,7 +237,7 @@ def _as_targets(targets, N: int, V: int) -> np.ndarray:
 def _float64(p, rows: slice, name: str) -> torch.Tensor:
     """Rows of p, checked, as float64 on the CPU."""
     if isinstance(p, torch.Tensor):
-        block = p[rows].to("cpu", torch.float64)
+        block = p[rows].cpu().double()  # in this order: MPS has no float64
     else:
         block = torch.from_numpy(np.array(p[rows], dtype=np.float64))  # a copy: torch wants it writable
     low, high = block.aminmax()

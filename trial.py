@@ -57,24 +57,66 @@ def stream(seed: int, source: str, step: int = 0, rank: int = 0) -> np.random.Ge
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, rank, step]))
 
 
-class Batches:
-    """The training batch of step t: `batch_size` windows at random places of the training split, or a rank's share."""
+def draw_from(seed: int, device: str) -> None:
+    """Start torch's random streams, the CPU's and the device's, anew from a seed. torch.manual_seed would do it to all
+    other GPUs too, whose streams are not ours to change. No device is waited for."""
+    torch.default_generator.manual_seed(seed)
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        torch.cuda.default_generators[int(index or torch.cuda.current_device())].manual_seed(seed)
+    elif kind == "mps":
+        torch.mps.manual_seed(seed)
 
-    def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0):
+
+@contextlib.contextmanager
+def own_randomness(device: str) -> Iterator[None]:
+    """Puts torch's random streams, the CPU's and the device's, back afterwards as they were before."""
+    kind = device.split(":")[0]
+    devices = [] if kind == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
+        yield
+
+
+class Batches:
+    """The training batch of step t: `batch_size` windows at random places of the training split, or a rank's share.
+
+    An accelerator keeps the training tokens, so that a step sends it no more than the places; unless they are more
+    than RESIDENT_BYTES, or `resident` says otherwise. The batches are the same either way.
+    """
+
+    RESIDENT_BYTES = 2**30
+
+    def __init__(
+        self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None
+    ):
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
         self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
         share = config.batch_size // config.data_parallel
         self.share = slice(rank * share, (rank + 1) * share)
+        self.tokens = None
+        if resident is None:
+            resident = self.device != "cpu" and 4 * len(tokens) <= self.RESIDENT_BYTES
+        if resident:  # int32: half of int64, and unlike uint16 known to every operation
+            self.tokens = torch.from_numpy(tokens.astype(np.int32)).to(self.device)
+            self.offsets = torch.arange(config.block_size + 1, device=self.device)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
         starts = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)[self.share]
-        batch = torch.from_numpy(self.windows[starts].astype(np.int64))
-        if self.device != "cpu":
-            batch = batch.pin_memory().to(self.device, non_blocking=True) if "cuda" in self.device else batch
-            batch = batch.to(self.device)
+        if self.tokens is None:
+            batch = self._sent(self.windows[starts].astype(np.int64))
+        else:
+            batch = self.tokens[self._sent(starts)[:, None] + self.offsets].long()
         return batch[:, :-1], batch[:, 1:]
+
+    def _sent(self, array: np.ndarray) -> torch.Tensor:
+        """The array on the device. From pinned memory the copy waits for nothing; the allocator of pinned memory
+        keeps it until the copy is done."""
+        tensor = torch.from_numpy(array)
+        if self.device.startswith("cuda"):
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
 
 @torch.no_grad()
@@ -194,20 +236,46 @@ class Optimiser:
 @contextlib.contextmanager
 def torch_settings(config: Config) -> Iterator[None]:
     """The settings of torch under which a trial or an evaluation runs; the caller's are put back afterwards."""
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
-    torch.backends.cudnn.benchmark = False
-    if config.device.startswith("cuda"):
-        # cuBLAS reads this when its handle is made: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(config.deterministic)
+    cuda = config.device.startswith("cuda")
     try:
-        yield
+        with contextlib.ExitStack() as settings:
+            if cuda:
+                settings.enter_context(torch.cuda.device(config.device))
+            if cuda:  # CPU kernels are deterministic in any case
+                settings.enter_context(kernels(config.deterministic))
+            yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextlib.contextmanager
+def kernels(deterministic: bool) -> Iterator[None]:
+    """float32 is float32, and kernels are those that give the same bits each time, if asked for."""
+    # cuBLAS reads this when its handle is made: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn, matmul, filling = torch.backends.cudnn, torch.backends.cuda.matmul, torch.utils.deterministic
+    mode = torch.get_deterministic_debug_mode()
+    settings = [
+        (cudnn, "benchmark", False),  # it chooses kernels by their time
+        (cudnn, "deterministic", deterministic),
+        (cudnn, "allow_tf32", False),  # on unless turned off: LSTMs would be compared in 10 bits
+        (matmul, "allow_tf32", False),
+        # deterministic mode writes NaN into every new tensor: a pass over memory for each, to find reads of it
+        (filling, "fill_uninitialized_memory", False),
+    ]
+    before = [getattr(module, name) for module, name, _ in settings]
+    try:
+        for module, name, value in settings:
+            setattr(module, name, value)
+        # not torch.use_deterministic_algorithms: it imports torch._dynamo, seconds, to set a flag of the compiler
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        for (module, name, _), value in zip(settings, before, strict=True):
+            setattr(module, name, value)
 
 
 class Stopwatch:
@@ -280,7 +348,8 @@ class Training:
     def one_step(self, step: int) -> torch.Tensor:
         """Forward, backward, update; returns the loss (a device scalar)."""
         if self.config.dropout:
-            torch.manual_seed(int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63)))
+            seed = int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63))
+            draw_from(seed, self.config.device)
         x, y = self.batches(step)
         _, loss = self.model(x, y)
         loss.backward()
@@ -486,7 +555,7 @@ def train_trial(
             return saved["record"]
         distributed.check_ranks(config, team.size if team else 1)
         storage.clean_temporaries(path.parent)
-        with torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
+        with torch_settings(config), own_randomness(config.device):
             return _run(Training(config, activation, trial, corpus, team), report or (lambda event: None), stop)
     finally:
         lock.release()
@@ -525,7 +594,7 @@ def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | N
                 chunk.append(training.one_step(training.step))
                 training.step += 1
                 stopped = bool(stop and stop())
-            losses = torch.stack(chunk)
+            losses = torch.stack(chunk).cpu()  # the one place where training waits for the device
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
             training.diverged_at = first + int(bad[0])
@@ -682,8 +751,10 @@ def environment(config: Config) -> dict:
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     device_name = platform.processor() or platform.machine()
+    libraries = {}
     if config.device.startswith("cuda"):
         device_name = torch.cuda.get_device_name(config.device)
+        libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     else:
         with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as f:
             device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
@@ -691,6 +762,7 @@ def environment(config: Config) -> dict:
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str that weights_only refuses
         "numpy": np.__version__,
+        **libraries,
         "platform": platform.platform(),
         "device": config.device,
         "device_name": device_name,

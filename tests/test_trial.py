@@ -1,0 +1,90 @@
+"""The parts of a trial that are there for accelerators, as far as a CPU can run them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import trial
+from prepare_data import load_corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_batches_kept_on_the_device_are_the_same(smoke_config):
+    """Gathered from the tokens on the device, or on the host and sent: the same bits and the same form."""
+    corpus = load_corpus(smoke_config)
+    sent = trial.Batches(corpus.train, smoke_config, seed=3, resident=False)
+    kept = trial.Batches(corpus.train, smoke_config, seed=3, resident=True)
+    assert sent.tokens is None and kept.tokens is not None
+    for step in (0, 1, 59, 10**6):
+        for ours, theirs in zip(kept(step), sent(step), strict=True):
+            assert ours.shape == (smoke_config.batch_size, smoke_config.block_size)
+            assert ours.dtype == theirs.dtype == torch.int64
+            assert ours.stride() == theirs.stride()
+            assert torch.equal(ours, theirs)
+
+
+def test_batches_of_a_large_vocabulary_and_of_the_last_window(smoke_config):
+    """Token ids above 32 767 and windows that end with the text."""
+    T = smoke_config.block_size
+    tokens = np.arange(50_000 - T - 1, 50_000, dtype=np.uint16)  # room for a single window
+    x, y = trial.Batches(tokens, smoke_config, seed=0, resident=True)(0)
+    assert (x[:, 0] == 50_000 - T - 1).all() and (y[:, -1] == 49_999).all()
+
+
+@pytest.mark.parametrize("device, tokens, kept", [("cpu", 10, False), ("meta", 10, True), ("meta", 11, False)])
+def test_tokens_are_kept_where_they_fit(smoke_config, monkeypatch, device, tokens, kept):
+    monkeypatch.setattr(trial.Batches, "RESIDENT_BYTES", 40)
+    config = smoke_config.replace(block_size=4, eval_tokens=4, probe_tokens=4)
+    config.device = device
+    assert (trial.Batches(np.zeros(tokens, np.uint16), config, seed=0).tokens is not None) == kept
+
+
+def test_dropout_draws_from_streams_of_its_own(smoke_config):
+    """Seeding starts the CPU's stream as torch.manual_seed does; a trial leaves it where it was."""
+    trial.draw_from(123, "cpu")
+    drawn = torch.rand(3)
+    torch.manual_seed(123)
+    assert torch.equal(torch.rand(3), drawn)
+    before = torch.get_rng_state()
+    trial.train_trial(smoke_config.replace(dropout=0.1, max_iters=2, warmup_iters=1), "relu", 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_settings_of_kernels_are_put_back(deterministic):
+    def settings():
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        return (
+            torch.get_deterministic_debug_mode(),
+            *(cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32),
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
+
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        before = settings()
+        with pytest.raises(KeyError), trial.kernels(deterministic):
+            assert settings() == (2 * deterministic, False, deterministic, False, False, False)
+            raise KeyError
+        assert settings() == before
+    finally:
+        torch.set_deterministic_debug_mode("default")
+
+
+def test_without_compile_the_compiler_is_not_imported(smoke_config):
+    """Importing torch._dynamo takes seconds; many things in torch do it on the side."""
+    settings = {**smoke_config.to_dict(), "max_iters": 2, "warmup_iters": 1, "dropout": 0.1}
+    code = (
+        "import sys, experiment, trial\nfrom config import Config\nfrom prepare_data import load_corpus\n"
+        f"config = Config.from_dict({settings!r})\n"
+        "trial.train_trial(config, 'smelu_1', 1)\n"
+        "experiment.seconds_per_step(config, 'smelu_1', load_corpus(config))\n"
+        "with trial.kernels(True): pass\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
