@@ -188,6 +188,11 @@ class Config:
         bare="all",
     )
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
+    compile: bool = setting(
+        False,
+        "train with kernels that torch.compile makes (they round differently); evaluation stays as it is",
+        kind=bool,
+    )
     workers: int | None = setting(
         None,
         "trials trained side by side; default: as many as keep the cores busy, or one on each GPU",

@@ -87,7 +87,9 @@ def tidy(config: Config, names: list[str]) -> None:
 
 
 def seconds_per_step(config: Config, activation: str, corpus: Corpus) -> float:
-    """A quick measurement for the estimate of the time left; nothing is kept."""
+    """A quick measurement for the estimate of the time left; nothing is kept. Of a run that compiles it is an upper
+    limit: compiling for the estimate would take longer than the estimate is worth."""
+    config = config.replace(compile=False)
     with trials.torch_settings(config), trials.own_randomness(config.device):
         training = trials.Training(config, activation, 1, corpus)
         training.model.train()

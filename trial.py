@@ -173,6 +173,8 @@ class Optimiser:
         self.parts = [(slice(0, n_decayed), config.weight_decay)]
         if n_decayed < len(self.master):
             self.parts.append((slice(n_decayed, None), 0.0))
+        # always the same tensors: a CUDA graph knows the weights by their addresses
+        self.working = [torch.empty_like(weight, dtype=dtype) for weight in self.weights]
         self.use_working_weights()
 
     def _views(self, flat):
@@ -189,8 +191,9 @@ class Optimiser:
 
     def use_working_weights(self) -> None:
         """Let the model compute in the training precision."""
-        for p, weight in zip(self.parameters, self.weights, strict=True):
-            p.data = weight.to(self.dtype, copy=True)
+        torch._foreach_copy_(self.working, self.weights)
+        for p, weight in zip(self.parameters, self.working, strict=True):
+            p.data = weight
 
     @torch.no_grad()
     def step(self, rate: float, average: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
@@ -243,7 +246,7 @@ def torch_settings(config: Config) -> Iterator[None]:
         with contextlib.ExitStack() as settings:
             if cuda:
                 settings.enter_context(torch.cuda.device(config.device))
-            if cuda:  # CPU kernels are deterministic in any case
+            if cuda or config.compile:  # plain CPU kernels are deterministic in any case
                 settings.enter_context(kernels(config.deterministic))
             yield
     finally:
@@ -276,6 +279,33 @@ def kernels(deterministic: bool) -> Iterator[None]:
         torch.set_deterministic_debug_mode(mode)
         for (module, name, _), value in zip(settings, before, strict=True):
             setattr(module, name, value)
+
+
+def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy of a batch, in nats."""
+    return model(x, y)[1]
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_compiled) -> Callable:
+    """`training_loss`, compiled. One at a time: what was compiled for another model or activation is forgotten first,
+    since the compiler makes a number that it has seen change, such as SmeLU's β, a variable of its kernels; so their
+    bits would depend on what was trained before."""
+    torch.compiler.reset()
+    cuda = device.startswith("cuda")
+    options = {
+        "triton.cudagraphs": cuda,  # a step of a small model is hundreds of short kernels: one launch instead
+        "deterministic": deterministic,  # no choice of kernels by their time
+        "cpp.threads": threads,  # else those that the process has, and a cached kernel may be another process's
+    }
+    compiled = torch.compile(training_loss, dynamic=False, options=options)
+
+    def loss(model, x, y):
+        if cuda:
+            torch.compiler.cudagraph_mark_step_begin()
+        return compiled(model, x, y)
+
+    return loss
 
 
 class Stopwatch:
@@ -327,6 +357,10 @@ class Training:
         self.own_code = own_code.checksums(config, activation)
         self.model: LanguageModel = model.to(config.device)
         self.optimiser = Optimiser(self.model, config, self.dtype)
+        self.loss = training_loss
+        if config.compile:
+            machine = (config.device, config.threads, config.deterministic)
+            self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
         self.batches = Batches(corpus.train, config, self.seeds["order"], self.rank)
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
@@ -350,20 +384,21 @@ class Training:
         if self.config.dropout:
             seed = int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63))
             draw_from(seed, self.config.device)
-        x, y = self.batches(step)
-        _, loss = self.model(x, y)
+        loss = self.loss(self.model, *self.batches(step))
         loss.backward()
-        loss = loss.detach()
+        # the memory of a CUDA graph's loss is that of the next step's
+        loss = loss.detach().clone() if self.config.compile else loss.detach()
         average = self.team and functools.partial(self.team.average, loss)  # of the loss and the gradients
         self.last_norm = self.optimiser.step(learning_rate(self.config, step), average)
         return loss
 
     def warm_up(self) -> None:
-        """One forward and backward pass whose result is thrown away: it allocates, and is not timed."""
-        x, y = self.batches(0)
-        self.model(x, y)[1].backward()
-        for p in self.model.parameters():
-            p.grad = None
+        """Forward and backward passes whose results are thrown away: they allocate and compile, and are not timed.
+        Compiled for a GPU, the first one runs, the second records a CUDA graph, and the third is as all others."""
+        for _ in range(3 if self.config.compile else 1):
+            self.loss(self.model, *self.batches(0)).backward()
+            for p in self.model.parameters():
+                p.grad = None
 
     # evaluation: on fixed windows, in float32 and eval mode; it draws nothing at random
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import experiment
 import trial
+from conftest import TINY
 from prepare_data import load_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +44,22 @@ def test_tokens_are_kept_where_they_fit(smoke_config, monkeypatch, device, token
     config = smoke_config.replace(block_size=4, eval_tokens=4, probe_tokens=4)
     config.device = device
     assert (trial.Batches(np.zeros(tokens, np.uint16), config, seed=0).tokens is not None) == kept
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_working_weights_stay_where_they_are(smoke_config, precision):
+    """Steps, evaluations and a loaded snapshot leave the model's weights at their addresses."""
+    training = trial.Training(smoke_config.replace(precision=precision), "gelu", 1, load_corpus(smoke_config))
+    training.model.train()
+    places = [p.data_ptr() for p in training.optimiser.parameters]
+    training.one_step(0)
+    training.record_point()
+    training.one_step(1)
+    training.optimiser.load(training.optimiser.state())
+    assert [p.data_ptr() for p in training.optimiser.parameters] == places
+    for p, weight in zip(training.optimiser.parameters, training.optimiser.weights, strict=True):
+        assert torch.equal(p, weight.to(p.dtype))
+        assert p.data_ptr() != weight.data_ptr()
 
 
 def test_dropout_draws_from_streams_of_its_own(smoke_config):
@@ -88,3 +106,38 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+
+
+def test_compile_is_a_setting_of_the_results(smoke_config):
+    assert not smoke_config.compile
+    assert smoke_config.replace(compile=True).differences(smoke_config) == {"compile": (True, False)}
+
+
+def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
+    monkeypatch.setattr(trial, "_compiled_loss", lambda *_: pytest.fail("compiled"))
+    config = smoke_config.replace(compile=True)
+    assert experiment.seconds_per_step(config, "relu", load_corpus(config)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled(smoke_config, tmp_path):
+    """Compiled training follows eager training, gives the same bits each time, and compiles outside of its time."""
+
+    def train(name, compile, activation="smelu_1"):
+        settings = {**TINY, "n_layer": 1, "max_iters": 12, "eval_interval": 4, "precision": "float32"}
+        folder = str(tmp_path / name)
+        return trial.train_trial(
+            smoke_config.replace(**settings, compile=compile, checkpoint_dir=folder), activation, 1
+        )
+
+    eager, once = train("eager", False), train("once", True)
+    for key in ("train_loss_history", "val_loss_history", "grad_norm_history"):
+        np.testing.assert_allclose(once[key], eager[key], rtol=1e-3)
+    assert once["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
+    assert once["training_time"] < 0.2 * once["total_time"]
+    other = train("other", True, "smelu_05")  # in between, so that nothing is left of the first compilation
+    assert other["weights_sha256"] != once["weights_sha256"]
+    again = train("again", True)
+    assert again["weights_sha256"] == once["weights_sha256"]
+    assert again["val_loss_history"] == once["val_loss_history"]
