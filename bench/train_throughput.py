@@ -10,11 +10,18 @@ Measures, in turn and side by side in one run, on nanoGPT's CPU recipe (4 layers
   nanoGPT  its own train.py from a checkout, with the command its README gives (one run, times the trials)
 The losses are taken by one function on the same evenly spaced windows, so that speed is not bought with accuracy.
 Beside them: the matrix-product ceiling of this machine and the fraction of it that training reaches.
+
+    python bench/train_throughput.py --preset full --json figures.json
+
+Measures instead how fast the steps of a preset are on the device that it would be trained on (a GPU, where there is
+one; else --device), eager and compiled, with one trial on the device and with three: tokens/s of all together, model
+FLOP/s, and the fraction of the matrix-product ceiling in the same precision, measured beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shutil
@@ -35,10 +42,10 @@ from tabulate import tabulate  # noqa: E402
 import metrics  # noqa: E402
 import pool  # noqa: E402
 import storage  # noqa: E402
-from config import Config  # noqa: E402
+from config import PRESETS, Config  # noqa: E402
 from model import build_model  # noqa: E402
 from prepare_data import load_corpus  # noqa: E402
-from trial import Batches, learning_rate  # noqa: E402
+from trial import LOSS_CHECK_STEPS, Batches, Training, learning_rate, own_randomness, torch_settings  # noqa: E402
 
 
 def recipe(args, folder: Path, **changes) -> Config:
@@ -56,16 +63,26 @@ def flops_per_token(config: Config, vocab_size: int) -> float:
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
-def gemm_ceiling(dtype: torch.dtype, threads: int) -> float:
-    """FLOP/s of a 1024³ matrix product on `threads` threads, the best of several."""
+def gemm_ceiling(dtype: torch.dtype, threads: int, device: str = "cpu") -> float:
+    """FLOP/s of a matrix product, 1024³ on `threads` threads of the CPU or 8192³ on another device, the best of
+    several."""
     torch.set_num_threads(threads)
-    a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
+    size, products = (1024, 1) if device == "cpu" else (8192, 10)
+    a, b = (torch.randn(size, size).to(device, dtype) for _ in range(2))
     times = []
     for _ in range(15):
+        synchronise(device)
         start = time.perf_counter()
-        a @ b
+        for _ in range(products):
+            a @ b
+        synchronise(device)
         times.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(times)
+    return 2 * size**3 * products / min(times)
+
+
+def synchronise(device: str) -> None:
+    if device != "cpu":
+        getattr(torch, device.split(":")[0]).synchronize()
 
 
 def fixed_loss(model, corpus, config: Config) -> float:
@@ -165,17 +182,139 @@ def _peer(args, config, seconds, loss):
     return {"seconds": seconds, "tokens_per_second": tokens / seconds, "losses": [loss]}
 
 
+# -- the steps of a preset ----------------------------------------------------------------------------------------
+
+
+def one_of_several(settings: dict) -> None:
+    """A process that trains: warms up, says that it is ready, waits for a line, and says how long the steps took."""
+    config, activation = Config.from_dict(settings["config"]), settings["activation"]
+    with torch_settings(config), own_randomness(config.device):
+        start = time.perf_counter()
+        training = Training(config, activation, 1, load_corpus(config))
+        training.model.train()
+        training.warm_up()
+        warm_up = time.perf_counter() - start
+        for step in range(LOSS_CHECK_STEPS):
+            training.one_step(step)
+        synchronise(config.device)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        start = time.perf_counter()
+        for step in range(config.max_iters):
+            loss = training.one_step(step)
+            if (step + 1) % LOSS_CHECK_STEPS == 0:
+                float(loss)  # as in training
+        synchronise(config.device)
+        seconds = time.perf_counter() - start
+    memory = torch.cuda.max_memory_allocated() if config.device.startswith("cuda") else None
+    print(json.dumps({"seconds": seconds, "warm_up": warm_up, "memory": memory, "loss": float(loss)}), flush=True)
+
+
+def side_by_side(config: Config, activation: str, trials: int) -> list[dict]:
+    """What `one_of_several` says, of that many processes that begin their steps together."""
+    command = [
+        sys.executable,
+        __file__,
+        "--one-of-several",
+        json.dumps({"config": config.to_dict(), "activation": activation}),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(trials)
+    ]
+    try:
+        for process in processes:
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit(f"{activation}, compile={config.compile}: a process failed; see above")
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return [json.loads(process.stdout.readline()) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def measure_preset(args) -> None:
+    steps = args.steps or 500
+    rows, runs = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"preset": args.preset, "device": args.device, "dataset": args.text, "data_dir": f"{folder}/data"}
+        if args.precisions:
+            settings["precision"] = args.precisions[0]
+        config = Config(**settings, max_iters=steps)
+        if config.device == "cuda" and torch.cuda.device_count() > 1:
+            config = config.replace(device="cuda:0")  # several trials, but one GPU
+        corpus = load_corpus(config)
+        ceiling = gemm_ceiling(getattr(torch, config.precision), pool.usable_cores(), config.device)
+        per_step = config.batch_size * config.block_size
+        flops = flops_per_token(config, corpus.vocab_size)
+        for activation in args.activations:
+            for compile in (False, True) if args.compile is None else (args.compile,):
+                for trials in args.side_by_side:
+                    results = side_by_side(config.replace(compile=compile), activation, trials)
+                    seconds = max(r["seconds"] for r in results)
+                    tokens = trials * steps * per_step / seconds
+                    runs.append({"activation": activation, "compile": compile, "trials": trials, "results": results})
+                    row = {
+                        "activation": activation,
+                        "kernels": "compiled" if compile else "eager",
+                        "trials at once": trials,
+                        "ms per step": 1000 * seconds / steps,
+                        "tokens/s": round(tokens),
+                        "TFLOP/s": tokens * flops / 1e12,
+                        "of the GEMM ceiling": f"{100 * tokens * flops / ceiling:.1f} %",
+                        "warm-up s": max(r["warm_up"] for r in results),
+                        "memory GiB": results[0]["memory"] and results[0]["memory"] / 2**30,
+                    }
+                    rows.append(row)
+                    print(", ".join(f"{k} {v}" for k, v in row.items()), file=sys.stderr, flush=True)
+        cuda = config.device.startswith("cuda")
+        device = torch.cuda.get_device_name(config.device) if cuda else config.device
+        print(
+            f"{steps} steps of {per_step} tokens, preset {args.preset}, {config.precision}, deterministic="
+            f"{config.deterministic}, on {device}; torch {torch.__version__}"
+        )
+        print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
+        whole = PRESETS[args.preset]["max_iters"]
+        print(
+            f"GEMM ceiling, {config.precision}: {ceiling / 1e12:.3g} TFLOP/s; "
+            f"a model of {whole} steps takes {whole * per_step * flops:.2g} floating-point operations"
+        )
+        if args.json:
+            machine = {"device": device, "torch": torch.__version__, "python": platform.python_version()}
+            figures = {"machine": machine, "config": config.to_dict(), "rows": rows, "runs": runs, "ceiling": ceiling}
+            storage.write_json(args.json, figures)
+
+
 def main() -> None:
+    if sys.argv[1:2] == ["--one-of-several"]:
+        one_of_several(json.loads(sys.argv[2]))
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--text", default="shakespeare", help="a text file, or a corpus by name")
     parser.add_argument("--nanogpt", help="a checkout of nanoGPT to run beside ours")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, help="default: 2000, with --preset 500")
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=None, help="default: the machine's, and float32")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain float32 loop out")
     parser.add_argument("--json", help="write the figures here")
+    group = parser.add_argument_group("the steps of a preset, instead of whole experiments")
+    group.add_argument("--preset", choices=PRESETS)
+    group.add_argument("--device", default="auto")
+    group.add_argument("--activations", nargs="+", default=["gelu", "smelu_1"])
+    group.add_argument("--side-by-side", nargs="+", type=int, default=[1, 3], help="trials at a time (default: 1 3)")
+    group.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: with and without")
     args = parser.parse_args()
+    if args.preset:
+        if Path(args.text).exists():
+            args.text = str(Path(args.text).resolve())
+        measure_preset(args)
+        return
+    args.steps = args.steps or 2000
     if not args.precisions:
         args.precisions = list(dict.fromkeys([Config(preset="quick", device="cpu").precision, "float32"]))
     if Path(args.text).exists():
