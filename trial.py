@@ -86,9 +86,7 @@ class Batches:
 
     RESIDENT_BYTES = 2**30
 
-    def __init__(
-        self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None
-    ):
+    def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None):
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
         self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
