@@ -106,7 +106,7 @@ OTHER = {
     "bias": True, "batch_size": 5, "max_iters": 777, "learning_rate": 1e-3, "min_lr": 1e-5, "warmup_iters": 7,
     "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "eval_interval": 11, "eval_tokens": 8192,
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
-    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "workers": 2,
+    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "workers": 2,
     "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
 }  # fmt: skip
 
