@@ -125,7 +125,14 @@ def test_compiled(smoke_config, tmp_path):
     """Compiled training follows eager training, gives the same bits each time, and compiles outside of its time."""
 
     def train(name, compile, activation="smelu_1"):
-        settings = {**TINY, "n_layer": 1, "max_iters": 12, "eval_interval": 4, "precision": "float32"}
+        settings = {
+            **TINY,
+            "n_layer": 1,
+            "max_iters": 12,
+            "eval_interval": 4,
+            "learning_rate": 1e-3,
+            "precision": "float32",
+        }
         folder = str(tmp_path / name)
         return trial.train_trial(
             smoke_config.replace(**settings, compile=compile, checkpoint_dir=folder), activation, 1
