@@ -92,6 +92,10 @@ PRESETS: dict[str, dict] = {
     },
 }
 
+# Settings that came later, and what was done before there was a choice: left out of the fingerprint at that value, so
+# that what was trained then stays valid.
+LATER = {"data_parallel": 1, "compile": False}
+
 
 def setting(default, help, *, kind, low=None, high=None, choices=None, above=None, affects_results=True, bare=None):
     """A field of Config: its default (None: from the preset), its type and range, whether it changes results, and
@@ -330,8 +334,9 @@ class Config:
         The number of trials, the workers and the folders are left out: a trial is the same whichever of them it has.
         """
         values = self.result_settings()
-        if values["data_parallel"] == 1:  # as it was before there was a choice: what was trained then stays valid
-            del values["data_parallel"]
+        for name, before in LATER.items():
+            if values[name] == before:
+                del values[name]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
