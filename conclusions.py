@@ -100,11 +100,17 @@ def equal_loss(s: Facts) -> list[str]:
         f"{fixed(max(losses) - min(losses), 3)} nats per token apart, so final PDs compare models that have come "
         f"differently far. Here each pair's PD is read off where its mean validation loss first falls to "
         f"{fixed(s.matched.target)}, the highest final loss of any pair, which all reach. That compares models that "
-        "have learnt equally much, and so isolates the activation; the price is fewer positions, and interpolation "
-        "between evaluations.",
+        "have learnt equally much, but not at the same point of the learning-rate schedule: an activation that learns "
+        "more slowly gets there later, at a lower rate, and PD falls as the rate does. So neither comparison isolates "
+        "the activation; a difference that both show is owed neither to how far the models are nor to when they got "
+        "there. Fewer positions, and interpolation between evaluations, are a further price.",
         *table(
-            ["Activation", "Final PD", "PD at equal loss"],
-            [[label(n), fixed(s.pd[n]), fixed(s.matched.mean(n))] for n in s.by_pd if s.matched.mean(n) is not None],
+            ["Activation", "Final PD", "PD at equal loss", "Reached at step (mean over pairs)"],
+            [
+                [label(n), fixed(s.pd[n]), fixed(s.matched.mean(n)), fixed(s.matched.steps.get(n), 0)]
+                for n in s.by_pd
+                if s.matched.mean(n) is not None
+            ],
         ),
     ]
     for t in s.differing:
@@ -114,7 +120,11 @@ def equal_loss(s: Facts) -> list[str]:
             f"({effect(t.tests['Matched_PD'])})."
         )
     if s.differing:
-        lines += ["", "Where the two disagree, the one at equal loss answers the question that was asked."]
+        lines += [
+            "",
+            "Where the two disagree, neither settles the question: what the final models show may come from how far "
+            "they have learnt, and what shows at equal loss from the point of the schedule at which it was reached.",
+        ]
     elif any(tested(t.tests["Matched_PD"]) for t in s.primary):
         lines.append(f"Against {label(REFERENCE)} the verdicts are the same as on the final models.")
     return lines

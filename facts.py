@@ -117,7 +117,8 @@ class Facts:
             word += f" on the final models; at equal validation loss: {words.get(kinds[1], 'inconclusive')}"
             why += (
                 f" At equal validation loss it is {effect(equal)} (p = {p_value(equal.p)}); that compares models which "
-                "have learnt equally much, and is the answer to rely on."
+                "have learnt equally much, though at different points of the learning-rate schedule. As the two "
+                "differ, the question stays open."
             )
         return word, why
 

@@ -258,10 +258,12 @@ def seeds_shared(a: Measured, b: Measured) -> bool:
 
 @dataclass(frozen=True)
 class MatchedLoss:
-    """Relative PD of each pair when its two models' mean validation loss first falls to `target` (nats per token)."""
+    """Relative PD of each pair when its two models' mean validation loss first falls to `target` (nats per token), and
+    the training step at which that is, a mean over the pairs of each activation."""
 
     target: float | None = None
     pairs: dict[str, dict[tuple[int, int], float]] = field(default_factory=dict)
+    steps: dict[str, float] = field(default_factory=dict)
 
     def ids(self, name: str) -> list[int]:
         pairs = self.pairs.get(name, {})
@@ -276,6 +278,8 @@ def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
     """PD at equal validation loss, read off the predictions stored along training.
 
     A model that has learnt more is sharper, and sharpness alone moves PD, so final values compare different things.
+    Values at equal loss do so too: who learns more slowly gets there later, at a lower learning rate, and PD falls with
+    the rate. Hence the steps beside them, and two comparisons, neither of which is the answer by itself.
     The reference loss is the highest final one among all pairs, so that every pair reaches it; activations that are
     unfit (failed audit, all diverged) don't set it. Between evaluations PD is interpolated linearly in the loss.
     Activations whose results hold no predictions along training are absent; with fewer than two left there is nothing
@@ -294,22 +298,26 @@ def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
         }
         finals = {pair: _numbers([a[-1], b[-1]]) for pair, (a, b, _) in found.items()}
         if found and all(len(both) == 2 for both in finals.values()):
-            curves[m.name] = found, max(sum(both) / 2 for both in finals.values())
+            curves[m.name] = found, max(sum(both) / 2 for both in finals.values()), divergence.get("steps") or []
     if len(curves) < 2:
         return MatchedLoss()
-    target = max(final for _, final in curves.values())
-    pairs = {}
-    for name, (found, _) in curves.items():
+    target = max(final for _, final, _ in curves.values())
+    pairs, reached = {}, {}
+    for name, (found, _, steps) in curves.items():
         values = {pair: matched_loss_pd(*curve, target) for pair, curve in found.items()}
         pairs[name] = {pair: value for pair, value in values.items() if value is not None}
-    return MatchedLoss(target, pairs)
+        when = [matched_loss_pd(a, b, steps, target) for a, b, _ in found.values() if len(a) == len(b) == len(steps)]
+        if found and len(when) == len(found) and None not in when:
+            reached[name] = mean(when)
+    return MatchedLoss(target, pairs, reached)
 
 
 def matched_loss_pd(losses_i, losses_j, pds, target: float) -> float | None:
     """PD of one pair where the mean of its two validation losses first falls to `target`.
 
     Args:
-        losses_i, losses_j, pds: the two losses (nats per token) and the pair's PD at the same steps, each (steps,).
+        losses_i, losses_j, pds: the two losses (nats per token) and the pair's PD at the same steps, each (steps,);
+            whatever else is recorded at these steps can be read off in the place of PD.
         target: the loss at which to read PD off, linearly between the two evaluations around the crossing.
 
     Returns:

@@ -155,7 +155,7 @@ def comparison_points(s: Facts) -> list[str]:
             f"{verdicts(s, 'Matched_PD')}. "
             + (
                 f"That is another verdict than on the final models for {labels(t.a for t in s.differing)}; where "
-                "the two disagree, this one answers the question (section 5)."
+                "the two disagree, neither settles the question (section 5)."
                 if s.differing
                 else "The verdicts are those on the final models."
             )

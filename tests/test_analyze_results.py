@@ -285,6 +285,12 @@ def test_matched_loss_is_at_a_loss_that_all_reach():
         i, j = map(int, pair.split("_vs_"))
         # the curves fall throughout, so np.interp on the reversed arrays is an independent interpolation
         assert matched.pairs[name][i, j] == pytest.approx(np.interp(max(finals), loss[::-1], pd[::-1]), rel=1e-9)
+    for name, results in study.items():  # and when each of them got there
+        steps = np.array(results["divergence"]["steps"], float)[::-1]
+        when = [np.interp(max(finals), loss[::-1], steps) for (n, _), (loss, _) in expected.items() if n == name]
+        assert matched.steps[name] == pytest.approx(np.mean(when), rel=1e-9)
+    del study["gelu"]["divergence"]["steps"]  # another tool's file may not say
+    assert set(matched_loss(study).steps) == set(study) - {"gelu"}
 
 
 def test_matched_loss_leaves_out_what_is_unfit_or_not_recorded():

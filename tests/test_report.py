@@ -162,7 +162,8 @@ def test_disagreement_at_equal_loss_is_said_plainly():
     assert "That is another verdict than on the final models for" in summary
     assert "supported on the final models; at equal validation loss:" in summary
     findings = section(text, "Key Findings")
-    assert "Where the two disagree, the one at equal loss answers the question that was asked." in findings
+    assert "Where the two disagree, neither settles the question" in findings
+    assert "As the two differ, the question stays open." in summary
     assert "sharpness alone moves PD" in findings
     assert "it may come from how far they have learnt" in section(text, "Conclusions")
 
