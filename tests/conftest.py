@@ -1,11 +1,15 @@
 """A small corpus with something to learn in it, and settings that train on it in a second."""
 
+import os
 import random
 
 import pytest
 
 from config import Config
+from pool import usable_cores
 
+# Before torch is imported: the tests run side by side, and threads that wait for one another cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # enough to learn something on the small corpus in a third of a second
 TINY = {"preset": "smoke", "n_embd": 32, "max_iters": 60, "eval_interval": 20, "warmup_iters": 5}
 SYLLABLES = [c + v for c in "bdfghklmnprst" for v in "aeio"]
@@ -32,6 +36,21 @@ def pseudo_english(characters: int, seed: int = 0) -> str:
         parts.append("\n".join(lines) + "\n\n")
         length += len(parts[-1])
     return "".join(parts)[:characters]
+
+
+# Files that take longest begin first, so that no worker is left alone with one of them at the end.
+LONGEST = ("test_robustness", "test_docs")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One worker per usable core, hyperthreads too; more than eight would only wait for the longest file."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else min(8, usable_cores())
+
+
+def pytest_collection_modifyitems(items):
+    last = len(LONGEST)
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else last)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+import programs
 import storage
 import train
 import trial
@@ -140,7 +141,7 @@ def command(config, *extra) -> list[str]:
             flags.append(flag if value else flag.replace("--", "--no-", 1))
         else:
             flags += [flag, *map(str, value if isinstance(value, list) else [value])]
-    return [sys.executable, "train.py", *flags, "--activation", "relu", *extra]
+    return [os.path.join(os.path.dirname(train.__file__), "train.py"), *flags, "--activation", "relu", *extra]
 
 
 @pytest.mark.slow
@@ -150,22 +151,22 @@ def test_killed_and_resumed(at, sent):
     longer = {"max_iters": 400, "eval_interval": 50, "trials_per_activation": 1, "snapshot_seconds": 0.0}
     whole, killed = at("whole", **longer), at("killed", **longer)
     trial.train_trial(whole, "relu", 1)
-    process = subprocess.Popen(command(killed, "--quiet"), start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = programs.start(command(killed, "--quiet"))
     progress = storage.progress_path(killed.checkpoint_dir, "relu", 1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not storage.snapshot_paths(killed.checkpoint_dir, "relu", 1):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     worker = json.loads(progress.read_text())["pid"]
     process.send_signal(sent)
     if sent == signal.SIGKILL:
         os.kill(worker, sent)  # or it would save its snapshot when it sees that the caller is gone
-    status = process.wait(timeout=60)
+    status = process.wait(timeout=240)
     assert status == (130 if sent == signal.SIGTERM else -sent)
     final = storage.checkpoint_path(killed.checkpoint_dir, "relu", 1)
     assert not final.exists(), "it was killed too late for this test to mean anything"
-    subprocess.run(command(killed, "--quiet"), check=True, timeout=120)
+    programs.run(command(killed, "--quiet"), check=True)
     assert contents(killed, "relu", 1) == contents(whole, "relu", 1)
 
 
@@ -175,14 +176,13 @@ def test_with_and_without_progress_bar(at):
     import pty
     import termios
 
-    short = {"trials_per_activation": 2, "max_iters": 40}
+    short = {"trials_per_activation": 2, "max_iters": 40, "workers": 1}
     bar, lines, quiet = (at(name, **short) for name in ("bar", "lines", "quiet"))
-    subprocess.run(command(quiet, "--quiet"), check=True, timeout=120)
-    said = subprocess.run(command(lines), check=True, timeout=120, capture_output=True, text=True)
-    assert "step" in said.stdout
+    programs.run(command(quiet, "--quiet"), check=True)
+    assert "step" in programs.run(command(lines), check=True).stdout
     outside, inside = pty.openpty()
     termios.tcsetwinsize(inside, (24, 100))  # it is 0 × 0 at first, where no bar fits
-    process = subprocess.Popen(command(bar), stdout=inside, stderr=inside)
+    process = subprocess.Popen([sys.executable, *command(bar)], stdout=inside, stderr=inside)
     os.close(inside)
     shown = b""
     while True:
@@ -194,7 +194,7 @@ def test_with_and_without_progress_bar(at):
             break
         shown += piece
     os.close(outside)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=240) == 0
     assert b"step/s" in shown or b"%|" in shown
     for k in (1, 2):
         assert contents(bar, "relu", k) == contents(lines, "relu", k) == contents(quiet, "relu", k)

@@ -4,8 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 
 import distributed
 import pool
+import programs
 import storage
 import train
 from test_train import comparable
@@ -33,17 +32,16 @@ def config(smoke_config):
 
 
 def torchrun(config, *options, script=ROOT / "train.py", arguments=None):
-    """Started: `script` (train.py) with its arguments (all settings of the config) on ranks."""
+    """`torchrun OPTIONS script …` under way, by default train.py with all settings of the config; the ranks are
+    processes that it starts."""
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script), *(arguments or flags(config))]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
+    command = ["-c", "from torch.distributed.run import main; main()"]
+    return programs.start([*command, *options, str(script), *(arguments or flags(config))], env=environment)
 
 
 def finish(process):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     return out
 
@@ -66,7 +64,7 @@ def alone(tmp_path_factory):
 def expected(alone, config, tmp_path):
     if not alone:
         folders = {k: str(tmp_path / "alone" / k) for k in ("results_dir", "plots_dir", "checkpoint_dir")}
-        elsewhere = config.replace(**folders)
+        elsewhere = config.replace(**folders, workers=1)
         train.run_study(elsewhere, NAMES, quiet=True)
         alone.update(results_of(elsewhere))
     return alone
@@ -137,7 +135,7 @@ def test_a_killed_rank_loses_nothing(restarts, expected, config):
     config = config.replace(snapshot_seconds=0.0)
     job = torchrun(config, "--standalone", "--nproc-per-node", "2", restarts)
     killed = kill_one_that_trains(config, job)
-    _, err = job.communicate(timeout=240)
+    _, err = job.communicate(timeout=400)
     assert killed and (job.returncode == 0) == (restarts == "--max-restarts=1"), err
     if job.returncode:
         finish(torchrun(config, "--standalone", "--nproc-per-node", "2", restarts))
@@ -163,7 +161,7 @@ def test_asked_to_stop_all_ranks_save(config):
 
 def kill_one_that_trains(config, job):
     """SIGKILL to a rank in the middle of a trial; its process id."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and job.poll() is None:
         for path in Path(config.checkpoint_dir).glob("*/trial_*.step-*.snapshot"):
             progress = path.with_name(path.name.split(".")[0] + ".json")

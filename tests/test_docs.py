@@ -1,4 +1,7 @@
-"""Every command line and every cell of the guides runs, on the smoke preset and a small corpus."""
+"""Every command line and every cell of the guides runs, on the smoke preset and a small corpus.
+
+Each in a process of its own (see `programs`); the notebook by a kernel of its own.
+"""
 
 import os
 import re
@@ -9,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import programs
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted(p.name for p in ROOT.glob("*.md"))
@@ -40,14 +45,13 @@ def study(tmp_path_factory, corpus_file, data_dir):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=400
-        )
+        return programs.run(arguments, cwd=folder, env=environment)
 
     flags = ["--preset", "smoke", "--device", "cpu", "--dataset", "my_book.txt", "--max-iters", "120", "--n-embd", "32"]
     done = run(str(ROOT / "train.py"), *flags)
     assert done.returncode == 0, done.stderr
-    return folder, run, flags
+    # how many trials run side by side changes nothing but how often torch is imported
+    return folder, run, [*flags, "--workers", "1"]
 
 
 def adapted(words: list[str], flags: list[str]) -> list[str]:
@@ -85,7 +89,7 @@ def test_command_line_names_a_script_that_exists(guide, line):
 
 
 def small(cell: str, flags: list[str]) -> str:
-    settings = "preset='smoke', device='cpu', dataset='my_book.txt', max_iters=120, n_embd=32"
+    settings = "preset='smoke', device='cpu', dataset='my_book.txt', max_iters=120, n_embd=32, workers=1"
     return cell.replace("Config()", f"Config({settings})")
 
 

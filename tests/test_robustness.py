@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import random
-import resource
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +24,7 @@ import torch
 
 import experiment
 import plot_utils
+import programs
 import storage
 import train
 import trial
@@ -34,7 +35,7 @@ PROJECT = Path(train.__file__).parent
 SETTINGS = {
     "preset": "smoke", "device": "cpu", "precision": "float32", "n_layer": 1, "n_embd": 32, "block_size": 32,
     "batch_size": 8, "max_iters": 40, "warmup_iters": 5, "eval_interval": 10, "eval_tokens": 512, "probe_tokens": 256,
-    "snapshot_seconds": 0.0, "trials_per_activation": 2, "dropout": 0.1,
+    "snapshot_seconds": 0.0, "trials_per_activation": 2, "dropout": 0.1, "workers": 1,
 }  # fmt: skip
 # times, where things lie, and checksums of files that hold these
 NOT_COMPARED = {
@@ -89,6 +90,7 @@ class Study:
         self.hook = str(hook)
 
     def command(self, *names, quiet=False):
+        """Script and flags."""
         flags = []
         for key, value in self.config.to_dict().items():
             flag = "--" + key.replace("_", "-")
@@ -99,19 +101,16 @@ class Study:
             elif value is not None:
                 flags.append(f"{flag}={value}")
         extra = ["--quiet"] if quiet else []
-        return [sys.executable, str(PROJECT / "train.py"), *flags, *extra, "--activation", *(names or ["relu"])]
+        return [str(PROJECT / "train.py"), *flags, *extra, "--activation", *(names or ["relu"])]
 
-    def start(self, *names, strike="", slow=0.0, limit=None, **options):
+    def start(self, *names, strike="", slow=0.0, limit=None, bare=False, **options):
+        """The command under way; `bare`: begun by a bare interpreter, as on the command line."""
         environment = {**os.environ, "PYTHONPATH": self.hook, "STRIKE": strike, "SLOW_FSYNC": str(slow)}
-        prepare = (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))) if limit else None
-        return subprocess.Popen(
-            self.command(*names, **options),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=prepare,
-        )
+        command = self.command(*names, **options)
+        if not bare:
+            return programs.start(command, env=environment, limit=limit)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, *command], env=environment, **pipes)
 
     def run(self, *names, **options):
         """The command, to its end: (status, stdout, stderr)."""
@@ -246,10 +245,11 @@ def test_killed_at_thirty_random_moments(make, undisturbed, record_property):
     kills_wanted, done = 30, []
 
     def chain(seed):
-        """Kill one study up to five times at moments spread over a whole run, then let it finish."""
+        """Kill one study up to five times at moments spread over a whole run, then let it finish. Every third study
+        is started by bare interpreters, so that these and their imports are killed, too."""
         rng, study, kills = random.Random(seed), make(f"killed{seed}", workers=1 + seed % 2), []
         for attempt in range(5):
-            process = study.start(slow=0.02)
+            process = study.start(slow=0.02, bare=seed % 3 == 0)
             try:
                 # in five equal parts of a run, so that start-up, training and measuring are all hit
                 process.wait(timeout=seconds * (attempt + rng.random()) / 5)
@@ -308,7 +308,7 @@ def wait_for(process, condition, seconds=120):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop(make, undisturbed, number):
     """Saved at once, status 130, one line; the next run goes on from there with the same bits."""
-    study = make("stopped")
+    study = make("stopped", workers=2)
     process = study.start(slow=0.2)
     wait_for(process, lambda: study.snapshots(1))
     process.send_signal(number)
@@ -332,14 +332,21 @@ def _states(study):
     return trial_states(study.config, ["relu"])
 
 
+def catches(pid, number):
+    """Whether a process has set a handler for a signal; Python has one for SIGINT anyway, but none for SIGTERM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (number - 1) & 1
+
+
 @pytest.mark.slow
 def test_asked_to_stop_during_start_up(make):
-    """Wherever in the seconds before training: 130 and one line, or the death by that very signal before Python has
-    begun; never a traceback."""
+    """Wherever in the seconds between the first lines of train.py and training: 130 and one line, never a traceback."""
     study = make("startup")
     rng = random.Random(0)
-    for moment in (0.4, 0.8, 1.2, 1.6, 2.0, 2.5):
-        process = study.start()
+    for moment in (0.0, 0.4, 0.8, 1.2, 1.6, 2.1):
+        process = study.start(bare=True)
+        # of the interpreter's own start nobody can say how long it takes on a busy machine
+        wait_for(process, lambda pid=process.pid: catches(pid, signal.SIGTERM))
         time.sleep(moment + 0.3 * rng.random())
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
@@ -351,13 +358,13 @@ def test_asked_to_stop_during_start_up(make):
 def test_asked_twice_stops_at_once(make, undisturbed):
     """The second time kills the workers, even in the middle of saving."""
     study = make("twice")
-    process = study.start(slow=20)  # a very slow disk
+    process = study.start(slow=100)  # a very slow disk
     wait_for(process, lambda: any(study.checkpoint(1).parent.glob(".trial_1.*tmp*")))
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None  # it waits for the snapshots
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)  # sooner than the disk
     assert process.returncode == 130
     one_line(err, "stopped at once")
     assert_same(study.finish(), undisturbed[0])
@@ -378,16 +385,31 @@ def next_run(config, name="relu"):
     return [note["text"] for note in notes]
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
+def draw_nothing(monkeypatch):
     for name in ("training_curves", "reproducibility_metrics", "summary_metrics", "divergence"):
         monkeypatch.setattr(plot_utils, f"plot_{name}", lambda *_, **__: None)
 
 
 @pytest.fixture
-def states(make, no_figures):
-    """{name: a folder that holds a study in that state}, the study, and the bits it must end with."""
-    study = make("states")
+def no_figures(monkeypatch):
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def states(states_once, no_figures):
+    return states_once
+
+
+@pytest.fixture(scope="module")
+def states_once(make):
+    """{name: a folder that holds a study in that state}, the study, and the bits it must end with. Every test begins
+    by putting one of the folders in the study's place."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        draw_nothing(monkeypatch)
+        return make_states(make("states"))
+
+
+def make_states(study):
     unfinished = study.root.with_name("unfinished")
     with contextlib.suppress(trial.Interrupted):
         steps = iter(range(1000))
@@ -728,7 +750,7 @@ def test_two_at_once_ten_times(make, undisturbed):
     """The same command twice at the same time: both end well, and the results are those of one."""
     for n in range(10):
         study = make(f"two{n}", workers=1 + n % 2)
-        both = [study.start(), study.start()]
+        both = [study.start(bare=n % 5 == 0), study.start(bare=n % 5 == 0)]
         if n % 3 == 2:
             time.sleep(0.7)
             both.append(study.start())  # and a late one

@@ -330,7 +330,7 @@ def snippet(config: Config) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["script", "stdin", "repl", "thread"])
 def test_it_runs_from(way, smoke_config, tmp_path):
-    config = smoke_config.replace(trials_per_activation=2)
+    config = smoke_config.replace(trials_per_activation=2, workers=1)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     code, command, given = snippet(config), [sys.executable], None
     if way == "script":
@@ -358,7 +358,7 @@ def test_it_runs_from(way, smoke_config, tmp_path):
 def test_it_runs_from_a_notebook(smoke_config, tmp_path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    config = smoke_config.replace(trials_per_activation=2)
+    config = smoke_config.replace(trials_per_activation=2, workers=1)
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + snippet(config))]
     )
