@@ -237,7 +237,7 @@ def command(program, *arguments, cwd):
         capture_output=True,
         text=True,
         cwd=cwd,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -276,7 +276,7 @@ heavy = sorted(slow & set(sys.modules))
 print(json.dumps([status, heavy]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True
     )
     *text, last = done.stdout.splitlines()
     status, heavy = json.loads(last)
@@ -294,7 +294,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=300,
         check=True,
     )
     assert done.stdout.count("\n") == 1

@@ -162,7 +162,7 @@ def test_killed_and_resumed(at, sent):
     process.send_signal(sent)
     if sent == signal.SIGKILL:
         os.kill(worker, sent)  # or it would save its snapshot when it sees that the caller is gone
-    status = process.wait(timeout=240)
+    status = process.wait(timeout=300)
     assert status == (130 if sent == signal.SIGTERM else -sent)
     final = storage.checkpoint_path(killed.checkpoint_dir, "relu", 1)
     assert not final.exists(), "it was killed too late for this test to mean anything"
@@ -194,7 +194,7 @@ def test_with_and_without_progress_bar(at):
             break
         shown += piece
     os.close(outside)
-    assert process.wait(timeout=240) == 0
+    assert process.wait(timeout=300) == 0
     assert b"step/s" in shown or b"%|" in shown
     for k in (1, 2):
         assert contents(bar, "relu", k) == contents(lines, "relu", k) == contents(quiet, "relu", k)

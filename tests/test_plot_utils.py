@@ -244,7 +244,7 @@ def test_no_torch_and_no_pyplot(tmp_path):
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "MPLCONFIGDIR": str(tmp_path), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.stdout.strip().splitlines()[-1] == "[]", run.stderr
 

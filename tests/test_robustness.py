@@ -297,7 +297,7 @@ def test_killed_at_exact_moments(make, undisturbed):
 # -- asked to stop ------------------------------------------------------------------------------------------------
 
 
-def wait_for(process, condition, seconds=120):
+def wait_for(process, condition, seconds=300):
     limit = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < limit, "it never came to that"
@@ -312,7 +312,7 @@ def test_asked_to_stop(make, undisturbed, number):
     process = study.start(slow=0.2)
     wait_for(process, lambda: study.snapshots(1))
     process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     one_line(err, "interrupted; everything is saved", "goes on from here")
     states = [s["state"] for s in _states(study)]
@@ -349,7 +349,7 @@ def test_asked_to_stop_during_start_up(make):
         wait_for(process, lambda pid=process.pid: catches(pid, signal.SIGTERM))
         time.sleep(moment + 0.3 * rng.random())
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == 130, err
         one_line(err, "interrupted")
 

@@ -104,7 +104,7 @@ except storage.StorageError as error:
 """
     path = tmp_path / "x.txt"
     done = subprocess.run(
-        [sys.executable, "-c", code, path, os.getcwd()], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, path, os.getcwd()], capture_output=True, text=True, check=True, timeout=300
     )
     assert "larger than this process may write" in done.stdout
     assert path.read_text() == "old"

@@ -349,7 +349,7 @@ def test_it_runs_from(way, smoke_config, tmp_path):
             f"import threading\ndef work():\n{body}\nt = threading.Thread(target=work); t.start(); t.join()",
         ]
     done = subprocess.run(
-        command, input=given, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=180, check=True
+        command, input=given, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=True
     )
     assert "PD 0." in done.stdout and done.stdout.rstrip().endswith("2"), done.stderr
 
@@ -363,7 +363,7 @@ def test_it_runs_from_a_notebook(smoke_config, tmp_path):
         cells=[nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + snippet(config))]
     )
     nbclient.NotebookClient(
-        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     assert "PD 0." in str(notebook.cells[0].outputs)
 
