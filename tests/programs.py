@@ -23,11 +23,12 @@ from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the scripts import sooner or later, and they themselves.
+# What the scripts import sooner or later, and they themselves; torch._inductor is what torch itself imports when it is
+# told how deterministic to be.
 PRELOADED = (
     "torch numpy pandas scipy.stats matplotlib.figure matplotlib.backends.backend_agg tabulate tqdm "
     "train trial experiment prepare_data audit analyze_results plot_utils report conclusions studies status sample "
-    "decompose verify checklist pool programs torch.distributed.run"
+    "decompose verify checklist pool programs torch.distributed.run torch._inductor"
 ).split()
 _turn = threading.Lock()  # the bookkeeping of multiprocessing is not made for several threads
 

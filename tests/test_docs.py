@@ -14,12 +14,18 @@ from pathlib import Path
 import pytest
 
 import programs
+from conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted(p.name for p in ROOT.glob("*.md"))
 SCRIPTS = ("train.py", "analyze_results.py", "prepare_data.py", "plot_utils.py", "huggingface.py")
 # Run by CI itself, or about the machine rather than the program.
 NOT_RUN = ("setup.sh", "pytest", "ruff", "jupytext", "torchrun", "sbatch", "bench/")
+
+# The settings that a line or a cell leaves open. How many trials run side by side changes no number, only how often
+# torch is imported; the study that the others find there is trained as by default.
+SMALL = {**TINY, "device": "cpu", "dataset": "my_book.txt"}
+ALONE = {"workers": 1}
 
 
 def command_lines(name: str) -> list[str]:
@@ -47,23 +53,21 @@ def study(tmp_path_factory, corpus_file, data_dir):
     def run(*arguments):
         return programs.run(arguments, cwd=folder, env=environment)
 
-    flags = ["--preset", "smoke", "--device", "cpu", "--dataset", "my_book.txt", "--max-iters", "120", "--n-embd", "32"]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     done = run(str(ROOT / "train.py"), *flags)
     assert done.returncode == 0, done.stderr
-    # how many trials run side by side changes nothing but how often torch is imported
-    return folder, run, [*flags, "--workers", "1"]
+    return folder, run
 
 
-def adapted(words: list[str], flags: list[str]) -> list[str]:
+def adapted(words: list[str]) -> list[str]:
     """A documented command line, made small: only what it leaves open is set."""
     script, given = words[1], words[2:]
     if script not in ("train.py", "prepare_data.py") or any(
         f in given for f in ("--help", "--list-activations", "--list-datasets", "--list-models")
     ):
         return [str(ROOT / script), *given]
-    for flag, value in zip(flags[::2], flags[1::2], strict=True):
-        if flag not in given:
-            given += [flag, value]
+    flags = {f"--{name.replace('_', '-')}": value for name, value in {**SMALL, **ALONE}.items()}
+    given += [f"{flag}={value}" for flag, value in flags.items() if flag not in given]
     return [str(ROOT / script), *given]
 
 
@@ -77,8 +81,8 @@ def test_the_guides_have_command_lines():
 @pytest.mark.slow
 @pytest.mark.parametrize(("guide", "line"), LINES, ids=[f"{g}: {line}" for g, line in LINES])
 def test_command_line(guide, line, study):
-    _, run, flags = study
-    done = run(*adapted(shlex.split(line), flags))
+    _, run = study
+    done = run(*adapted(shlex.split(line)))
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     assert "Traceback" not in done.stderr
 
@@ -88,16 +92,16 @@ def test_command_line_names_a_script_that_exists(guide, line):
     assert (ROOT / shlex.split(line)[1]).is_file()
 
 
-def small(cell: str, flags: list[str]) -> str:
-    settings = "preset='smoke', device='cpu', dataset='my_book.txt', max_iters=120, n_embd=32, workers=1"
+def small(cell: str) -> str:
+    settings = ", ".join(f"{name}={value!r}" for name, value in {**SMALL, **ALONE}.items())
     return cell.replace("Config()", f"Config({settings})")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", [g for g in GUIDES if python_cells(g)])
 def test_cells_run_in_order(guide, study):
-    _, run, flags = study
-    program = "\n".join(small(cell, flags) for cell in python_cells(guide))
+    _, run = study
+    program = "\n".join(small(cell) for cell in python_cells(guide))
     done = run("-c", program)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -106,12 +110,12 @@ def test_cells_run_in_order(guide, study):
 def test_the_cells_open_and_run_as_a_notebook(study):
     jupytext = pytest.importorskip("jupytext")
     nbclient = pytest.importorskip("nbclient")
-    folder, _, flags = study
+    folder, _ = study
     notebook = jupytext.read(ROOT / "RUN_EXPERIMENTS.md")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(cells) == len(python_cells("RUN_EXPERIMENTS.md"))
     for cell in cells:
-        cell.source = small(cell.source, flags)
+        cell.source = small(cell.source)
     cells[0].source = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + cells[0].source
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
 
@@ -145,8 +149,8 @@ assert text.count('## ') >= 7
 
 @pytest.mark.slow
 def test_the_public_calls_work_exactly_as_documented(study):
-    _, run, flags = study
-    done = run("-c", small(DESIGN_SNIPPET, flags))
+    _, run = study
+    done = run("-c", small(DESIGN_SNIPPET))
     assert done.returncode == 0, done.stderr[-3000:]
 
 
