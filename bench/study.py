@@ -11,6 +11,7 @@ own), start-up and audit. The parts overlap in the real run, so they need not ad
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import resource
@@ -55,10 +56,11 @@ def measuring(results: Path, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--folder", help="keep the study there (default: a temporary folder, removed)")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="the rest goes to train.py")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with contextlib.nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
         flags = [f"--results-dir={folder}/results", f"--plots-dir={folder}/plots"]
         train = [*flags, f"--checkpoint-dir={folder}/checkpoints", *args.flags]
         timed("prepare_data.py", *[f for f in args.flags if f])  # downloading is not the study's time
