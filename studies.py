@@ -310,6 +310,8 @@ READING = (
     "Random effects: each study may have an effect of its own; the mean is over such studies. DerSimonian–Laird "
     "with the Hartung–Knapp interval; standard errors from the variance pooled over the studies, since a study of "
     "three trials hardly knows its own. With equal numbers of trials all studies weigh the same.",
+    "At equal validation loss an activation that learns more slowly is read off later in the learning-rate schedule, "
+    "where PD is lower; a change that shows there and not on the final models may be no more than that.",
     "Studies that share a model, a corpus or seeds are not independent draws from all models and corpora; the "
     "summary speaks about studies like these.",
     "Loss and PD of different models or corpora are not comparable with each other; their changes relative to ReLU "

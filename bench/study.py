@@ -53,6 +53,25 @@ def measuring(results: Path, folder: Path) -> float:
     return seconds
 
 
+def evaluating(recorded: dict) -> float:
+    """CPU seconds that one trial spends on the points of its curves and on its final training loss."""
+    import metrics
+    import trial as trials
+    from config import Config
+    from prepare_data import load_corpus
+
+    config = Config.from_dict(recorded["config"])
+    corpus = load_corpus(config)
+    with trials.torch_settings(config):
+        training = trials.Training(config, recorded["activation"], 1, corpus)
+        start = time.thread_time()
+        training.record_point()
+        point = time.thread_time() - start
+        starts = metrics.evaluation_windows(len(corpus.train), config.block_size, config.eval_tokens)
+        metrics.evaluate_loss(training.model.eval(), corpus.train, starts, config.block_size, config.device)
+        return point * len(recorded["steps"]) + time.thread_time() - start - point
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", help="write the figures here")
@@ -73,8 +92,7 @@ def main() -> None:
         parts = {
             "whole study, wall clock": total,
             f"training, {len(trials)} trials on {cores} cores": sum(t["training_time"] for t in trials) / cores,
-            "evaluation along training and at its end": sum(t["total_time"] - t["training_time"] for t in trials)
-            / cores,
+            "evaluation along training and at its end": evaluating(results[0]) * len(trials) / cores,
             "measuring all pairs": measuring(folder / "results", folder),
             "analysis and report": timed("analyze_results.py", *flags),
             "every figure": timed("plot_utils.py", *flags),

@@ -146,13 +146,16 @@ def run_plain(args, folder: Path) -> dict:
     return _peer(args, config, seconds, fixed_loss(model, corpus, config))
 
 
-def run_nanogpt(args, folder: Path) -> dict:
-    """nanoGPT's own loop on the same tokens; its last evaluated checkpoint gives the loss."""
+def run_nanogpt(args, folder: Path, repeat: int) -> dict:
+    """nanoGPT's own loop on the same tokens; its last evaluated checkpoint gives the loss. Each repeat has another
+    seed, as our trials have: a single run may be lucky."""
     config = recipe(args, folder, precision="float32")
     corpus = load_corpus(config)
     checkout, out = folder / "nanogpt", folder / "nanogpt_out"
     shutil.rmtree(checkout, ignore_errors=True)
     shutil.copytree(args.nanogpt, checkout, ignore=shutil.ignore_patterns(".git"))
+    script = checkout / "train.py"  # its seed is no setting
+    script.write_text(script.read_text().replace("manual_seed(1337 ", f"manual_seed({1337 + repeat} "))
     data = checkout / "data" / "shakespeare_char"
     data.mkdir(parents=True, exist_ok=True)
     np.asarray(corpus.train, dtype=np.uint16).tofile(data / "train.bin")
@@ -328,7 +331,7 @@ def main() -> None:
         if not args.no_plain:
             jobs["plain, float32"] = lambda: run_plain(args, folder)
         if args.nanogpt:
-            jobs["nanoGPT"] = lambda: run_nanogpt(args, folder)
+            jobs["nanoGPT"] = lambda: run_nanogpt(args, folder, len(runs.get("nanoGPT", [])))
         for _ in range(args.repeats):
             for job, function in jobs.items():
                 runs.setdefault(job, []).append(function())
@@ -346,6 +349,7 @@ def main() -> None:
             if "whole_process" in results[0]
             else None,
             "tokens/s": round(statistics.median(r["tokens_per_second"] for r in results)),
+            "mean loss": statistics.mean(loss for r in results for loss in r["losses"]),
             "worst loss": max(loss for r in results for loss in r["losses"]),
             "GEMM ceiling": None,
         }
