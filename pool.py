@@ -59,9 +59,9 @@ def default_workers(config: Config, n_trials: int) -> int:
     cores = max(1, usable_cores() // config.threads)
     candidates = range(min(cores, n_trials), min(2 * cores, n_trials) + 1)
 
-    def time_needed(workers):  # in trials' time; sharing a core costs 8 % in caches (bench/RESULTS.md)
+    def time_needed(workers):  # in trials' time; sharing a core costs 3 % in caches (bench/RESULTS.md)
         rounds = -(-n_trials // workers)
-        return rounds * max(1.0, workers / cores) * (1.0 if workers <= cores else 1.08)
+        return rounds * max(1.0, workers / cores) * (1.0 if workers <= cores else 1.03)
 
     return min(candidates, key=lambda w: (time_needed(w), w))
 
