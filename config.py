@@ -353,6 +353,11 @@ class Config:
         theirs = (other if isinstance(other, Config) else Config.from_dict(other)).result_settings()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
+    def describe_differences(self, other: Config | dict) -> str:
+        """`differences` for a message about what lies in a folder: 'n_layer=4 there, 6 now, …'; '' without any."""
+        changed = self.differences(other)
+        return ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+
 
 # -- the command line ---------------------------------------------------------------------------------------------
 

@@ -67,10 +67,9 @@ def refuse_other_settings(config: Config, names: list[str]) -> None:
         if recorded == config.fingerprint() or (recorded is None and path not in to_come):
             continue
         try:
-            changed = config.differences(results.get("config") or {})
-        except UserError:
-            changed = {}
-        fields = ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+            fields = config.describe_differences(results.get("config") or {})
+        except UserError:  # it records none, or some that are not ours
+            fields = ""
         ways = "use --overwrite to replace it, or another folder" if path in to_come else "use another folder"
         raise UserError(f"{path}: measured with other settings ({fields or 'it records none'}); {ways} (--study NAME)")
 

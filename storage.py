@@ -209,6 +209,11 @@ def file_name(activation: str) -> str:
     return activation.replace(":", "--")
 
 
+def activation_name(file_name: str) -> str:
+    """The activation that a part of a file name stands for: the inverse of `file_name`."""
+    return file_name.replace("--", ":")
+
+
 def results_path(results_dir: str | os.PathLike, activation: str) -> Path:
     return Path(results_dir) / f"{file_name(activation)}_results.json"
 

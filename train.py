@@ -309,10 +309,10 @@ def _refuse_other_names(config: Config, names: list[str]) -> None:
     would list it twice, as two activations that happen to agree."""
     there: dict[str, Path] = {}
     for path in sorted(Path(config.results_dir).glob("*_results.json")):
-        there.setdefault(path.name.removesuffix("_results.json").replace("--", ":"), path)
+        there.setdefault(storage.activation_name(path.name.removesuffix("_results.json")), path)
     for folder in sorted(Path(config.checkpoint_dir).glob("[!.]*")):
         if any(folder.glob("trial_*.pt")) or any(folder.glob("trial_*.snapshot")):
-            there.setdefault(folder.name.replace("--", ":"), folder)
+            there.setdefault(storage.activation_name(folder.name), folder)
     asked = {activations.canonical_name(name): name for name in names}
     for other, path in there.items():
         try:

@@ -723,8 +723,7 @@ def check_same_experiment(
         )
     ways = "use --overwrite to train anew, or another folder (--study NAME)"
     if saved.get("fingerprint") != config.fingerprint():
-        changed = config.differences(saved["config"])
-        fields = ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+        fields = config.describe_differences(saved["config"])
         raise UserError(f"{path}: trained with other settings ({fields or 'of another version'}); {ways}")
     if corpus is not None and saved.get("corpus_sha256") != corpus.sha256:
         raise UserError(

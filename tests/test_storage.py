@@ -311,3 +311,8 @@ def test_a_lock_excludes_and_a_killed_holder_releases_it(tmp_path):
     holder.wait()
     assert lock.acquire(wait=False)
     lock.release()
+
+
+@pytest.mark.parametrize("name", ["relu", "smelu_0.25", "module:function", "pack.age:f"])
+def test_an_activation_is_found_again_by_its_file_name(name):
+    assert storage.activation_name(storage.file_name(name)) == name
