@@ -74,6 +74,15 @@ def _smelu(class_name: str, *parameters: float) -> Factory:
     return factory
 
 
+def _tabulated(class_name: str, *args, **kwargs) -> Factory:
+    def factory():
+        import native
+
+        return getattr(native, class_name)(*args, **kwargs)
+
+    return factory
+
+
 def relu_squared(x):
     return x.relu().square()
 
@@ -128,28 +137,30 @@ def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
 _BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
 _BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
 _add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _nn("ReLU"), beta=0.0)
-_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _nn("GELU"))
-_add("swish", "Swish", "x σ(x)", "C∞", f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}", _nn("SiLU"))
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _tabulated("GELU"))
+_add(
+    "swish", "Swish", "x σ(x)", "C∞", f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}", _tabulated("SiLU")
+)
 _BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
 _BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
-_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _nn("SiLU"), same_as="swish")
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _tabulated("SiLU"), same_as="swish")
 _add(
     "gelu_tanh",
     "GELU (tanh)",
     "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
     "C∞",
     HENDRYCKS,
-    _nn("GELU", approximate="tanh"),
+    _tabulated("GELU", approximate="tanh"),
 )
-_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _nn("Mish"))
-_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _nn("Softplus"))
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _tabulated("Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _tabulated("Softplus"))
 _add(
     "elu",
     "ELU",
     "x for x > 0, eˣ − 1 for x ≤ 0",
     "C1",
     "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
-    _nn("ELU"),
+    _tabulated("ELU"),
 )
 _add(
     "leaky_relu",
@@ -160,9 +171,9 @@ _add(
     _nn("LeakyReLU", 0.01),
 )
 _add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
-_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _nn("Tanh"))
-_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _nn("SiLU"), gated=True)
-_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _nn("GELU"), gated=True)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _tabulated("Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _tabulated("SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _tabulated("GELU"), gated=True)
 _add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _nn("ReLU"), gated=True)
 _BUILT_IN["smeglu"] = _smeglu_entry("smeglu", 0.5)
 

@@ -198,8 +198,8 @@ def _causal(config, activation, corpus):
 
         def logits(idx):
             trials.draw_from(0, config.device)
-            with torch.no_grad():
-                return model(idx).cpu().double()
+            with torch.set_grad_enabled(model.training):  # the kernels of training are not used without gradients
+                return model(idx).detach().cpu().double()
 
         before = logits(idx)
         for t in places:

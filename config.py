@@ -94,7 +94,7 @@ PRESETS: dict[str, dict] = {
 
 # Settings that came later, and what was done before there was a choice: left out of the fingerprint at that value, so
 # that what was trained then stays valid.
-LATER = {"data_parallel": 1, "compile": False}
+LATER = {"data_parallel": 1, "compile": False, "native": False}
 
 
 def setting(default, help, *, kind, low=None, high=None, choices=None, above=None, affects_results=True, bare=None):
@@ -197,6 +197,12 @@ class Config:
         "train with kernels that torch.compile makes (they round differently); evaluation stays as it is",
         kind=bool,
     )
+    native: bool | None = setting(
+        None,
+        "train in bfloat16 on one CPU thread with the kernels of native.cpp (they round differently); evaluation stays "
+        "as it is; default: where there is a C++ compiler",
+        kind=bool,
+    )
     workers: int | None = setting(
         None,
         "trials trained side by side; default: as many as keep the cores busy, or one on each GPU",
@@ -220,8 +226,16 @@ class Config:
         self.device = _resolve_device(self.device)
         if self.precision == "auto":
             self.precision = "bfloat16" if _fast_bfloat16(self.device) else "float32"
+        if self.native is None:
+            self.native = cpp_compiler() is not None
+        self._settle()
 
     # -- making ---------------------------------------------------------------------------------------------------
+
+    def _settle(self):
+        """Turn off what can't be with the other settings."""
+        on_one_thread = self.device == "cpu" and self.threads == 1 and self.precision == "bfloat16"
+        self.native = bool(self.native) and on_one_thread and not self.compile
 
     def _complete(self):
         if self.preset is None:
@@ -250,7 +264,7 @@ class Config:
 
     def _validate(self):
         for f in dataclasses.fields(self):
-            if f.name not in ("preset", "study", "vary", "workers") or getattr(self, f.name) is not None:
+            if f.name not in ("preset", "study", "vary", "workers", "native") or getattr(self, f.name) is not None:
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
         if self.n_embd % self.n_head:
             raise UserError(
@@ -326,6 +340,7 @@ class Config:
         else:
             config._complete()
             config._validate()
+            config._settle()  # recorded as it was, also where this machine has no compiler; not at all: before it was
         return config
 
     def fingerprint(self) -> str:
@@ -538,6 +553,12 @@ def _mps_available() -> bool:
     import torch
 
     return torch.backends.mps.is_available()
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler of this machine: the one that CXX names, or the first that is found."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for path in map(shutil.which, names) if path), None)
 
 
 def _fast_bfloat16(device: str) -> bool:

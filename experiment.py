@@ -125,14 +125,17 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
 # -- measuring ----------------------------------------------------------------------------------------------------
 
 
-def finish(config: Config, activation: str, corpus: Corpus, checks: list[dict] | None, display) -> dict:
-    """Measure the trials of an activation, write its results and its figures; what is up to date is left alone."""
+def finish(
+    config: Config, activation: str, corpus: Corpus, checks: list[dict] | None, display, threads: int | None = None
+) -> dict:
+    """Measure the trials of an activation, write its results and its figures; what is up to date is left alone.
+    `threads` as for `measure`."""
     import plot_utils
 
     path = storage.results_path(config.results_dir, activation)
     results = storage.read_results(path) if path.exists() else None
     if results is None or not up_to_date(results, config, activation):
-        results = measure(config, activation, corpus)
+        results = measure(config, activation, corpus, threads)
         checks = checks if checks is not None else audit.before_training(config, activation, corpus)
         checks = checks + audit.after_training(results)
         results["audit"] = {"passed": all(c["status"] != "fail" for c in checks), "checks": checks}
@@ -177,8 +180,9 @@ def up_to_date(results: dict, config: Config, activation: str) -> bool:
     )
 
 
-def measure(config: Config, activation: str, corpus: Corpus) -> dict:
-    """The results dict of an activation (all but its audit) from its checkpoints: n forward passes for n trials."""
+def measure(config: Config, activation: str, corpus: Corpus, threads: int | None = None) -> dict:
+    """The results dict of an activation (all but its audit) from its checkpoints: n forward passes for n trials.
+    `threads`: how many cores are free for it (default: as many as a trial has)."""
     records, models, probes, environment, code = [], [], {}, None, None
     for number in existing_trials(config, activation):
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
@@ -204,7 +208,7 @@ def measure(config: Config, activation: str, corpus: Corpus) -> dict:
     for record in records:
         record.update(val_loss=None, val_accuracy=None)
     if models:
-        with trials.torch_settings(config):
+        with trials.torch_settings(config, threads):
             measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
             self_pd = self_difference(models[0], corpus, starts, config)
         for record, values in zip(done, measured.models, strict=True):

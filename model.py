@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import activations
+import native
 from config import Config, UserError
 
 
@@ -73,12 +74,11 @@ class Attention(nn.Module):
         return self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
 
     def forward(self, x):
-        qkv = self.heads(x)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and not dropout:
-            y = CausalAttentionCPU.apply(qkv)
+            y = CausalAttentionCPU.apply(self.heads(x))
         else:
-            y = F.scaled_dot_product_attention(*qkv, is_causal=True, dropout_p=dropout)
+            y = F.scaled_dot_product_attention(*self.heads(x), is_causal=True, dropout_p=dropout)
             y = y.transpose(1, 2).reshape(x.shape)
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -96,14 +96,15 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
+    def activate(self, x):
+        """From c_fc to c_proj."""
+        if not self.gated:
+            return self.activation(x)
+        gate, value = x.chunk(2, -1)
+        return self.activation(gate) * value
+
     def forward(self, x):
-        x = self.c_fc(x)
-        if self.gated:
-            gate, value = x.chunk(2, -1)
-            x = self.activation(gate) * value
-        else:
-            x = self.activation(x)
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+        return F.dropout(self.c_proj(self.activate(self.c_fc(x))), self.dropout, self.training)
 
 
 class LayerNorm(nn.Module):
@@ -115,6 +116,8 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
 
     def forward(self, x):
+        if native.usable(x) and self.bias is None and native.layer_norm_fits(x.shape[-1]):
+            return native.layer_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
 
 
@@ -123,8 +126,19 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.attn = LayerNorm(config), Attention(config)
         self.ln_2, self.mlp = LayerNorm(config), MLP(config, activation)
+        self.plain = not config.bias and not config.dropout
+
+    def fits(self, x):
+        """Whether native.py can compute this block for x."""
+        _, T, C = x.shape
+        return self.plain and native.layer_norm_fits(C) and native.attention_fits(T, C, self.attn.n_head)
 
     def forward(self, x):
+        if native.usable(x) and self.fits(x):
+            attn, mlp = self.attn, self.mlp
+            x = native.attend(x, self.ln_1.weight, attn.c_attn.weight, attn.c_proj.weight, attn.n_head)
+            hidden = mlp.activate(native.norm_linear(x, self.ln_2.weight, mlp.c_fc.weight))
+            return native.linear_add(hidden, mlp.c_proj.weight, x)
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
@@ -149,6 +163,8 @@ class LanguageModel(nn.Module):
         logits = self.logits(idx)
         if targets is None:
             return logits
+        if native.usable(logits) and logits.shape[-1] <= native.MAX_V:
+            return logits, native.cross_entropy(logits.flatten(0, 1), targets.flatten())
         # float32: in bfloat16 the loss and its gradient would be rounded to two or three digits
         return logits, F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 

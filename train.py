@@ -114,8 +114,10 @@ def run_study(
     finished: dict[str, dict] = {}
 
     def finish(name):
+        training = any(unfinished.values())
         with results_lock:
-            finished[name] = experiment.finish(config, name, corpus, audits.get(name), display)
+            threads = None if training else pool.usable_cores()
+            finished[name] = experiment.finish(config, name, corpus, audits.get(name), display, threads)
             if board:
                 board.finished(finished[name])
 

@@ -21,6 +21,7 @@ from torch.optim.adamw import adamw
 
 import distributed
 import metrics
+import native
 import own_code
 import storage
 from config import SOURCES, Config, UserError
@@ -28,6 +29,7 @@ from distributed import Team
 from model import LanguageModel, build_model, generate
 from prepare_data import Corpus, load_corpus
 
+EPSILON = 1e-8  # of AdamW
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
 
 
@@ -85,6 +87,9 @@ class Batches:
     """
 
     RESIDENT_BYTES = 2**30
+    # Steps whose places are drawn at once: between two steps the processor's caches are emptied of what draws them, so
+    # that the first draw takes ten times as long as the next ones.
+    TOGETHER = 16
 
     def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None):
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
@@ -92,6 +97,7 @@ class Batches:
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
         share = config.batch_size // config.data_parallel
         self.share = slice(rank * share, (rank + 1) * share)
+        self.group, self.places = None, []
         self.tokens = None
         if resident is None:
             resident = self.device != "cpu" and 4 * len(tokens) <= self.RESIDENT_BYTES
@@ -101,12 +107,20 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
-        starts = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)[self.share]
+        group, place = divmod(step, self.TOGETHER)
+        if group != self.group:
+            self.group, self.places = group, self._places(range(step - place, step - place + self.TOGETHER))
+        starts = self.places[place]
         if self.tokens is None:
             batch = self._sent(self.windows[starts].astype(np.int64))
         else:
             batch = self.tokens[self._sent(starts)[:, None] + self.offsets].long()
         return batch[:, :-1], batch[:, 1:]
+
+    def _places(self, steps: range) -> list[np.ndarray]:
+        """Where the windows of each of the steps begin."""
+        streams = (stream(self.seed, "order", step) for step in steps)
+        return [s.integers(0, len(self.windows), self.batch_size)[self.share] for s in streams]
 
     def _sent(self, array: np.ndarray) -> torch.Tensor:
         """The array on the device. From pinned memory the copy waits for nothing; the allocator of pinned memory
@@ -174,6 +188,10 @@ class Optimiser:
         # always the same tensors: a CUDA graph knows the weights by their addresses
         self.working = [torch.empty_like(weight, dtype=dtype) for weight in self.weights]
         self.use_working_weights()
+        self.native = None
+        if config.native and dtype is torch.bfloat16:
+            decays = [config.weight_decay if p.ndim >= 2 else 0.0 for p in self.parameters]
+            self.native = native.AdamW((self.master, self.mean, self.square), self.working, decays)
 
     def _views(self, flat):
         views, offset = [], 0
@@ -197,12 +215,20 @@ class Optimiser:
     def step(self, rate: float, average: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
         """One update from the gradients of the model; returns their norm before clipping (a device scalar).
         `average` is called with `message` and puts the mean over the ranks into it."""
+        c = self.config
+        if self.native and average is None:
+            self.count += 1
+            gradients = [p.grad for p in self.parameters]
+            norm = self.native.step(gradients, int(self.count), rate, c.beta1, c.beta2, EPSILON, c.grad_clip)
+            for p in self.parameters:
+                p.grad = None
+            return norm
         torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters])
         if average is not None:
             average(self.message)
         norm = torch.linalg.vector_norm(self.gradient)
-        if self.config.grad_clip:
-            self.gradient.mul_((self.config.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
+        if c.grad_clip:
+            self.gradient.mul_((c.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
         vectors = (self.master, self.gradient, self.mean, self.square)
         counts = [self.count.clone() for _ in self.parts]  # each call advances its own
         for (part, decay), count in zip(self.parts, counts, strict=True):
@@ -210,7 +236,7 @@ class Optimiser:
             # the function behind torch.optim.AdamW: making the class would import torch._dynamo, 1.7 s per process
             adamw(
                 weights, gradients, means, squares, [], [count], fused=True, lr=rate, weight_decay=decay,
-                beta1=self.config.beta1, beta2=self.config.beta2, eps=1e-8, amsgrad=False, maximize=False,
+                beta1=c.beta1, beta2=c.beta2, eps=EPSILON, amsgrad=False, maximize=False,
             )  # fmt: skip
         self.count = counts[0]
         torch._foreach_copy_([p.data for p in self.parameters], self.weights)
@@ -235,10 +261,11 @@ class Optimiser:
 
 
 @contextlib.contextmanager
-def torch_settings(config: Config) -> Iterator[None]:
-    """The settings of torch under which a trial or an evaluation runs; the caller's are put back afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
+def torch_settings(config: Config, threads: int | None = None) -> Iterator[None]:
+    """The settings of torch under which a trial or an evaluation runs; the caller's are put back afterwards. `threads`
+    instead of the config's: for an evaluation, which has the cores for itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or config.threads)
     cuda = config.device.startswith("cuda")
     try:
         with contextlib.ExitStack() as settings:
@@ -246,9 +273,10 @@ def torch_settings(config: Config) -> Iterator[None]:
                 settings.enter_context(torch.cuda.device(config.device))
             if cuda or config.compile:  # plain CPU kernels are deterministic in any case
                 settings.enter_context(kernels(config.deterministic))
+            settings.enter_context(native.kernels(config.native))
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
@@ -803,5 +831,6 @@ def environment(config: Config) -> dict:
         "data_parallel": config.data_parallel,
         "precision": config.precision,
         "deterministic": config.deterministic,
+        "compiler": native.compiler_version() if config.native else None,
         "git_commit": commit or None,
     }

@@ -24,9 +24,10 @@ import audit
 import experiment
 import metrics
 import model
+import native
 import storage
 import trial
-from config import Config, UserError
+from config import Config, UserError, cpp_compiler
 from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
@@ -193,7 +194,20 @@ def test_planted_leak_in_training_only(before, monkeypatch):
         return torch.ones(T, T).tril(T if training else 0) > 0
 
     monkeypatch.setattr(model.Attention, "forward", attention_with(mask))
-    assert status(before())["causal"] == "fail"
+    assert status(before(native=False))["causal"] == "fail"
+
+
+@pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
+@planted("attention of the kernels that only training uses, without a mask", "causal")
+def test_planted_leak_in_the_kernels(before, config, monkeypatch):
+    def attend(x, norm, w_in, w_out, n_head):
+        y = F.linear(F.layer_norm(x, norm.shape, norm), w_in).mean(1, keepdim=True)[..., : x.shape[-1]]
+        return x + F.linear(y, w_out)
+
+    changes = {"precision": "bfloat16", "native": True, "n_embd": 64, "n_head": 2, "block_size": 32}
+    assert status(before(**changes))["causal"] == "pass"
+    monkeypatch.setattr(native, "attend", attend)
+    assert status(before(**changes))["causal"] == "fail"
 
 
 class ConvBlock(nn.Module):

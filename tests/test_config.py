@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import config as config_module
 from config import LATER, PRESETS, Config, Parser, UserError, add_arguments, from_args
 
 # (settings, what the message must name: the field and what would be right)
@@ -106,8 +107,8 @@ OTHER = {
     "bias": True, "batch_size": 5, "max_iters": 777, "learning_rate": 1e-3, "min_lr": 1e-5, "warmup_iters": 7,
     "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "eval_interval": 11, "eval_tokens": 8192,
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
-    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "workers": 2,
-    "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
+    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "native": False,
+    "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
@@ -117,7 +118,7 @@ NO_EFFECT_ON_RESULTS = {
 
 
 def test_fingerprint_covers_what_changes_results_and_nothing_else():
-    base = {**Config(preset="quick", device="cpu").to_dict(), "precision": "bfloat16"}
+    base = {**Config(preset="quick", device="cpu").to_dict(), "precision": "bfloat16", "native": True}
     assert set(OTHER) == {f.name for f in dataclasses.fields(Config)}
     for name, value in OTHER.items():
         changed = Config.from_dict({**base, name: value})
@@ -133,6 +134,33 @@ def test_settings_that_came_later_leave_older_fingerprints_valid():
     older = {k: v for k, v in config.to_dict().items() if k not in LATER}
     assert config.differences(older) == {}
     assert config.differences(config.replace(data_parallel=2)) == {"data_parallel": (1, 2)}
+
+
+@pytest.mark.parametrize("compiler", [None, "/usr/bin/c++"])
+def test_native_is_resolved_to_what_can_be(monkeypatch, compiler):
+    """By default the kernels are used where they can be; asked for or recorded, they stay where they can't be made."""
+    monkeypatch.setattr(config_module, "cpp_compiler", lambda: compiler)
+    fits = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
+    assert Config(**fits).native is bool(compiler)
+    assert Config(**fits, native=True).native and not Config(**fits, native=False).native
+    for other in ({"precision": "float32"}, {"threads": 2}, {"compile": True}):
+        assert not Config(**{**fits, **other, "native": True}).native
+        assert not Config(**fits, native=True).replace(**other).native
+    recorded = Config(**fits, native=True).to_dict()
+    assert Config.from_dict(recorded).native
+    del recorded["native"]  # before there was a choice
+    assert not Config.from_dict(recorded).native
+
+
+def test_the_compiler_that_CXX_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert config_module.cpp_compiler() is None
+    mine = tmp_path / "my-c++"
+    mine.write_text("")
+    mine.chmod(0o755)
+    monkeypatch.setenv("CXX", "my-c++")
+    assert config_module.cpp_compiler() == str(mine)
 
 
 def test_differences_name_the_fields():
