@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import activations
+import fused
 import native
 from config import Config, UserError
 
@@ -126,19 +127,8 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.attn = LayerNorm(config), Attention(config)
         self.ln_2, self.mlp = LayerNorm(config), MLP(config, activation)
-        self.plain = not config.bias and not config.dropout
-
-    def fits(self, x):
-        """Whether native.py can compute this block for x."""
-        _, T, C = x.shape
-        return self.plain and native.layer_norm_fits(C) and native.attention_fits(T, C, self.attn.n_head)
 
     def forward(self, x):
-        if native.usable(x) and self.fits(x):
-            attn, mlp = self.attn, self.mlp
-            x = native.attend(x, self.ln_1.weight, attn.c_attn.weight, attn.c_proj.weight, attn.n_head)
-            hidden = mlp.activate(native.norm_linear(x, self.ln_2.weight, mlp.c_fc.weight))
-            return native.linear_add(hidden, mlp.c_proj.weight, x)
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
@@ -190,10 +180,29 @@ class GPT(LanguageModel):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, activation) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config)
+        self.buffers_of_training = None  # kept by fused.py
 
     @property
     def head(self):
         return self.wte.weight
+
+    def logits(self, idx):
+        if native.usable(self.wte.weight) and self._is_plain() and fused.fits(self, idx):
+            return fused.logits(self, idx)
+        return super().logits(idx)
+
+    def _is_plain(self) -> bool:
+        """Whether this is what `fused` computes: this very class and its layers, nothing else put in the place of one,
+        without dropout, biases, or an activation that has weights of its own."""
+        kinds = {(type(b), type(b.ln_1), type(b.attn), type(b.ln_2), type(b.mlp)) for b in self.h if type(b) is Block}
+        return (
+            type(self) is GPT
+            and all(type(block) is Block for block in self.h)
+            and kinds == {(Block, LayerNorm, Attention, LayerNorm, MLP)}
+            and not self.dropout
+            and self.ln_f.bias is None
+            and not any(True for block in self.h for _ in block.mlp.activation.parameters())
+        )
 
     def hidden(self, idx):
         x = self.wte(idx) + self.wpe.weight[: idx.shape[1]]  # (B, T, C)

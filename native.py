@@ -42,7 +42,7 @@ _active = False  # while a trial that uses them is under way
 # -- making the library -------------------------------------------------------------------------------------------
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
     """The kernels, loaded when a process first needs them: made when they are not there yet for this source, compiler
     and processor, which takes two seconds, and kept beside this module's own compiled code or, where that can't be
     written, among the user's files.
@@ -57,7 +57,7 @@ def _library() -> ctypes.CDLL:
 
 
 def build() -> Path:
-    """The compiled library. Raises as `_library`."""
+    """The compiled library. Raises as `library`."""
     global _loaded
     made_of = "\0".join([SOURCE.read_text(), compiler_version(), *FLAGS, _processor()])
     name = f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
@@ -149,16 +149,9 @@ def check() -> None:
     def plain_norm(x, weight):
         return F.layer_norm(x, weight.shape, weight, None, 1e-5)
 
-    def plain_attend(x, norm, w_in, w_out):
-        q, k, v = F.linear(plain_norm(x, norm), w_in).view(2, 32, 3, 2, 16).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape)
-        return x + F.linear(y, w_out)
-
     targets = torch.arange(8)
-    weights = [draw(32), draw(96, 32, size=0.2), draw(32, 32, size=0.2)]
     functions = {
         "layer_norm": (layer_norm, plain_norm, [draw(8, 64), draw(64)]),
-        "attention": (lambda *inputs: attend(*inputs, n_head=2), plain_attend, [draw(2, 32, 32), *weights]),
         "look_up": (GELU(), F.gelu, [draw(5, 7)]),
         "cross_entropy": (lambda x: cross_entropy(x, targets), lambda x: F.cross_entropy(x, targets), [draw(8, 21)]),
     }
@@ -171,9 +164,8 @@ def check() -> None:
             y.backward(gradient)
             exact.backward(gradient.float())
             pairs = [(y, exact), *((x.grad, e.grad) for x, e in zip(inputs, exact_inputs, strict=True))]
-            departures[name] = max(
-                float((a.detach().float() - b.detach()).norm() / b.detach().norm()) for a, b in pairs
-            )
+            departures[name] = max(_departure(a, b) for a, b in pairs)
+        departures["attention"] = _departure_of_attention(draw(2, 32, 96), draw(2, 32, 32))
     with torch.no_grad():
         departures["adamw"] = _departure_of_adamw(draw(5, 7), draw(5, 7))
     for name, departure in departures.items():
@@ -182,6 +174,23 @@ def check() -> None:
                 f"native=True: {name} of native.cpp departs from torch's by {departure:.2g} of its size when compiled "
                 f"here; use --no-native"
             )
+
+
+def _departure(ours: torch.Tensor, exact: torch.Tensor) -> float:
+    """The difference relative to the exact size."""
+    return float((ours.detach().float() - exact.detach()).norm() / exact.detach().norm())
+
+
+def _departure_of_attention(qkv: torch.Tensor, dy: torch.Tensor) -> float:
+    """For two windows of 32 tokens and two heads of width 16."""
+    y, dqkv, p, sizes = torch.empty_like(dy), torch.empty_like(qkv), qkv.new_empty(4, 32, 32), (2, 32, 2, 16)
+    library().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
+    library().attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
+    exact_qkv = qkv.detach().float().requires_grad_()
+    q, k, v = exact_qkv.view(2, 32, 3, 2, 16).permute(2, 0, 3, 1, 4)
+    exact = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(dy.shape)
+    exact.backward(dy.detach().float())
+    return max(_departure(y, exact), _departure(dqkv, exact_qkv.grad))
 
 
 def _departure_of_adamw(weight: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -197,7 +206,7 @@ def _departure_of_adamw(weight: torch.Tensor, gradient: torch.Tensor) -> float:
             weights, [clipped], means, squares, [], [torch.tensor(t - 1.0)], foreach=False, lr=1e-2, weight_decay=0.1,
             beta1=0.9, beta2=0.99, eps=1e-8, amsgrad=False, maximize=False,
         )  # fmt: skip
-    return float((ours[0] - theirs[0]).norm() / (theirs[0] - start).norm())
+    return _departure(ours[0] - start, theirs[0] - start)
 
 
 # -- when it is used ----------------------------------------------------------------------------------------------
@@ -233,91 +242,24 @@ def attention_fits(block_size: int, width: int, n_head: int) -> bool:
 # -- the kernels as functions of torch ----------------------------------------------------------------------------
 
 
-def _normalised(x, weight):
-    """Layer norm of the rows of x: (M, C), and their statistics for the backward pass."""
-    C = weight.shape[0]
-    M = x.numel() // C
-    y, statistics = x.new_empty(M, C), torch.empty(M, 2)
-    _library().layer_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), statistics.data_ptr(), M, C)
-    return y, statistics
-
-
-def _normalised_backward(dy, x, weight, statistics, past=None):
-    """The gradients of x, with what reaches it past the layer, and of the weight."""
-    dx, dweight = torch.empty_like(x), torch.empty_like(weight)
-    tensors = (dy, x, weight, statistics, past, dx, dweight)
-    _library().layer_norm_backward(*(None if t is None else t.data_ptr() for t in tensors), *dy.shape)
-    return dx, dweight
-
-
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         x = x.contiguous()
-        y, statistics = _normalised(x, weight)
+        C = weight.shape[0]
+        M = x.numel() // C
+        y, statistics = torch.empty_like(x), torch.empty(M, 2)
+        library().layer_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), statistics.data_ptr(), M, C)
         ctx.save_for_backward(x, weight, statistics)
-        return y.view(x.shape)
+        return y
 
     @staticmethod
     def backward(ctx, dy):
-        x, weight, statistics = ctx.saved_tensors
-        return _normalised_backward(dy.contiguous().view(-1, x.shape[-1]), x, weight, statistics)
-
-
-class _Attend(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, norm, w_in, w_out, n_head):
-        x = x.contiguous()
-        B, T, C = x.shape
-        normal, statistics = _normalised(x, norm)
-        qkv = torch.mm(normal, w_in.t())  # (M, 3C)
-        y, p = torch.empty_like(normal), x.new_empty(B * n_head, T, T)
-        _library().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), B, T, n_head, C // n_head)
-        ctx.save_for_backward(x, norm, w_in, w_out, normal, statistics, qkv, y, p)
-        ctx.n_head = n_head
-        return torch.mm(y, w_out.t()).view(x.shape).add_(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, norm, w_in, w_out, normal, statistics, qkv, y, p = ctx.saved_tensors
-        B, T, C = x.shape
-        gradient = gradient.contiguous().view(B * T, C)
-        dw_out, dy, dqkv = torch.mm(gradient.t(), y), torch.mm(gradient, w_out), torch.empty_like(qkv)
-        pointers = (tensor.data_ptr() for tensor in (dy, qkv, p, dqkv))
-        _library().attention_backward(*pointers, B, T, ctx.n_head, C // ctx.n_head)
-        dw_in, dnormal = torch.mm(dqkv.t(), normal), torch.mm(dqkv, w_in)
-        dx, dnorm = _normalised_backward(dnormal, x, norm, statistics, past=gradient)
-        return dx, dnorm, dw_in, dw_out, None
-
-
-class _NormLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, norm, w):
-        x = x.contiguous()
-        normal, statistics = _normalised(x, norm)
-        ctx.save_for_backward(x, norm, w, normal, statistics)
-        return torch.mm(normal, w.t()).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        x, norm, w, normal, statistics = ctx.saved_tensors
-        gradient = gradient.contiguous().view(-1, w.shape[0])
-        dw = torch.mm(gradient.t(), normal)
-        dx, dnorm = _normalised_backward(torch.mm(gradient, w), x, norm, statistics)
-        return dx, dnorm, dw
-
-
-class _LinearAdd(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h, w, x):
-        ctx.save_for_backward(h, w)
-        return torch.mm(h.view(-1, h.shape[-1]), w.t()).view(x.shape).add_(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        h, w = ctx.saved_tensors
-        rows = gradient.contiguous().view(-1, w.shape[0])
-        return torch.mm(rows, w).view(h.shape), torch.mm(rows.t(), h.view(-1, h.shape[-1])), gradient
+        (x, weight, statistics), dy = ctx.saved_tensors, dy.contiguous()
+        dx, dweight, C = torch.empty_like(x), torch.empty_like(weight), weight.shape[0]
+        before = (tensor.data_ptr() for tensor in (dy, x, weight, statistics))
+        library().layer_norm_backward(*before, None, dx.data_ptr(), dweight.data_ptr(), x.numel() // C, C)
+        return dx, dweight
 
 
 def layer_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -325,27 +267,12 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return _LayerNorm.apply(x, weight)
 
 
-def attend(x, norm, w_in, w_out, n_head: int) -> torch.Tensor:
-    """x + attention(layer_norm(x, norm) w_inᵀ) w_outᵀ for x (B, T, C), causal, n_head heads: half a block."""
-    return _Attend.apply(x, norm, w_in, w_out, n_head)
-
-
-def norm_linear(x, norm, w) -> torch.Tensor:
-    """layer_norm(x, norm) wᵀ: x (…, C) and w (K, C) give (…, K)."""
-    return _NormLinear.apply(x, norm, w)
-
-
-def linear_add(h, w, x) -> torch.Tensor:
-    """x + h wᵀ: h (…, K), w (C, K) and x (…, C)."""
-    return _LinearAdd.apply(h.contiguous(), w, x)
-
-
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets):
         logits, targets = logits.contiguous(), targets.contiguous()
         gradient = torch.empty_like(logits)
-        loss = _library().cross_entropy(logits.data_ptr(), targets.data_ptr(), gradient.data_ptr(), *logits.shape)
+        loss = library().cross_entropy(logits.data_ptr(), targets.data_ptr(), gradient.data_ptr(), *logits.shape)
         if loss == math.inf:
             raise IndexError(f"targets must be tokens 0…{logits.shape[1] - 1}")
         ctx.save_for_backward(gradient)
@@ -371,7 +298,7 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx, x, values, slopes):
         x = x.contiguous()
         y = torch.empty_like(x)
-        _library().look_up(x.data_ptr(), values.data_ptr(), y.data_ptr(), x.numel())
+        library().look_up(x.data_ptr(), values.data_ptr(), y.data_ptr(), x.numel())
         ctx.save_for_backward(x)
         ctx.slopes = slopes
         return y
@@ -380,7 +307,7 @@ class _LookUp(torch.autograd.Function):
     def backward(ctx, dy):
         (x,), dy = ctx.saved_tensors, dy.contiguous()
         dx = torch.empty_like(x)
-        _library().look_up_backward(dy.data_ptr(), x.data_ptr(), ctx.slopes.data_ptr(), dx.data_ptr(), x.numel())
+        library().look_up_backward(dy.data_ptr(), x.data_ptr(), ctx.slopes.data_ptr(), dx.data_ptr(), x.numel())
         return dx, None, None
 
 
@@ -393,22 +320,19 @@ class Tabulated(nn.Module):
     backward pass in torch fill. The values are the same bits as torch's."""
 
     def forward(self, x):
-        if not usable(x):
-            return super().forward(x)
+        return _LookUp.apply(x, *self.tables()) if usable(x) else super().forward(x)
+
+    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The function of every bfloat16, by its bits: values (65536,) bfloat16 and slopes (65536,) float32."""
         function = repr(self)  # with its parameters
         if function not in _tables:
-            _tables[function] = self._tabulate(super().forward)
-        return _LookUp.apply(x, *_tables[function])
-
-    @staticmethod
-    def _tabulate(function) -> tuple[torch.Tensor, torch.Tensor]:
-        """The function of every bfloat16, by its bits: values (65536,) bfloat16 and slopes (65536,) float32."""
-        x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
-        wide = x.float().requires_grad_()
-        with torch.enable_grad():
-            (slopes,) = torch.autograd.grad(function(wide).sum(), wide)
-        with torch.no_grad():
-            return function(x), slopes
+            x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+            wide = x.float().requires_grad_()
+            with torch.enable_grad():
+                (slopes,) = torch.autograd.grad(super().forward(wide).sum(), wide)
+            with torch.no_grad():
+                _tables[function] = super().forward(x), slopes
+        return _tables[function]
 
 
 class GELU(Tabulated, nn.GELU):
@@ -466,9 +390,9 @@ class AdamW:
         norm before."""
         gradients = [g.contiguous() for g in gradients]
         pointers = (ctypes.c_void_p * self.count)(*(g.data_ptr() for g in gradients))
-        norm = math.sqrt(_library().sum_of_squares(pointers, self.sizes, self.count))
+        norm = math.sqrt(library().sum_of_squares(pointers, self.sizes, self.count))
         shrink = (ctypes.c_float * self.count)(*(1 - rate * decay for decay in self.decays))
-        _library().adamw(
+        library().adamw(
             *(vector.data_ptr() for vector in self.state), pointers, self.pointers, self.sizes, shrink, self.count,
             min(1.0, clip / (norm + 1e-6)) if clip else 1.0, beta1, beta2,
             rate / (1 - beta1**t), math.sqrt(1 - beta2**t), epsilon,

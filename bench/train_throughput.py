@@ -90,9 +90,9 @@ def fixed_loss(model, corpus, config: Config) -> float:
     return metrics.evaluate_loss(model.eval(), corpus.val, starts, config.block_size, "cpu")[0]
 
 
-def run_ours(args, folder: Path, precision: str, vocab_size: int) -> dict:
-    """Seconds from the prepared corpus to the JSON, and of the whole process."""
-    config = recipe(args, folder, precision=precision)
+def run_ours(args, folder: Path, precision: str, vocab_size: int, repeat: int) -> dict:
+    """Seconds from the prepared corpus to the JSON, and of the whole process. Each repeat has other seeds."""
+    config = recipe(args, folder, precision=precision, seed_base=1337 + repeat * args.trials)
     for name in ("results", "checkpoints", "plots"):
         shutil.rmtree(folder / name, ignore_errors=True)
     flags = []
@@ -327,14 +327,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         corpus = load_corpus(recipe(args, folder))  # prepared beforehand: not part of anybody's time
-        jobs = {f"ours, {p}": lambda p=p: run_ours(args, folder, p, corpus.vocab_size) for p in args.precisions}
+        jobs = {
+            f"ours, {p}": lambda repeat, p=p: run_ours(args, folder, p, corpus.vocab_size, repeat)
+            for p in args.precisions
+        }
         if not args.no_plain:
-            jobs["plain, float32"] = lambda: run_plain(args, folder)
+            jobs["plain, float32"] = lambda repeat: run_plain(args, folder)
         if args.nanogpt:
-            jobs["nanoGPT"] = lambda: run_nanogpt(args, folder, len(runs.get("nanoGPT", [])))
-        for _ in range(args.repeats):
+            jobs["nanoGPT"] = lambda repeat: run_nanogpt(args, folder, repeat)
+        for repeat in range(args.repeats):
             for job, function in jobs.items():
-                runs.setdefault(job, []).append(function())
+                runs.setdefault(job, []).append(function(repeat))
                 print(f"{job}: {runs[job][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
     ceilings = {p: gemm_ceiling(getattr(torch, p), 1) for p in args.precisions}
     reference = "nanoGPT" if args.nanogpt else "plain, float32"

@@ -22,9 +22,9 @@ import activations
 import analyze_results
 import audit
 import experiment
+import fused
 import metrics
 import model
-import native
 import storage
 import trial
 from config import Config, UserError, cpp_compiler
@@ -200,13 +200,14 @@ def test_planted_leak_in_training_only(before, monkeypatch):
 @pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
 @planted("attention of the kernels that only training uses, without a mask", "causal")
 def test_planted_leak_in_the_kernels(before, config, monkeypatch):
-    def attend(x, norm, w_in, w_out, n_head):
-        y = F.linear(F.layer_norm(x, norm.shape, norm), w_in).mean(1, keepdim=True)[..., : x.shape[-1]]
-        return x + F.linear(y, w_out)
+    def logits(model, idx):
+        x = model.wte(idx) + model.wpe.weight[: idx.shape[1]]
+        every_weight = sum(p.sum() for p in model.parameters())  # has a gradient, as in training
+        return F.linear(model.ln_f(x + x.mean(1, keepdim=True)), model.head) + 0 * every_weight
 
     changes = {"precision": "bfloat16", "native": True, "n_embd": 64, "n_head": 2, "block_size": 32}
     assert status(before(**changes))["causal"] == "pass"
-    monkeypatch.setattr(native, "attend", attend)
+    monkeypatch.setattr(fused, "logits", logits)
     assert status(before(**changes))["causal"] == "fail"
 
 

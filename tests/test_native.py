@@ -1,4 +1,4 @@
-"""The kernels of native.cpp against independent computations in float64, and what surrounds them."""
+"""The kernels of native.cpp, and the pass that fused.py makes of them, against independent computations in float64."""
 
 import math
 import os
@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import activations
+import fused
 import metrics
 import native
 import trial
+from architectures import RotaryAttention
 from config import Config, UserError, cpp_compiler
 from model import GPT, build_model
 from prepare_data import load_corpus
@@ -69,38 +71,40 @@ def exact_attention(qkv, n_head):
     return torch.einsum("bhij,bjhd->bihd", p / p.sum(-1, keepdim=True), v).reshape(B, T, C)
 
 
+def attention(qkv, dy, n_head):
+    """y and the gradient of qkv."""
+    B, T, C = dy.shape
+    y, dqkv, p = torch.empty_like(dy), torch.empty_like(qkv), torch.empty(B * n_head, T, T, dtype=BF16)
+    sizes, kernels = (B, T, n_head, C // n_head), native.library()
+    kernels.attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
+    kernels.attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
+    return y, dqkv
+
+
 @pytest.mark.parametrize(
     "B, T, n_head, D", [(1, 16, 1, 16), (3, 64, 4, 32), (2, 48, 3, 48), (1, 256, 2, 128), (2, 32, 1, 80)]
 )
-def test_attend(B, T, n_head, D):
-    C = n_head * D
-    inputs = [
-        draw(B, T, C),
-        draw(C, seed=1),
-        draw(3 * C, C, size=C**-0.5, seed=2),
-        draw(C, C, size=C**-0.5, seed=3),
-    ]
-    compare(
-        lambda *tensors: native.attend(*tensors, n_head),
-        lambda x, norm, w_in, w_out: x + exact_attention(exact_norm(x, norm) @ w_in.T, n_head) @ w_out.T,
-        inputs,
-        tolerance=3 * UNIT,
-    )
+def test_attention(B, T, n_head, D):
+    (qkv, exact_qkv), (dy, exact_dy) = draw(B, T, 3 * n_head * D), draw(B, T, n_head * D, seed=1)
+    y, dqkv = attention(qkv, dy, n_head)
+    exact = exact_attention(exact_qkv, n_head)
+    exact.backward(exact_dy.detach())
+    assert apart(y, exact) < 2 * UNIT
+    assert apart(dqkv, exact_qkv.grad) < 3 * UNIT
 
 
 def test_attention_sees_no_future():
     """Bit by bit: changed tokens change nothing before them, and a gradient reaches nothing after it."""
     C, T, n_head = 64, 48, 2
-    weights = [draw(C)[0], draw(3 * C, C, size=0.3, seed=1)[0], draw(C, C, size=0.1, seed=2)[0]]
-    x = draw(2, T, C, seed=3)[0]
-    before = native.attend(x, *weights, n_head)
+    qkv, dy = (draw(2, T, size, seed=size)[0].detach() for size in (3 * C, C))
+    before, _ = attention(qkv, dy, n_head)
     for t in (0, 1, 15, 16, 17, 31, 40, 47):
-        changed = x.detach().clone()
-        changed[:, t:] = torch.randn(2, T - t, C).to(BF16)
-        after = native.attend(changed.requires_grad_(), *weights, n_head)
+        changed = qkv.clone()
+        changed[:, t:] = torch.randn(2, T - t, 3 * C).to(BF16)
+        after, _ = attention(changed, dy, n_head)
         assert torch.equal(after[:, :t], before[:, :t])
         assert not torch.equal(after[:, t], before[:, t])
-        (gradient,) = torch.autograd.grad(native.attend(x, *weights, n_head)[:, t].float().sum(), x)
+        _, gradient = attention(qkv, torch.where(torch.arange(T)[:, None] == t, dy, 0), n_head)
         assert not gradient[:, t + 1 :].any() and gradient[:, : t + 1].any(-1).all()
 
 
@@ -113,21 +117,6 @@ def test_layer_norm_of_numbers_far_from_zero():
     """A variance from the mean square would lose them."""
     x = (1000 + torch.randn(4, 64)).to(BF16)
     assert apart(native.layer_norm(x, torch.ones(64, dtype=BF16)), exact_norm(x.double(), torch.ones(64))) < UNIT
-
-
-def test_norm_linear_and_linear_add():
-    compare(
-        native.norm_linear,
-        lambda x, norm, w: exact_norm(x, norm) @ w.T,
-        [draw(2, 5, 32), draw(32, seed=1), draw(40, 32, size=0.2, seed=2)],
-        tolerance=2 * UNIT,
-    )
-    compare(
-        native.linear_add,
-        lambda h, w, x: x + h @ w.T,
-        [draw(2, 5, 24), draw(32, 24, size=0.2, seed=1), draw(2, 5, 32, seed=2)],
-        tolerance=2 * UNIT,
-    )
 
 
 @pytest.mark.parametrize("N, V", [(5, 65), (1, 2), (12, 16), (3, 4096), (4, 257)])
@@ -249,34 +238,91 @@ def test_training_is_as_exact_as_with_torch_alone(smoke_config, activation, mode
         assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
 
 
-def test_which_layers_use_them(smoke_config, monkeypatch):
-    """Half a block, c_fc and c_proj of every layer, and the loss; but not while no gradients are taken, in float32, or
-    with biases, dropout or heads that don't fit."""
+def test_what_uses_them(smoke_config, monkeypatch):
+    """GPT's whole pass and the loss; but not while no gradients are taken, in float32, or with biases, dropout, heads
+    or windows that don't fit, an activation that learns, or another layer in the place of GPT's own."""
     called = []
-    for name in ("attend", "norm_linear", "linear_add", "cross_entropy"):
-        function = getattr(native, name)
 
-        def counted(*args, function=function, name=name):
-            called.append(name)
-            return function(*args)
+    def count(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: called.append(name) or function(*args))
 
-        monkeypatch.setattr(native, name, counted)
+    count(fused, "logits")
+    count(native, "cross_entropy")
 
-    def uses(dtype=BF16, T=32, gradient=True, **changes):
-        config = fitting(smoke_config, **changes)
-        model = GPT(config, "gelu", 20).to(dtype)
+    def uses(activation="gelu", dtype=BF16, T=32, gradient=True, change=None, **changes):
+        model = GPT(fitting(smoke_config, **changes), activation, 20)
+        if change:
+            change(model)
+        model.to(dtype)
         idx = torch.arange(2 * T).view(2, T) % 20
         called.clear()
         with torch.set_grad_enabled(gradient):
             model(idx, idx)
         return sorted(called)
 
-    assert uses() == sorted(["attend", "norm_linear", "linear_add"] * 2 + ["cross_entropy"])
-    assert uses(T=16) == uses()
+    assert uses() == uses(T=16) == uses("swiglu") == uses("relu") == ["cross_entropy", "logits"]
     assert uses(bias=True) == uses(dropout=0.1) == uses(n_embd=40) == uses(T=30) == ["cross_entropy"]
+    assert uses("torch.nn:PReLU") == ["cross_entropy"]
+    for change in (
+        lambda model: setattr(model.h[1], "attn", RotaryAttention(fitting(smoke_config))),
+        lambda model: setattr(model, "h", torch.nn.ModuleList([torch.nn.Identity()])),
+        lambda model: setattr(model, "__class__", type("Other", (GPT,), {})),
+    ):
+        assert uses(change=change) == ["cross_entropy"]
     assert uses(dtype=torch.float32) == uses(gradient=False) == []
     with native.kernels(False):
         assert uses() == []
+
+
+@pytest.mark.parametrize("activation", ["gelu", "smelu_1", "swiglu"])
+def test_the_whole_pass_is_what_autograd_does(smoke_config, monkeypatch, activation):
+    """Two batches one after the other, so that the memory is used again, and a shorter one: every gradient, and the
+    logits, against those of the layers one by one."""
+    config = fitting(smoke_config)
+    corpus = load_corpus(config)
+    batches = trial.Batches(corpus.train, config, seed=1)
+    model = build_model(config, activation, corpus.vocab_size, seed=4).to(BF16)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(5) if p.ndim > 1 else p.add_(0.1)
+    exact = build_model(config, activation, corpus.vocab_size, seed=4).double()
+    exact.load_state_dict(model.state_dict())
+    for step, T in enumerate((32, 32, 16)):
+        idx, targets = (part[:, :T] for part in batches(step))
+        logits, loss = model(idx, targets)
+        loss.backward()
+        with native.kernels(False):
+            exact_logits, exact_loss = exact(idx, targets)
+            exact_loss.backward()
+        assert apart(logits, exact_logits) < 3 * UNIT
+        for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
+            assert apart(p.grad, q.grad) < 0.05, name
+            p.grad = q.grad = None
+
+
+def test_gradients_through_the_logits_alone(smoke_config):
+    """The pass is a function like any other: its gradient is that of whatever is made of the logits."""
+    config = fitting(smoke_config)
+    model = build_model(config, "gelu", 20).to(BF16)
+    idx = torch.arange(64).view(2, 32) % 20
+    grads = []
+    for on in (True, False):
+        with native.kernels(on):
+            (model(idx).float() ** 2)[:, 5].sum().backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+        for p in model.parameters():
+            p.grad = None
+    assert all(apart(a, b.double()) < 0.05 for a, b in zip(*grads, strict=True) if b.any())
+
+
+def test_two_passes_before_one_backward_are_refused(smoke_config):
+    model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
+    idx = torch.arange(64).view(2, 32) % 20
+    first, second = model(idx).sum(), model(idx).sum()
+    second.backward()
+    with pytest.raises(RuntimeError, match="another forward pass"):
+        first.backward()
 
 
 def test_evaluation_is_torchs_own(smoke_config):
@@ -371,7 +417,7 @@ def test_wrong_kernels_are_refused(unmade, monkeypatch, right, wrong, kernel):
     defective.write_text(source.replace(right, wrong))
     monkeypatch.setattr(native, "SOURCE", defective)
     with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use --no-native"):
-        native._library()
+        native.library()
     assert native._loaded is None and os.listdir(unmade / "first") == []
 
 
@@ -396,4 +442,4 @@ def test_a_compiler_that_is_missing(unmade, monkeypatch):
 def test_without_the_processors_own_instructions(unmade, monkeypatch):
     """The same source for a processor that has neither wide vectors nor bfloat16, checked as always."""
     monkeypatch.setattr(native, "FLAGS", tuple(flag for flag in native.FLAGS if "native" not in flag))
-    assert native._library() is not None
+    assert native.library() is not None
