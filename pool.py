@@ -307,7 +307,7 @@ def _end_message(worker: _Worker) -> str:
 
 # -- taking turns -------------------------------------------------------------------------------------------------
 
-TURN_SECONDS, LONGEST_WAIT = 0.25, 5.0
+TURN_SECONDS, LONGEST_WAIT = 0.5, 5.0
 
 
 def _make_turns(config: Config, workers: int) -> tuple[int, ...]:
@@ -320,8 +320,8 @@ def _make_turns(config: Config, workers: int) -> tuple[int, ...]:
 
 
 class _Turns:
-    """A core for a quarter of a second at a time. Left to the system, three processes on two cores change places every
-    few milliseconds, and each finds the caches full of another's numbers, which costs 3 % (bench/RESULTS.md).
+    """A core for half a second at a time. Left to the system, three processes on two cores change places every
+    few milliseconds, and each finds the caches full of another's numbers, which costs 4 % (bench/RESULTS.md).
 
     Who takes a byte out of the pipe has the turn, and puts it back for the next one. It is a matter of speed alone:
     who has waited for long, because another one was paused, say, goes ahead without a turn.
