@@ -56,31 +56,8 @@ ELFWING = "Elfwing, Uchibe & Doya 2017 (arXiv 1702.03118)"
 SHAZEER = "Shazeer 2020 (arXiv 2002.05202)"
 
 
-def _nn(class_name: str, *args, **kwargs) -> Factory:
-    def factory():
-        from torch import nn
-
-        return getattr(nn, class_name)(*args, **kwargs)
-
-    return factory
-
-
-def _smelu(class_name: str, *parameters: float) -> Factory:
-    def factory():
-        import smelu
-
-        return getattr(smelu, class_name)(*parameters)
-
-    return factory
-
-
-def _tabulated(class_name: str, *args, **kwargs) -> Factory:
-    def factory():
-        import native
-
-        return getattr(native, class_name)(*args, **kwargs)
-
-    return factory
+def _made(module: str, class_name: str, *args, **kwargs) -> Factory:
+    return lambda: getattr(importlib.import_module(module), class_name)(*args, **kwargs)
 
 
 def relu_squared(x):
@@ -115,7 +92,7 @@ def _smelu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
         beta=beta,
         same_as=preferred if preferred != name else None,
     )
-    return info, _smelu("SmeLU", beta)
+    return info, _made("smelu", "SmeLU", beta)
 
 
 def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
@@ -131,36 +108,41 @@ def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
         gated=True,
         same_as=preferred if preferred != name else None,
     )
-    return info, _smelu("SmeLU", beta)
+    return info, _made("smelu", "SmeLU", beta)
 
 
 _BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
 _BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
-_add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _nn("ReLU"), beta=0.0)
-_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _tabulated("GELU"))
+_add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _made("torch.nn", "ReLU"), beta=0.0)
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("native", "GELU"))
 _add(
-    "swish", "Swish", "x σ(x)", "C∞", f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}", _tabulated("SiLU")
+    "swish",
+    "Swish",
+    "x σ(x)",
+    "C∞",
+    f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}",
+    _made("native", "SiLU"),
 )
 _BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
 _BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
-_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _tabulated("SiLU"), same_as="swish")
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("native", "SiLU"), same_as="swish")
 _add(
     "gelu_tanh",
     "GELU (tanh)",
     "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
     "C∞",
     HENDRYCKS,
-    _tabulated("GELU", approximate="tanh"),
+    _made("native", "GELU", approximate="tanh"),
 )
-_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _tabulated("Mish"))
-_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _tabulated("Softplus"))
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("native", "Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("native", "Softplus"))
 _add(
     "elu",
     "ELU",
     "x for x > 0, eˣ − 1 for x ≤ 0",
     "C1",
     "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
-    _tabulated("ELU"),
+    _made("native", "ELU"),
 )
 _add(
     "leaky_relu",
@@ -168,13 +150,13 @@ _add(
     "x for x > 0, 0.01 x for x ≤ 0",
     "C0",
     "Maas, Hannun & Ng 2013 (ICML workshop)",
-    _nn("LeakyReLU", 0.01),
+    _made("torch.nn", "LeakyReLU", 0.01),
 )
 _add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
-_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _tabulated("Tanh"))
-_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _tabulated("SiLU"), gated=True)
-_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _tabulated("GELU"), gated=True)
-_add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _nn("ReLU"), gated=True)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("native", "Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("native", "SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("native", "GELU"), gated=True)
+_add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _made("torch.nn", "ReLU"), gated=True)
 _BUILT_IN["smeglu"] = _smeglu_entry("smeglu", 0.5)
 
 # -- names with numbers in them -----------------------------------------------------------------------------------
@@ -235,7 +217,7 @@ def _gsmelu_entry(name: str, texts: list[str]) -> tuple[ActivationInfo, Factory]
         SHAMIR,
         same_as=preferred if preferred != name else None,
     )
-    return info, _smelu("GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
+    return info, _made("smelu", "GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
 
 
 def _family_entry(name: str) -> tuple[ActivationInfo, Factory] | None:

@@ -32,7 +32,8 @@ FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
 )
-FOLDERS = (Path(__file__).parent / "__pycache__", Path.home() / ".cache" / "activation-reproducibility")
+_CACHE = os.path.expanduser("~/.cache/activation-reproducibility")  # stays as it is for a user without a home
+FOLDERS = (Path(__file__).parent / "__pycache__", *(() if _CACHE.startswith("~") else (Path(_CACHE),)))
 LANES, MAX_T, MAX_D, MAX_C, MAX_V = 16, 256, 128, 2048, 4096  # as in native.cpp
 
 _loaded: ctypes.CDLL | None = None
