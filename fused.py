@@ -78,7 +78,7 @@ def _call(kernel, tensors, *sizes) -> None:
 class _Logits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, model, buffers, idx, *parameters):
-        kernels, s = native.library(), buffers
+        kernels, s = native.compiled(), buffers
         (B, T), (V, C), n_head = idx.shape, model.wte.weight.shape, model.h[0].attn.n_head
         M, heads = B * T, (B, T, n_head, C // n_head)
         wte, wpe, ln_f = parameters[:3]
@@ -107,7 +107,7 @@ class _Logits(torch.autograd.Function):
         s, (idx, *parameters) = ctx.buffers, ctx.saved_tensors
         if s.passes != ctx.number:
             raise RuntimeError("another forward pass of this model came between; train with native=False for that")
-        kernels, (wte, wpe, ln_f) = native.library(), parameters[:3]
+        kernels, (wte, wpe, ln_f) = native.compiled(), parameters[:3]
         (B, T), (V, C) = idx.shape, wte.shape
         M, dlogits = B * T, dlogits.reshape(-1, V)
         gradients = []
@@ -150,7 +150,7 @@ def _is_table(mlp) -> bool:
 def _activate(mlp, layer, shape) -> None:
     """From layer.a to layer.h."""
     if _is_table(mlp):
-        _call(native.library().look_up, (layer.a, mlp.activation.tables()[0], layer.h), layer.a.numel())
+        _call(native.compiled().look_up, (layer.a, mlp.activation.tables()[0], layer.h), layer.a.numel())
         return
     with torch.enable_grad():  # whatever the activation is, its own backward pass will be used
         a = layer.a.view(*shape, -1).detach().requires_grad_()
@@ -163,7 +163,7 @@ def _activate_backward(mlp, layer, s) -> torch.Tensor:
     """From s.dh to the gradient of layer.a."""
     if _is_table(mlp):
         slopes = mlp.activation.tables()[1]
-        _call(native.library().look_up_backward, (s.dh, layer.a, slopes, s.da), s.da.numel())
+        _call(native.compiled().look_up_backward, (s.dh, layer.a, slopes, s.da), s.da.numel())
         return s.da
     (a, h), layer.graph = layer.graph, None
     (da,) = torch.autograd.grad(h, a, s.dh.view(h.shape))

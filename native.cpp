@@ -1,5 +1,5 @@
-// What a training step of a small model spends beside its matrix products, for one core and bfloat16: causal attention,
-// layer norm, and functions of one number. Compiled on the machine that trains and called by native.py, which says when.
+// What a training step of a small model does beside its matrix products, for one core and bfloat16: causal attention,
+// layer norm, functions of one number, the loss and the update. Compiled on the machine that trains; native.py calls it.
 //
 // Everything is computed in float32 and rounded to bfloat16 once, when it is stored. Shapes as in model.py: B windows,
 // T tokens, H heads of width D, C = H D, M = B T. Arrays are contiguous. T, D and C are multiples of LANES.
@@ -330,11 +330,11 @@ void layer_norm_backward(const bfloat16 *dy, const bfloat16 *x, const bfloat16 *
 void look_up(const bfloat16 *x, const bfloat16 *values, bfloat16 *y, int64_t n) {
     int64_t i = 0;
     for (; i + 4 <= n; i += 4) {  // four at a time: one store
-        uint64_t four;
-        memcpy(&four, x + i, 8);
-        four = (uint64_t)values[four & 0xffff] | (uint64_t)values[four >> 16 & 0xffff] << 16 |
-               (uint64_t)values[four >> 32 & 0xffff] << 32 | (uint64_t)values[four >> 48] << 48;
-        memcpy(y + i, &four, 8);
+        uint64_t bits;
+        memcpy(&bits, x + i, 8);
+        bits = (uint64_t)values[bits & 0xffff] | (uint64_t)values[bits >> 16 & 0xffff] << 16 |
+               (uint64_t)values[bits >> 32 & 0xffff] << 32 | (uint64_t)values[bits >> 48] << 48;
+        memcpy(y + i, &bits, 8);
     }
     for (; i < n; i++) y[i] = values[x[i]];
 }

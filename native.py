@@ -43,7 +43,7 @@ _active = False  # while a trial that uses them is under way
 # -- making the library -------------------------------------------------------------------------------------------
 
 
-def library() -> ctypes.CDLL:
+def compiled() -> ctypes.CDLL:
     """The kernels, loaded when a process first needs them: made when they are not there yet for this source, compiler
     and processor, which takes two seconds, and kept beside this module's own compiled code or, where that can't be
     written, among the user's files.
@@ -58,7 +58,7 @@ def library() -> ctypes.CDLL:
 
 
 def build() -> Path:
-    """The compiled library. Raises as `library`."""
+    """The compiled library. Raises as `compiled`."""
     global _loaded
     made_of = "\0".join([SOURCE.read_text(), compiler_version(), *FLAGS, _processor()])
     name = f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
@@ -185,8 +185,8 @@ def _departure(ours: torch.Tensor, exact: torch.Tensor) -> float:
 def _departure_of_attention(qkv: torch.Tensor, dy: torch.Tensor) -> float:
     """For two windows of 32 tokens and two heads of width 16."""
     y, dqkv, p, sizes = torch.empty_like(dy), torch.empty_like(qkv), qkv.new_empty(4, 32, 32), (2, 32, 2, 16)
-    library().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
-    library().attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
+    compiled().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
+    compiled().attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
     exact_qkv = qkv.detach().float().requires_grad_()
     q, k, v = exact_qkv.view(2, 32, 3, 2, 16).permute(2, 0, 3, 1, 4)
     exact = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(dy.shape)
@@ -250,7 +250,7 @@ class _LayerNorm(torch.autograd.Function):
         C = weight.shape[0]
         M = x.numel() // C
         y, statistics = torch.empty_like(x), torch.empty(M, 2)
-        library().layer_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), statistics.data_ptr(), M, C)
+        compiled().layer_norm(x.data_ptr(), weight.data_ptr(), y.data_ptr(), statistics.data_ptr(), M, C)
         ctx.save_for_backward(x, weight, statistics)
         return y
 
@@ -259,7 +259,7 @@ class _LayerNorm(torch.autograd.Function):
         (x, weight, statistics), dy = ctx.saved_tensors, dy.contiguous()
         dx, dweight, C = torch.empty_like(x), torch.empty_like(weight), weight.shape[0]
         before = (tensor.data_ptr() for tensor in (dy, x, weight, statistics))
-        library().layer_norm_backward(*before, None, dx.data_ptr(), dweight.data_ptr(), x.numel() // C, C)
+        compiled().layer_norm_backward(*before, None, dx.data_ptr(), dweight.data_ptr(), x.numel() // C, C)
         return dx, dweight
 
 
@@ -273,7 +273,7 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx, logits, targets):
         logits, targets = logits.contiguous(), targets.contiguous()
         gradient = torch.empty_like(logits)
-        loss = library().cross_entropy(logits.data_ptr(), targets.data_ptr(), gradient.data_ptr(), *logits.shape)
+        loss = compiled().cross_entropy(logits.data_ptr(), targets.data_ptr(), gradient.data_ptr(), *logits.shape)
         if loss == math.inf:
             raise IndexError(f"targets must be tokens 0…{logits.shape[1] - 1}")
         ctx.save_for_backward(gradient)
@@ -299,7 +299,7 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx, x, values, slopes):
         x = x.contiguous()
         y = torch.empty_like(x)
-        library().look_up(x.data_ptr(), values.data_ptr(), y.data_ptr(), x.numel())
+        compiled().look_up(x.data_ptr(), values.data_ptr(), y.data_ptr(), x.numel())
         ctx.save_for_backward(x)
         ctx.slopes = slopes
         return y
@@ -308,7 +308,7 @@ class _LookUp(torch.autograd.Function):
     def backward(ctx, dy):
         (x,), dy = ctx.saved_tensors, dy.contiguous()
         dx = torch.empty_like(x)
-        library().look_up_backward(dy.data_ptr(), x.data_ptr(), ctx.slopes.data_ptr(), dx.data_ptr(), x.numel())
+        compiled().look_up_backward(dy.data_ptr(), x.data_ptr(), ctx.slopes.data_ptr(), dx.data_ptr(), x.numel())
         return dx, None, None
 
 
@@ -391,9 +391,9 @@ class AdamW:
         norm before."""
         gradients = [g.contiguous() for g in gradients]
         pointers = (ctypes.c_void_p * self.count)(*(g.data_ptr() for g in gradients))
-        norm = math.sqrt(library().sum_of_squares(pointers, self.sizes, self.count))
+        norm = math.sqrt(compiled().sum_of_squares(pointers, self.sizes, self.count))
         shrink = (ctypes.c_float * self.count)(*(1 - rate * decay for decay in self.decays))
-        library().adamw(
+        compiled().adamw(
             *(vector.data_ptr() for vector in self.state), pointers, self.pointers, self.sizes, shrink, self.count,
             min(1.0, clip / (norm + 1e-6)) if clip else 1.0, beta1, beta2,
             rate / (1 - beta1**t), math.sqrt(1 - beta2**t), epsilon,

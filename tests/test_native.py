@@ -75,7 +75,7 @@ def attention(qkv, dy, n_head):
     """y and the gradient of qkv."""
     B, T, C = dy.shape
     y, dqkv, p = torch.empty_like(dy), torch.empty_like(qkv), torch.empty(B * n_head, T, T, dtype=BF16)
-    sizes, kernels = (B, T, n_head, C // n_head), native.library()
+    sizes, kernels = (B, T, n_head, C // n_head), native.compiled()
     kernels.attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
     kernels.attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
     return y, dqkv
@@ -417,7 +417,7 @@ def test_wrong_kernels_are_refused(unmade, monkeypatch, right, wrong, kernel):
     defective.write_text(source.replace(right, wrong))
     monkeypatch.setattr(native, "SOURCE", defective)
     with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use --no-native"):
-        native.library()
+        native.compiled()
     assert native._loaded is None and os.listdir(unmade / "first") == []
 
 
@@ -442,4 +442,4 @@ def test_a_compiler_that_is_missing(unmade, monkeypatch):
 def test_without_the_processors_own_instructions(unmade, monkeypatch):
     """The same source for a processor that has neither wide vectors nor bfloat16, checked as always."""
     monkeypatch.setattr(native, "FLAGS", tuple(flag for flag in native.FLAGS if "native" not in flag))
-    assert native.library() is not None
+    assert native.compiled() is not None
