@@ -65,7 +65,7 @@ def relu_squared(x):
 
 
 def _relu2():
-    from smelu import Elementwise
+    from models.smelu import Elementwise
 
     return Elementwise(relu_squared)
 
@@ -92,7 +92,7 @@ def _smelu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
         beta=beta,
         same_as=preferred if preferred != name else None,
     )
-    return info, _made("smelu", "SmeLU", beta)
+    return info, _made("models.smelu", "SmeLU", beta)
 
 
 def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
@@ -108,41 +108,41 @@ def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
         gated=True,
         same_as=preferred if preferred != name else None,
     )
-    return info, _made("smelu", "SmeLU", beta)
+    return info, _made("models.smelu", "SmeLU", beta)
 
 
 _BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
 _BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
 _add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _made("torch.nn", "ReLU"), beta=0.0)
-_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("native", "GELU"))
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("training.native", "GELU"))
 _add(
     "swish",
     "Swish",
     "x σ(x)",
     "C∞",
     f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}",
-    _made("native", "SiLU"),
+    _made("training.native", "SiLU"),
 )
 _BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
 _BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
-_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("native", "SiLU"), same_as="swish")
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("training.native", "SiLU"), same_as="swish")
 _add(
     "gelu_tanh",
     "GELU (tanh)",
     "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
     "C∞",
     HENDRYCKS,
-    _made("native", "GELU", approximate="tanh"),
+    _made("training.native", "GELU", approximate="tanh"),
 )
-_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("native", "Mish"))
-_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("native", "Softplus"))
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("training.native", "Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("training.native", "Softplus"))
 _add(
     "elu",
     "ELU",
     "x for x > 0, eˣ − 1 for x ≤ 0",
     "C1",
     "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
-    _made("native", "ELU"),
+    _made("training.native", "ELU"),
 )
 _add(
     "leaky_relu",
@@ -153,9 +153,9 @@ _add(
     _made("torch.nn", "LeakyReLU", 0.01),
 )
 _add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
-_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("native", "Tanh"))
-_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("native", "SiLU"), gated=True)
-_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("native", "GELU"), gated=True)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("training.native", "Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("training.native", "SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("training.native", "GELU"), gated=True)
 _add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _made("torch.nn", "ReLU"), gated=True)
 _BUILT_IN["smeglu"] = _smeglu_entry("smeglu", 0.5)
 
@@ -217,7 +217,7 @@ def _gsmelu_entry(name: str, texts: list[str]) -> tuple[ActivationInfo, Factory]
         SHAMIR,
         same_as=preferred if preferred != name else None,
     )
-    return info, _made("smelu", "GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
+    return info, _made("models.smelu", "GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
 
 
 def _family_entry(name: str) -> tuple[ActivationInfo, Factory] | None:
@@ -311,7 +311,7 @@ def _make_own(name: str, factory: Callable):
     import torch
     from torch import nn
 
-    from smelu import Elementwise
+    from models.smelu import Elementwise
 
     if isinstance(factory, nn.Module):
         raise UserError(

@@ -24,8 +24,7 @@ from pathlib import Path
 import activations
 import significance
 import storage
-from config import Config, Parser, UserError
-from measured import (
+from analysis.results import (
     MatchedLoss,
     Measured,
     load_all_results,
@@ -39,6 +38,7 @@ from measured import (
     std,
     study_order,
 )
+from config import Config, Parser, UserError
 
 __all__ = [
     "load_all_results",
@@ -531,7 +531,7 @@ def generate_final_report(
         UserError: there are no results, or they are of different settings.
         storage.StorageError: the disk refuses.
     """
-    import report
+    from analysis import report
 
     return report.write_report(all_results, save_path, plots_dir)
 
@@ -579,7 +579,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.check:
             return _check(folders, args.activation)
         if args.verify:
-            from verify import print_verification
+            from tools.verify import print_verification
 
             return 1 if print_verification(folders) else 0
         return _plan(folders) if args.plan else _analyse(folders)
@@ -592,7 +592,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _analyse(folders: Config) -> int:
-    import report
+    from analysis import report
 
     all_results = load_all_results(folders.results_dir)
     print(report.overview(all_results))
@@ -602,7 +602,7 @@ def _analyse(folders: Config) -> int:
 
 
 def _check(folders: Config, names: list[str] | None) -> int:
-    from checklist import check_study
+    from tools.checklist import check_study
 
     lines = check_study(folders.results_dir, folders.plots_dir, folders.checkpoint_dir, names)
     print(*lines, sep="\n")
@@ -610,8 +610,8 @@ def _check(folders: Config, names: list[str] | None) -> int:
 
 
 def _all_studies(folders: Config, studies_dir: str) -> int:
-    import studies
-    from wording import undressed
+    from analysis import studies
+    from analysis.markdown import undressed
 
     if folders.study is not None:
         raise UserError("--all-studies reads every study; leave --study out")
@@ -623,7 +623,7 @@ def _all_studies(folders: Config, studies_dir: str) -> int:
 
 
 def _plan(folders: Config) -> int:
-    import report
+    from analysis import report
 
     print(report.plan_text(load_all_results(folders.results_dir)))
     return 0

@@ -48,7 +48,7 @@ def before_training(config: Config, activation: str, corpus) -> list[dict]:
     Raises:
         UserError: an activation that doesn't exist.
     """
-    import trial as trials
+    from training import trial as trials
 
     activations.get_info(activation)
     config = config.replace(probe_tokens=max(config.block_size, min(config.probe_tokens, AUDIT_TOKENS)))
@@ -176,8 +176,8 @@ def _validation_windows(config, corpus, n=2):
 def _causal(config, activation, corpus):
     import torch
 
-    import trial as trials
     from model import build_model
+    from training import trial as trials
 
     V, T = corpus.vocab_size, config.block_size
     model = build_model(config, activation, V).to(config.device)
@@ -221,8 +221,8 @@ def _causal(config, activation, corpus):
 
 def _same_positions(config, activation, corpus):
     import metrics
-    import trial as trials
     from model import build_model
+    from training import trial as trials
 
     T = config.block_size
 
@@ -277,7 +277,7 @@ def _repeatable(config, activation, corpus):
     them. Only when the two disagree is a third run needed, to tell which of the two it was."""
     import torch
 
-    import trial as trials
+    from training import trial as trials
 
     def generators():
         _, key, *rest = np.random.get_state()  # noqa: NPY002 — the very state that must not move
@@ -378,7 +378,7 @@ def _parameters(config, activation, corpus):
 def _seeds(config, activation, corpus):
     import torch
 
-    import trial as trials
+    from training import trial as trials
 
     a, b = (trials.Training(config, activation, k, corpus) for k in (1, 2))
     found = {"init": False, "order": False, "dropout": False}

@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import activations
-import fused
-import native
 from config import Config, UserError
+from training import fused, native
 
 
 class CausalAttentionCPU(torch.autograd.Function):
@@ -238,10 +237,13 @@ def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
 # name -> (path of a function(config, activation, vocab_size) -> LanguageModel, imported when asked for; what it is)
 MODELS = {
     "gpt": ("model:GPT", "GPT-2's decoder: attention, learned positions (Radford et al. 2019)"),
-    "llama": ("architectures:llama", "attention with RMSNorm, rotary positions, no biases (Touvron et al. 2023)"),
-    "lstm": ("architectures:lstm", "LSTM layers (Hochreiter & Schmidhuber 1997) in the place of attention"),
-    "conv": ("architectures:conv", "gated causal convolutions (Poli et al. 2023) in the place of attention"),
-    "hybrid": ("architectures:hybrid", "LSTM and attention in turn"),
+    "llama": (
+        "models.architectures:llama",
+        "RMSNorm, rotary positions, no biases (Touvron et al. 2023)",
+    ),
+    "lstm": ("models.architectures:lstm", "LSTM layers (Hochreiter & Schmidhuber 1997) in the place of attention"),
+    "conv": ("models.architectures:conv", "gated causal convolutions (Poli et al. 2023) in the place of attention"),
+    "hybrid": ("models.architectures:hybrid", "LSTM and attention in turn"),
 }
 
 
@@ -310,7 +312,7 @@ def build_model(config: Config, activation: str, vocab_size: int, seed: int | No
     with torch.random.fork_rng(devices=[]):  # the caller's random stream is left alone
         torch.default_generator.manual_seed(seed)  # for what constructors draw and `initialise` does not replace
         if config.model not in MODELS:
-            from architectures import own_model
+            from models.architectures import own_model
 
             return own_model(function, config, activation, vocab_size)
         model = function(config, activation, vocab_size)

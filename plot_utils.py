@@ -35,8 +35,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 import storage
 from activations import STUDY, get_info, label
+from analysis.results import Measured, load_all_results, matched_loss, mean, measure, number, std
 from config import Config, Parser, UserError
-from measured import Measured, load_all_results, matched_loss, mean, measure, number, std
 
 __all__ = [
     "plot_training_curves",

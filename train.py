@@ -19,21 +19,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import activations
-import distributed
 import storage
 from config import Config, Parser, RunFailed, UserError, add_arguments, from_args
+from training import ranks
 
 
 def train_trial(config: Config, activation: str, trial: int, **options) -> dict:
     """Train one trial in this process and return its record; see trial.train_trial."""
-    import trial as trials
+    from training import trial as trials
 
     return trials.train_trial(config, activation, trial, **options)
 
 
 def load_trial(path):
     """(model in eval mode, tokenizer, record) from a checkpoint; see trial.load_trial."""
-    import trial as trials
+    from training import trial as trials
 
     return trials.load_trial(path)
 
@@ -86,27 +86,27 @@ def run_study(
     _check_names(names)
     _refuse_other_names(config, names)
     import model
-    import pool
     from prepare_data import load_corpus
+    from training import pool
 
     model.check_model_name(config.model)
     display, board = Display(quiet), None
     if tensorboard is not None:
-        from tensorboard_log import Board
+        from tools.tensorboard_log import Board
 
         board = Board(tensorboard, config, lambda text: print(f"train.py: {text}", file=sys.stderr))
     corpus = load_corpus(config)
     if overwrite:
         for name in names:
             _remove(config, name)
-    import experiment
+    from training import experiment
 
     tasks = []
     for name in names:
         tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
     experiment.refuse_other_settings(config, names)
     if tasks and not run:
-        distributed.check_ranks(config, 1)
+        ranks.check_ranks(config, 1)
     experiment.tidy(config, names)
     audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
     # one process at a time measures, draws and compares: another one of the same study then finds it done
@@ -196,7 +196,7 @@ class Display:
 
     def announce(self, config, names, tasks, workers, corpus, seconds_per_step) -> None:
         """What will run and about how long it takes, before it starts."""
-        import pool
+        from training import pool
 
         at_once = min(workers, pool.places(config))
         seconds = 1.15 * seconds_per_step * config.max_iters * len(tasks) / at_once + 5
@@ -348,47 +348,47 @@ def _main(argv) -> int:
         return 0
     names = _names(args.activation)
     if args.data_parallel == "all":
-        args.data_parallel = distributed.all_ranks()
+        args.data_parallel = ranks.all_ranks()
     config = from_args(args)
     if args.status:
-        from status import print_status
+        from tools.status import print_status
 
         print_status(config, names if args.activation != ["all"] else None)
         return 0
     if args.sample is not None:
-        from sample import print_samples
+        from tools.sample import print_samples
 
         activations.get_info(args.sample)
         print_samples(config, args.sample, args.prompt)
         return 0
     if args.decompose:
-        from decompose import decompose, print_table
+        from tools.decompose import decompose, print_table
 
         def sources(run=None):
             options = {"quiet": args.quiet, "tensorboard": args.tensorboard}
-            options["overwrite"] = args.overwrite and not distributed.restarted()
+            options["overwrite"] = args.overwrite and not ranks.restarted()
             for name in names:
                 print_table(decompose(config, name, run=run, **options))
 
         if config.data_parallel > 1:
-            distributed.share(config, sources)
+            ranks.share(config, sources)
         else:
             sources()
         return 0
     if args.audit_only:
-        import experiment
         from prepare_data import load_corpus
+        from training import experiment
 
         checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
         return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
     start = time.monotonic()
-    rank, size = distributed.rank_and_size()
+    rank, size = ranks.rank_and_size()
     options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit, "tensorboard": args.tensorboard}
     if size > 1:
         together = config.data_parallel > 1
         config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
-        options["overwrite"] = args.overwrite and not distributed.restarted()
-        train = distributed.share if together else distributed.spread
+        options["overwrite"] = args.overwrite and not ranks.restarted()
+        train = ranks.share if together else ranks.spread
         train(config, lambda run: run_study(config, names, run=run, **options))
     else:
         run_study(config, names, args.overwrite, **options)

@@ -24,13 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import torch
+from tabulate import tabulate
 
-import activations  # noqa: E402
-import smelu  # noqa: E402
-import storage  # noqa: E402
-from config import UserError  # noqa: E402
+import activations
+import storage
+from config import UserError
+from models import smelu
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

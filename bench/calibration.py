@@ -21,12 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import numpy as np
+from tabulate import tabulate
 
-import storage  # noqa: E402
-from config import Parser  # noqa: E402
-from significance import compare_pd, holm, naive_pairs_test  # noqa: E402
+import storage
+from config import Parser
+from significance import compare_pd, holm, naive_pairs_test
 
 ALPHA = 0.05
 SPREAD = 0.02  # standard deviation of a PD over its mean

@@ -24,10 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tabulate import tabulate  # noqa: E402
+from tabulate import tabulate
 
-import pool  # noqa: E402
-import storage  # noqa: E402
+import storage
+from training import pool
 
 
 def timed(*command) -> float:
@@ -38,9 +38,9 @@ def timed(*command) -> float:
 
 def measuring(results: Path, folder: Path) -> float:
     """Seconds of deriving every results file again from its checkpoints, in a process with torch loaded."""
-    import experiment
     from config import Config
     from prepare_data import load_corpus
+    from training import experiment
 
     seconds = 0.0
     for path in sorted(results.glob("*_results.json")):
@@ -56,9 +56,9 @@ def measuring(results: Path, folder: Path) -> float:
 def evaluating(recorded: dict) -> float:
     """CPU seconds that one trial spends on the points of its curves and on its final training loss."""
     import metrics
-    import trial as trials
     from config import Config
     from prepare_data import load_corpus
+    from training import trial as trials
 
     config = Config.from_dict(recorded["config"])
     corpus = load_corpus(config)

@@ -35,17 +35,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tabulate import tabulate  # noqa: E402
+import numpy as np
+import torch
+from tabulate import tabulate
 
-import metrics  # noqa: E402
-import pool  # noqa: E402
-import storage  # noqa: E402
-from config import PRESETS, Config  # noqa: E402
-from model import build_model  # noqa: E402
-from prepare_data import load_corpus  # noqa: E402
-from trial import LOSS_CHECK_STEPS, Batches, Training, learning_rate, own_randomness, torch_settings  # noqa: E402
+import metrics
+import storage
+from config import PRESETS, Config
+from model import build_model
+from prepare_data import load_corpus
+from training import pool
+from training.trial import LOSS_CHECK_STEPS, Batches, Training, learning_rate, own_randomness, torch_settings
 
 
 def recipe(args, folder: Path, **changes) -> Config:

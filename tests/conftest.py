@@ -6,7 +6,7 @@ import random
 import pytest
 
 from config import Config
-from pool import usable_cores
+from training.pool import usable_cores
 
 # Before torch is imported: the tests run side by side, and threads that wait for one another cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,7 +8,7 @@ import itertools
 
 import numpy as np
 
-from measured import pd_at_val_loss
+from analysis.results import pd_at_val_loss
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 

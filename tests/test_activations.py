@@ -13,9 +13,9 @@ from scipy.special import erf, expit
 from torch import nn
 
 import activations
-import smelu
 from bench import activations as bench
 from config import UserError
+from models import smelu
 
 LISTED = [info.name for info in activations.list_activations()]
 
@@ -327,7 +327,7 @@ def test_without_a_working_compiler_the_formula_is_used(compiler):
     code = f"""
         import os, torch
         os.environ["CC"] = {compiler!r}
-        import smelu
+        from models import smelu
         assert smelu.kernel() is None
         x = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
         smelu.SmeLU(0.5)(x).sum().backward()

@@ -15,6 +15,7 @@ from statsmodels.stats.multitest import multipletests
 
 import analyze_results as ar
 import storage
+from analysis.results import Measured, matched_loss, matched_loss_pd, matrix, pd_at_val_loss, seeds_shared
 from analyze_results import (
     calculate_statistical_significance,
     load_all_results,
@@ -25,10 +26,9 @@ from analyze_results import (
     smooth_contrast,
     summarise,
 )
-from checklist import check_study
 from config import UserError
-from measured import Measured, matched_loss, matched_loss_pd, matrix, pd_at_val_loss, seeds_shared
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
+from tools.checklist import check_study
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import activations
-import architectures
-from architectures import Convolution, Recurrence, RMSNorm, RotaryAttention
 from config import Config, UserError
 from model import GPT, build_model, check_model_name, generate, list_models
-from trial import Optimiser
+from models import architectures
+from models.architectures import Convolution, Recurrence, RMSNorm, RotaryAttention
+from training.trial import Optimiser
 
 MODELS = ("gpt", "llama", "lstm", "conv", "hybrid")
 V = 30
@@ -65,7 +65,7 @@ def test_the_registry_lists_every_model_with_the_default_first():
         ("lama", "did you mean llama"),
         ("transformer", "must be one of gpt, llama, lstm, conv, hybrid, or module:function"),
         ("no_such_module_anywhere:f", "can't import no_such_module_anywhere: ModuleNotFoundError"),
-        ("architectures:lstn", "no lstn in it; did you mean lstm"),
+        ("models.architectures:lstn", "no lstn in it; did you mean lstm"),
         ("math:pi", "must be a function, not a value of type float"),
         ("math:", "must have the form module:function"),
         ("./math.py:sin", "must have the form module:function"),

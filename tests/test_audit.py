@@ -21,16 +21,14 @@ from torch import nn
 import activations
 import analyze_results
 import audit
-import experiment
-import fused
 import metrics
 import model
 import storage
-import trial
 from config import Config, UserError, cpp_compiler
 from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
+from training import experiment, fused, trial
 
 PLANTED: list[tuple[str, str]] = []  # (defect, what catches it), one row per planted defect
 

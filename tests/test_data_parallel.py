@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-import distributed
 import storage
 import train
-import trial
 from config import UserError
 from prepare_data import load_corpus
 from test_determinism import contents
 from test_distributed import finish, torchrun
+from training import ranks, trial
 
 TWO = ("--standalone", "--nproc-per-node", "2")
 
@@ -71,7 +70,7 @@ def test_what_can_not_be_is_one_line_and_status_2(flags, ranks, named, smoke_con
 def test_under_one_rank_the_flag_changes_nothing(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert distributed.all_ranks() == 1
+    assert ranks.all_ranks() == 1
 
 
 def test_a_process_alone_does_not_train_what_is_meant_for_two(config):
@@ -104,9 +103,9 @@ GRADIENTS = """
 import json, sys
 import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-import trial
+from training import trial
 from config import Config
-from distributed import Team
+from training.ranks import Team
 from model import build_model
 from prepare_data import load_corpus
 
@@ -267,7 +266,8 @@ def test_one_rank_asked_to_stop_all_leave_and_go_on_later(expected, config):
 # what goes wrong on a rank in a step of a trial
 SABOTAGE = """
 import sys
-import train, trial
+import train
+from training import trial
 
 healthy = trial.Training.one_step
 

@@ -12,8 +12,8 @@ import pytest
 import programs
 import storage
 import train
-import trial
 from prepare_data import load_corpus
+from training import trial
 
 NOT_THE_SAME = {"training_time", "total_time", "tokens_per_second", "path", "sha256"}  # times; files that hold them
 

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-import distributed
-import pool
 import programs
 import storage
 import train
 from test_train import comparable
+from training import pool, ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["relu", "smelu_05"]
@@ -73,18 +72,18 @@ def expected(alone, config, tmp_path):
 def test_without_torchrun_there_is_one_rank(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert distributed.rank_and_size() == (0, 1)
+    assert ranks.rank_and_size() == (0, 1)
     monkeypatch.setenv("WORLD_SIZE", "4")  # as some schedulers leave it behind
-    assert distributed.rank_and_size() == (0, 1)
+    assert ranks.rank_and_size() == (0, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_every_rank_may_train_everything_and_begins_elsewhere(size):
     tasks = [("relu", k) for k in range(1, 8)]
-    shares = [distributed.share_out(tasks, rank, size) for rank in range(size)]
+    shares = [ranks.share_out(tasks, rank, size) for rank in range(size)]
     assert all(sorted(share) == tasks for share in shares)
     assert len({share[0] for share in shares}) == size
-    assert len({share[0] for share in (distributed.share_out(tasks[:2], r, 5) for r in range(5))}) == 2
+    assert len({share[0] for share in (ranks.share_out(tasks[:2], r, 5) for r in range(5))}) == 2
 
 
 def test_a_trial_that_another_process_holds_is_come_back_to(config):

@@ -12,12 +12,11 @@ import torch
 import audit
 import metrics
 import model
-import pool
 import storage
 import train
-import trial
 from prepare_data import load_corpus
 from test_determinism import contents
+from training import pool, trial
 
 CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
 DEVICE = "cuda" if CUDA else "mps"

@@ -10,8 +10,8 @@ import torch
 
 import storage
 from config import Config, UserError
-from huggingface import THEIR_NAMES, export_to_huggingface, fast_tokenizer, main, their_activation
 from tokenizer import make_tokenizer
+from tools.huggingface import THEIR_NAMES, export_to_huggingface, fast_tokenizer, main, their_activation
 
 transformers = pytest.importorskip("transformers")
 
@@ -50,7 +50,7 @@ def checkpoint(folder, activation="gelu", tokenizer="char", **changes):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "swish"])
 def test_the_exported_model_gives_the_same_logits(tmp_path, monkeypatch, activation, bias):
-    from trial import load_trial
+    from training.trial import load_trial
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = checkpoint(tmp_path, activation, bias=bias)
@@ -143,7 +143,7 @@ def test_the_command_line_answers_with_its_exit_status(tmp_path, capsys):
 
 
 def test_help_imports_neither_torch_nor_transformers():
-    script = Path(__file__).resolve().parent.parent / "huggingface.py"
+    script = Path(__file__).resolve().parent.parent / "tools" / "huggingface.py"
     check = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     check += "except SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
     code = f"import sys; sys.argv = [{str(script)!r}, '--help']; sys.path.insert(0, {str(script.parent)!r})\n{check}"

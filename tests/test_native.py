@@ -8,14 +8,12 @@ import pytest
 import torch
 
 import activations
-import fused
 import metrics
-import native
-import trial
-from architectures import RotaryAttention
 from config import Config, UserError, cpp_compiler
 from model import GPT, build_model
+from models.architectures import RotaryAttention
 from prepare_data import load_corpus
+from training import fused, native, trial
 
 pytestmark = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
 

@@ -10,16 +10,16 @@ import pytest
 from torch import nn
 
 import activations
-import experiment
-import measured
-import own_code
 import storage
-import trial as trials
+from analysis import results as analysed
 from config import UserError
+from models import own_code
 from prepare_data import load_corpus
 from synthetic import synthetic_study
+from training import experiment
+from training import trial as trials
 
-PROJECT = Path(trials.__file__).parent
+PROJECT = Path(__file__).resolve().parent.parent
 CODE = {
     "my_models": "from model import GPT\ndef build(config, activation, vocab_size):\n"
     "    return GPT(config, activation, vocab_size)\n",
@@ -169,12 +169,12 @@ def test_results_of_other_code_of_the_model_are_not_compared():
     study = synthetic_study(("relu", "gelu"))
     for results, sha256 in zip(study.values(), "ab", strict=True):
         results["own_code"] = {"model": {"my_models": "c" * 64}, "activation": {"my_activations": sha256 * 64}}
-    measured.refuse_mixture(study)  # one more activation in the same module is no reason
+    analysed.refuse_mixture(study)  # one more activation in the same module is no reason
     study["gelu"]["own_code"]["model"]["my_models"] = "d" * 64
     with pytest.raises(UserError, match="differ in the code of the model, my_models"):
-        measured.refuse_mixture(study)
+        analysed.refuse_mixture(study)
     del study["relu"]["own_code"]  # by an earlier version, or another tool
-    measured.refuse_mixture(study)
+    analysed.refuse_mixture(study)
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from PIL import Image
 import activations
 import plot_utils
 import storage
+from analysis.results import Measured
 from config import UserError
-from measured import Measured
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-import pool
+from training import pool
 
 
 class Started:

@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 
 import storage
-import wording
+from analysis import markdown
+from analysis.report import overview, plan_text
 from analyze_results import generate_final_report
 from config import UserError
-from report import overview, plan_text
 from synthetic import STUDY, synthetic_results, synthetic_study
 from test_analyze_results import DEGENERATE, log_jackknife, losses_of, pds_of
 
@@ -191,9 +191,9 @@ def test_each_headline_is_of_its_own_metric():
         "mean validation loss": min(STUDY, key=lambda n: losses_of(study[n]).mean()),
     }
     for what, name in lowest.items():
-        assert f"**Lowest {what}**: {wording.label(name)}," in text
+        assert f"**Lowest {what}**: {markdown.label(name)}," in text
     fastest = min(STUDY, key=lambda n: np.median([t["training_time"] for t in study[n]["trials"]]))
-    assert f"**Shortest median training time of a trial**: {wording.label(fastest)}," in text
+    assert f"**Shortest median training time of a trial**: {markdown.label(fastest)}," in text
 
 
 def test_failed_audits_are_seen_and_not_ranked():
@@ -310,12 +310,12 @@ def test_hostile_text_stays_text(tmp_path):
 
 
 def test_numbers_are_written_without_lying():
-    assert wording.fixed(None) == "–"
-    assert wording.fixed(-0.12345, 3) == "−0.123"
-    assert wording.fixed(0.00001, 3) == "1e-05".replace("-", "−")  # not 0, so it does not show as 0
-    assert wording.fixed(0.0, 1) == "0.0"
-    assert wording.signed(0.25) == "+0.2" and wording.signed(-0.04) == "−0.04"
-    assert [wording.p_value(p) for p in (None, 1e-9, 0.0498, 0.05, 0.2, 1.0)] == [
+    assert markdown.fixed(None) == "–"
+    assert markdown.fixed(-0.12345, 3) == "−0.123"
+    assert markdown.fixed(0.00001, 3) == "1e-05".replace("-", "−")  # not 0, so it does not show as 0
+    assert markdown.fixed(0.0, 1) == "0.0"
+    assert markdown.signed(0.25) == "+0.2" and markdown.signed(-0.04) == "−0.04"
+    assert [markdown.p_value(p) for p in (None, 1e-9, 0.0498, 0.05, 0.2, 1.0)] == [
         "–",
         "< 0.0001",
         "0.0498",
@@ -323,6 +323,6 @@ def test_numbers_are_written_without_lying():
         "0.200",
         "1",
     ]
-    assert wording.span([3.14, 2.71], 1, " %") == "2.7 to 3.1 %" and wording.span([2.0, 2.01], 1) == "2.0"
-    assert wording.listed(["a"]) == "a" and wording.listed("abc") == "a, b and c" and wording.listed([]) == ""
-    assert wording.plus_minus(1.5, None, 1) == "1.5"
+    assert markdown.span([3.14, 2.71], 1, " %") == "2.7 to 3.1 %" and markdown.span([2.0, 2.01], 1) == "2.0"
+    assert markdown.listed(["a"]) == "a" and markdown.listed("abc") == "a, b and c" and markdown.listed([]) == ""
+    assert markdown.plus_minus(1.5, None, 1) == "1.5"

@@ -22,14 +22,13 @@ import numpy as np
 import pytest
 import torch
 
-import experiment
 import plot_utils
 import programs
 import storage
 import train
-import trial
 from config import Config, UserError
 from prepare_data import load_corpus
+from training import experiment, trial
 
 PROJECT = Path(train.__file__).parent
 SETTINGS = {
@@ -327,7 +326,7 @@ def test_asked_to_stop(make, undisturbed, number):
 
 
 def _states(study):
-    from status import trial_states
+    from tools.status import trial_states
 
     return trial_states(study.config, ["relu"])
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import status
 import storage
 import train
 from config import Config
+from tools import status
 
 PROJECT = Path(train.__file__).parent
 

@@ -10,9 +10,9 @@ import scipy.stats
 import analyze_results
 import significance
 import storage
-import studies
+from analysis import studies
+from analysis.results import Measured
 from config import UserError
-from measured import Measured
 from synthetic import synthetic_results, synthetic_study
 
 

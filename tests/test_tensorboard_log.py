@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-import decompose
-import experiment
 import plot_utils
-import pool
 import storage
 import train
-import trial as trials
 from config import UserError
 from test_train import comparable
+from tools import decompose
+from training import experiment, pool
+from training import trial as trials
 
 accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 HISTORIES = {

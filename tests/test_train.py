@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-import experiment
 import metrics
 import storage
 import train
-import trial as trials
-import verify
 from config import Config, UserError
 from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import synthetic_results
+from tools import verify
+from training import experiment
+from training import trial as trials
 
 ROOT = Path(__file__).resolve().parent.parent
 # Times and places: what may differ between two runs of one experiment.

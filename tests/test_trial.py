@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import experiment
-import trial
 from conftest import TINY
 from prepare_data import load_corpus
+from training import experiment, trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,7 +97,8 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
     """Importing torch._dynamo takes seconds; many things in torch do it on the side."""
     settings = {**smoke_config.to_dict(), "max_iters": 2, "warmup_iters": 1, "dropout": 0.1}
     code = (
-        "import sys, experiment, trial\nfrom config import Config\nfrom prepare_data import load_corpus\n"
+        "import sys\nfrom training import experiment, trial\n"
+        "from config import Config\nfrom prepare_data import load_corpus\n"
         f"config = Config.from_dict({settings!r})\n"
         "trial.train_trial(config, 'smelu_1', 1)\n"
         "experiment.seconds_per_step(config, 'smelu_1', load_corpus(config))\n"

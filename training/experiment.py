@@ -15,12 +15,12 @@ import numpy as np
 
 import audit
 import metrics
-import own_code
 import storage
-import trial as trials
+from analysis.results import pd_at_val_loss
 from config import Config, UserError
-from measured import pd_at_val_loss
+from models import own_code
 from prepare_data import Corpus
+from training import trial as trials
 
 # -- what is there ------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import pool
 from config import Config, RunFailed, UserError
+from training import pool
 
 EXTRA = 3  # numbers behind the gradient in the message of a step: the loss, whether to stop, whether to leave
 
@@ -289,7 +289,7 @@ class Team:
     def _join(self, config: Config, activation: str, trial: int, step: int, corpus) -> None:
         import torch
 
-        import trial as trials
+        from training import trial as trials
 
         with trials.torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
             training = trials.Training(config, activation, trial, corpus, self)

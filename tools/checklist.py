@@ -9,9 +9,9 @@ from pathlib import Path
 
 import audit
 import storage
+from analysis.results import Measured, number, refuse_mixture, study_order
 from analyze_results import calculate_statistical_significance
 from config import UserError
-from measured import Measured, number, refuse_mixture, study_order
 
 FIGURES = ("training_curves", "reproducibility", "summary")  # of each activation
 COMPARISON = "comprehensive_comparison.png"

@@ -1,6 +1,6 @@
 """Give a trained `gpt` to Hugging Face transformers: a folder that GPT2LMHeadModel and AutoTokenizer load.
 
-    python huggingface.py checkpoints/gelu/trial_1.pt my-model
+    python tools/huggingface.py checkpoints/gelu/trial_1.pt my-model
 
     from transformers import AutoTokenizer, GPT2LMHeadModel
     model, tokenizer = GPT2LMHeadModel.from_pretrained("my-model"), AutoTokenizer.from_pretrained("my-model")
@@ -14,6 +14,9 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where its modules are
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import activations
 import storage
@@ -47,7 +50,7 @@ def export_to_huggingface(checkpoint: str | os.PathLike, folder: str | os.PathLi
         import transformers
     except ImportError as error:
         raise UserError(f"the export needs the package transformers (pip install transformers): {error}") from error
-    import trial
+    from training import trial
 
     if not os.path.exists(checkpoint):
         raise UserError(f"{checkpoint}: no such file; trained models are in checkpoints/ACTIVATION/trial_K.pt")

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import audit
 import significance
+from analysis.markdown import DASH, fixed, label, labels, p_value, safe, sentence, signed, span
+from analysis.results import matched_loss, mean, measure, median
 from analyze_results import ALPHA, REFERENCE, PairTests, compare_all, pd_interval, smooth_contrast, verdict
-from measured import matched_loss, mean, measure, median
-from wording import DASH, fixed, label, labels, p_value, safe, sentence, signed, span
 
 MARGINS = {"PD": "±5 %", "Matched_PD": "±5 %", "Loss": "±0.01 nats per token"}  # "practically equal"
 VERDICTS = ("lower", "higher", "equal", "inconclusive", "no test")

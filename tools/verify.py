@@ -47,8 +47,8 @@ def verify(config: Config) -> Iterator[tuple[str, list[str]]]:
 
 
 def _verify_results(path: Path, folders: Config) -> list[str]:
-    import experiment
     from prepare_data import load_corpus
+    from training import experiment
 
     try:
         recorded = storage.read_results(path)

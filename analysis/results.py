@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-import own_code
 import storage
 from activations import STUDY
 from config import Config, UserError
+from models import own_code
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-import native
+from training import native
 
 
 def fits(model, idx: torch.Tensor) -> bool:

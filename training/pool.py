@@ -31,7 +31,7 @@ from config import Config, RunFailed, UserError
 from storage import StorageError
 
 if TYPE_CHECKING:
-    from distributed import Team
+    from training.ranks import Team
 
 Task = tuple[str, int]  # (activation, trial)
 
@@ -118,7 +118,7 @@ class _Worker:
             **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
         }
         self.process = subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__)],
+            [sys.executable, "-P", os.path.abspath(__file__)],  # -P: modules of this folder stay in their package
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr,
@@ -256,7 +256,7 @@ def run_here(
 
 def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None) -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
-    import trial as trials
+    from training import trial as trials
 
     try:
         record = trials.train_trial(config, *task, corpus, report=report, stop=stop, team=team)
@@ -376,8 +376,8 @@ def _worker_main() -> int:
         return 0
     keep_freed_memory()
     gc.disable()  # importing torch makes half a million objects, none of which is to go
-    import trial  # noqa: F401 — now, so that all of it is there when the collector is told to leave it alone
     from prepare_data import load_corpus
+    from training import trial  # noqa: F401 — now, so that all of it is there when the collector is told to leave it alone
 
     gc.freeze()
     gc.enable()

@@ -19,15 +19,14 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
-import distributed
 import metrics
-import native
-import own_code
 import storage
 from config import SOURCES, Config, UserError
-from distributed import Team
 from model import LanguageModel, build_model, generate
+from models import own_code
 from prepare_data import Corpus, load_corpus
+from training import native, ranks
+from training.ranks import Team
 
 EPSILON = 1e-8  # of AdamW
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
@@ -174,7 +173,7 @@ class Optimiser:
         n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
         self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         # behind the gradient, what ranks that train together tell one another in the same message
-        self.message = torch.zeros(len(self.master) + distributed.EXTRA, dtype=torch.float32, device=device)
+        self.message = torch.zeros(len(self.master) + ranks.EXTRA, dtype=torch.float32, device=device)
         self.gradient = self.message[: len(self.master)]
         self.weights = self._views(self.master)
         self.gradients = self._views(self.gradient)
@@ -368,7 +367,7 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 class Training:
     """The state of a trial under way: everything that a snapshot holds.
 
-    `team`: the ranks that train it together (distributed.Team). Without one, a config for several ranks computes what
+    `team`: the ranks that train it together (ranks.Team). Without one, a config for several ranks computes what
     the first of them does, on its share of the batch: enough for the audit and for an estimate of the time.
     """
 
@@ -614,7 +613,7 @@ def train_trial(
             saved = storage.load_checkpoint(path)
             check_same_experiment(config, activation, trial, saved, corpus, path)
             return saved["record"]
-        distributed.check_ranks(config, team.size if team else 1)
+        ranks.check_ranks(config, team.size if team else 1)
         storage.clean_temporaries(path.parent)
         with torch_settings(config), own_randomness(config.device):
             return _run(Training(config, activation, trial, corpus, team), report or (lambda event: None), stop)

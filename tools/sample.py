@@ -14,9 +14,9 @@ def continuations(config: Config, activation: str, prompt: str, characters: int,
     """
     import torch
 
-    import experiment
-    import trial as trials
     from model import generate
+    from training import experiment
+    from training import trial as trials
 
     if not prompt:
         raise UserError("prompt='': give at least one character to begin with")

@@ -23,10 +23,10 @@ import scipy
 import analyze_results as analysis
 import significance
 import storage
+from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
+from analysis.results import Measured, load_all_results, mean, measure, median, std, study_order
 from analyze_results import ALPHA, REFERENCE
 from config import UserError
-from measured import Measured, load_all_results, mean, measure, median, std, study_order
-from wording import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
 
 __all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "write_studies"]
 

@@ -18,19 +18,8 @@ import numpy as np
 import activations
 import significance
 import storage
-from analyze_results import (
-    ALPHA,
-    QUANTITIES,
-    REFERENCE,
-    WEIGHTINGS,
-    extra_hours,
-    plan_trials,
-    rank_activations,
-    rank_ranges,
-)
-from conclusions import conclusions, future_work, key_findings
-from config import Config
-from facts import (
+from analysis.conclusions import conclusions, future_work, key_findings
+from analysis.facts import (
     MARGINS,
     VERDICTS,
     Facts,
@@ -43,8 +32,7 @@ from facts import (
     trials_planned,
     verdict_cell,
 )
-from measured import Measured, matrix, mean, measure, median, number, std
-from wording import (
+from analysis.markdown import (
     DASH,
     counted,
     duration,
@@ -61,6 +49,18 @@ from wording import (
     to_html,
     undressed,
 )
+from analysis.results import Measured, matrix, mean, measure, median, number, std
+from analyze_results import (
+    ALPHA,
+    QUANTITIES,
+    REFERENCE,
+    WEIGHTINGS,
+    extra_hours,
+    plan_trials,
+    rank_activations,
+    rank_ranges,
+)
+from config import Config
 
 FIGURES = {  # of the study as a whole: file, caption
     "comparison": (

@@ -6,9 +6,9 @@ import math
 
 import activations
 import significance
+from analysis.facts import MARGINS, Facts, effect, effect_size, failed_checks, tested, verdict_cell
+from analysis.markdown import DASH, counted, duration, fixed, label, labels, listed, p_value, safe, signed, table
 from analyze_results import QUANTITIES, REFERENCE, extra_hours
-from facts import MARGINS, Facts, effect, effect_size, failed_checks, tested, verdict_cell
-from wording import DASH, counted, duration, fixed, label, labels, listed, p_value, safe, signed, table
 
 
 def key_findings(s: Facts) -> list[str]:

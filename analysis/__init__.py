@@ -1,0 +1,1 @@
+"""From results files to tests, tables and the report."""

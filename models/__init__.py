@@ -1,0 +1,1 @@
+"""Models of the study beside GPT, SmeLU, and code of one's own."""
