@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes venv/ beside this file and installs the pinned requirements; seconds when nothing changed.
+# Makes venv/ beside this file and installs the pinned requirements, and what they require at the versions of constraints.txt; seconds when nothing changed.
 #   ./setup.sh          what the study needs
 #   ./setup.sh --dev    that, and what the tests need
 # PYTHON=/path/to/python3.12 ./setup.sh   chooses the interpreter
@@ -34,9 +34,9 @@ if [ ! -x venv/bin/python ] || ! new_enough venv/bin/python; then
 fi
 
 # What was installed last, with which interpreter: unchanged means there is nothing to do.
-stamp="$(venv/bin/python --version) $(cat "${files[@]}" | cksum)"
+stamp="$(venv/bin/python --version) $(cat "${files[@]}" constraints.txt | cksum)"
 if ! grep -qxF "$stamp" venv/.installed 2>/dev/null; then
-  arguments=()
+  arguments=(-c constraints.txt)
   for file in "${files[@]}"; do arguments+=(-r "$file"); done
   venv/bin/python -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
   echo "$stamp" >> venv/.installed
