@@ -15,16 +15,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from config import UserError
+from metrics_table import METRICS as METRICS  # part of this module's face
+from metrics_table import metrics_of
 
-DISTANCES = ("relative_pd", "pd_l1", "pd_l2", "symmetric_pd", "hellinger", "jensen_shannon")
+NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference")
 # positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it
 MAX_POSITIONS = {"cpu": 2048, "other": 16384}
 MAX_BLOCK_BYTES = 512 * 2**20  # predictions of all models held at a time: one window of 32 models at V = 50 257, T = 64
@@ -103,7 +106,8 @@ class PairSums:
 
 
 def _distances(sums: np.ndarray, mass: np.ndarray, vocab: int) -> dict[str, np.ndarray]:
-    """Each distance at each position, (R,), from a pair's sums (5, R) and Σ_v(p + q) (R,)."""
+    """Each distance at each position, (R,), from a pair's sums (5, R) and Σ_v(p + q) (R,). One that is added here is
+    measured on arrays and on models; its row in metrics_table takes it to where it is shown."""
     l1, squares, relative, hellinger, shannon = sums
     return {
         "relative_pd": _ratio(l1, mass),
@@ -136,14 +140,10 @@ def compare_predictions(p, q, targets=None) -> dict:
         targets: the true next tokens, (N,) integers, or None.
 
     Returns:
-        dict of floats, each a mean over the N positions:
-        `relative_pd` Σ|p-q|/Σ(p+q), which is the total-variation distance, in [0, 1]; `pd_l1` ‖p-q‖₁; `pd_l2` ‖p-q‖₂;
-        `symmetric_pd` the mean over tokens of 2|p-q|/(p+q), in [0, 2]; `hellinger` ‖√p-√q‖₂/√2, in [0, 1];
-        `jensen_shannon` in nats, in [0, ln 2]; `true_label_relative_pd` 2|p(y)-q(y)|/(p(y)+q(y)) at the targets y.
-        `prediction_differences` of `total_predictions` (ints) positions have another arg-max (the lowest token wins a
-        tie), `top1_mismatch_pct` in percent. `val_loss_difference` |mean ln p(y) - mean ln q(y)| in nats, infinite
-        where a model gives a target no probability at all. The two that need targets are None without them.
-        Equal arrays give exactly 0 everywhere.
+        {key: value} for every metric of a pair in METRICS, which defines them: floats, and ints for the two counts.
+        The lowest token wins a tie for the arg-max. `val_loss_difference` is infinite where a model gives a target no
+        probability at all; it and `true_label_relative_pd` are None without targets. Equal arrays give exactly 0
+        everywhere.
 
     Raises:
         ValueError: other shapes than two equal (N, V) with N, V ≥ 1, values that are not finite or below 0, targets
@@ -156,8 +156,7 @@ def compare_predictions(p, q, targets=None) -> dict:
     if targets is not None:
         targets = _as_targets(targets, N, V)
     pair_sums = PairSums(2, V, torch.float64)
-    totals = dict.fromkeys((*DISTANCES, "true_label_relative_pd", "val_loss_difference"), 0.0)
-    mismatches = 0
+    totals, mismatches = Counter(), 0
     for rows in _row_blocks(N, pair_sums.rows):
         block = torch.stack([_float64(p, rows, "p"), _float64(q, rows, "q")])
         sums, mass, _ = pair_sums(block)
@@ -171,7 +170,8 @@ def compare_predictions(p, q, targets=None) -> dict:
             differ = p_y != q_y  # equal probabilities, two zeros too, cost the same
             with np.errstate(divide="ignore"):
                 totals["val_loss_difference"] += (np.log(p_y[differ]) - np.log(q_y[differ])).sum()
-    return _pair_entry({k: v / N for k, v in totals.items()}, mismatches, N, with_targets=targets is not None)
+    unknown = {} if targets is not None else dict.fromkeys(NEED_TARGETS)
+    return _pair_entry({k: v / N for k, v in totals.items()} | unknown, mismatches, N)
 
 
 def set_prediction_difference(p) -> float:
@@ -194,16 +194,17 @@ def set_prediction_difference(p) -> float:
     return total / (M * N)
 
 
-def _pair_entry(means: dict, mismatches: int, positions: int, with_targets: bool = True) -> dict:
-    """The documented keys of one pair, from the means over positions."""
-    return {
-        **{key: float(means[key]) for key in DISTANCES},
-        "true_label_relative_pd": float(means["true_label_relative_pd"]) if with_targets else None,
+def _pair_entry(means: dict, mismatches: int, positions: int) -> dict:
+    """Every metric of a pair, from the means over positions; the difference of losses still has its sign."""
+    difference = means["val_loss_difference"]
+    values = {
+        **{key: mean if mean is None else float(mean) for key, mean in means.items()},
+        "val_loss_difference": None if difference is None else abs(float(difference)),
         "prediction_differences": int(mismatches),
         "total_predictions": int(positions),
         "top1_mismatch_pct": 100 * int(mismatches) / int(positions),
-        "val_loss_difference": abs(float(means["val_loss_difference"])) if with_targets else None,
     }
+    return {metric.key: values[metric.key] for metric in metrics_of("pair")}
 
 
 def _as_predictions(p, name: str, rank: int):
@@ -397,7 +398,7 @@ def evaluate_loss(
 
 @dataclass
 class Evaluation:
-    """What `evaluate_models` measured; `to_dict()` is ready for JSON."""
+    """What `evaluate_models` measured; every field is ready for JSON."""
 
     models: list[dict]
     pairs: list[dict]
@@ -407,9 +408,6 @@ class Evaluation:
     block_size: int
     blocks: int
     vocab_size: int
-
-    def to_dict(self) -> dict:
-        return asdict(self)
 
 
 class _OverWindows:
@@ -543,7 +541,7 @@ class _Running:
     def __init__(self, n: int, windows: int, block_size: int, blocks: int):
         self.n, self.windows, self.block_size = n, windows, block_size
         self.pairs = list(itertools.combinations(range(n), 2))
-        self.totals = [dict.fromkeys((*DISTANCES, "true_label_relative_pd"), 0.0) for _ in self.pairs]
+        self.totals = [Counter() for _ in self.pairs]
         self.mismatches = [0] * len(self.pairs)
         self.spread = 0.0
         # the loss of each model, its hits, the relative PD of each pair
@@ -697,14 +695,6 @@ def evaluate_probe(
     probe.loss /= P
     probe.accuracy = 100 * float((probe.argmax == targets).mean())
     return probe
-
-
-def probe_predictions(
-    model: torch.nn.Module, tokens: np.ndarray, starts: np.ndarray, block_size: int, device: str, buckets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The (P, B) float16 probabilities and (P,) int32 arg-max of `evaluate_probe`."""
-    probe = evaluate_probe(model, tokens, starts, block_size, device, buckets)
-    return probe.probabilities, probe.argmax
 
 
 def probe_difference(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> dict:

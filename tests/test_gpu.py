@@ -4,6 +4,7 @@ The tests run on `cuda` where there is an NVIDIA GPU, else on `mps`. What MPS do
 """
 
 import contextlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_metrics_are_those_of_the_cpu(at, tmp_path):
     for device in ("cpu", DEVICE):
         with trial.torch_settings(config):
             moved = [m.to(device) for m in models]
-            measured[device] = metrics.evaluate_models(moved, corpus.val, starts, config.block_size, device).to_dict()
+            measured[device] = asdict(metrics.evaluate_models(moved, corpus.val, starts, config.block_size, device))
     ours, theirs = measured[DEVICE], measured["cpu"]
     counts = ("prediction_differences", "top1_mismatch_pct", "distinct_argmax", "val_accuracy")  # ties may fall anew
     for kind in ("models", "pairs"):

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.spatial import distance
 
 import metrics
 from config import UserError
+from metrics_table import METRICS, metrics_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +27,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-KEYS = {
-    "relative_pd", "pd_l1", "pd_l2", "symmetric_pd", "true_label_relative_pd", "hellinger", "jensen_shannon",
-    "prediction_differences", "total_predictions", "top1_mismatch_pct", "val_loss_difference",
-}  # fmt: skip
+KEYS = {metric.key for metric in metrics_of("pair")}
 T = 8
 
 
@@ -70,6 +69,19 @@ def by_hand(p, q, y):
         "top1_mismatch_pct": 100 * np.mean(p.argmax(1) != q.argmax(1)),
         "val_loss_difference": abs(-np.log(p_y).mean() + np.log(q_y).mean()),
     }
+
+
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_the_table_is_complete():
+    for field in ("key", "column", "label"):
+        named = [getattr(metric, field) for metric in METRICS if getattr(metric, field)]
+        assert len(set(named)) == len(named), field
+    for metric in METRICS:
+        assert metric.key and metric.label and metric.definition and metric.of in ("pair", "trial", "activation")
+        assert metric.better in (("",) if metric.key == "total_predictions" else ("lower", "higher"))
+    assert METRICS is metrics.METRICS
 
 
 # -- two arrays ---------------------------------------------------------------------------------------------------
@@ -400,7 +412,7 @@ def test_streaming_equals_one_shot(study):
         groups = [pd[np.arange(W) * 64 // W == b].mean() for b in range(64)]
         assert entry["relative_pd_by_block"] == pytest.approx(groups, rel=1e-4)
     assert found.set_prediction_difference == pytest.approx(np.abs(p - p.mean(0)).sum(-1).mean(), rel=1e-6)
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def numbers(evaluation):
@@ -465,7 +477,7 @@ def test_one_model_and_one_window(study):
     (pair,) = metrics.evaluate_models(models[:2], tokens, [5], T).pairs
     assert pair["relative_pd_se"] is None and pair["relative_pd_halves_difference"] is None
     assert pair["relative_pd_by_block"] == [pytest.approx(pair["relative_pd"])]
-    json.dumps(found.to_dict(), allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_loss_where_the_probability_underflows():
@@ -549,9 +561,7 @@ def test_probe(study, max_buckets):
         np.testing.assert_allclose(probe.probabilities, expected, rtol=6e-4, atol=1e-6)
         loss, accuracy = metrics.evaluate_loss(model, tokens, starts, T)
         assert (probe.loss, probe.accuracy) == pytest.approx((loss, accuracy), rel=1e-12)
-        again = metrics.probe_predictions(model, tokens, starts, T, "cpu", buckets)
-        assert np.array_equal(again[0], probe.probabilities) and np.array_equal(again[1], probe.argmax)
-        probes.append(again)
+        probes.append((probe.probabilities, probe.argmax))
     assert np.array_equal(probes[0][1], p[0].argmax(1))
     assert metrics.probe_difference(probes[0], probes[0]) == {"relative_pd": 0, "top1_mismatch_pct": 0}
     for i, j in itertools.combinations(range(4), 2):
