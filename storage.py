@@ -20,7 +20,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # of results files; train.py measures results of another one again, from their checkpoints
 
 # What older tools of this kind write, and so what every results file must have.
 RESULT_KEYS = (

@@ -8,7 +8,9 @@ import itertools
 
 import numpy as np
 
+import storage
 from analysis.results import pd_at_val_loss
+from metrics_table import METRICS
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 
@@ -110,7 +112,8 @@ def synthetic_results(
         "pairs": curves,
     }
     return {
-        "schema_version": 1,
+        "schema_version": storage.SCHEMA_VERSION,
+        "metrics": [metric.key for metric in METRICS],
         "activation": activation,
         "model_name": "gpt",
         "study": None,

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,13 +157,28 @@ def test_pd_at_equal_loss_is_in_the_json_and_is_verified(finished, tmp_path):
     assert len(problems) == 1 and problems[0].startswith("pd_at_val_loss.mean[0]: ")
 
 
-def test_results_of_before_pd_at_equal_loss_are_measured_again(finished, tmp_path, monkeypatch):
+def without_the_last_metric(results):
+    return {**results, "metrics": results["metrics"][:-1]}
+
+
+@pytest.mark.parametrize(
+    ("older", "reason"),
+    [
+        (lambda r: {**r, "schema_version": 1}, "written with schema 1, this program's is 2"),
+        (lambda r: {k: v for k, v in r.items() if k != "metrics"}, "relative_pd, .* not measured yet"),
+        (without_the_last_metric, "tokens_per_second not measured yet"),
+    ],
+)
+def test_results_of_an_earlier_program_are_measured_again(finished, tmp_path, monkeypatch, capsys, older, reason):
     config, results, _, _ = finished
     monkeypatch.setattr(trials, "_run", lambda *_: pytest.fail("trained again"))
     elsewhere = config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
-    storage.write_results({k: v for k, v in results.items() if k != "pd_at_val_loss"}, elsewhere.results_dir)
-    again, _, _ = train.run_experiment(elsewhere, "smelu_05", quiet=True)
-    assert comparable(again) == comparable(results)
+    path = storage.write_results(older(results), elsewhere.results_dir)
+    again, _, _ = train.run_experiment(elsewhere, "smelu_05")
+    assert re.search(re.escape(str(path)) + f": {reason}; measured again from the checkpoints", capsys.readouterr().out)
+    assert comparable(again) == comparable(results) == comparable(storage.read_results(path))
+    monkeypatch.setattr(experiment, "measure", lambda *_: pytest.fail("measured again"))
+    train.run_experiment(elsewhere, "smelu_05", quiet=True)
 
 
 def test_a_second_run_reuses_what_is_done(finished, monkeypatch):

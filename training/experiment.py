@@ -134,6 +134,8 @@ def finish(
 
     path = storage.results_path(config.results_dir, activation)
     results = storage.read_results(path) if path.exists() else None
+    if results and (reason := outdated(results)):
+        display.line(f"{path}: {reason}; measured again from the checkpoints")
     if results is None or not up_to_date(results, config, activation):
         results = measure(config, activation, corpus, threads)
         checks = checks if checks is not None else audit.before_training(config, activation, corpus)
@@ -165,13 +167,22 @@ def _headline(results: dict) -> str:
     return ": ".join(parts[:2]) + ", " + ", ".join(parts[2:])
 
 
+def outdated(results: dict) -> str:
+    """What an earlier program did not measure, or recorded in another form; '' for results of this one."""
+    version, measured = results.get("schema_version"), results.get("metrics") or []
+    if version != storage.SCHEMA_VERSION:
+        return f"written with schema {version}, this program's is {storage.SCHEMA_VERSION}"
+    missing = [metric.key for metric in metrics.METRICS if metric.key not in measured]
+    return f"{', '.join(missing)} not measured yet" if missing else ""
+
+
 def up_to_date(results: dict, config: Config, activation: str) -> bool:
     """Whether the results were measured on the very checkpoints that are there, and hold all that is measured today."""
     recorded = {t["trial_id"]: t.get("checkpoint", {}).get("sha256") for t in results["trials"]}
     existing = existing_trials(config, activation)
     return (
         results.get("fingerprint") == config.fingerprint()
-        and "pd_at_val_loss" in results
+        and not outdated(results)
         and sorted(recorded) == existing
         and all(
             storage.sha256_file(storage.checkpoint_path(config.checkpoint_dir, activation, k)) == recorded[k]
@@ -219,6 +230,7 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         set_pd = measured.set_prediction_difference
     return {
         "schema_version": storage.SCHEMA_VERSION,
+        "metrics": [metric.key for metric in metrics.METRICS],
         "activation": activation,
         "model_name": config.model,
         "study": config.study,
