@@ -37,7 +37,7 @@ METRICS = (
     Metric("relative_pd", "Avg_Relative_PD", "relative PD", "", "lower", "pair",
            "mean over positions of Σ_v |p_i − p_j| / Σ_v (p_i + p_j)", "0 – 1",
            f"L1 prediction difference of {_L1}, normalised"),
-    Metric("pd_l1", "Avg_PD_L1", "PD, L1", "", "lower", "pair", "mean of ‖p_i − p_j‖₁", "0 – 2", _L1),
+    Metric("pd_l1", "", "PD, L1", "", "lower", "pair", "mean of ‖p_i − p_j‖₁: twice `relative_pd`", "0 – 2", _L1),
     Metric("pd_l2", "Avg_PD_L2", "PD, L2", "", "lower", "pair", "mean of ‖p_i − p_j‖₂", "0 – √2", _L1),
     Metric("symmetric_pd", "Avg_Symmetric_PD", "symmetric PD", "", "lower", "pair",
            "mean over positions and tokens of 2|p_i − p_j| / (p_i + p_j)", "0 – 2", _RELATIVE),
@@ -53,15 +53,15 @@ METRICS = (
     Metric("total_predictions", "", "positions", "", "", "pair", "N"),
     Metric("top1_mismatch_pct", "Avg_Pred_Diff_Pct", "top-1 mismatch", "%", "lower", "pair",
            "100 · `prediction_differences` / N", "0 – 100"),
-    Metric("val_loss_difference", "Avg_Val_Loss_Difference", "|Δ validation loss|", "nats per token", "lower", "pair",
+    Metric("val_loss_difference", "Avg_Val_Loss_Difference", "loss difference", "nats/token", "lower", "pair",
            "|loss_i − loss_j| on the validation windows", "≥ 0"),
     Metric("set_prediction_difference", "Set_PD", "set-based PD", "", "lower", "activation",
            "mean over positions and models of ‖p_m − p̄‖₁, p̄ the mean prediction of all trials", "0 – 2", _L1),
-    Metric("val_loss", "Avg_Val_Loss", "validation loss", "nats per token", "lower", "trial",
+    Metric("val_loss", "Avg_Val_Loss", "validation loss", "nats/token", "lower", "trial",
            "mean of −ln p(y) over all tokens of the fixed windows of the validation text", "≥ 0"),
-    Metric("train_loss", "Avg_Train_Loss", "training loss", "nats per token", "lower", "trial",
+    Metric("train_loss", "Avg_Train_Loss", "training loss", "nats/token", "lower", "trial",
            "the same over fixed windows of the training text", "≥ 0"),
-    Metric("best_val_loss", "Avg_Best_Val_Loss", "best validation loss", "nats per token", "lower", "trial",
+    Metric("best_val_loss", "Avg_Best_Val_Loss", "best validation loss", "nats/token", "lower", "trial",
            "the lowest validation loss along training", "≥ 0"),
     Metric("val_accuracy", "Avg_Val_Accuracy", "validation accuracy", "%", "higher", "trial",
            "positions of the validation windows at which the most likely token is the true one", "0 – 100"),
@@ -72,6 +72,7 @@ METRICS = (
     Metric("tokens_per_second", "Median_Tokens_Per_Sec", "tokens per second", "", "higher", "trial",
            "tokens trained on / `training_time`", "≥ 0"),
 )  # fmt: skip
+BY_KEY = {metric.key: metric for metric in METRICS}
 
 
 def metrics_of(kind: str) -> Iterable[Metric]:

@@ -35,8 +35,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 import storage
 from activations import STUDY, get_info, label
-from analysis.results import Measured, load_all_results, matched_loss, mean, measure, number, std
+from analysis.results import Measured, load_all_results, mean, std
+from analysis.study import WEIGHTINGS, Study
 from config import Config, Parser, UserError
+from storage import number
 
 __all__ = [
     "plot_training_curves",
@@ -743,7 +745,8 @@ def plot_all_activation_results(
 
 
 def comparison_figure(all_results: Mapping[str, dict]) -> Figure:
-    studied = measure(all_results)
+    study = Study.of(all_results)
+    studied = study.measured
     n = len(studied)
     names = list(_labels(studied).values())
     panel = 0.4 + 0.23 * max(n, 5)
@@ -752,7 +755,7 @@ def comparison_figure(all_results: Mapping[str, dict]) -> Figure:
         2, 3, 2 * panel + down + top + bottom, left=left, bottom=bottom, top=top, across=0.28, down=down
     )
     (losses, pds, times), (spread, ranks, trade) = axes
-    first = next(iter(all_results.values()))
+    first = next(iter(study.all_results.values()))
     dataset = (first.get("dataset") or {}).get("name")
     note = (
         "Points: trials (of PD: pairs of trials; in the last panel a trial's mean PD with the others). Bars: mean ± sd "
@@ -776,7 +779,7 @@ def comparison_figure(all_results: Mapping[str, dict]) -> Figure:
     pds.set(title="Prediction difference", xlabel="relative PD")
     times.set(title="Training time", xlabel="s per trial")
     _spread_panel(spread, studied)
-    _rank_panel(ranks, all_results, studied)
+    _rank_panel(ranks, study)
     for panel in (losses, pds, times, spread, ranks):
         panel.set_yticks(range(n), names if panel in (losses, spread) else [])
         room = max(0, 5 - n) / 2  # a single row stays a row
@@ -822,17 +825,14 @@ def _spread_panel(axes, studied: Mapping[str, Measured]) -> None:
     _ticks(axes.xaxis, 4)
 
 
-def _rank_panel(axes, all_results: Mapping[str, dict], studied: Mapping[str, Measured]) -> None:
+def _rank_panel(axes, study: Study) -> None:
     """Rank by each criterion alone, and by the weightings of the report; 1 is best, ties share a rank."""
-    from analyze_results import WEIGHTINGS, rank_activations  # brings pandas
-
     columns = {"low PD": {"reproducibility": 1}, "low loss": {"accuracy": 1}, "fast": {"efficiency": 1}, **WEIGHTINGS}
-    table = np.full((len(studied), len(columns)), math.nan)
+    table = np.full((len(study.measured), len(columns)), math.nan)
     for column, weights in enumerate(columns.values()):
-        ranked = rank_activations(all_results, weights)
-        for name, rank in zip(ranked["Activation"], ranked["Rank"], strict=True):
-            table[list(studied).index(name), column] = rank
-    axes.imshow(table, cmap="Blues_r", vmin=1 - 0.6 * len(studied), vmax=len(studied) + 1, aspect="auto")
+        for name, rank in study.rank(weights).ranks.items():
+            table[list(study.measured).index(name), column] = rank
+    axes.imshow(table, cmap="Blues_r", vmin=1 - 0.6 * len(study.measured), vmax=len(study.measured) + 1, aspect="auto")
     for (row, column), rank in np.ndenumerate(table):
         text, weight = ("–", "normal") if np.isnan(rank) else (f"{rank:.0f}", "bold" if rank == 1 else "normal")
         axes.text(column, row, text, ha="center", va="center", fontsize=SMALL, fontweight=weight)
@@ -894,15 +894,15 @@ def plot_divergence_comparison(
         UserError: no results, results of different settings, or none that hold predictions along training.
         storage.StorageError: the disk refuses.
     """
-    studied = measure(all_results)
+    studied = Study.of(all_results).measured
     if not any(_divergence(m)[1] for m in studied.values()):
         raise UserError("no results hold predictions along training of two trials: there is no divergence to draw")
     return _save(divergence_comparison_figure, (all_results,), save_dir, "divergence_comparison", formats)
 
 
 def divergence_comparison_figure(all_results: Mapping[str, dict]) -> Figure:
-    studied = {name: m for name, m in measure(all_results).items() if _divergence(m)[1]}
-    matched = matched_loss(all_results)
+    study = Study.of(all_results)
+    studied, matched = {name: m for name, m in study.measured.items() if _divergence(m)[1]}, study.matched
     names = _labels(studied)
     widest = _text_width(names.values()) + 0.35
     columns = max(1, min(len(names), int((WIDTH - 0.2) / widest)))
@@ -1111,7 +1111,7 @@ def plot_beta_sweep(
         UserError: no results of SmeLU, or results of different settings.
         storage.StorageError: the disk refuses.
     """
-    studied = measure(all_results)
+    studied = Study.of(all_results).measured
     if not any(_beta(name) for name in studied):
         raise UserError(
             "no results of SmeLU; train some β first (python train.py --activation smelu_0.1 smelu_05 smelu_2)"
@@ -1128,7 +1128,7 @@ def _beta(name: str) -> float | None:
 
 
 def beta_sweep_figure(all_results: Mapping[str, dict]) -> Figure:
-    studied = {name: m for name, m in measure(all_results).items() if _beta(name) is not None}
+    studied = {name: m for name, m in Study.of(all_results).measured.items() if _beta(name) is not None}
     betas = sorted({beta for name in studied if (beta := _beta(name))})
     zero = betas[0] / 2.5  # where ReLU stands on the log axis
     figure, ((pds, losses),) = _panels(1, 2, 3.0, bottom=0.78)
@@ -1328,31 +1328,29 @@ def plot_comparisons(
         UserError: there are no results, or they are of different settings.
         storage.StorageError: the disk refuses.
     """
-    studied = measure(all_results)
-    paths = [_save(comparison_figure, (all_results,), save_dir, "comprehensive_comparison", formats)]
-    if any(_divergence(m)[1] for m in studied.values()):
-        paths.append(plot_divergence_comparison(all_results, save_dir, formats))
-    ratios = _ratio_table(all_results)
+    study = Study.of(all_results)
+    paths = [_save(comparison_figure, (study,), save_dir, "comprehensive_comparison", formats)]
+    if any(_divergence(m)[1] for m in study.measured.values()):
+        paths.append(plot_divergence_comparison(study, save_dir, formats))
+    ratios = _ratio_table(study)
     if ratios:
         paths.append(plot_pd_ratios(ratios, save_dir, formats))
-    if sum(bool(_beta(name)) for name in studied) >= 3:
-        paths.append(plot_beta_sweep(all_results, save_dir, formats))
+    if sum(bool(_beta(name)) for name in study.measured) >= 3:
+        paths.append(plot_beta_sweep(study, save_dir, formats))
     return paths
 
 
-def _ratio_table(all_results: Mapping[str, dict]) -> list[dict]:
+def _ratio_table(study: Study) -> list[dict]:
     """The table of plot_pd_ratios; empty without ReLU or without pairs of trials."""
-    import analyze_results
-
     table = []
-    for tests in analyze_results.compare_all(all_results):
+    for tests in study.tests:
         if not tests.primary:
             continue
         row = {"activation": tests.a, "verdict": "no test"}
         for quantity, prefix in (("PD", ""), ("Matched_PD", "matched_")):
             test = tests.tests[quantity]
             if test is not None:
-                verdict = analyze_results.verdict(tests, quantity, primary=True).kind
+                verdict = study.verdict(tests, quantity).kind
                 values = {"ratio": test.effect, "low": test.low, "high": test.high, "verdict": verdict}
                 row |= {prefix + key: value for key, value in values.items()}
         table.append(row)

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import numbers
 import os
 import re
 import socket
@@ -271,25 +272,30 @@ def _results_problem(results) -> str | None:
             if missing:
                 return f"an entry of {key} lacks {', '.join(missing)}"
             for name in needed:
-                if not _plain_number(entry[name]) and name not in (
+                if not _number_or_none(entry[name]) and name not in (
                     "model_pair",
                     "train_loss_history",
                     "val_loss_history",
                 ):
                     return f"{name}={entry[name]!r} in {key} is not a number"
                 if name.endswith("_history") and not (
-                    isinstance(entry[name], list) and all(_plain_number(x) for x in entry[name])
+                    isinstance(entry[name], list) and all(_number_or_none(x) for x in entry[name])
                 ):
                     return f"{name} in {key} is not a list of numbers"
     for key in RESULT_KEYS:
-        if key.startswith(("avg_", "std_")) and not _plain_number(results[key]):
+        if key.startswith(("avg_", "std_")) and not _number_or_none(results[key]):
             return f"{key}={results[key]!r} is not a number"
     return None
 
 
-def _plain_number(x) -> bool:
-    """A finite number or None."""
-    return x is None or (isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x))
+def number(x) -> float | None:
+    """A finite number as a float, anything else as None."""
+    usable = isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
+    return float(x) if usable else None
+
+
+def _number_or_none(x) -> bool:
+    return x is None or number(x) is not None
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------

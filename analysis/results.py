@@ -17,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+import significance
 import storage
 from activations import STUDY
 from config import Config, UserError
+from metrics_table import Metric
 from models import own_code
+from storage import number
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
@@ -91,12 +94,6 @@ def _differences(a: dict, b: dict) -> list[str]:
     return facts
 
 
-def number(x) -> float | None:
-    """A finite number as a float, anything else as None."""
-    usable = isinstance(x, (int, float, np.number)) and not isinstance(x, bool) and math.isfinite(x)
-    return float(x) if usable else None
-
-
 def _numbers(values: Iterable) -> list[float]:
     return [x for x in map(number, values) if x is not None]
 
@@ -157,7 +154,9 @@ class Measured:
             if len(ids) != 2 or ids[0] == ids[1]:
                 raise UserError(f"{self.name}: model_pair={pair['model_pair']!r} must name two trials, like '1_vs_2'")
             if set(ids) <= set(self.trials) and number(pair["relative_pd"]) is not None:
-                found[min(ids), max(ids)] = pair
+                differ, of = number(pair["prediction_differences"]), number(pair["total_predictions"])
+                share = 100 * differ / of if differ is not None and of else None  # not every tool records it
+                found[min(ids), max(ids)] = {**pair, "top1_mismatch_pct": share}
         return found
 
     @cached_property
@@ -173,22 +172,33 @@ class Measured:
         values = {pair: record["relative_pd"] for pair, record in self.pairs.items()}
         return matrix(values, self.pd_ids if ids is None else ids)
 
+    @cached_property
+    def pd_interval(self) -> tuple[float | None, float | None, float | None]:
+        """Mean relative PD and its 95 % interval over trials; None for what too few trials leave undefined."""
+        if len(self.pd_ids) < 2:
+            return None, None, None
+        return significance.mean_pd_interval(self.pd())
+
     def trial_values(self, key: str) -> list:
         return [t.get(key) for t in self.trials.values()]
 
     def pair_values(self, key: str) -> list:
         return [self.pairs[i, j].get(key) for i, j in self.pairs if {i, j} <= set(self.pd_ids)]
 
+    def values(self, metric: Metric) -> list:
+        """A metric of every trial or every pair; of the activation as a whole, one value."""
+        if metric.of == "activation":
+            return [self.results.get(metric.key)]
+        return self.trial_values(metric.key) if metric.of == "trial" else self.pair_values(metric.key)
+
+    def average(self, metric: Metric) -> float | None:
+        """What summary.csv shows of a metric: its mean, or its median where the column says so."""
+        return (median if metric.column.startswith("Median") else mean)(self.values(metric))
+
     def record(self, key: str) -> dict:
         """A further part of the results, such as "evaluation" or "config"; {} where it was not recorded."""
         value = self.results.get(key)
         return value if isinstance(value, dict) else {}
-
-    @property
-    def mismatch_pct(self) -> float | None:
-        """Positions at which the two models' most likely tokens differ, in percent."""
-        counts = zip(self.pair_values("prediction_differences"), self.pair_values("total_predictions"), strict=True)
-        return mean(100 * d / n for d, n in counts if number(d) is not None and number(n))
 
     @property
     def audit(self) -> str:
@@ -274,19 +284,19 @@ class MatchedLoss:
         return mean(matrix(self.pairs[name], ids)[np.triu_indices(len(ids), 1)]) if ids else None
 
 
-def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
+def match_losses(measured: Mapping[str, Measured]) -> MatchedLoss:
     """PD at equal validation loss, read off the predictions stored along training.
 
-    A model that has learnt more is sharper, and sharpness alone moves PD, so final values compare different things.
-    Values at equal loss do so too: who learns more slowly gets there later, at a lower learning rate, and PD falls with
-    the rate. Hence the steps beside them, and two comparisons, neither of which is the answer by itself.
+    A model that has learnt more is sharper, and sharpness alone moves PD: final values compare models that have come
+    differently far. At equal loss, an activation that learns more slowly is read off later, at a lower learning rate,
+    and PD falls with the rate. So the steps are given too, and neither comparison is the answer by itself.
     The reference loss is the highest final one among all pairs, so that every pair reaches it; activations that are
     unfit (failed audit, all diverged) don't set it. Between evaluations PD is interpolated linearly in the loss.
     Activations whose results hold no predictions along training are absent; with fewer than two left there is nothing
     to match, and target is None.
     """
     curves = {}
-    for m in measure(all_results).values():
+    for m in measured.values():
         divergence = m.record("divergence")
         if m.unfit or not divergence:
             continue
@@ -348,7 +358,7 @@ LOSSES_PER_NAT = 20  # PD is tabulated at the multiples of 0.05 nats
 
 
 def pd_at_val_loss(divergence: Mapping) -> dict:
-    """PD of one activation's pairs as a function of validation loss, read off as in `matched_loss`.
+    """PD of one activation's pairs as a function of validation loss, read off as in `match_losses`.
 
     The losses are multiples of 0.05 nats per token, whatever other activations there are, so that any two results can
     be compared where their losses overlap. Those are listed that every trial's validation loss falls to, and every

@@ -20,13 +20,15 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-import analyze_results as analysis
+import plot_utils
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
-from analysis.results import Measured, load_all_results, mean, measure, median, std, study_order
-from analyze_results import ALPHA, REFERENCE
+from analysis.results import Measured, load_all_results, mean, median, std, study_order
+from analysis.study import ALPHA, REFERENCE, PairTests, Study
+from analysis.tables import csv, frame
 from config import UserError
+from metrics_table import BY_KEY
 
 __all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "write_studies"]
 
@@ -39,18 +41,8 @@ NAMES = {"PD": "final models", "Matched_PD": "equal validation loss"}
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Study:
-    """The results of one study and its comparisons with ReLU."""
-
-    name: str
-    all_results: dict[str, dict]
-
-    def __post_init__(self):
-        self.studied: dict[str, Measured] = measure(self.all_results)
-        self.matched = analysis.matched_loss(self.all_results)
-        self.tests = {t.a: t for t in analysis.compare_all(self.all_results) if t.primary}
-        self.contrast = analysis.smooth_contrast(self.all_results)
+class Member(Study):
+    """One study among several, by its name."""
 
     @cached_property
     def model(self) -> str:
@@ -59,33 +51,37 @@ class Study:
     @cached_property
     def dataset(self) -> str:
         """The corpus by its name; of a path only its end."""
-        names = (str(m.record("dataset").get("name") or "") for m in self.studied.values())
+        names = (str(m.record("dataset").get("name") or "") for m in self.measured.values())
         return os.path.basename(next(filter(None, names), "").rstrip("/"))
 
-    @property
+    @cached_property
     def recipe(self) -> tuple:
         """What makes two studies the same experiment; a study that recorded no settings is like no other."""
-        first = next((m for m in self.studied.values() if m.results.get("fingerprint")), None)
+        first = next((m for m in self.measured.values() if m.results.get("fingerprint")), None)
         if first is None:
             return ("unrecorded", self.name)
         return first.results["fingerprint"], first.record("dataset").get("sha256")
+
+    @cached_property
+    def against(self) -> dict[str, PairTests]:
+        """{activation: its tests against ReLU}."""
+        return {t.a: t for t in self.tests if t.primary}
 
     def test(self, name: str, quantity: str) -> significance.Comparison | None:
         """Activation `name` (or SMOOTH) against ReLU; None where they were not compared."""
         if name == SMOOTH:
             return self.contrast.tests.get(quantity)
-        return self.tests[name].tests[quantity] if name in self.tests else None
+        return self.against[name].tests[quantity] if name in self.against else None
 
-    def verdict(self, name: str, quantity: str) -> str:
+    def said(self, name: str, quantity: str) -> str:
         """The kind of its verdict; Holm over this study's comparisons with ReLU (the contrast is one by itself)."""
-        test = self.test(name, quantity)
         if name == SMOOTH:
-            return "no test" if test is None else significance.verdict(test, test.p).kind
-        return analysis.verdict(self.tests[name], quantity, primary=True).kind
+            return self.contrast_kind(quantity) or "no test"
+        return self.verdict(self.against[name], quantity).kind
 
 
 def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | os.PathLike = "studies"):
-    """{name: Study} of the flat results folder ("main") and of every `studies_dir/NAME/results` that has results.
+    """{name: Member} of the flat results folder ("main") and of every `studies_dir/NAME/results` that has results.
 
     Raises:
         UserError: there are none, or those of one study were made with different settings.
@@ -100,7 +96,7 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
         try:
             found = load_all_results(folder)
             if found:
-                studies[name] = Study(name, found)
+                studies[name] = Member(found, name)
         except UserError as error:
             raise UserError(f"study {name}: {error}") from None
     if not studies:
@@ -114,7 +110,7 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
 # -- the table of all studies -----------------------------------------------------------------------------------------
 
 
-def studies_frame(studies: Mapping[str, Study]):
+def studies_frame(studies: Mapping[str, Member]):
     """One row per study and activation, as a DataFrame; missing where there is no number.
 
     `PD_Ratio` is the mean relative PD over that of ReLU in the same study, `PD_Change_Pct` the same as a change in
@@ -122,10 +118,10 @@ def studies_frame(studies: Mapping[str, Study]):
     comparisons with ReLU of that study. `Matched_PD_…` are the same at equal validation loss. Losses in nats per token,
     times in seconds per trial.
     """
-    return analysis._table([_row(study, m) for study in studies.values() for m in study.studied.values()])
+    return frame([_row(study, m) for study in studies.values() for m in study.measured.values()])
 
 
-def _row(study: Study, m: Measured) -> dict:
+def _row(study: Member, m: Measured) -> dict:
     config = m.record("config")
     row = {
         "Study": study.name,
@@ -136,8 +132,8 @@ def _row(study: Study, m: Measured) -> dict:
         "Diverged_Trials": len(m.failed),
         "Avg_Val_Loss": mean(m.losses()),
         "Std_Val_Loss": std(m.losses()),
-        "Avg_Relative_PD": analysis.pd_interval(m)[0],
-        "Avg_Pred_Diff_Pct": m.mismatch_pct,
+        "Avg_Relative_PD": m.pd_interval[0],
+        "Avg_Pred_Diff_Pct": m.average(BY_KEY["top1_mismatch_pct"]),
     }
     for quantity in QUANTITIES:
         row |= {f"{quantity}_{key}": value for key, value in _comparison(study, m.name, quantity).items()}
@@ -152,7 +148,7 @@ def _row(study: Study, m: Measured) -> dict:
     }
 
 
-def _comparison(study: Study, name: str, quantity: str) -> dict:
+def _comparison(study: Member, name: str, quantity: str) -> dict:
     test = study.test(name, quantity)
 
     def percent(x):
@@ -160,12 +156,12 @@ def _comparison(study: Study, name: str, quantity: str) -> dict:
 
     columns = dict.fromkeys("Ratio Change_Pct CI_Low_Pct CI_High_Pct SE_Log p_Holm".split())
     if test is not None:
-        p = study.tests[name].holm_primary.get(quantity) if test.p is not None else None
+        p = study.against[name].p_holm[quantity] if test.p is not None else None
         values = test.effect, percent(test.effect), percent(test.low), percent(test.high), test.se, p
         columns = dict(zip(columns, values, strict=True))
     if name == REFERENCE:
         return columns | {"Verdict": "reference"}
-    return columns | {"Verdict": study.verdict(name, quantity) if name in study.tests else "no ReLU to compare with"}
+    return columns | {"Verdict": study.said(name, quantity) if name in study.against else "no ReLU to compare with"}
 
 
 # -- over all studies -------------------------------------------------------------------------------------------------
@@ -203,7 +199,7 @@ class Pooled:
         return "equal" if margin <= self.low90 and self.high90 <= 1 / margin else "inconclusive"
 
 
-def pool(studies: Mapping[str, Study], quantity: str = "PD") -> list[Pooled]:
+def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
     """Every activation that a study could test against ReLU, over all studies that could; last all smooth together.
 
     The mean effect, its Hartung-Knapp interval, tau², I² and Q are those of significance.random_effects, on ln PD
@@ -214,7 +210,7 @@ def pool(studies: Mapping[str, Study], quantity: str = "PD") -> list[Pooled]:
     of heterogeneity is the F test of the analysis of variance, F = Q / (k - 1). The limits of another study are those
     of Higgins, Thompson & Spiegelhalter 2009. Studies that repeat the same experiment count once.
     """
-    names = [name for name in study_order({n for s in studies.values() for n in s.tests}) if name != REFERENCE]
+    names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
     pooled = [_pool(studies, name, quantity) for name in names]
     smooth = {tuple(s.contrast.smooth) for s in studies.values() if quantity in s.contrast.tests}
     if len(smooth) == 1 and len(*smooth) > 1:  # else it means another thing in every study, or nothing new
@@ -228,8 +224,8 @@ def pool(studies: Mapping[str, Study], quantity: str = "PD") -> list[Pooled]:
     return [p for p in pooled if p.studies]
 
 
-def _pool(studies: Mapping[str, Study], name: str, quantity: str) -> Pooled:
-    entering: dict[tuple, Study] = {}
+def _pool(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
+    entering: dict[tuple, Member] = {}
     for study in studies.values():
         test = study.test(name, quantity)
         if test is None or test.p is None:
@@ -243,7 +239,7 @@ def _pool(studies: Mapping[str, Study], name: str, quantity: str) -> Pooled:
         name,
         quantity,
         [study.name for study in found],
-        [study.verdict(name, quantity) for study in found],
+        [study.said(name, quantity) for study in found],
         [t.effect for t in tests],
         None,
     )
@@ -266,7 +262,7 @@ def _pool(studies: Mapping[str, Study], name: str, quantity: str) -> Pooled:
     return result
 
 
-def pooled_frame(studies: Mapping[str, Study]):
+def pooled_frame(studies: Mapping[str, Member]):
     """One row per activation and quantity (final models, equal validation loss) over all studies, as a DataFrame.
 
     `Ratio` with its 95 % limits, p of no effect (raw, and after Holm over the activations), verdict; heterogeneity as
@@ -301,7 +297,7 @@ def pooled_frame(studies: Mapping[str, Study]):
         "Activation Compared_At Studies Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Q Heterogeneity_p "
         "Predicted_Low Predicted_High Names"
     ).split()
-    return analysis._table(rows, columns)
+    return frame(rows, columns)
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
@@ -319,7 +315,7 @@ READING = (
 )
 
 
-def studies_text(studies: Mapping[str, Study], figure: str | None = None) -> str:
+def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> str:
     """The table of all studies, their summary and conclusions, as Markdown; `figure` is a link to all_studies.png."""
     pooled = {quantity: pool(studies, quantity) for quantity in QUANTITIES}
     models = list(dict.fromkeys(s.model for s in studies.values()))
@@ -349,13 +345,13 @@ def studies_text(studies: Mapping[str, Study], figure: str | None = None) -> str
     return "\n".join(line for i, line in enumerate(lines) if line or lines[i - 1]).rstrip() + "\n"
 
 
-def _studies_table(studies: Mapping[str, Study]) -> list[str]:
+def _studies_table(studies: Mapping[str, Member]) -> list[str]:
     header = "study|model|dataset|activation|validation loss|relative PD|change to ReLU|verdict|at equal loss|trials"
     rows = []
     for study in studies.values():
-        for m in study.studied.values():
+        for m in study.measured.values():
             cells = [safe(x) for x in (study.name, study.model, study.dataset or DASH)] + [label(m.name)]
-            cells += [plus_minus(mean(m.losses()), std(m.losses())), fixed(analysis.pd_interval(m)[0])]
+            cells += [plus_minus(mean(m.losses()), std(m.losses())), fixed(m.pd_interval[0])]
             for quantity in QUANTITIES:
                 c = _comparison(study, m.name, quantity)
                 change = _percent(c["Change_Pct"], c["CI_Low_Pct"], c["CI_High_Pct"])
@@ -398,7 +394,7 @@ def _range(limits: tuple[float, float] | None) -> str:
     return DASH if limits is None else " to ".join(signed(100 * (x - 1)) for x in limits) + " %"
 
 
-def conclusions(studies: Mapping[str, Study], pooled: Mapping[str, list[Pooled]]) -> list[str]:
+def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
     """What the studies together allow to be said about PD, sentence by sentence."""
     found, equal = pooled["PD"], {p.activation: p for p in pooled["Matched_PD"]}
     if not found:
@@ -451,7 +447,7 @@ def _about(p: Pooled, equal: Pooled | None) -> str:
     return text
 
 
-def cautions(studies: Mapping[str, Study]) -> list[str]:
+def cautions(studies: Mapping[str, Member]) -> list[str]:
     """What is odd about these studies."""
     points = []
     recipes: dict[tuple, list[str]] = {}
@@ -460,15 +456,15 @@ def cautions(studies: Mapping[str, Study]) -> list[str]:
     for same in recipes.values():
         if len(same) > 1:
             points.append(f"{listed(map(safe, same))} are the same experiment; it counts once in the summary.")
-    presets = {s.name: {m.record("config").get("preset") for m in s.studied.values()} for s in studies.values()}
+    presets = {s.name: {m.record("config").get("preset") for m in s.measured.values()} for s in studies.values()}
     smoke = [safe(name) for name, found in presets.items() if "smoke" in found]
     if smoke:
         points.append(f"Trained for seconds only (preset smoke), too short for conclusions: {listed(smoke)}.")
     for study in studies.values():
-        unfit = [name for name, m in study.studied.items() if m.unfit]
+        unfit = [name for name, m in study.measured.items() if m.unfit]
         if unfit:
             points.append(f"Left out of tests in {safe(study.name)}, audit failed or no trial done: {labels(unfit)}.")
-        counts = [m.results["parameters"] for m in study.studied.values() if m.results.get("parameters")]
+        counts = [m.results["parameters"] for m in study.measured.values() if m.results.get("parameters")]
         if counts and max(counts) > 1.01 * min(counts):
             percent = 100 * (max(counts) / min(counts) - 1)
             points.append(f"In {safe(study.name)} the parameters of the activations differ by {percent:.1f} %.")
@@ -487,13 +483,11 @@ def write_studies(
 
     Raises: what `load_studies` raises, and storage.StorageError when the disk refuses.
     """
-    import plot_utils
-
     studies = load_studies(results_dir, studies_dir)
     folder, paths = Path(results_dir), []
-    for name, frame in (("all_studies", studies_frame(studies)), ("all_studies_pooled", pooled_frame(studies))):
+    for name, made in (("all_studies", studies_frame(studies)), ("all_studies_pooled", pooled_frame(studies))):
         paths.append(folder / f"{name}.csv")
-        storage.write_text(paths[-1], frame.to_csv(index=False, lineterminator="\n"))
+        storage.write_text(paths[-1], csv(made))
     rows, figure = figure_rows(studies), None
     if rows:
         pooled = [
@@ -508,12 +502,12 @@ def write_studies(
     return paths
 
 
-def figure_rows(studies: Mapping[str, Study]) -> list[dict]:
+def figure_rows(studies: Mapping[str, Member]) -> list[dict]:
     """The table of plot_utils.plot_studies: every ratio to ReLU that there is."""
     rows = []
     for study in studies.values():
         where = {"study": study.name, "model": study.model, "dataset": study.dataset}
-        for name in study.tests:
+        for name in study.against:
             test = study.test(name, "PD")
             if test is not None and test.effect is not None:
                 values = {"ratio": test.effect, "low": test.low, "high": test.high}

@@ -66,9 +66,9 @@ def test_studies_are_found_and_every_row_is_that_of_the_study_alone(three):
                 assert row.PD_Verdict == "reference" and row.PD_Ratio is pd.NA
                 continue
             test = alone.loc[(row.Activation, "relu")]
-            assert row.PD_Ratio == test["PD_Ratio"] and row.PD_p_Holm == test["PD_p_Holm_Primary"]
+            assert row.PD_Ratio == test["PD_Ratio"] and row.PD_p_Holm == test["PD_p_Holm"]
             assert row.PD_CI_Low_Pct == pytest.approx(100 * (test["PD_CI_Low"] - 1))
-            assert (row.PD_Verdict in ("lower", "higher")) == test["PD_Significant_Primary"]
+            assert (row.PD_Verdict in ("lower", "higher")) == test["PD_Significant"]
     assert set(table["Dataset"]) == {"plays_1.txt", "plays_2.txt", "plays_3.txt"}
 
 
@@ -117,7 +117,7 @@ class _Bare:
     def test(self, name, quantity):
         return self.comparison
 
-    def verdict(self, name, quantity):
+    def said(self, name, quantity):
         return "inconclusive"
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import audit
 import storage
-from analysis.results import Measured, number, refuse_mixture, study_order
-from analyze_results import calculate_statistical_significance
+from activations import STUDY
+from analysis.results import Measured, study_order
+from analysis.study import Study
 from config import UserError
+from storage import number
 
 FIGURES = ("training_curves", "reproducibility", "summary")  # of each activation
 COMPARISON = "comprehensive_comparison.png"
@@ -37,8 +39,6 @@ def check_study(
     activations: Iterable[str] | None = None,
 ) -> list[Line]:
     """Every line of the checklist for `activations` (default: the five of the study and any other found there)."""
-    from activations import STUDY
-
     results_dir, plots_dir = Path(results_dir), Path(plots_dir)
     files = sorted(results_dir.glob("*_results.json"))
     found = {path.name.removesuffix("_results.json") for path in files}
@@ -51,10 +51,9 @@ def check_study(
         except (storage.StorageError, UserError) as error:
             studied.pop(name, None)
             unreadable.append(str(error))
-    compared, mixture = None, ""
+    study, mixture = None, ""
     try:
-        refuse_mixture({name: m.results for name, m in studied.items()})
-        compared = calculate_statistical_significance({n: m.results for n, m in studied.items()}) if studied else None
+        study = Study({name: m.results for name, m in studied.items()}) if studied else None
     except UserError as error:
         mixture = str(error)
     return [
@@ -69,7 +68,7 @@ def check_study(
         ),
         Line("every metric a finite number", _listed(_undefined(studied))),
         Line("training curves converge", _listed(_unconverged(studied))),
-        Line("statistical tests performed for every pair of activations", _untested(compared)),
+        Line("statistical tests performed for every pair of activations", _untested(study)),
         Line("audits passed", _listed(_failed_audits(studied))),
     ]
 
@@ -165,12 +164,8 @@ def _failed_audits(studied: dict[str, Measured]) -> Iterable[str]:
             yield f"across activations: {check['name']}: {check['measured']}"
 
 
-def _untested(compared) -> str:
-    if compared is None or compared.empty:
+def _untested(study: Study | None) -> str:
+    if study is None or not study.tests:
         return "there are no two activations to compare"
-    pairs = [
-        f"{row.Activation_A} and {row.Activation_B}"
-        for row in compared.itertuples()
-        if "no test" in (row.PD_Test, row.Loss_Test)
-    ]
+    pairs = [f"{t.a} and {t.b}" for t in study.tests if not (t.tested("PD") and t.tested("Loss"))]
     return pairs and f"no test for {_listed(pairs)}" or ""

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import storage
+from analysis import report, tables
+from analysis.results import load_all_results
+from analysis.study import Study
 from config import Config, UserError
+from prepare_data import load_corpus
+from training import experiment
 
 # what is about the occasion, not the experiment
 NOT_COMPARED = {"timestamp", "content_sha256", "audit", "path", "study"}
@@ -22,34 +27,22 @@ def verify(config: Config) -> Iterator[tuple[str, list[str]]]:
 
     `config` names the folders; the settings are those that each results file records.
     """
-    import analyze_results
-
     folder = Path(config.results_dir)
     for path in sorted(folder.glob("*_results.json")):
         yield str(path), _verify_results(path, config)
     try:
-        all_results = analyze_results.load_all_results(folder)
+        study = Study(load_all_results(folder))
     except (UserError, storage.StorageError) as error:
         yield str(folder), [str(error)]
         return
-    yield (
-        str(folder / "summary.csv"),
-        _verify_text(
-            folder / "summary.csv", analyze_results.summarise(all_results).to_csv(index=False, lineterminator="\n")
-        ),
-    )
-    yield (
-        str(folder / "FINAL_REPORT.md"),
-        _verify_text(
-            folder / "FINAL_REPORT.md", analyze_results.generate_final_report(all_results, None, config.plots_dir)
-        ),
-    )
+    for name, expected in (
+        ("summary.csv", tables.csv(tables.summary(study))),
+        ("FINAL_REPORT.md", report.write_report(study, None, config.plots_dir)),
+    ):
+        yield str(folder / name), _verify_text(folder / name, expected)
 
 
 def _verify_results(path: Path, folders: Config) -> list[str]:
-    from prepare_data import load_corpus
-    from training import experiment
-
     try:
         recorded = storage.read_results(path)
         if "config" not in recorded or "fingerprint" not in recorded:

@@ -1,0 +1,456 @@
+"""What the results of one study say when its activations are compared: tests, contrast, ranks, plan.
+
+    study = Study(all_results)              # refuses results that can't be compared
+    study.tests, study.contrast, study.matched
+    study.verdict(test, "PD")               # what a test allows to be said: one verdict per pair and quantity
+    study.rank(weights), study.plan()
+
+Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
+statistics themselves are in significance.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+import activations
+import significance
+from analysis.results import MatchedLoss, Measured, match_losses, matrix, mean, measure, median, seeds_shared
+from config import UserError
+from storage import number
+
+REFERENCE = "relu"  # the activation the others are compared with
+ALPHA = 0.05
+QUANTITIES = ("PD", "Matched_PD", "Loss")  # each its own families of tests
+REDUCTIONS = (5, 10, 20)  # of PD, in percent: what trials are planned for
+WEIGHTINGS = {
+    "research": {"reproducibility": 0.6, "accuracy": 0.3, "efficiency": 0.1},
+    "production": {"reproducibility": 0.4, "accuracy": 0.4, "efficiency": 0.2},
+    "speed priority": {"reproducibility": 0.2, "accuracy": 0.3, "efficiency": 0.5},
+}
+CRITERIA = {  # of a ranking: what it is measured by (lower is better in each), and how
+    "reproducibility": ("Avg_Relative_PD", lambda m: m.pd_interval[0]),
+    "accuracy": ("Avg_Val_Loss", lambda m: mean(m.losses())),
+    "efficiency": ("Median_Training_Time_Sec", lambda m: median(m.trial_values("training_time"))),
+}
+
+
+@dataclass(eq=False)
+class PairTests:
+    """The tests of activation `a` against `b`, one per quantity; ReLU is always b.
+
+    `p_holm` is adjusted in the family that counts: for a comparison with ReLU the planned comparisons with ReLU, for
+    any other pair all pairs of activations.
+    """
+
+    a: str
+    b: str
+    paired: bool
+    unfit: dict[str, str] = field(default_factory=dict)  # {activation: why it can't be tested}
+    tests: dict[str, significance.Comparison | None] = field(default_factory=lambda: dict.fromkeys(QUANTITIES))
+    p_holm: dict[str, float] = field(default_factory=dict)
+    naive_p: float | None = None
+
+    @property
+    def primary(self) -> bool:
+        return REFERENCE in (self.a, self.b)
+
+    @property
+    def why_not(self) -> str:
+        """Why a quantity that was not compared was not."""
+        reasons = [f"{activations.label(name)}: {reason}" for name, reason in self.unfit.items()]
+        return "; ".join(reasons) or "too few trials, or not recorded"
+
+    def tested(self, quantity: str) -> bool:
+        test = self.tests[quantity]
+        return test is not None and test.p is not None
+
+
+@dataclass
+class SmoothContrast:
+    """The planned contrast: all smooth activations together against ReLU."""
+
+    smooth: list[str]
+    kinked: list[str]
+    unknown: list[str]  # the registry doesn't say whether they are smooth
+    left_out: list[str] = field(default_factory=list)  # smooth ones with too few trials
+    paired: bool = True
+    tests: dict[str, significance.Comparison] = field(default_factory=dict)  # by quantity: PD, Matched_PD
+    reason: str = ""  # why there is no test
+
+    def tested(self, quantity: str) -> bool:
+        return quantity in self.tests and self.tests[quantity].p is not None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows of Rank, Activation, Score, scaled criteria and their values, best first; and who could not be ranked."""
+
+    rows: list[dict]
+    excluded: dict[str, str]  # {activation: why}
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        return {row["Activation"]: row["Rank"] for row in self.rows}
+
+
+def _once(method):
+    """A method whose answers are remembered by its arguments, for as long as its study is there."""
+
+    @functools.wraps(method)
+    def remembered(self, *arguments):
+        key = (method.__name__, *arguments)
+        if key not in self._answers:
+            self._answers[key] = method(self, *arguments)
+        return self._answers[key]
+
+    return remembered
+
+
+class Study:
+    """The results of one study, {activation: results}, and what follows from them. `name` tells several apart.
+
+    Raises:
+        UserError: there are no results, or they are of different settings, corpora or positions.
+    """
+
+    def __init__(self, all_results: Mapping[str, dict], name: str = ""):
+        self.name = name
+        self.measured: dict[str, Measured] = measure(all_results)
+        self.all_results = {name: m.results for name, m in self.measured.items()}
+        self._answers: dict[tuple, object] = {}
+
+    @classmethod
+    def of(cls, results: Mapping[str, dict] | Study) -> Study:
+        """The study of these results; a study is returned as it is."""
+        return results if isinstance(results, Study) else cls(results)
+
+    # the activations
+
+    @cached_property
+    def fit(self) -> dict[str, Measured]:
+        """Those that can enter rankings and tests."""
+        return {name: m for name, m in self.measured.items() if not m.unfit}
+
+    @cached_property
+    def matched(self) -> MatchedLoss:
+        return match_losses(self.measured)
+
+    @cached_property
+    def pd(self) -> dict[str, float | None]:
+        return {name: m.pd_interval[0] for name, m in self.measured.items()}
+
+    @cached_property
+    def loss(self) -> dict[str, float | None]:
+        return {name: mean(m.losses()) for name, m in self.measured.items()}
+
+    @cached_property
+    def time(self) -> dict[str, float | None]:
+        """Median training time of a trial, in seconds."""
+        return {name: median(m.trial_values("training_time")) for name, m in self.measured.items()}
+
+    @cached_property
+    def by_pd(self) -> list[str]:
+        """Lowest mean PD first; last those without one, and those that can't be compared."""
+        return sorted(self.measured, key=lambda n: (n not in self.fit, self.pd[n] is None, self.pd[n] or 0))
+
+    @cached_property
+    def pareto(self) -> list[str]:
+        """Activations that no other equals or beats in both mean loss and mean PD; lowest loss first."""
+        points = {n: (self.loss[n], self.pd[n]) for n in self.fit if None not in (self.loss[n], self.pd[n])}
+
+        def behind(point):
+            return any(loss <= point[0] and pd <= point[1] and (loss, pd) != point for loss, pd in points.values())
+
+        return sorted((n for n, point in points.items() if not behind(point)), key=lambda n: points[n])
+
+    def lowest(self, values: Mapping[str, float | None]) -> tuple[list[str], list[str]]:
+        """The fit activations with the lowest value (several when equal), and the others that have one."""
+        known = {n: values[n] for n in self.fit if values[n] is not None}
+        best = [n for n, x in known.items() if math.isclose(x, min(known.values()), rel_tol=1e-12)]
+        return best, [n for n in known if n not in best]
+
+    # tests
+
+    @cached_property
+    def tests(self) -> list[PairTests]:
+        """Every pair of activations, compared by the procedure of significance.py."""
+        names = sorted(self.measured, key=lambda name: name == REFERENCE)  # stable: otherwise in the study's order
+        compared = [self._compare(self.measured[a], self.measured[b]) for a, b in itertools.combinations(names, 2)]
+        for quantity in QUANTITIES:
+            there = [t for t in compared if t.tests[quantity]]
+            for family in (there, [t for t in there if t.primary]):  # the second overrules the first
+                adjusted = significance.holm([t.tests[quantity].p for t in family])
+                for t, p in zip(family, adjusted, strict=True):
+                    t.p_holm[quantity] = float(p)
+        return compared
+
+    def _compare(self, a: Measured, b: Measured) -> PairTests:
+        unfit = {m.name: m.unfit for m in (a, b) if m.unfit}
+        result = PairTests(a.name, b.name, seeds_shared(a, b), unfit)
+        if unfit:
+            return result
+        paired, pairs = result.paired, self.matched.pairs
+        ids = _rows(a.trials, b.trials, paired=paired)
+        if min(map(len, ids)) > 0:
+            result.tests["Loss"] = significance.compare_loss(a.losses(ids[0]), b.losses(ids[1]), paired=paired)
+        ids = _rows(a.pd_ids, b.pd_ids, paired=paired)
+        if min(map(len, ids)) > 1:
+            pds = a.pd(ids[0]), b.pd(ids[1])
+            result.tests["PD"] = significance.compare_pd(*pds, paired=paired)
+            result.naive_p = significance.naive_pairs_test(*pds).p
+        ids = _rows(self.matched.ids(a.name), self.matched.ids(b.name), paired=paired)
+        if min(map(len, ids)) > 1:
+            pds = (matrix(pairs[name], rows) for name, rows in zip((a.name, b.name), ids, strict=True))
+            result.tests["Matched_PD"] = significance.compare_pd(*pds, paired=paired)
+        return result
+
+    @cached_property
+    def primary(self) -> list[PairTests]:
+        """The planned comparisons: every activation against ReLU."""
+        return [t for t in self.tests if t.primary and not t.unfit]
+
+    @cached_property
+    def planned_for(self) -> list[PairTests]:
+        """The comparisons that trials are planned for: those with ReLU, every pair where there is no ReLU."""
+        return self.primary or self.tests
+
+    @_once
+    def verdict(self, test: PairTests, quantity: str) -> significance.Verdict:
+        """What a comparison allows to be said, by its p in the family that counts."""
+        found = test.tests[quantity]
+        if found is None:
+            return significance.Verdict("no test", f"no test ({test.why_not})")
+        labels = activations.label(test.a), activations.label(test.b)
+        what = "PD at equal loss" if quantity == "Matched_PD" else None
+        return significance.verdict(found, test.p_holm[quantity], *labels, quantity=what, alpha=ALPHA)
+
+    def kind(self, a: str, b: str, quantity: str) -> str:
+        """The kind of verdict on activation a against b, in whichever order they were tested."""
+        test = next(t for t in self.tests if {t.a, t.b} == {a, b})
+        kind = self.verdict(test, quantity).kind
+        return kind if test.a == a else {"lower": "higher", "higher": "lower"}.get(kind, kind)
+
+    def against_reference(self, quantity: str, kind: str) -> list[str]:
+        """Activations whose comparison with ReLU has this kind of verdict."""
+        return [t.a for t in self.primary if self.verdict(t, quantity).kind == kind]
+
+    def differ(self, quantity: str) -> tuple[int, int]:
+        """For how many pairs the tests show a difference, and how many were tested."""
+        tested = [t for t in self.tests if t.tested(quantity)]
+        return sum(self.verdict(t, quantity).kind in ("lower", "higher") for t in tested), len(tested)
+
+    @cached_property
+    def disagreeing(self) -> list[PairTests]:
+        """Comparisons with ReLU whose verdict at equal loss is another than that on the final models."""
+        both = [t for t in self.primary if t.tested("PD") and t.tested("Matched_PD")]
+        return [t for t in both if self.verdict(t, "PD").kind != self.verdict(t, "Matched_PD").kind]
+
+    @cached_property
+    def contrast(self) -> SmoothContrast:
+        """Mean ln PD of the smooth activations minus ReLU's, seed by seed where all of them share their seeds with it.
+
+        An activation with fewer than three trials that have a PD is left out: it must not take the test from the
+        others.
+        """
+        smoothness = {name: _smooth(name) for name in self.fit}
+        contrast = SmoothContrast(*([n for n, s in smoothness.items() if s is kind] for kind in (True, False, None)))
+        if REFERENCE not in self.fit or not contrast.smooth:
+            missing = "a smooth activation" if REFERENCE in self.fit else activations.label(REFERENCE)
+            contrast.reason = f"there are no usable results of {missing}"
+            return contrast
+        enough = [name for name in contrast.smooth if len(self.fit[name].pd_ids) >= 3]
+        if enough:
+            contrast.left_out = [name for name in contrast.smooth if name not in enough]
+            contrast.smooth = enough
+        contrast.paired = all(seeds_shared(self.fit[name], self.fit[REFERENCE]) for name in contrast.smooth)
+        names = [*contrast.smooth, REFERENCE]
+        final = {name: (self.fit[name].pd_ids, self.fit[name].pd) for name in names}
+        at_equal_loss = {
+            name: (self.matched.ids(name), functools.partial(matrix, self.matched.pairs.get(name, {})))
+            for name in names
+        }
+        for quantity, source in (("PD", final), ("Matched_PD", at_equal_loss)):
+            ids = dict(zip(names, _rows(*(ids for ids, _ in source.values()), paired=contrast.paired), strict=True))
+            if all(len(rows) > 1 for rows in ids.values()):
+                pds = {name: build(ids[name]) for name, (_, build) in source.items()}
+                test = significance.smooth_contrast(pds, contrast.smooth, REFERENCE, paired=contrast.paired)
+                contrast.tests[quantity] = test
+        if "PD" not in contrast.tests:
+            contrast.reason = "too few trials have a PD in all of these activations"
+        return contrast
+
+    @_once
+    def contrast_kind(self, quantity: str) -> str:
+        """The kind of verdict on the planned contrast, which is one by itself; '' where it could not be tested."""
+        test = self.contrast.tests.get(quantity)
+        return significance.verdict(test, test.p).kind if self.contrast.tested(quantity) else ""
+
+    @_once
+    def bootstrap(self, test: PairTests) -> significance.Bootstrap | None:
+        """The two-way bootstrap of a comparison of PD; None without PD by block of positions for five trials."""
+        ids = _rows(*(self.measured[name].pd_ids for name in (test.a, test.b)), paired=test.paired)
+        stacks = []
+        for name, rows in zip((test.a, test.b), ids, strict=True):
+            records = self.measured[name].pairs
+            pairs = {(i, j): records[i, j].get("relative_pd_by_block") for i in rows for j in rows if i < j}
+            if len(rows) < 5 or not all(pairs.values()):
+                return None
+            by_block = zip(*pairs.values(), strict=True)
+            stacks.append(np.stack([matrix(dict(zip(pairs, pds, strict=True)), rows) for pds in by_block], axis=-1))
+        if stacks[0].shape[-1] != stacks[1].shape[-1]:
+            return None
+        return significance.multi_bootstrap(*stacks, paired=test.paired)
+
+    # rankings
+
+    def rank(self, weights: Mapping[str, float] | None = None, without: int | None = None) -> Ranking:
+        """Activations by a weighted score, best first.
+
+        Each criterion is scaled over the activations compared, 1 for the best and 0 for the worst (1 for all when they
+        are equal). Equal scores share a rank.
+
+        Args:
+            weights: any of CRITERIA, at least one above zero; they are scaled to sum to 1, and one left out is 0.
+                Default: the weighting for research.
+            without: a trial to leave out of everything.
+
+        Raises:
+            UserError: an unknown weight, one that is negative or not finite, or all are zero.
+        """
+        return self._rank(tuple(_shares(WEIGHTINGS["research"] if weights is None else weights).items()), without)
+
+    @_once
+    def _rank(self, shares: tuple[tuple[str, float], ...], without: int | None) -> Ranking:
+        excluded, values = {}, {}
+        for name, found in self._criteria(without).items():
+            lacking = [criterion for criterion, share in shares if share and found.get(criterion) is None]
+            if self.measured[name].unfit or lacking:
+                excluded[name] = self.measured[name].unfit or f"no measurement of {' and '.join(lacking)}"
+            else:
+                values[name] = found
+        scaled = {c: dict(zip(values, _scaled([v[c] for v in values.values()]), strict=True)) for c in CRITERIA}
+        scores = {name: sum(share * scaled[c][name] for c, share in shares if share) for name in values}
+        rows = [
+            {
+                "Rank": 1 + sum(other > score + 1e-9 for other in scores.values()),
+                "Activation": name,
+                "Score": score,
+                **{f"{c.capitalize()}_Score": scaled[c][name] for c in CRITERIA},
+                **{column: values[name][c] for c, (column, _) in CRITERIA.items()},
+            }
+            for name, score in scores.items()
+        ]
+        return Ranking(sorted(rows, key=lambda row: row["Rank"]), excluded)
+
+    @_once
+    def _criteria(self, without: int | None) -> dict[str, dict[str, float | None]]:
+        """{activation: {criterion: its value}}; of unfit activations nothing."""
+        kept = {name: dataclasses.replace(m, without=without) for name, m in self.measured.items()}
+        return {
+            name: {} if m.unfit else {criterion: get(m) for criterion, (_, get) in CRITERIA.items()}
+            for name, m in kept.items()
+        }
+
+    def rank_ranges(self, weights: Mapping[str, float] | None = None) -> dict[str, tuple[int, int]]:
+        """{activation: (best, worst)} rank when each trial in turn is left out of every activation."""
+        ranks: dict[str, list[int]] = {}
+        for k in sorted({k for m in self.measured.values() for k in m.trials}):
+            for name, rank in self.rank(weights, k).ranks.items():
+                ranks.setdefault(name, []).append(rank)
+        return {name: (min(r), max(r)) for name, r in ranks.items()}
+
+    # planning
+
+    @cached_property
+    def detectable(self) -> dict[PairTests, float]:
+        """Smallest detectable reduction of PD in percent (80 % power), for each comparison that could be tested."""
+        return {t: reduction(t.tests["PD"]) for t in self.planned_for if t.tested("PD")}
+
+    @_once
+    def trials_needed(self, test: PairTests, percent: float) -> tuple[int | None, int | None, int | None]:
+        """Trials per activation that see a reduction of PD of so many percent with 80 % power, and their range over the
+        80 % limits of the spread; None where the spread is not known."""
+        found = test.tests["PD"]
+        return significance.plan_trials(found, -math.log1p(-percent / 100)) if found else (None, None, None)
+
+    def plan(self, reductions: Iterable[float] = REDUCTIONS) -> list[dict]:
+        """Trials that each planned comparison needs, and what they cost: see analyze_results.plan_trials.
+
+        Raises:
+            UserError: a reduction that is not between 0 and 100 %.
+        """
+        for percent in reductions:
+            if number(percent) is None or not 0 < percent < 100:
+                raise UserError(f"reductions: {percent!r} must be between 0 and 100 (percent)")
+        rows = []
+        for t, percent in itertools.product([t for t in self.tests if t.primary] or self.tests, reductions):
+            needed, low, high = self.trials_needed(t, percent)
+            rows.append(
+                {
+                    "Activation_A": t.a,
+                    "Activation_B": t.b,
+                    "Reduction_Pct": percent,
+                    "Trials_Now": min(t.tests["PD"].n) if t.tests["PD"] else 0,
+                    "Trials_Needed": needed,
+                    "Low": low,
+                    "High": high,
+                    "Extra_Training_Hours": self.extra_hours((t.a, t.b), needed),
+                }
+            )
+        return rows
+
+    def extra_hours(self, names: Iterable[str], trials: int | None) -> float | None:
+        """Hours of training, one trial after another, until each of these activations has so many trials."""
+        done = {name: len(self.measured[name].trials) for name in names}
+        if trials is None or any(self.time[name] is None for name in done):
+            return None
+        return sum(max(0, trials - n) * self.time[name] for name, n in done.items()) / 3600
+
+
+def reduction(test: significance.Comparison) -> float:
+    """Smallest reduction of PD, in percent, that this comparison sees with 80 % power."""
+    return -100 * math.expm1(-significance.smallest_detectable(test.se, test.df))
+
+
+def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:
+    """The trials to compare: with shared seeds those that all have."""
+    ids = [list(some) for some in ids]
+    return [[k for k in ids[0] if all(k in some for some in ids)]] * len(ids) if paired else ids
+
+
+def _smooth(name: str) -> bool | None:
+    try:
+        return activations.get_info(name).smooth
+    except UserError:
+        return None
+
+
+def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    for name, value in weights.items():
+        if name not in CRITERIA:
+            raise UserError(f"weights: unknown criterion {name!r}; must be any of {', '.join(CRITERIA)}")
+        if number(value) is None or value < 0:
+            raise UserError(f"weights: {name}={value!r} must be a finite number, at least 0")
+    largest = max(weights.values(), default=0)
+    if not largest:
+        raise UserError("weights: at least one must be above 0")
+    scaled = {name: weights.get(name, 0) / largest for name in CRITERIA}  # so that no sum overflows
+    return {name: value / sum(scaled.values()) for name, value in scaled.items()}
+
+
+def _scaled(values: list[float | None]) -> list[float | None]:
+    """1 for the lowest value, 0 for the highest, linear between; all 1 when they are equal. None stays None."""
+    known = [x for x in values if x is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 0.0)
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        return [None if x is None else 1.0 for x in values]
+    return [None if x is None else (high - x) / (high - low) for x in values]

@@ -1,0 +1,151 @@
+"""The tables of a study as DataFrames: the one place that needs pandas, which is loaded when a table is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from analysis.results import Measured, mean, median, std
+from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study
+from metrics_table import METRICS
+
+SUMMARY_FIRST = (
+    "Activation Avg_Val_Loss Std_Val_Loss Avg_Train_Loss Avg_Relative_PD Avg_Pred_Diff_Pct Avg_Training_Time_Sec "
+    "Num_Trials Diverged_Trials Num_Pairs Std_Relative_PD Relative_PD_CI_Low Relative_PD_CI_High "
+    "Relative_PD_Position_SE Matched_Loss_PD Matched_Loss"
+).split()  # and in this order; the first eight are the documented ones
+
+
+def frame(rows: Iterable[dict], columns: list[str] | None = None):
+    """A DataFrame in which what is undefined is missing (pandas' NA, or '' in text), never NaN."""
+    import pandas as pd
+
+    table = pd.DataFrame(list(rows), columns=columns, dtype=object)
+    for name in table:
+        kind = pd.api.types.infer_dtype(table[name], skipna=True)
+        missing = table[name].isna().any()
+        if kind == "string":
+            table[name] = table[name].fillna("")
+        elif kind == "boolean":
+            table[name] = table[name].astype("boolean" if missing else bool)
+        elif kind == "integer":
+            table[name] = table[name].astype("Int64" if missing else int)
+        else:
+            table[name] = table[name].astype("Float64" if missing else float)
+    return table
+
+
+def csv(table) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def everything(study: Study):
+    """A row per trial (kind 'trial') and a row per pair (kind 'pair'), with every number recorded of it."""
+    rows = []
+    for name, results in study.all_results.items():
+        for kind, entries in (("trial", "trials"), ("pair", "reproducibility_metrics")):
+            for entry in results[entries]:
+                scalars = {k: v for k, v in entry.items() if not isinstance(v, (list, dict))}
+                rows.append({"activation": name, "kind": kind, **scalars})
+    return frame(rows)
+
+
+def summary(study: Study):
+    """summary.csv: a row per activation, the most reproducible first."""
+    rows = [_summary_row(study, m) for m in study.measured.values()]
+
+    def key(row):
+        pd = row["Avg_Relative_PD"]
+        return row["Audit"].startswith("failed"), pd is None, pd or 0.0
+
+    return frame(sorted(rows, key=key))
+
+
+def _summary_row(study: Study, m: Measured) -> dict:
+    pd, low, high = m.pd_interval
+    row = {
+        "Activation": m.name.upper(),
+        **{metric.column: m.average(metric) for metric in METRICS if metric.column},
+        "Avg_Relative_PD": pd,
+        "Std_Val_Loss": std(m.losses()),
+        "Std_Relative_PD": std(m.pair_values("relative_pd")),
+        "Std_Val_Accuracy": std(m.trial_values("val_accuracy")),
+        "Relative_PD_CI_Low": low,
+        "Relative_PD_CI_High": high,
+        "Relative_PD_Position_SE": mean(m.pair_values("relative_pd_se")),
+        "Matched_Loss_PD": study.matched.mean(m.name),
+        "Matched_Loss": study.matched.target,
+        "Median_Training_Time_Sec": median(m.trial_values("training_time")),
+        "Num_Trials": len(m.trials),
+        "Diverged_Trials": len(m.failed),
+        "Num_Pairs": len(m.pair_values("relative_pd")),
+        "Overfit_Trials": sum(bool(x) for x in m.trial_values("overfit")),
+        "Parameters": m.results.get("parameters"),
+        "Audit": m.audit,
+        "Model": m.results["model_name"],
+        "Dataset": m.record("dataset").get("name", ""),
+        "Fingerprint": m.results.get("fingerprint") or "",
+        "Timestamp": m.results["timestamp"],
+    }
+    return {column: row[column] for column in SUMMARY_FIRST} | row
+
+
+def significance(study: Study):
+    """significance.csv: a row per pair of activations."""
+    columns = list(_significance_row(study, PairTests("", "", False)))
+    return frame((_significance_row(study, t) for t in study.tests), columns)
+
+
+def _significance_row(study: Study, t: PairTests) -> dict:
+    row = {
+        "Activation_A": t.a,
+        "Activation_B": t.b,
+        "Primary": t.primary,
+        "Seeds": "shared" if t.paired else "not shared",
+    }
+    for quantity in QUANTITIES:
+        row |= {f"{quantity}_{key}": value for key, value in _test_columns(study, t, quantity).items()}
+    return row | {"Naive_p_uncalibrated": t.naive_p, "Note": f"no test: {t.why_not}" if t.unfit else ""}
+
+
+def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:
+    test, tested = t.tests[quantity], t.tested(quantity)
+
+    def get(attribute):
+        return getattr(test, attribute) if test else None
+
+    columns = {"Difference" if quantity == "Loss" else "Ratio": get("effect")}
+    if quantity != "Loss":
+        columns["Change_Pct"] = None if get("effect") is None else 100 * (test.effect - 1)
+    return columns | {
+        "CI_Low": get("low"),
+        "CI_High": get("high"),
+        "t": get("t"),
+        "df": get("df"),
+        "p": get("p"),
+        "p_Holm": t.p_holm[quantity] if tested else None,
+        "Significant": tested and t.p_holm[quantity] < ALPHA,
+        "g": get("g"),
+        "g_Low": get("g_low"),
+        "g_High": get("g_high"),
+        "g_Kind": get("g_kind") or "",
+        "Test": test.kind if tested else "no test",
+        "N_A": test.n[0] if test else 0,
+        "N_B": test.n[1] if test else 0,
+        "Verdict": study.verdict(t, quantity).text,
+    }
+
+
+def ranking(study: Study, weights=None, without: int | None = None):
+    """A row per ranked activation, best first; the others in `.attrs["excluded"]`, {activation: reason}."""
+    ranked = study.rank(weights, without)
+    scores = [f"{criterion.capitalize()}_Score" for criterion in CRITERIA]
+    values = [column for column, _ in CRITERIA.values()]
+    table = frame(ranked.rows, ["Rank", "Activation", "Score", *scores, *values])
+    table.attrs["excluded"] = ranked.excluded
+    return table
+
+
+def plan(study: Study, reductions: Iterable[float]):
+    """A row per comparison to plan for and reduction of PD."""
+    columns = "Activation_A Activation_B Reduction_Pct Trials_Now Trials_Needed Low High Extra_Training_Hours"
+    return frame(study.plan(reductions), columns.split())
