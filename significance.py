@@ -6,10 +6,15 @@ unit: jackknife pseudo-values turn the matrix of PDs into one number per trial, 
 
     log_pseudo_values   (n, n) PDs -> (n,) one number per trial, on the log scale
     compare_pd          ratio of two mean PDs, with interval and test        compare_loss   the same for losses
-    smooth_contrast     smooth activations together against ReLU             holm           multiple comparisons
+    smooth_contrast     smooth activations together against ReLU             equivalence_p  practically equal?
+    family_variance, moderate   comparisons of one study share their spread   holm, gatekeep many comparisons
     power, smallest_detectable, trials_needed                                 verdict        a plain-language answer
-    multi_bootstrap     second opinion, over trials and positions             random_effects several studies together
-    naive_pairs_test    what the usual, uncalibrated test would have said
+    multi_bootstrap     second opinion, over trials and positions             random_effects, separate_studies
+    naive_pairs_test    what the usual, uncalibrated test would have said                    several studies together
+
+A study's tests are made in this order: compare every pair; `family_variance` of the comparisons with the reference;
+`moderate` every comparison and the contrast with it; `gatekeep` the p-values, and Holm those of `equivalence_p`, in
+their families; `verdict`. With looks at a growing number of trials, analysis.sequential stands before `gatekeep`.
 
 Throughout, a PD matrix is a symmetric (n, n) array of n trials whose diagonal is never read, losses are (n,) in nats
 per token, and a difference is always a minus b. A number that is undefined is None, never NaN; NaN or infinite input
@@ -18,7 +23,7 @@ error rates.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -32,10 +37,14 @@ __all__ = [
     "Verdict",
     "compare_loss",
     "compare_pd",
+    "equivalence_p",
+    "family_variance",
+    "gatekeep",
     "hedges_correction",
     "holm",
     "log_pseudo_values",
     "mean_pd_interval",
+    "moderate",
     "multi_bootstrap",
     "naive_pairs_test",
     "noncentral_t_cdf",
@@ -44,6 +53,8 @@ __all__ = [
     "power",
     "pseudo_values",
     "random_effects",
+    "same",
+    "separate_studies",
     "smallest_detectable",
     "smooth_contrast",
     "trials_needed",
@@ -56,6 +67,10 @@ PD_SHRINKAGE = 4 / 3  # k in trials_needed: how the sd of PD pseudo-values shrin
 PD_MARGIN = 0.05  # the PD difference that matters: 5 %
 LOSS_MARGIN = 0.01  # the loss difference that matters: 0.01 nats per token, 1 % of perplexity
 MAX_TRIALS = 1_000_000
+PRIOR_DF = 2  # d0: a comparison's own spread weighs as its degrees of freedom, that of its family as these
+# Evaluated in float32 and in float64, the same weights gave mean PDs 3e-8 of them apart (2 to 8 layers); a difference
+# that anyone could care about is ten thousand times this.
+NOISE_FLOOR = 1e-6
 
 
 # ---------------------------------------------------------------- one activation
@@ -107,6 +122,11 @@ def mean_pd_interval(pd, confidence=0.95):
     return mean, mean * math.exp(-half), mean * math.exp(half)
 
 
+def same(a, b):
+    """Are two measured PDs, or losses, equal up to the noise of measuring (NOISE_FLOOR, relative)? They tie, then."""
+    return math.isclose(a, b, rel_tol=NOISE_FLOOR)
+
+
 # ---------------------------------------------------------------- two activations
 
 
@@ -119,10 +139,12 @@ class Comparison:
     are on the scale of the test, ln PD or nats: sd of the paired differences, or, unpaired, the root mean square of
     the groups' sds; se is the standard error of the difference. `g` is Hedges' g on that scale, of kind `g_kind`:
     'g_z' (paired) or 'g_s' (unpaired); `g_low`, `g_high` are the 95 % limits of the effect size that g estimates.
+    After `moderate`, limits, t, df, p, sd and se are the moderated ones; `p_plain` is by this comparison's own spread
+    alone, as is g, which describes it.
     """
 
     metric: str
-    kind: str  # 'paired t', 'Welch t' or 'none'
+    kind: str  # 'paired t' or 'Welch t', either 'moderated ', or 'none'
     n: tuple
     effect: float | None = None
     low: float | None = None
@@ -132,6 +154,7 @@ class Comparison:
     t: float | None = None
     df: float | None = None
     p: float | None = None
+    p_plain: float | None = None
     g: float | None = None
     g_kind: str | None = None
     sd: float | None = None
@@ -141,6 +164,12 @@ class Comparison:
     note: str = ""
     g_df: int | None = None  # degrees of freedom of g's sd
     g_root: float | None = None  # standard error of the difference, in units of g's sd
+    prior_df: float = 0.0  # degrees of freedom, of df, that are the family's
+
+    @property
+    def estimate(self):
+        """The difference on the scale of the test: ln of the ratio of mean PDs, or nats per token."""
+        return math.log(self.effect) if self.metric == "pd" else self.effect
 
     @cached_property
     def _g_limits(self):  # root finding, so only for those who ask
@@ -263,7 +292,94 @@ def naive_pairs_test(pd_a, pd_b):
     return NaiveTest(t, float(df), _two_sided(t, df))
 
 
+# ---------------------------------------------------------------- spread shared by the comparisons of a study
+
+
+def family_variance(comparisons):
+    """What the comparisons of one family vary by, on average: s0^2 for `moderate`, or None with fewer than three.
+
+    comparisons: those with the reference (without one: all pairs) for one quantity, not moderated; None among them,
+    and those without a test, are left out. s0^2 is the mean of v = n se^2, with n the harmonic mean of both sides'
+    trials: paired, the variance of the differences; unpaired, with equal n, the sum of both groups' variances.
+    One or two comparisons have too little to lend: at three trials two would err in 7 % of cases.
+    Source: Smyth 2004 (limma), with a prior of fixed weight instead of an estimated one.
+    """
+    variances = [_variance(c) for c in comparisons if c is not None and c.p is not None]
+    return math.fsum(variances) / len(variances) if len(variances) > 2 else None
+
+
+def moderate(comparison, variance):
+    """The comparison with its own spread moderated by that of its family: more power and fewer errors from few trials.
+
+    variance: s0^2 of `family_variance`; with None, or where there is no test, the comparison as it is. From v = n se^2
+    on df degrees of freedom: (d0 s0^2 + df v) / (d0 + df) on d0 + df, d0 = PRIOR_DF = 2; interval, t and p follow.
+    The planned contrast borrows the same s0^2, not scaled down: scaled, it would err where the reference varies more.
+    ValueError: moderated already, or a variance that is not positive.
+    Source: moderated t, Lönnstedt & Speed 2002; Smyth 2004; unpaired, Welch's df takes the place of n - 1
+    (bench/calibration.py: moderating the groups' variances instead errs up to 7 % where the reference varies more).
+    """
+    if comparison.prior_df:
+        raise ValueError("comparison: it is moderated already")
+    if variance is None or comparison.p is None:
+        return comparison
+    if not (variance > 0 and math.isfinite(variance)):
+        raise ValueError(f"variance: {variance} must be positive and finite")
+    df = PRIOR_DF + comparison.df
+    inflation = math.sqrt((PRIOR_DF * variance / _variance(comparison) + comparison.df) / df)
+    return replace(
+        comparison,
+        kind=f"moderated {comparison.kind}",
+        sd=comparison.sd * inflation,
+        prior_df=PRIOR_DF,
+        **_inference(comparison.metric, comparison.estimate, comparison.se * inflation, df),
+    )
+
+
+def _variance(comparison):
+    return 2 / sum(1 / n for n in comparison.n) * comparison.se**2
+
+
 # ---------------------------------------------------------------- many comparisons
+
+
+def equivalence_p(comparison, margin=None):
+    """p of two one-sided tests that the difference is smaller than the margin; None where there is no test.
+
+    margin: for PD a fraction, 0.05 for a ratio within 0.95 to 1/0.95, for loss in nats per token; by default PD_MARGIN
+    or LOSS_MARGIN. Below 0.05 exactly where the 90 % interval lies within the margin. Each of four comparisons tested
+    so errs in up to 5 %, but one of four in up to 8.7 %: in a family, adjust by `holm` first.
+    ValueError: a margin that is not positive, or for PD not below 1. Source: Schuirmann 1987.
+    """
+    margin = _margin(comparison, margin)
+    if comparison.p is None:
+        return None
+    limit = -math.log1p(-margin) if comparison.metric == "pd" else margin
+    distance = (limit - abs(comparison.estimate)) / comparison.se
+    return max(float(scipy.special.stdtr(comparison.df, -distance)), np.finfo(float).tiny)
+
+
+def gatekeep(families):
+    """Adjusted p-values of several families of one quantity, such that together they err as the first does alone.
+
+    families: mappings {hypothesis: p or None}, the most important first. Within a family Holm; and a hypothesis of a
+    later family counts only as far as its gate is open: the same hypothesis in the families before, or, where none of
+    them has it, any of the first. Its adjusted p is the largest of Holm's and those of its gates, so at any level it
+    is claimed only where its gates are. Where nothing differs, no more studies err than by the first family alone.
+    Where only some of the first family differ, a later family can err in its own right, at its own level.
+    The order in a report: PD against the reference; PD of the smooth contrast; the same two at equal loss; all pairs.
+    Losses are a question of their own, with an order of their own. Returns a list of {hypothesis: adjusted p}.
+    Source: serial gatekeeping, Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001.
+    """
+    adjusted = []
+    for family in families:
+        own = dict(zip(family, holm(family.values()), strict=True))
+        for name, p in own.items():
+            gates = [before[name] for before in adjusted if name in before]
+            if adjusted and not gates:
+                gates = [min(adjusted[0].values(), default=1.0)]
+            own[name] = max([p, *gates])
+        adjusted.append(own)
+    return adjusted
 
 
 def holm(p_values):
@@ -352,13 +468,14 @@ def smallest_detectable(se, df, power=0.8, alpha=0.05):
     return se * _detectable_nc(float(df), power, alpha)
 
 
-def trials_needed(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05):
+def trials_needed(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05, prior_df=0.0):
     """Smallest number of trials per activation M >= 3 that sees `delta` with probability `power`.
 
     delta: true difference, in ln PD (a 5 % reduction is -ln 0.95) or nats; sd: measured with n trials, of the paired
     differences, or unpaired the root mean square of the two groups' sds. The sd expected with M trials is
     sd sqrt((1 + k/(M-2)) / (1 + k/(n-2))): k = 4/3 for PD, whose pseudo-values vary less as trials are added; k = 0
-    for loss. Standard error sd_M / sqrt(M) on M - 1 degrees of freedom, or unpaired sd_M sqrt(2/M) on 2 (M-1).
+    for loss. Standard error sd_M / sqrt(M) on M - 1 degrees of freedom, or unpaired sd_M sqrt(2/M) on 2 (M-1); and
+    `prior_df` more for a moderated test (sd: the moderated one).
     None when sd is 0 (nothing to plan from) or more than a million trials would be needed.
     ValueError: delta 0 or not finite, sd negative or not finite, n < 3, power not between alpha and 1.
     Source: `power`; under PD_ij = mu + g_i + g_j + s_ij the variance of the pseudo-values is
@@ -379,7 +496,7 @@ def trials_needed(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05):
     def enough(m):
         sd_m = sd * math.sqrt((1 + k / (m - 2)) / (1 + k / (n - 2)))
         se, df = (sd_m / math.sqrt(m), m - 1) if paired else (sd_m * math.sqrt(2 / m), 2 * (m - 1))
-        return _power_of_nc(abs(delta) / se, df, alpha) >= power
+        return _power_of_nc(abs(delta) / se, df + prior_df, alpha) >= power
 
     # Power rises with M: find the first M that is enough by doubling, then halving the gap.
     low, high = 2, 3
@@ -393,18 +510,19 @@ def trials_needed(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05):
     return high
 
 
-def trials_needed_range(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05, confidence=0.8, df=None):
+def trials_needed_range(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05, prior_df=0.0, confidence=0.8, df=None):
     """Range (low, high) of `trials_needed` over the 80 % chi-squared limits of the true sd.
 
-    Arguments as in `trials_needed`; df: degrees of freedom of sd, by default n - 1 paired and 2 (n-1) unpaired.
+    Arguments as in `trials_needed`; df: degrees of freedom of sd, by default n - 1 paired and 2 (n-1) unpaired, and
+    `prior_df` more.
     A limit is None where `trials_needed` is. ValueError as in `trials_needed`.
     Source: (n-1) s^2 / sigma^2 ~ chi-squared(n-1) for normal differences.
     """
     if df is None:
-        df = n - 1 if paired else 2 * (n - 1)
+        df = prior_df + (n - 1 if paired else 2 * (n - 1))
     tail = (1 - confidence) / 2
     limits = [sd * math.sqrt(df / scipy.special.chdtri(df, upper)) for upper in (tail, 1 - tail)]
-    return tuple(trials_needed(delta, limit, n, k, paired, power, alpha) for limit in limits)
+    return tuple(trials_needed(delta, limit, n, k, paired, power, alpha, prior_df) for limit in limits)
 
 
 def plan_trials(comparison, delta, power=0.8, alpha=0.05):
@@ -414,9 +532,9 @@ def plan_trials(comparison, delta, power=0.8, alpha=0.05):
     """
     if comparison.se is None:
         return None, None, None
-    paired = comparison.kind == "paired t"
+    paired = comparison.g_kind == "g_z"
     k = PD_SHRINKAGE if comparison.metric == "pd" else 0.0
-    arguments = (delta, comparison.sd, min(comparison.n), k, paired, power, alpha)
+    arguments = (delta, comparison.sd, min(comparison.n), k, paired, power, alpha, comparison.prior_df)
     return trials_needed(*arguments), *trials_needed_range(*arguments, df=comparison.df)
 
 
@@ -431,21 +549,20 @@ class Verdict:
     text: str
 
 
-def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=None, alpha=0.05):
+def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=None, alpha=0.05, p_equal=None):
     """What one comparison allows to be said.
 
-    p_holm: the Holm-adjusted p. Below alpha: a is lower or higher than b. Else, if the 90 % interval lies within the
-    margin: practically equal (two one-sided tests at 5 %). Else inconclusive, with what could have been seen and what
-    it would take. `margin` is the smallest difference that matters: for PD a fraction (0.05: the ratio within 0.95 to
-    1/0.95), for loss in nats per token (0.01, 1 % of perplexity). `quantity` names what is compared, by default
-    'mean PD' or 'validation loss'. ValueError: p_holm missing or outside [0, 1] although there is a test, margin not
-    positive. Source: Holm 1979; Schuirmann 1987; power as in `power`, for this comparison alone.
+    p_holm: the p adjusted for its family. Below alpha: a is lower or higher than b. Else, if p_equal, the adjusted
+    p of `equivalence_p`, is below alpha: practically equal; without it, that of this comparison alone, which is one:
+    if the 90 % interval lies within the margin. Else inconclusive, with what could have been seen and what it would
+    take. `margin` is the smallest difference that matters: for PD a fraction (0.05: the ratio within 0.95 to 1/0.95),
+    for loss in nats per token (0.01, 1 % of perplexity). `quantity` names what is compared, by default 'mean PD' or
+    'validation loss'. ValueError: p_holm missing or outside [0, 1] although there is a test, margin not positive.
+    Source: Holm 1979; Schuirmann 1987; power as in `power`, for this comparison alone.
     """
     is_pd = comparison.metric == "pd"
     quantity = quantity or ("mean PD" if is_pd else "validation loss")
-    margin = margin if margin is not None else (PD_MARGIN if is_pd else LOSS_MARGIN)
-    if not 0 < margin < (1 if is_pd else math.inf):
-        raise ValueError(f"margin: {margin} must be positive{' and below 1' if is_pd else ''}")
+    margin = _margin(comparison, margin)
     if comparison.p is None:
         return Verdict("no test", f"{quantity} of {name_a} and {name_b}: no test ({comparison.note})")
     if p_holm is None or not 0 <= p_holm <= 1:
@@ -468,9 +585,8 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
         )
         return Verdict(kind, text)
 
-    lowest, highest = (1 - margin, 1 / (1 - margin)) if is_pd else (-margin, margin)
     size = f"{100 * margin:g} %" if is_pd else f"{margin:g} nats per token"
-    if lowest <= comparison.low90 and comparison.high90 <= highest:
+    if (equivalence_p(comparison, margin) if p_equal is None else p_equal) < alpha:
         found = f"90 % interval {'of the ratio ' if is_pd else ''}{comparison.low90:.4f} to {comparison.high90:.4f}"
         return Verdict("equal", f"{subject} is practically equal to that of {name_b} (±{size}): {found}")
 
@@ -622,7 +738,45 @@ def random_effects(effects, ses, confidence=0.95):
     )
 
 
+def separate_studies(trials):
+    """Which of several studies may be pooled as independent: each trial counts once.
+
+    trials: for every study the identities of its trials, for instance the sha256 of their weights, and of corpus and
+    seed. A study that has a trial in common with one already taken is left out; those with more trials go first, then
+    in the order given, which no result influences. Returns {study: None where it enters, else the study that holds a
+    trial of it already}, by position. Left in, replications of three trials whose seeds overlap ([a b c], [b c d], ...)
+    err in 9 to 22 % of cases, and the same weights evaluated again in nearly all (bench/calibration.py). Trials of the
+    same settings say more as one study: compare all distinct ones there, instead of pooling.
+    ValueError: a study without trials.
+    """
+    sets = [frozenset(study) for study in trials]
+    if not all(sets):
+        raise ValueError("trials: every study needs at least one")
+    taken, result = [], dict.fromkeys(range(len(sets)))
+    for study in sorted(result, key=lambda i: -len(sets[i])):
+        result[study] = next((other for other in taken if sets[other] & sets[study]), None)
+        if result[study] is None:
+            taken.append(study)
+    return result
+
+
 # ---------------------------------------------------------------- inside
+
+
+def _margin(comparison, margin):
+    is_pd = comparison.metric == "pd"
+    margin = margin if margin is not None else (PD_MARGIN if is_pd else LOSS_MARGIN)
+    if not 0 < margin < (1 if is_pd else math.inf):
+        raise ValueError(f"margin: {margin} must be positive{' and below 1' if is_pd else ''}")
+    return margin
+
+
+def _inference(metric, estimate, se, df):
+    """Limits, t and p of an estimate on the scale of the test, as fields of a Comparison."""
+    transform = math.exp if metric == "pd" else float
+    quantiles = {"low": 0.025, "high": 0.975, "low90": 0.05, "high90": 0.95}
+    limits = {name: transform(estimate + _t_quantile(df, q) * se) for name, q in quantiles.items()}
+    return limits | {"t": estimate / se, "df": float(df), "p": _two_sided(estimate / se, df), "se": se}
 
 
 def _pd_matrix(pd):
@@ -723,24 +877,17 @@ def _t_comparison(metric, samples, weights, paired, scale, means, n=None):
         return Comparison(metric, "none", n, transform(estimate), note="no variation between trials", **means)
     if not paired:  # Welch-Satterthwaite
         df = 1 / math.fsum((part / se**2) ** 2 / (m - 1) for part, m in zip(parts, sizes, strict=True))
-    t = estimate / se
-    limits = {
-        name: transform(estimate + _t_quantile(df, q) * se)
-        for name, q in (("low", 0.025), ("high", 0.975), ("low90", 0.05), ("high90", 0.95))
-    }
+    found = _inference(metric, estimate, se, df)
     return Comparison(
         metric=metric,
         kind="paired t" if paired else "Welch t",
         n=n,
         effect=transform(estimate),
-        **limits,
-        t=t,
-        df=float(df),
-        p=_two_sided(t, df),
+        **found,
+        p_plain=found["p"],
         g=hedges_correction(g_df) * estimate / g_sd,
         g_kind="g_z" if paired else "g_s",
         sd=sd,
-        se=se,
         **means,
         g_df=g_df,
         g_root=g_root,
