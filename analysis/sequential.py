@@ -8,8 +8,8 @@
 Looks are at numbers of trials planned before the data. Each spends an equal share of the error (Lan & DeMets 1983),
 beyond what the looks before it have spent: with t = n / n_last, estimates at growing n are those of a Brownian motion
 at times t, exactly for means and nearly for mean PDs, and p-values of t-tests stand in for those of the normal
-(Jennison & Turnbull 2000, section 3.8). bench/calibration.py measures the errors of the whole procedure, and that
-equal shares need fewer trials than other ways of spending. Pure functions, in the terms of significance.py.
+(Jennison & Turnbull 2000, section 3.8). bench/calibration.py measures the errors of the whole procedure, and the
+trials that it takes. Pure functions, in the terms of significance.py.
 """
 
 import math
@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 import scipy
 
-from significance import Comparison, equivalence_p, holm
+from significance import equivalence_p, holm
 
 LOOKS = (3, 5, 8, 12, 20)
 _GAMMAS = np.geomspace(1e-10, 0.999, 121)  # levels of the whole procedure, between which repeated_p interpolates
@@ -130,8 +130,8 @@ def decide(family, look, earlier=None, looks=LOOKS, margin=None, alpha=0.05):
         found = {n: 0.0 if earlier[n] and earlier[n].kind in decided else p for n, p in p_values.items()}
         return dict(zip(found, holm(found.values()), strict=True))
 
-    def repeated(p, sides):
-        return None if p is None else min(1.0, repeated_p(min(1.0, sides * p), look, looks) / sides)
+    def repeated(p, sides):  # a one-sided p is half of a two-sided one
+        return 1.0 if p is None or p * sides >= 1 else repeated_p(p * sides, look, looks) / sides
 
     p = adjusted({n: repeated(c.p, 1) for n, c in family.items()}, ("lower", "higher"))
     p_equal = adjusted({n: repeated(equivalence_p(c, margin), 2) for n, c in family.items()}, ("equal",))

@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
 import significance as sig
+from analysis import sequential
 
 
 def matrix(upper):
@@ -633,6 +634,311 @@ def test_random_effects_edges():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             sig.random_effects(effects, ses)
+
+
+# ---------------------------------------------------------------- moderated tests
+
+
+def moderated_by_hand(logs, reference, contrast=()):
+    """The procedure written out on (n,) numbers per activation, in floats: {name: (t, df, p, low, high)}."""
+    n, d0 = len(logs[reference]), 2
+    d = {a: [x - y for x, y in zip(logs[a], logs[reference], strict=True)] for a in logs if a != reference}
+    s0 = sum(np.var(x, ddof=1) for x in d.values()) / len(d)
+    if contrast:
+        d = {"contrast": np.mean([d[a] for a in contrast], axis=0)}
+    found = {}
+    for name, x in d.items():
+        variance = (d0 * s0 + (n - 1) * np.var(x, ddof=1)) / (d0 + n - 1)
+        test = stats.t(d0 + n - 1, loc=np.mean(x), scale=math.sqrt(variance / n))  # of the mean, were the truth here
+        t = np.mean(x) / math.sqrt(variance / n)
+        found[name] = t, d0 + n - 1, 2 * stats.t.sf(abs(t), d0 + n - 1), *test.interval(0.95), *test.interval(0.9)
+    return found
+
+
+def five_activations(seed=0, n=4):
+    rng = np.random.default_rng(seed)
+    return {name: random_pd(rng, n, spread=0.02) for name in ("gelu", "swish", "smelu_1", "smelu_05", "relu")}
+
+
+def moderated_family(pds, paired=True):
+    plain = {name: sig.compare_pd(pd, pds["relu"], paired) for name, pd in pds.items() if name != "relu"}
+    variance = sig.family_variance(plain.values())
+    return plain, variance, {name: sig.moderate(c, variance) for name, c in plain.items()}
+
+
+def test_moderated_worked_example():
+    # losses of three trials, by hand: variances of the differences 1, 4 and 7 (1e-4), so s0² = 4e-4
+    reference = np.array([1.50, 1.50, 1.50])
+    unit = np.array([-1.0, 0.0, 1.0])
+    shift, root = 0.06, np.sqrt([1, 4, 7])
+    family = [sig.compare_loss(reference + 0.01 * r * unit - shift, reference) for r in root]
+    variance = sig.family_variance(family)
+    assert variance == pytest.approx(4e-4)
+    for c, own in zip(family, (1e-4, 4e-4, 7e-4), strict=True):
+        m = sig.moderate(c, variance)
+        se = math.sqrt((2 * 4e-4 + 2 * own) / 4 / 3)
+        assert (m.df, m.prior_df, m.kind) == (4, 2, "moderated paired t")
+        assert (m.se, m.t) == pytest.approx((se, -0.06 / se))
+        # Student's t on 4 degrees of freedom in closed form: F(t) = 1/2 + 3/8 x (1 - x²/12), x = t / √(1 + t²/4)
+        x = abs(m.t) / math.sqrt(1 + m.t**2 / 4)
+        assert m.p == pytest.approx(1 - 2 * (3 / 8) * x * (1 - x**2 / 12), rel=1e-9)
+        assert m.high - m.low == pytest.approx(2 * 2.7764451052 * se) and m.p_plain == c.p
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_moderated_tests_are_the_procedure_written_out(seed):
+    pds = five_activations(seed, n=3 + seed)
+    logs = {name: sig.log_pseudo_values(pd) for name, pd in pds.items()}
+    plain, variance, moderated = moderated_family(pds)
+    for name, (t, df, p, low, high, low90, high90) in moderated_by_hand(logs, "relu").items():
+        ours = moderated[name]
+        assert (ours.t, ours.df, ours.p) == pytest.approx((t, df, p), rel=1e-9)
+        assert (ours.low, ours.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-9)
+        assert (ours.low90, ours.high90) == pytest.approx((math.exp(low90), math.exp(high90)), rel=1e-9)
+        assert (ours.effect, ours.p_plain) == (plain[name].effect, plain[name].p) and no_nan(ours)
+        assert (ours.g, ours.g_low) == (plain[name].g, plain[name].g_low)
+    smooth = ["gelu", "swish", "smelu_1"]
+    contrast = sig.moderate(sig.smooth_contrast(pds, smooth), variance)
+    t, df, p, low, high, *_ = moderated_by_hand(logs, "relu", smooth)["contrast"]
+    assert (contrast.t, contrast.df, contrast.p) == pytest.approx((t, df, p), rel=1e-9)
+    assert (contrast.low, contrast.high) == pytest.approx((math.exp(low), math.exp(high)), rel=1e-9)
+
+
+def test_moderated_variance_is_the_posterior_mean_of_smyth():
+    # v | σ² ~ σ² χ²_d / d and 1/σ² ~ χ²_d0 / (d0 s0²): the moderated variance is 1 / E[1/σ² | v], by quadrature
+    v, d, s0, d0 = 3.1e-4, 3, 5e-4, sig.PRIOR_DF
+    tau = np.linspace(1e-6, 4e4, 200_001)
+    density = stats.chi2.pdf(tau * d0 * s0, d0) * tau * stats.chi2.pdf(tau * d * v, d)
+    expected = np.trapezoid(density, tau) / np.trapezoid(density * tau, tau)
+    x = np.array([-1, 1, -1, 1]) * math.sqrt(v * 3 / 4)  # whose variance is v
+    ours = sig.moderate(sig.compare_loss(x, np.zeros(4)), s0)
+    assert ours.sd**2 == pytest.approx(expected, rel=1e-6) and ours.se == pytest.approx(ours.sd / 2)
+
+
+def test_unpaired_moderation_works_on_welchs_terms():
+    rng = np.random.default_rng(5)
+    groups = [rng.normal(1.5, 0.02 * (i + 1), n) for i, n in enumerate((4, 6, 3, 5))]
+    plain = [sig.compare_loss(x, groups[0], paired=False) for x in groups[1:]]
+    welch = [stats.ttest_ind(x, groups[0], equal_var=False) for x in groups[1:]]
+    n = [stats.hmean([len(x), len(groups[0])]) for x in groups[1:]]
+    own = [m * (x.var(ddof=1) / len(x) + groups[0].var(ddof=1) / 4) for m, x in zip(n, groups[1:], strict=True)]
+    assert sig.family_variance(plain) == pytest.approx(np.mean(own))
+    for c, m, v, theirs, x in zip(plain, n, own, welch, groups[1:], strict=True):
+        ours = sig.moderate(c, np.mean(own))
+        df = theirs.df + 2
+        t = (x.mean() - groups[0].mean()) / math.sqrt((2 * np.mean(own) + theirs.df * v) / df / m)
+        assert (ours.t, ours.df, ours.p) == pytest.approx((t, df, 2 * stats.t.sf(abs(t), df)), rel=1e-9)
+        assert ours.kind == "moderated Welch t" and ours.prior_df == 2
+
+
+def test_what_is_not_moderated():
+    pds = five_activations()
+    plain, variance, moderated = moderated_family(pds)
+    two = list(plain.values())[:2]
+    assert sig.family_variance(two) is None and sig.family_variance([]) is None
+    still = sig.compare_pd(pds["gelu"], 2 * pds["gelu"])  # no variation: no test, and nothing to lend
+    assert sig.family_variance([*two, still, None]) is None
+    assert sig.moderate(plain["gelu"], None) is plain["gelu"] and sig.moderate(still, variance) is still
+    with pytest.raises(ValueError, match="already"):
+        sig.moderate(moderated["gelu"], variance)
+    for bad in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="variance"):
+            sig.moderate(plain["gelu"], bad)
+
+
+def test_planning_with_a_moderated_test():
+    delta = -math.log(0.95)
+    _, _, moderated = moderated_family(five_activations(2, n=3))
+    c = moderated["gelu"]
+    plan = sig.plan_trials(c, delta)
+    critical = {m: stats.t.ppf(0.975, m + 1) for m in range(3, 300)}
+
+    def power(m, sd):
+        nc = delta / (sd * math.sqrt((1 + 4 / 3 / (m - 2)) / (1 + 4 / 3)) / math.sqrt(m))
+        return stats.nct.sf(critical[m], m + 1, nc) + stats.nct.cdf(-critical[m], m + 1, nc)
+
+    limits = [c.sd * math.sqrt(4 / stats.chi2.ppf(q, 4)) for q in (0.9, 0.1)]
+    expected = [next(m for m in critical if power(m, sd) >= 0.8) for sd in (c.sd, *limits)]
+    assert list(plan) == expected
+    assert sig.power(delta, c.se, c.df) == pytest.approx(power(3, c.sd), abs=1e-6)
+    detectable = sig.smallest_detectable(c.se, c.df)
+    assert sig.power(detectable, c.se, c.df) == pytest.approx(0.8)
+
+
+# ---------------------------------------------------------------- families, ties, studies that share trials
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_equivalence_is_two_one_sided_t_tests(paired):
+    rng = np.random.default_rng(3)
+    for shift in (0.0, 0.004, 0.02):
+        x, y = rng.normal(1.5, 0.004, 5) + shift, rng.normal(1.5, 0.004, 5)
+        c = sig.compare_loss(x, y, paired)
+
+        def one_sided(limit, side, x=x, y=y):
+            test = stats.ttest_rel if paired else lambda *a, **k: stats.ttest_ind(*a, equal_var=False, **k)
+            return test(x - limit, y, alternative=side).pvalue
+
+        expected = max(one_sided(-0.01, "greater"), one_sided(0.01, "less"))
+        assert sig.equivalence_p(c) == pytest.approx(expected, rel=1e-9)
+    c = sig.compare_pd(B5 * (1 + 0.002 * matrix(np.sin(range(10)))), B5)
+    for margin in (0.001, 0.002, 0.004, 0.05):
+        inside = 1 - margin < c.low90 and c.high90 < 1 / (1 - margin)
+        assert (sig.equivalence_p(c, margin) < 0.05) == inside
+    assert sig.equivalence_p(sig.compare_pd(A3, A3)) is None
+    with pytest.raises(ValueError, match="margin"):
+        sig.equivalence_p(c, 1.5)
+
+
+def test_verdict_of_a_family_uses_its_adjusted_p_of_equality():
+    c = sig.compare_pd(B5 * (1 + 0.002 * matrix(np.sin(range(10)))), B5)
+    assert sig.verdict(c, 0.5).kind == "equal" == sig.verdict(c, 0.5, p_equal=0.04).kind
+    assert sig.verdict(c, 0.5, p_equal=0.06).kind == "inconclusive"
+
+
+def test_gatekeeping():
+    first = {"gelu": 0.01, "swish": 0.2, "silu": None}
+    contrast = {"smooth": 0.04}
+    equal = {"gelu": 0.001, "swish": 0.001, "silu": 0.5}
+    both = {"smooth": 0.9}
+    pairs = {"gelu-swish": 0.02, "swish-silu": 0.012}
+    a, b, c, d, e = sig.gatekeep([first, contrast, equal, both, pairs])
+    assert a == pytest.approx({"gelu": 0.03, "swish": 0.4, "silu": 1.0})  # Holm
+    assert b == pytest.approx({"smooth": 0.04})  # open, as one of the first family is found
+    assert c == pytest.approx({"gelu": 0.03, "swish": 0.4, "silu": 1.0})  # never surer than the gate
+    assert d == {"smooth": 0.9} and e == pytest.approx({"gelu-swish": 0.03, "swish-silu": 0.03})
+    shut = {"gelu": 0.03, "swish": 0.2, "silu": None}
+    assert sig.gatekeep([shut, {"smooth": 0.001}])[1] == pytest.approx({"smooth": 0.09})
+    planned = sig.gatekeep([shut, {"smooth": 0.001}, {"smooth": 0.0001}], planned="smooth")
+    assert planned[1:] == [{"smooth": 0.002}, {"smooth": 0.002}]  # at half the level without a gate; then the gate
+    assert sig.gatekeep([first, contrast], planned="smooth")[1] == pytest.approx({"smooth": 0.04})
+    assert sig.gatekeep([]) == [] and sig.gatekeep([{}, {"smooth": 0.01}])[1] == {"smooth": 1.0}
+
+
+def test_gatekeeping_errs_no_more_than_its_first_family():
+    # independent p-values, nothing to find: 5 % for Holm over three; a second family of the same three adds nothing
+    p = np.random.default_rng(0).uniform(size=(4000, 2, 3))
+    found = [sig.gatekeep([dict(enumerate(a)), dict(enumerate(b)), {"new": b[0]}]) for a, b in p]
+    any_first = np.array([min(a.values()) < 0.05 for a, _, _ in found])
+    any_later = np.array([min(*b.values(), *c.values()) < 0.05 for _, b, c in found])
+    assert abs(any_first.mean() - 0.05) < 4 * math.sqrt(0.05 * 0.95 / 4000) and not (any_later & ~any_first).any()
+
+
+def test_noise_ties_and_nothing_more():
+    assert sig.same(0.2, 0.2 + 1e-9) and sig.same(0.2, 0.2) and sig.same(0, 0)
+    assert not sig.same(0.2, 0.2001) and not sig.same(0, 1e-9)
+    single, double = np.float32(0.2), 0.2
+    assert sig.same(float(single), double)
+
+
+def test_studies_that_share_trials_count_once():
+    overlapping = [{"a", "b", "c"}, {"b", "c", "d"}, {"c", "d", "e"}, {"d", "e", "f"}]
+    assert sig.separate_studies(overlapping) == {0: None, 1: 0, 2: 0, 3: None}
+    assert sig.separate_studies([["a", "b"], ["a", "b"], ["a", "b", "c"]]) == {0: 2, 1: 2, 2: None}
+    assert sig.separate_studies([["a"], ["b"], ["c"]]) == {0: None, 1: None, 2: None}
+    assert sig.separate_studies([]) == {}
+    with pytest.raises(ValueError, match="at least one"):
+        sig.separate_studies([["a"], []])
+
+
+# ---------------------------------------------------------------- looks
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.0125, 0.3])
+@pytest.mark.parametrize("looks", [(3, 5, 8, 12, 20), (3, 6, 10), (5,)])
+def test_levels_of_the_looks_spend_the_error_in_equal_shares(looks, alpha):
+    # z statistics at n and m trials correlate with √(n/m): staying inside all bounds up to look k, by SciPy's integral
+    levels = sequential.sequential_levels(looks, alpha)
+    z = stats.norm.isf(np.array(levels) / 2)
+    n = np.array(looks)
+    correlation = np.sqrt(np.minimum.outer(n, n) / np.maximum.outer(n, n))
+    for k in range(1, len(looks) + 1):
+        stays = stats.multivariate_normal(cov=correlation[:k, :k], seed=0, abseps=1e-5, maxpts=10**5).cdf(
+            z[:k], lower_limit=-z[:k]
+        )
+        assert 1 - stays == pytest.approx(alpha * k / len(looks), abs=1e-4)
+    assert levels[0] == pytest.approx(alpha / len(looks)) and len(levels) == len(looks)
+
+
+def test_repeated_p_is_the_inverse_of_the_levels():
+    for alpha in (1e-6, 0.0125, 0.05, 0.4):
+        for look, level in zip(sequential.LOOKS, sequential.sequential_levels(sequential.LOOKS, alpha), strict=True):
+            assert sequential.repeated_p(level, look) == pytest.approx(alpha, rel=1e-3)
+    assert sequential.repeated_p(1.0, 3) == 1.0 and 0 < sequential.repeated_p(1e-200, 20) < 1e-198
+    p = np.geomspace(1e-14, 1, 400)
+    for look in sequential.LOOKS:
+        assert (np.diff(sequential.repeated_p(p, look)) >= 0).all() and (sequential.repeated_p(p, look) >= p).all()
+    for bad, message in (((0.1, 4), "planned are looks at 3, 5"), ((1.2, 3), "between 0 and 1")):
+        with pytest.raises(ValueError, match=message):
+            sequential.repeated_p(*bad)
+    for looks, alpha in (((2, 5), 0.05), ((3, 3), 0.05), ((), 0.05), ((3, 5), 1.0)):
+        with pytest.raises(ValueError, match="looks|alpha"):
+            sequential.sequential_levels(looks, alpha)
+
+
+def test_repeated_interval_and_p_are_one():
+    pds = five_activations(1, n=5)
+    _, _, moderated = moderated_family(pds | {"gelu": 0.9 * pds["gelu"]})
+    c = moderated["gelu"]
+    alpha = sequential.repeated_p(c.p, 5)
+    low, high = sequential.repeated_interval(c, 5, alpha=alpha)
+    assert min(abs(math.log(low)), abs(math.log(high))) == pytest.approx(0, abs=1e-4 * c.se)
+    level = sequential.sequential_levels()[1]
+    half = stats.t.ppf(1 - level / 2, c.df) * c.se
+    assert sequential.repeated_interval(c, 5) == pytest.approx((c.effect * math.exp(-half), c.effect * math.exp(half)))
+    assert sequential.repeated_interval(sig.compare_pd(A3, A3), 3) == (None, None)
+
+
+def losses_of(rng, n, shifts, sd=0.005):
+    reference = rng.normal(1.5, sd, n)
+    plain = {name: sig.compare_loss(rng.normal(1.5 + shift, sd, n), reference) for name, shift in shifts.items()}
+    variance = sig.family_variance(plain.values())
+    return {name: sig.moderate(c, variance) for name, c in plain.items()}
+
+
+def test_decisions_stand_and_follow_holm_over_repeated_p():
+    rng = np.random.default_rng(1)
+    shifts = {"low": -0.1, "high": 0.1, "same": 0.0, "unclear": 0.008}
+    decided, history = None, []
+    for look in sequential.LOOKS:
+        family = losses_of(rng, look, shifts)
+        decided = sequential.decide(family, look, decided)
+        history.append((family, decided))
+    assert [d.kind for d in history[0][1].values()] == ["lower", "higher", "open", "open"]
+    assert decided["same"].kind == "equal" and decided["low"] is history[0][1]["low"]
+    family, first = history[0]
+    adjusted = sig.holm([sequential.repeated_p(c.p, 3) for c in family.values()])
+    assert [d.p for d in first.values()] == pytest.approx(adjusted)
+    one_sided = [sig.equivalence_p(c) for c in family.values()]
+    one_sided = [sequential.repeated_p(2 * p, 3) / 2 if p < 0.5 else 1 for p in one_sided]
+    assert [d.p_equal for d in first.values()] == pytest.approx(sig.holm(one_sided))
+    # at the second look the two that are decided are no longer in the way of the others
+    family, second = history[1]
+    rest = [sequential.repeated_p(family[n].p, 5) for n in ("same", "unclear")]
+    assert [second[n].p for n in ("same", "unclear")] == pytest.approx(sig.holm(rest))
+    assert all((d.look is None) == (d.kind == "open") for d in decided.values())
+    untested = sequential.decide({"a": sig.compare_pd(A3, A3)}, 3)["a"]
+    assert (untested.kind, untested.p, untested.low) == ("open", 1.0, None)
+    with pytest.raises(ValueError, match="earlier"):
+        sequential.decide(family, 5, {"low": decided["low"]})
+
+
+def test_looks_err_as_often_as_they_say():
+    """Differences of three comparisons with one reference, nothing to find, no margin that could stop a study: any
+    claim over five looks and the family, against 5 %; without paying for the looks it is more."""
+    rng, replications = np.random.default_rng(7), 400
+    hits = unpaid = 0
+    for _ in range(replications):
+        x = rng.standard_normal((4, 20))
+        decided, plain = None, False
+        for look in sequential.LOOKS:
+            family = {i: sig.compare_loss(1.5 + x[i, :look], 1.5 + x[0, :look]) for i in (1, 2, 3)}
+            decided = sequential.decide(family, look, decided, margin=1e-6)
+            plain |= min(sig.holm([c.p for c in family.values()])) < 0.05
+        hits += any(d.kind != "open" for d in decided.values())
+        unpaid += plain
+    assert hits / replications < 0.05 + 3 * math.sqrt(0.05 * 0.95 / replications)
+    assert hits / replications > 0.02 and unpaid > 2 * hits
 
 
 # ---------------------------------------------------------------- calibration
