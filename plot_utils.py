@@ -1340,9 +1340,9 @@ def plot_comparisons(
     return paths
 
 
-def _ratio_table(study: Study) -> list[dict]:
+def _ratio_table(all_results: Mapping[str, dict]) -> list[dict]:
     """The table of plot_pd_ratios; empty without ReLU or without pairs of trials."""
-    table = []
+    study, table = Study.of(all_results), []
     for tests in study.tests:
         if not tests.primary:
             continue

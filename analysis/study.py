@@ -354,7 +354,9 @@ class Study:
     @_once
     def _criteria(self, without: int | None) -> dict[str, dict[str, float | None]]:
         """{activation: {criterion: its value}}; of unfit activations nothing."""
-        kept = {name: dataclasses.replace(m, without=without) for name, m in self.measured.items()}
+        kept = self.measured
+        if without is not None:
+            kept = {name: dataclasses.replace(m, without=without) for name, m in kept.items()}
         return {
             name: {} if m.unfit else {criterion: get(m) for criterion, (_, get) in CRITERIA.items()}
             for name, m in kept.items()

@@ -14,8 +14,7 @@ from analysis.report import overview, plan_text
 from analysis.study import Study
 from analyze_results import generate_final_report
 from config import UserError
-from synthetic import STUDY, synthetic_results, synthetic_study
-from test_analyze_results import DEGENERATE, log_jackknife, losses_of, pds_of
+from synthetic import DEGENERATE, STUDY, log_jackknife, losses_of, pds_of, synthetic_results, synthetic_study
 
 SECTIONS = [
     "Executive Summary",
