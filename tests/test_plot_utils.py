@@ -447,7 +447,7 @@ def test_pairs_with_their_errors():
     assert [t.get_text() for t in differences.get_xticklabels()] == [
         p["model_pair"].replace("_vs_", "–") for p in pairs
     ]
-    assert len(metrics.get_lines()) == 8
+    assert len(metrics.get_lines()) == 7
     assert all(len(line.get_xdata()) == 6 for line in metrics.get_lines())
 
 
