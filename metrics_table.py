@@ -15,7 +15,7 @@ class Metric:
     """One measured quantity, and how it is called wherever it is shown."""
 
     key: str  # in the results file
-    column: str  # in summary.csv: the mean over trials or pairs, or their median ("Median_…"); '' to leave it out
+    column: str  # in summary.csv: the mean over trials or pairs, or their median ("Median_…"); '': recorded, not shown
     label: str  # in tables and figures
     unit: str  # '' for a pure number
     better: str  # 'lower', 'higher', or '' where neither is

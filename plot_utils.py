@@ -38,6 +38,7 @@ from activations import STUDY, get_info, label
 from analysis.results import Measured, load_all_results, mean, std
 from analysis.study import WEIGHTINGS, Study
 from config import Config, Parser, UserError
+from metrics_table import metrics_of
 from storage import number
 
 __all__ = [
@@ -391,16 +392,8 @@ def _curve_legend(m: Measured, shades: dict, unigram: float | None) -> list[Line
     return handles
 
 
-_PAIR_METRICS = {
-    "relative_pd": "relative PD",
-    "pd_l1": "PD, L1",
-    "pd_l2": "PD, L2",
-    "symmetric_pd": "symmetric PD",
-    "true_label_relative_pd": "true-label PD",
-    "hellinger": "Hellinger",
-    "jensen_shannon": "Jensen–Shannon (nats)",
-    "val_loss_difference": "|Δ validation loss| (nats)",
-}
+# what summary.csv shows of a pair; top-1 mismatch has a panel of its own
+_PAIR_METRICS = {m.key: m.heading for m in metrics_of("pair") if m.column and m.key != "top1_mismatch_pct"}
 
 
 def plot_reproducibility_metrics(
@@ -1340,9 +1333,9 @@ def plot_comparisons(
     return paths
 
 
-def _ratio_table(study: Study) -> list[dict]:
+def _ratio_table(all_results: Mapping[str, dict]) -> list[dict]:
     """The table of plot_pd_ratios; empty without ReLU or without pairs of trials."""
-    table = []
+    study, table = Study.of(all_results), []
     for tests in study.tests:
         if not tests.primary:
             continue

@@ -47,11 +47,7 @@ VERDICTS = ("lower", "higher", "equal", "inconclusive", "no test")
 
 def executive_summary(s: Study) -> list[str]:
     word, why = hypothesis(s)
-    lines = [
-        *question(s),
-        "",
-        f"**Result: {word}.** {why}",
-    ]
+    lines = [*question(s), "", f"**Result: {word}.** {why}"]
     if failed_checks(across(s)):
         lines[-1] += " **A check across activations failed (below): don't rely on this before that is explained.**"
     lines += ["", *(f"- {point}" for point in [*comparison_points(s), *headlines(s), *limits(s)]), ""]
@@ -426,11 +422,7 @@ def statistical_significance(s: Study) -> list[str]:
         f"adjusted p does not fall below {ALPHA} (marked \\*). The inference is over trials, given the fixed positions."
     ]
     if s.primary:
-        lines += [
-            "",
-            f"### Against {label(REFERENCE)}: the planned comparisons",
-            "",
-        ]
+        lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
         lines += ["Relative PD of the final models:", *reference_table(s, "PD")]
         if any(t.tests["Matched_PD"] for t in s.primary):
             lines += [
@@ -474,9 +466,8 @@ def all_pairs(s: Study) -> list[str]:
     family = sum(not t.unfit for t in s.tests)
     note = f"For each quantity, p is adjusted over all {family} pairs"
     if s.primary:
-        note += (
-            f", for those with {label(REFERENCE)} over the {counted(len(s.primary), 'planned comparison')}, as above"
-        )
+        planned = counted(len(s.primary), "planned comparison")
+        note += f", for those with {label(REFERENCE)} over the {planned}, as above"
     header = ["Pair", "Change of mean PD", "p, Holm", "PD", "Loss difference", "p, Holm", "Loss"]
     return ["", "### All pairs", "", f"{note}." if family > 1 else "", *table(header, rows)]
 
@@ -557,31 +548,17 @@ def uncalibrated(s: Study) -> list[str]:
 
 def key_findings(s: Study) -> list[str]:
     word, why = hypothesis(s)
-    return [
-        "### Smooth versus non-smooth",
-        "",
-        *smooth_finding(s),
-        "",
-        "### Best and worst",
-        "",
-        best_and_worst(s),
-        "",
-        "### Hypothesis validation",
-        "",
-        f"That smooth activations have a lower mean PD than {label(REFERENCE)}: **{word}**. {why}",
-        "",
-        "### At equal validation loss",
-        "",
-        *equal_loss(s),
-        "",
-        "### Accuracy against reproducibility",
-        "",
-        trade_off(s),
-        "",
-        "### Integrity and training",
-        "",
-        *(f"- {point}" for point in integrity(s)),
-    ]
+    found = {
+        "Smooth versus non-smooth": smooth_finding(s),
+        "Best and worst": [best_and_worst(s)],
+        "Hypothesis validation": [
+            f"That smooth activations have a lower mean PD than {label(REFERENCE)}: **{word}**. {why}"
+        ],
+        "At equal validation loss": equal_loss(s),
+        "Accuracy against reproducibility": [trade_off(s)],
+        "Integrity and training": [f"- {point}" for point in integrity(s)],
+    }
+    return [line for title, lines in found.items() for line in (f"### {title}", "", *lines, "")]
 
 
 def smooth_finding(s: Study) -> list[str]:
@@ -767,7 +744,7 @@ def for_research(s: Study) -> str:
         unmatched = [t.a for t in s.disagreeing if t.a in lower and s.verdict(t, "Matched_PD").kind != "lower"]
         if unmatched:
             text += (
-                f" At equal loss it was not shown for {labels(unmatched)}: it may come from how much they have learnt."
+                f" At equal loss it was not shown for {labels(unmatched)}: how much they have learnt may explain it."
             )
         costly = [n for n in lower if n in s.against_reference("Loss", "higher")]
         return text + (f" The price is a higher validation loss with {labels(costly)}." if costly else "")
@@ -776,10 +753,9 @@ def for_research(s: Study) -> str:
             f"{labels(among)}, taken together: a lower mean PD than that of {label(REFERENCE)} was shown for these "
             f"smooth activations as a group, but not for any of them alone.{choice}"
         )
-        unmatched = s.contrast_kind("Matched_PD") not in ("lower", "")
-        return text + (
-            " At equal loss it was not shown: it may come from how much they have learnt." if unmatched else ""
-        )
+        if s.contrast_kind("Matched_PD") not in ("lower", ""):
+            text += " At equal loss it was not shown: how much they have learnt may explain it."
+        return text
     text = "Choose on accuracy and speed: "
     if higher:
         text += f"no lower PD than that of {label(REFERENCE)} was shown, and a higher one for {labels(higher)}."

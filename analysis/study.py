@@ -313,18 +313,9 @@ class Study:
     # rankings
 
     def rank(self, weights: Mapping[str, float] | None = None, without: int | None = None) -> Ranking:
-        """Activations by a weighted score, best first.
+        """Activations by a weighted score, best first; `without` leaves a trial out of everything.
 
-        Each criterion is scaled over the activations compared, 1 for the best and 0 for the worst (1 for all when they
-        are equal). Equal scores share a rank.
-
-        Args:
-            weights: any of CRITERIA, at least one above zero; they are scaled to sum to 1, and one left out is 0.
-                Default: the weighting for research.
-            without: a trial to leave out of everything.
-
-        Raises:
-            UserError: an unknown weight, one that is negative or not finite, or all are zero.
+        Scores, weights and errors are those of analyze_results.rank_activations.
         """
         return self._rank(tuple(_shares(WEIGHTINGS["research"] if weights is None else weights).items()), without)
 
@@ -354,7 +345,9 @@ class Study:
     @_once
     def _criteria(self, without: int | None) -> dict[str, dict[str, float | None]]:
         """{activation: {criterion: its value}}; of unfit activations nothing."""
-        kept = {name: dataclasses.replace(m, without=without) for name, m in self.measured.items()}
+        kept = self.measured
+        if without is not None:
+            kept = {name: dataclasses.replace(m, without=without) for name, m in kept.items()}
         return {
             name: {} if m.unfit else {criterion: get(m) for criterion, (_, get) in CRITERIA.items()}
             for name, m in kept.items()

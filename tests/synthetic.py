@@ -4,6 +4,7 @@ The numbers are drawn from a seeded generator, never trained; they follow the mo
 shares trials, PD_ij = mean + g_i + g_j + s_ij.
 """
 
+import copy
 import itertools
 
 import numpy as np
@@ -203,3 +204,115 @@ def synthetic_study(names=STUDY, **kwargs):
         )
         for i, name in enumerate(names)
     }
+
+
+def write_study(folder, study):
+    for results in study.values():
+        storage.write_results(results, folder)
+    return folder
+
+
+# -- read without the code under test ---------------------------------------------------------------------------------
+
+
+def pds_of(results):
+    """{(i, j): relative PD}, read without the code under test."""
+    pairs = {}
+    for pair in results["reproducibility_metrics"]:
+        i, j = map(int, pair["model_pair"].split("_vs_"))
+        pairs[i, j] = pair["relative_pd"]
+    return pairs
+
+
+def log_jackknife(pairs):
+    """ln U + (ψ - U) / U with ψ_k = n U - (n - 1) U_(k), U_(k) the mean over pairs without trial k."""
+    ids = sorted({k for pair in pairs for k in pair})
+    n, everything = len(ids), np.mean(list(pairs.values()))
+    without = np.array([np.mean([x for pair, x in pairs.items() if k not in pair]) for k in ids])
+    return np.log(everything) + (n * everything - (n - 1) * without - everything) / everything
+
+
+def losses_of(results):
+    return np.array([t["val_loss"] for t in results["trials"]])
+
+
+# -- studies that lack something --------------------------------------------------------------------------------------
+
+
+def no_variation():
+    study = synthetic_study()
+    for results in study.values():
+        for t in results["trials"]:
+            t["val_loss"] = 1.8
+        for p in results["reproducibility_metrics"]:
+            p["relative_pd"] = 0.1
+    return study
+
+
+def with_nan():
+    study = synthetic_study()
+    study["relu"]["trials"][1]["val_loss"] = float("nan")
+    for p in study["relu"]["reproducibility_metrics"]:
+        if "2" in p["model_pair"]:
+            p["relative_pd"] = float("nan")
+    return study
+
+
+def without_a_trial():
+    study = synthetic_study()
+    study["relu"]["trials"].pop()
+    return study
+
+
+def without_a_pair():
+    study = synthetic_study()
+    study["relu"]["reproducibility_metrics"].pop()
+    return study
+
+
+def identical_activations():
+    study = synthetic_study()
+    study["gelu"] = {**copy.deepcopy(study["swish"]), "activation": "gelu"}
+    return study
+
+
+def identical_trials():
+    study = synthetic_study()
+    for p in study["relu"]["reproducibility_metrics"]:
+        p["relative_pd"] = 0.0
+    return study
+
+
+def seeds_apart():
+    study = synthetic_study()
+    for t in study["relu"]["trials"]:
+        t["seed"] += 100
+    return study
+
+
+DEGENERATE = {
+    "one activation": lambda: synthetic_study(("relu",)),
+    "one smooth activation": lambda: synthetic_study(("gelu",)),
+    "no relu": lambda: synthetic_study(("gelu", "swish")),
+    "one trial": lambda: synthetic_study(n_trials=1),
+    "one trial of one activation": lambda: synthetic_study(("relu",), n_trials=1),
+    "two trials": lambda: synthetic_study(n_trials=2),
+    "five trials": lambda: synthetic_study(n_trials=5),
+    "more trials of one": lambda: {**synthetic_study(), "relu": synthetic_results("relu", n_trials=5)},
+    "a diverged trial": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", diverged=(2,))},
+    "an activation diverged": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", diverged=(1, 2, 3))},
+    "everything diverged": lambda: {n: synthetic_results(n, diverged=(1, 2, 3)) for n in STUDY},
+    "a failed audit": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", audit_passed=False)},
+    "relu failed its audit": lambda: {**synthetic_study(), "relu": synthetic_results("relu", audit_passed=False)},
+    "all audits failed": lambda: {n: synthetic_results(n, audit_passed=False) for n in STUDY},
+    "another tool's files": lambda: {n: minimal_results(n) for n in STUDY},
+    "one file of another tool": lambda: {**synthetic_study(), "relu": minimal_results("relu")},
+    "NaN": with_nan,
+    "a missing trial": without_a_trial,
+    "a missing pair": without_a_pair,
+    "identical activations": identical_activations,
+    "identical trials": identical_trials,
+    "no variation": no_variation,
+    "seeds not shared": seeds_apart,
+    "unknown names": lambda: {**synthetic_study(("relu",)), "m<b>|*y": synthetic_results("m<b>|*y")},
+}

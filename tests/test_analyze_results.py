@@ -1,9 +1,6 @@
 """The analysis against numbers worked out independently, with NumPy, SciPy and statsmodels, from the same results."""
 
 import copy
-import itertools
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +11,10 @@ import scipy.stats
 from statsmodels.stats.multitest import multipletests
 
 import analyze_results as ar
-import storage
 from analysis import tables
-from analysis.results import Measured, matched_loss_pd, matrix, pd_at_val_loss, seeds_shared
 from analysis.study import Study
 from analyze_results import (
     calculate_statistical_significance,
-    load_all_results,
     matched_loss,
     plan_trials,
     rank_activations,
@@ -28,31 +22,17 @@ from analyze_results import (
     save_results_summary,
 )
 from config import UserError
-from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
-from tools.checklist import check_study
+from synthetic import (
+    DEGENERATE,
+    log_jackknife,
+    losses_of,
+    pds_of,
+    synthetic_results,
+    synthetic_study,
+    write_study,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def pds_of(results):
-    """{(i, j): relative PD}, read without the code under test."""
-    pairs = {}
-    for pair in results["reproducibility_metrics"]:
-        i, j = map(int, pair["model_pair"].split("_vs_"))
-        pairs[i, j] = pair["relative_pd"]
-    return pairs
-
-
-def log_jackknife(pairs):
-    """ln U + (ψ - U) / U with ψ_k = n U - (n - 1) U_(k), U_(k) the mean over pairs without trial k."""
-    ids = sorted({k for pair in pairs for k in pair})
-    n, everything = len(ids), np.mean(list(pairs.values()))
-    without = np.array([np.mean([x for pair, x in pairs.items() if k not in pair]) for k in ids])
-    return np.log(everything) + (n * everything - (n - 1) * without - everything) / everything
-
-
-def losses_of(results):
-    return np.array([t["val_loss"] for t in results["trials"]])
 
 
 def row_of(table, a, b):
@@ -61,124 +41,8 @@ def row_of(table, a, b):
     return found.iloc[0]
 
 
-def write_study(folder, study):
-    for results in study.values():
-        storage.write_results(results, folder)
-    return folder
-
-
 def summary_of(study):
     return tables.summary(Study(study))
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def test_loads_in_the_order_of_the_study(tmp_path):
-    study = synthetic_study((*STUDY[::-1], "tanh", "mish"))
-    loaded = load_all_results(write_study(tmp_path, study))
-    assert list(loaded) == [*STUDY, "mish", "tanh"]
-    assert loaded["relu"]["trials"] == study["relu"]["trials"]
-
-
-def test_loads_files_of_another_tool(tmp_path):
-    path = tmp_path / "anything_results.json"  # a name of its own, and NaN tokens
-    results = minimal_results("relu")
-    results["trials"][0]["train_accuracy"] = float("nan")
-    path.write_text(json.dumps(results))
-    loaded = load_all_results(tmp_path)
-    assert list(loaded) == ["relu"]
-    assert loaded["relu"]["trials"][0]["train_accuracy"] is None
-
-
-def test_no_folder_no_results(tmp_path):
-    assert load_all_results(tmp_path) == {}
-    with pytest.raises(UserError, match="no such folder"):
-        load_all_results(tmp_path / "missing")
-    with pytest.raises(UserError, match="no results"):
-        summary_of({})
-
-
-@pytest.mark.parametrize("content", ["", "{", '{"activation": "relu"}', "[]", "\x00\x01"])
-def test_a_damaged_file_is_named_in_one_line(tmp_path, content):
-    write_study(tmp_path, synthetic_study(("relu",)))
-    (tmp_path / "gelu_results.json").write_text(content)
-    with pytest.raises(storage.StorageError, match="gelu_results.json") as caught:
-        load_all_results(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def changed(key, value, within=None):
-    def change(results):
-        (results[within] if within else results)[key] = value
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ([changed("fingerprint", "0" * 64), changed("max_iters", 500, "config")], r"max_iters \(1000 and 500\)"),
-        ([changed("fingerprint", "0" * 64)], "fingerprint"),
-        ([changed("sha256", "0" * 64, "dataset")], "the corpus"),
-        ([changed("sha256", "0" * 64, "evaluation")], "the positions evaluated"),
-    ],
-)
-def test_mixed_folders_are_refused(tmp_path, changes, named):
-    study = synthetic_study()
-    for change in changes:
-        change(study["gelu"])
-    write_study(tmp_path, study)
-    with pytest.raises(UserError, match=named) as caught:
-        load_all_results(tmp_path)
-    assert "gelu" in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=named):  # nor when put together in memory
-        calculate_statistical_significance(study)
-
-
-def test_the_wrong_name_and_two_of_a_name_are_refused(tmp_path):
-    write_study(tmp_path, synthetic_study(("relu", "gelu")))
-    (tmp_path / "gelu_results.json").replace(tmp_path / "swish_results.json")
-    with pytest.raises(UserError, match="swish_results.json: holds the results of gelu"):
-        load_all_results(tmp_path)
-    (tmp_path / "swish_results.json").unlink()
-    (tmp_path / "z_results.json").write_text(json.dumps(minimal_results("relu")))
-    with pytest.raises(UserError, match="holds results of relu too"):
-        load_all_results(tmp_path)
-
-
-def test_what_cannot_be_understood_is_an_error():
-    results = synthetic_results("relu")
-    results["reproducibility_metrics"][0]["model_pair"] = "first and second"
-    with pytest.raises(UserError, match="model_pair='first and second'"):
-        summary_of({"relu": results})
-
-
-def test_only_finished_trials_and_complete_pairs_count():
-    diverged = Measured("relu", synthetic_results("relu", n_trials=4, diverged=(2,)))
-    assert list(diverged.trials) == [1, 3, 4] and list(diverged.failed) == [2]
-    assert diverged.pd_ids == [1, 3, 4]
-    nan = synthetic_results("relu", n_trials=4)
-    nan["trials"][3]["val_loss"] = float("nan")
-    assert list(Measured("relu", nan).trials) == [1, 2, 3]
-    incomplete = synthetic_results("relu", n_trials=4)
-    incomplete["reproducibility_metrics"] = [
-        p for p in incomplete["reproducibility_metrics"] if p["model_pair"] not in ("1_vs_3", "1_vs_4")
-    ]
-    assert Measured("relu", incomplete).pd_ids == [2, 3, 4]
-    assert Measured("relu", synthetic_results("relu", n_trials=1)).pd_ids == []
-
-
-def test_the_design_decides_on_pairing():
-    a, b = (Measured(name, synthetic_results(name)) for name in ("relu", "gelu"))
-    assert seeds_shared(a, b)
-    assert seeds_shared(a, Measured("gelu", synthetic_results("gelu", n_trials=5)))
-    for t in b.results["trials"]:
-        t["seed"] += 10
-    assert not seeds_shared(a, b)
-    for t in (*a.results["trials"], *b.results["trials"]):
-        t["seed"] = None
-    assert not seeds_shared(a, b)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -254,140 +118,6 @@ def test_results_frame_is_tidy():
         f"{i}_vs_{j}": pd for (i, j), pd in pds_of(study["swish"]).items()
     }
     assert "nan" not in frame.to_string().lower()
-
-
-# -- at equal loss ----------------------------------------------------------------------------------------------------
-
-
-def test_matched_loss_pd_interpolates_at_the_first_crossing():
-    # mean losses 4, 3, 2, 1: 2.5 lies halfway between steps 1 and 2
-    losses_i, losses_j, pds = [4.2, 3.1, 2.0, 1.5], [3.8, 2.9, 2.0, 0.5], [0.0, 0.10, 0.30, 0.20]
-    assert matched_loss_pd(losses_i, losses_j, pds, 2.5) == pytest.approx(0.20)
-    assert matched_loss_pd(losses_i, losses_j, pds, 2.0) == 0.30
-    assert matched_loss_pd(losses_i, losses_j, pds, 1.75) == pytest.approx(0.275)
-    assert matched_loss_pd(losses_i, losses_j, pds, 0.5) is None  # never reached
-    assert matched_loss_pd(losses_i, losses_j, pds, 5.0) is None  # below it from the start
-    # overfitting: the loss passes 1.5 downwards, and upwards again later; the first time counts
-    assert matched_loss_pd([2, 1, 2], [2, 1, 2], [0.1, 0.2, 0.9], 1.5) == pytest.approx(0.15)
-    assert matched_loss_pd([3, None, 1], [3, 2, 1], [0.1, 0.2, 0.3], 2.5) is None  # no telling where it passed
-    with pytest.raises(ValueError):
-        matched_loss_pd([2, 1], [2, 1], [0.1], 0.5)
-
-
-def test_matched_loss_is_at_a_loss_that_all_reach():
-    study = synthetic_study()
-    matched = matched_loss(study)
-    finals, expected = [], {}
-    for name, results in study.items():
-        d = results["divergence"]
-        for pair, curve in d["pairs"].items():
-            i, j = pair.split("_vs_")
-            loss = (np.array(d["val_loss"][i]) + np.array(d["val_loss"][j])) / 2
-            finals.append(loss[-1])
-            expected[name, pair] = (loss, np.array(curve["relative_pd"]))
-    assert matched.target == pytest.approx(max(finals), rel=1e-12)
-    for (name, pair), (loss, pd) in expected.items():
-        i, j = map(int, pair.split("_vs_"))
-        # the curves fall throughout, so np.interp on the reversed arrays is an independent interpolation
-        assert matched.pairs[name][i, j] == pytest.approx(np.interp(max(finals), loss[::-1], pd[::-1]), rel=1e-9)
-    for name, results in study.items():  # and when each of them got there
-        steps = np.array(results["divergence"]["steps"], float)[::-1]
-        when = [np.interp(max(finals), loss[::-1], steps) for (n, _), (loss, _) in expected.items() if n == name]
-        assert matched.steps[name] == pytest.approx(np.mean(when), rel=1e-9)
-    del study["gelu"]["divergence"]["steps"]  # another tool's file may not say
-    assert set(matched_loss(study).steps) == set(study) - {"gelu"}
-
-
-def test_matched_loss_leaves_out_what_is_unfit_or_not_recorded():
-    study = synthetic_study()
-    study["relu"] = minimal_results("relu")
-    study["gelu"] = synthetic_results("gelu", val_loss=3.0, audit_passed=False)
-    matched = matched_loss(study)
-    assert set(matched.pairs) == {"smelu_05", "smelu_1", "swish"}
-    assert matched.target < 2
-    assert matched.mean("relu") is None
-    assert matched_loss({"relu": synthetic_results("relu")}).target is None
-    assert matched_loss({n: minimal_results(n) for n in STUDY}).target is None
-
-
-def first_crossing(losses_i, losses_j, pds, target):
-    """PD at a loss, by NumPy: between the first point at or below it and the one before."""
-    loss = (np.array(losses_i) + np.array(losses_j)) / 2
-    below = np.flatnonzero(loss <= target)
-    if not len(below) or (below[0] == 0 and loss[0] < target):
-        return None
-    k = below[0]
-    return pds[0] if k == 0 else float(np.interp(target, loss[[k, k - 1]], np.array(pds)[[k, k - 1]]))
-
-
-def divergence_of(losses, pds):
-    """The part of a results file that `pd_at_val_loss` reads, of curves by trial and by pair."""
-    return {"val_loss": losses, "pairs": {name: {"relative_pd": curve} for name, curve in pds.items()}}
-
-
-def check_pd_at_val_loss(divergence):
-    """Every entry, and every loss that is or is not listed, against NumPy; returns the table."""
-    table = pd_at_val_loss(divergence)
-    assert table == json.loads(json.dumps(table, allow_nan=False))
-    losses, curves = divergence["val_loss"], {n: c["relative_pd"] for n, c in divergence["pairs"].items()}
-    expected = []
-    for loss in [round(0.05 * k, 2) for k in range(200, 0, -1)]:
-        pds = {n: first_crossing(*(losses[k] for k in n.split("_vs_")), c, loss) for n, c in curves.items()}
-        reached = [first_crossing(c, c, c, loss) for c in losses.values()]
-        if pds and None not in [*pds.values(), *reached]:
-            expected.append((loss, pds))
-    assert table["val_loss"] == [loss for loss, _ in expected]  # the very floats
-    assert list(table["relative_pd"]) == list(curves)
-    for name, values in table["relative_pd"].items():
-        assert values == pytest.approx([pds[name] for _, pds in expected], rel=1e-12)
-    assert table["mean"] == pytest.approx([np.mean(list(pds.values())) for _, pds in expected], rel=1e-12)
-    return table
-
-
-@pytest.mark.parametrize("n_trials, diverged", [(3, ()), (5, ()), (4, (2,)), (2, ())])
-def test_pd_at_val_loss_of_a_study(n_trials, diverged):
-    study = synthetic_study(n_trials=n_trials, diverged=diverged)
-    tables = {name: check_pd_at_val_loss(results["divergence"]) for name, results in study.items()}
-    for name, table in tables.items():
-        assert len(table["val_loss"]) > 40 and table["val_loss"] == sorted(table["val_loss"], reverse=True)
-        assert not any(f"{k}_vs" in pair or f"vs_{k}" in pair for k in diverged for pair in table["relative_pd"])
-        assert study[name]["pd_at_val_loss"] == table
-    # another activation can be compared with it wherever their losses overlap: the floats are the same
-    common = set(tables["relu"]["val_loss"]) & set(tables["smelu_1"]["val_loss"])
-    assert min(common) == max(min(tables[name]["val_loss"]) for name in ("relu", "smelu_1"))
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_pd_at_val_loss_of_curves_that_rise_and_fall(seed):
-    rng = np.random.default_rng(seed)
-    losses = {str(k): (4 - np.linspace(0, 2, 30) + rng.normal(0, 0.4, 30)).tolist() for k in (1, 2, 3)}
-    pds = {f"{i}_vs_{j}": rng.random(30).tolist() for i, j in itertools.combinations((1, 2, 3), 2)}
-    assert check_pd_at_val_loss(divergence_of(losses, pds))["val_loss"]
-
-
-def test_pd_at_val_loss_by_hand():
-    losses = {"1": [3.0, 2.0, 1.5], "2": [3.0, 2.2, 1.9]}
-    table = check_pd_at_val_loss(divergence_of(losses, {"1_vs_2": [0.0, 0.2, 0.4]}))
-    assert (table["val_loss"][0], table["val_loss"][-1]) == (3.0, 1.9)  # where both begin; what both reach
-    assert table["relative_pd"]["1_vs_2"][0] == 0
-    # the mean falls from 2.1 to 1.7: half of that at 1.9
-    assert table["mean"][-1] == pytest.approx(0.3)
-
-
-def test_pd_at_val_loss_where_there_is_none():
-    one = synthetic_results(n_trials=1)["divergence"]
-    assert pd_at_val_loss(one) == {"val_loss": [], "relative_pd": {}, "mean": []}
-    nothing = synthetic_results(n_trials=2, diverged=(1, 2))["divergence"]
-    assert pd_at_val_loss(nothing) == {"val_loss": [], "relative_pd": {}, "mean": []}
-    apart = divergence_of({"1": [4.0, 3.5], "2": [3.0, 2.0]}, {"1_vs_2": [0.1, 0.2]})
-    assert check_pd_at_val_loss(apart) == {"val_loss": [], "relative_pd": {"1_vs_2": []}, "mean": []}
-    # each is at 2.0 once, but never their mean
-    turns = divergence_of({"1": [3, 2, 3, 3], "2": [3, 3, 3, 2]}, {"1_vs_2": [0.1, 0.2, 0.3, 0.4]})
-    assert check_pd_at_val_loss(turns)["val_loss"][-1] == 2.5
-    assert pd_at_val_loss(divergence_of({"1": [], "2": []}, {"1_vs_2": []}))["val_loss"] == []
-    # a trial that stays behind: the mean of the two says little about either
-    behind = divergence_of({"1": [4.0, 1.8], "2": [4.0, 3.3]}, {"1_vs_2": [0.1, 0.2]})
-    assert check_pd_at_val_loss(behind)["val_loss"][-1] == 3.3
 
 
 # -- tests ------------------------------------------------------------------------------------------------------------
@@ -512,30 +242,6 @@ def test_one_activation_gives_an_empty_table_with_its_columns():
     assert table.empty and "PD_p_Holm" in table
 
 
-@pytest.mark.parametrize("n_trials", [3, 6])
-def test_smooth_contrast_against_scipy(n_trials):
-    study = synthetic_study(n_trials=n_trials)
-    smooth = np.mean([log_jackknife(pds_of(study[name])) for name in STUDY if name != "relu"], axis=0)
-    expected = scipy.stats.ttest_rel(smooth, log_jackknife(pds_of(study["relu"])))
-    contrast = Study(study).contrast
-    assert contrast.smooth == ["smelu_05", "smelu_1", "gelu", "swish"] and contrast.kinked == ["relu"]
-    assert contrast.tests["PD"].p == pytest.approx(expected.pvalue, rel=1e-7)
-    interval = expected.confidence_interval(0.95)
-    assert np.log([contrast.tests["PD"].low, contrast.tests["PD"].high]) == pytest.approx(list(interval), rel=1e-7)
-
-
-def test_smooth_contrast_of_what_is_there():
-    study = synthetic_study()
-    study["gelu"] = synthetic_results("gelu", diverged=(2,))
-    contrast = Study(study).contrast  # GELU's two trials must not take the test from the others
-    assert contrast.left_out == ["gelu"] and contrast.tests["PD"].n == (3, 3)
-    assert Study(synthetic_study(("gelu", "swish"))).contrast.reason == "there are no usable results of ReLU"
-    only = Study(synthetic_study(("relu",))).contrast
-    assert not only.tests and "smooth activation" in only.reason
-    unknown = Study({"relu": synthetic_results("relu"), "mine": synthetic_results("mine")}).contrast
-    assert unknown.unknown == ["mine"] and not unknown.tests
-
-
 # -- rankings ---------------------------------------------------------------------------------------------------------
 
 
@@ -610,17 +316,6 @@ def test_weights_are_validated(weights, message):
         rank_activations(synthetic_study(("relu", "gelu")), weights)
 
 
-def test_rank_ranges_leave_out_one_trial():
-    study = synthetic_study(n_trials=4)
-    ranges = Study(study).rank_ranges({"accuracy": 1})
-    expected = {}
-    for left_out in range(4):
-        means = {name: np.delete(losses_of(results), left_out).mean() for name, results in study.items()}
-        for rank, name in enumerate(sorted(means, key=means.get), 1):
-            expected.setdefault(name, []).append(rank)
-    assert ranges == {name: (min(ranks), max(ranks)) for name, ranks in expected.items()}
-
-
 # -- planning ---------------------------------------------------------------------------------------------------------
 
 
@@ -656,85 +351,6 @@ def test_planning_needs_a_spread():
 # -- degenerate studies -----------------------------------------------------------------------------------------------
 
 
-def no_variation():
-    study = synthetic_study()
-    for results in study.values():
-        for t in results["trials"]:
-            t["val_loss"] = 1.8
-        for p in results["reproducibility_metrics"]:
-            p["relative_pd"] = 0.1
-    return study
-
-
-def with_nan():
-    study = synthetic_study()
-    study["relu"]["trials"][1]["val_loss"] = float("nan")
-    for p in study["relu"]["reproducibility_metrics"]:
-        if "2" in p["model_pair"]:
-            p["relative_pd"] = float("nan")
-    return study
-
-
-def without_a_trial():
-    study = synthetic_study()
-    study["relu"]["trials"].pop()
-    return study
-
-
-def without_a_pair():
-    study = synthetic_study()
-    study["relu"]["reproducibility_metrics"].pop()
-    return study
-
-
-def identical_activations():
-    study = synthetic_study()
-    study["gelu"] = {**copy.deepcopy(study["swish"]), "activation": "gelu"}
-    return study
-
-
-def identical_trials():
-    study = synthetic_study()
-    for p in study["relu"]["reproducibility_metrics"]:
-        p["relative_pd"] = 0.0
-    return study
-
-
-def seeds_apart():
-    study = synthetic_study()
-    for t in study["relu"]["trials"]:
-        t["seed"] += 100
-    return study
-
-
-DEGENERATE = {
-    "one activation": lambda: synthetic_study(("relu",)),
-    "one smooth activation": lambda: synthetic_study(("gelu",)),
-    "no relu": lambda: synthetic_study(("gelu", "swish")),
-    "one trial": lambda: synthetic_study(n_trials=1),
-    "one trial of one activation": lambda: synthetic_study(("relu",), n_trials=1),
-    "two trials": lambda: synthetic_study(n_trials=2),
-    "five trials": lambda: synthetic_study(n_trials=5),
-    "more trials of one": lambda: {**synthetic_study(), "relu": synthetic_results("relu", n_trials=5)},
-    "a diverged trial": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", diverged=(2,))},
-    "an activation diverged": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", diverged=(1, 2, 3))},
-    "everything diverged": lambda: {n: synthetic_results(n, diverged=(1, 2, 3)) for n in STUDY},
-    "a failed audit": lambda: {**synthetic_study(), "gelu": synthetic_results("gelu", audit_passed=False)},
-    "relu failed its audit": lambda: {**synthetic_study(), "relu": synthetic_results("relu", audit_passed=False)},
-    "all audits failed": lambda: {n: synthetic_results(n, audit_passed=False) for n in STUDY},
-    "another tool's files": lambda: {n: minimal_results(n) for n in STUDY},
-    "one file of another tool": lambda: {**synthetic_study(), "relu": minimal_results("relu")},
-    "NaN": with_nan,
-    "a missing trial": without_a_trial,
-    "a missing pair": without_a_pair,
-    "identical activations": identical_activations,
-    "identical trials": identical_trials,
-    "no variation": no_variation,
-    "seeds not shared": seeds_apart,
-    "unknown names": lambda: {**synthetic_study(("relu",)), "m<b>|*y": synthetic_results("m<b>|*y")},
-}
-
-
 @pytest.mark.parametrize("name", DEGENERATE)
 def test_tables_of_degenerate_studies(name):
     study = DEGENERATE[name]()
@@ -753,140 +369,12 @@ def test_tables_of_degenerate_studies(name):
         assert ((p > 0) & (p <= 1)).all()
 
 
-# -- the checklist ----------------------------------------------------------------------------------------------------
-
-FIGURES = [f"{name}_{kind}.png" for name in STUDY for kind in ("training_curves", "reproducibility", "summary")]
-
-
-@pytest.fixture
-def finished(tmp_path):
-    """The folders of a finished study, with stand-ins for checkpoints and figures."""
-    results_dir, plots, checkpoints = (tmp_path / name for name in ("results", "plots", "checkpoints"))
-    study = synthetic_study()
-    for name, results in study.items():
-        for t in results["trials"]:
-            path = storage.checkpoint_path(checkpoints, name, t["trial_id"])
-            storage.write_bytes(path, f"{name} {t['trial_id']}".encode())
-            t["checkpoint"]["sha256"] = storage.sha256_file(path)
-    write_study(results_dir, study)
-    for figure in (*FIGURES, "comprehensive_comparison.png"):
-        storage.write_bytes(plots / figure, b"a figure")
-    save_results_summary(results_dir / "summary.csv")
-    storage.write_text(results_dir / "FINAL_REPORT.md", "the report")
-    return tmp_path
-
-
-def check(folder):
-    return check_study(folder / "results", folder / "plots", folder / "checkpoints")
-
-
-def rewritten(folder, name, change):
-    """Results of one activation, changed and properly written again; the products stay newer."""
-    path = storage.results_path(folder / "results", name)
-    stamp = path.stat().st_mtime
-    results = storage.read_results(path)
-    change(results)
-    storage.write_results(results, folder / "results")
-    os.utime(path, (stamp, stamp))
-
-
-def test_a_finished_study_passes(finished):
-    lines = check(finished)
-    assert len(lines) == 10
-    assert [str(line) for line in lines if line.problem] == []
-
-
-@pytest.mark.parametrize("file", [*FIGURES[:3], "comprehensive_comparison.png"])
-def test_a_missing_figure_is_named(finished, file):
-    (finished / "plots" / file).unlink()
-    assert failing(finished) == [file]
-
-
-def failing(folder):
-    """The last word of what the first failing line names, for each failing line."""
-    problems = [line.problem for line in check(folder) if line.problem]
-    return [p.split(" ")[0].rsplit("/", 1)[-1].strip(";:") for p in problems]
-
-
-@pytest.mark.parametrize("file", ["summary.csv", "FINAL_REPORT.md"])
-def test_products_must_be_there_and_newer(finished, file):
-    path = finished / "results" / file
-    os.utime(path, (1, 1))
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert file in problem and "older" in problem
-    path.unlink()
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert file in problem and "missing" in problem
-
-
-def test_checkpoints_must_match(finished):
-    path = storage.checkpoint_path(finished / "checkpoints", "gelu", 2)
-    path.write_bytes(b"another model")
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert "gelu/trial_2.pt is not the file" in problem
-    path.unlink()
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert "gelu/trial_2.pt is missing" in problem
-
-
-def test_a_missing_or_damaged_results_file(finished):
-    path = storage.results_path(finished / "results", "gelu")
-    path.write_text(path.read_text()[:-50])
-    problems = [line.problem for line in check(finished) if line.problem]
-    assert "gelu_results.json" in problems[0] and any("gelu: not trained" in p for p in problems)
-    path.unlink()
-    problems = [line.problem for line in check(finished) if line.problem]
-    assert "gelu_results.json: no such file" in problems[0]
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [
-        (lambda r: r["trials"].pop(), "trial 3 of 3 is missing"),
-        (lambda r: r["trials"][0].update(train_accuracy=None), "gelu trial 1: train_accuracy"),
-        (lambda r: r["reproducibility_metrics"][0].update(relative_pd=None), "gelu pair 1_vs_2"),
-        (lambda r: r.update(avg_relative_pd=None), "avg_relative_pd"),
-        (lambda r: r["trials"][1].update(val_loss_history=[2.0, 1.5, 3.7]), "gelu trial 2 ends at 3.700"),
-        (lambda r: r["trials"][1].update(val_loss_history=[2.0, 2.5]), "gelu trial 2 ends at 2.500"),
-        (lambda r: r["trials"][1].update(val_loss_history=[]), "gelu trial 2 has no training curve"),
-        (lambda r: r.update(fingerprint="0" * 64), "can't be compared"),
-        (lambda r: r["audit"].update(passed=False), "gelu: failed"),
-        (lambda r: r.pop("audit"), "gelu: not recorded"),
-        (lambda r: r.update(evaluation={**r["evaluation"], "sha256": "0" * 64}), "positions evaluated"),
-        (lambda r: r["reproducibility_metrics"].clear(), "no test for"),
-    ],
-)
-def test_each_defect_of_the_results_is_found(finished, change, problem):
-    rewritten(finished, "gelu", change)
-    assert any(problem in line.problem for line in check(finished)), [str(line) for line in check(finished)]
-
-
-def test_diverged_trials_do_not_converge(finished):
-    diverged = synthetic_results("gelu", diverged=(2,))
-    rewritten(finished, "gelu", lambda r: r.update(trials=diverged["trials"]))
-    assert any("gelu trial 2 diverged at step 400" in line.problem for line in check(finished))
-
-
-def test_activations_can_be_named(finished):
-    storage.results_path(finished / "results", "gelu").unlink()
-    names = [name for name in STUDY if name != "gelu"]
-    lines = check_study(finished / "results", finished / "plots", finished / "checkpoints", names)
-    assert not any(line.problem for line in lines)
-
-
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
 def run(folder, *arguments):
     command = [sys.executable, str(ROOT / "analyze_results.py"), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8")
-
-
-def test_check_on_the_command_line(finished):
-    assert ar.main(["--check", "--study", "x", *folders(finished)]) == 0
-    (finished / "plots" / FIGURES[0]).unlink()
-    done = run(finished, "--check")
-    assert done.returncode == 1 and "✗ figures of every activation" in done.stdout and "✓" in done.stdout
 
 
 def folders(root):
@@ -971,8 +459,3 @@ def test_star_imports_give_the_documented_names():
         "generate_final_report",
     }
     assert documented <= public == set(ar.__all__)
-
-
-def test_matrix_is_symmetric():
-    values = {(i, j): float(10 * i + j) for i, j in itertools.combinations((2, 5, 7), 2)}
-    assert matrix(values, [7, 2, 5]).tolist() == [[0, 27, 57], [27, 0, 25], [57, 25, 0]]

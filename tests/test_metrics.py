@@ -16,6 +16,7 @@ from scipy.spatial import distance
 import metrics
 from config import UserError
 from metrics_table import METRICS, metrics_of
+from tools import metrics_guide
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +83,12 @@ def test_every_row_of_the_table_is_complete():
         assert metric.key and metric.label and metric.definition and metric.of in ("pair", "trial", "activation")
         assert metric.better in (("",) if metric.key == "total_predictions" else ("lower", "higher"))
     assert METRICS is metrics.METRICS
+
+
+def test_the_guide_has_the_table():
+    text = metrics_guide.GUIDE.read_text(encoding="utf-8")
+    assert metrics_guide.with_tables(text) == text, "python -m tools.metrics_guide"
+    assert all(f"| `{metric.key}` |" in text for metric in METRICS)
 
 
 # -- two arrays ---------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_no_torch_and_no_pyplot(tmp_path):
     code = (
         "import sys, plot_utils; from synthetic import synthetic_results as r;"
         f"plot_utils.plot_summary_metrics(r('relu'), 'relu', {str(tmp_path)!r});"
-        "print(sorted({'torch', 'matplotlib.pyplot', 'pandas', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'matplotlib.pyplot', 'pandas', 'scipy.stats'} & set(sys.modules)))"
     )
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -447,7 +447,7 @@ def test_pairs_with_their_errors():
     assert [t.get_text() for t in differences.get_xticklabels()] == [
         p["model_pair"].replace("_vs_", "–") for p in pairs
     ]
-    assert len(metrics.get_lines()) == 8
+    assert len(metrics.get_lines()) == 7
     assert all(len(line.get_xdata()) == 6 for line in metrics.get_lines())
 
 

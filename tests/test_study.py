@@ -1,0 +1,148 @@
+"""A study's tests, contrast and ranks against SciPy, and that there is one of each."""
+
+import re
+
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.stats
+from statsmodels.stats.multitest import multipletests
+
+import analysis.study
+import analyze_results
+import plot_utils
+import significance
+from analysis import report
+from analysis.study import Study
+from synthetic import STUDY, log_jackknife, losses_of, pds_of, synthetic_results, synthetic_study, write_study
+
+# -- one of each ------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_made_once():
+    study = Study(synthetic_study())
+    assert Study.of(study) is study and list(Study.of(study.all_results).measured) == list(STUDY)
+    assert study.tests is study.tests and study.contrast is study.contrast and study.matched is study.matched
+    assert study.rank({"accuracy": 1}) is study.rank({"accuracy": 2, "efficiency": 0})
+
+
+def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatch):
+    calls = {}
+
+    def counted(module, name):
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
+            calls[name] = calls.get(name, 0) + 1
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in ("measure", "match_losses"):
+        counted(analysis.study, name)
+    for name in ("compare_pd", "compare_loss", "smooth_contrast", "mean_pd_interval", "verdict"):
+        counted(significance, name)
+    write_study(tmp_path / "results", synthetic_study())
+    analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
+    pairs = 10
+    assert calls == {
+        "measure": 1,
+        "match_losses": 1,
+        "compare_pd": 2 * pairs,  # final models, and at equal loss
+        "compare_loss": pairs,
+        "smooth_contrast": 2,
+        "mean_pd_interval": 5 + 3 * 5,  # of each activation, and with each trial left out in turn
+        "verdict": 3 * pairs + 2,
+    }
+
+
+def with_verdicts_that_depend_on_the_family():
+    """The PDs of GELU's trials are below ReLU's with p = .009: below .05 / 4, and not below .05 / 10."""
+    study = synthetic_study(n_trials=4)
+    relu, noise = pds_of(study["relu"]), scipy.stats.zscore([1.0, -0.4, 0.2, -0.9])
+
+    def differing(scale, change):
+        """ReLU's PDs, changed by a factor, and by another one for each trial."""
+        return {(i, j): x * change * (1 + scale * (noise[i - 1] + noise[j - 1])) for (i, j), x in relu.items()}
+
+    def p_value(scale):
+        return scipy.stats.ttest_rel(log_jackknife(differing(scale, 0.94)), log_jackknife(relu)).pvalue
+
+    scale = scipy.optimize.brentq(lambda scale: p_value(scale) - 0.009, 1e-4, 0.1)
+    pds = {"smelu_05": differing(0.01, 1.001), "smelu_1": differing(0.02, 0.998), "swish": differing(-0.01, 1.002)}
+    pds["gelu"] = differing(scale, 0.94)
+    for name, wanted in pds.items():
+        for pair in study[name]["reproducibility_metrics"]:
+            pair["relative_pd"] = wanted[tuple(map(int, pair["model_pair"].split("_vs_")))]
+    return study
+
+
+def test_one_verdict_per_pair_and_quantity(tmp_path):
+    study = with_verdicts_that_depend_on_the_family()
+    p = [
+        scipy.stats.ttest_rel(log_jackknife(pds_of(study[name])), log_jackknife(pds_of(study["relu"]))).pvalue
+        for name in ("smelu_05", "smelu_1", "gelu", "swish")
+    ]
+    assert multipletests(p, method="holm")[0].tolist() == [False, False, True, False]
+    made = Study(study)
+    every = [t.tests["PD"].p for t in made.tests]
+    gelu = next(t for t in made.tests if (t.a, t.b) == ("gelu", "relu"))
+    assert not multipletests(every, method="holm")[0][made.tests.index(gelu)]  # over all pairs: not significant
+    assert made.verdict(gelu, "PD").kind == "lower"
+    # the CSV
+    table = analyze_results.calculate_statistical_significance(made).set_index(["Activation_A", "Activation_B"])
+    row = table.loc["gelu", "relu"]
+    assert row.PD_Significant and row.PD_Verdict.startswith("mean PD of GELU is lower") and row.Primary
+    assert row.PD_p_Holm == pytest.approx(4 * p[2])
+    # the report: summary, planned comparisons, all pairs, conclusions
+    text = report.report_text(made)
+    assert "lower for GELU (" in text and "GELU: a lower mean PD than that of ReLU was shown" in text
+    for start in ("GELU ", "GELU against ReLU "):
+        cells = [line for line in text.splitlines() if line.startswith(f"| {start}") and "**lower**" in line]
+        assert cells, start
+    assert not re.search(r"GELU against ReLU.*inconclusive", text)
+    # console and figure
+    assert "lower for GELU (" in report.overview(made)
+    drawn = {row["activation"]: row["verdict"] for row in plot_utils._ratio_table(made)}
+    assert [name for name, verdict in drawn.items() if verdict == "lower"] == ["gelu"]
+
+
+# -- the contrast -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_trials", [3, 6])
+def test_smooth_contrast_against_scipy(n_trials):
+    study = synthetic_study(n_trials=n_trials)
+    smooth = np.mean([log_jackknife(pds_of(study[name])) for name in STUDY if name != "relu"], axis=0)
+    expected = scipy.stats.ttest_rel(smooth, log_jackknife(pds_of(study["relu"])))
+    contrast = Study(study).contrast
+    assert contrast.smooth == ["smelu_05", "smelu_1", "gelu", "swish"] and contrast.kinked == ["relu"]
+    assert contrast.tests["PD"].p == pytest.approx(expected.pvalue, rel=1e-7)
+    interval = expected.confidence_interval(0.95)
+    assert np.log([contrast.tests["PD"].low, contrast.tests["PD"].high]) == pytest.approx(list(interval), rel=1e-7)
+
+
+def test_smooth_contrast_of_what_is_there():
+    study = synthetic_study()
+    study["gelu"] = synthetic_results("gelu", diverged=(2,))
+    contrast = Study(study).contrast  # GELU's two trials must not take the test from the others
+    assert contrast.left_out == ["gelu"] and contrast.tests["PD"].n == (3, 3)
+    assert Study(synthetic_study(("gelu", "swish"))).contrast.reason == "there are no usable results of ReLU"
+    only = Study(synthetic_study(("relu",))).contrast
+    assert not only.tests and "smooth activation" in only.reason
+    unknown = Study({"relu": synthetic_results("relu"), "mine": synthetic_results("mine")}).contrast
+    assert unknown.unknown == ["mine"] and not unknown.tests
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+
+def test_rank_ranges_leave_out_one_trial():
+    study = synthetic_study(n_trials=4)
+    ranges = Study(study).rank_ranges({"accuracy": 1})
+    expected = {}
+    for left_out in range(4):
+        means = {name: np.delete(losses_of(results), left_out).mean() for name, results in study.items()}
+        for rank, name in enumerate(sorted(means, key=means.get), 1):
+            expected.setdefault(name, []).append(rank)
+    assert ranges == {name: (min(ranks), max(ranks)) for name, ranks in expected.items()}

@@ -1,0 +1,42 @@
+"""Write the tables of REPRODUCIBILITY_METRICS_GUIDE.md anew from metrics_table.py: `python -m tools.metrics_guide`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import storage
+from metrics_table import metrics_of
+
+GUIDE = Path(__file__).resolve().parent.parent / "REPRODUCIBILITY_METRICS_GUIDE.md"
+TABLES = {
+    "pair": "Of a pair of trials, i and j",
+    "activation": "Of all trials of an activation",
+    "trial": "Of a trial",
+}
+
+
+def tables() -> str:
+    """The metrics in Markdown, a table for each kind."""
+    lines = []
+    for kind, title in TABLES.items():
+        lines += [
+            f"**{title}**",
+            "",
+            "| key in the JSON | definition | range | better | source |",
+            "|---|---|---|---|---|",
+        ]
+        for m in metrics_of(kind):
+            cells = f"`{m.key}`", m.definition, f"{m.range} {m.unit}".strip(), m.better, m.source
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def with_tables(text: str) -> str:
+    """The guide's text with its tables as they are now."""
+    return re.sub(r"(?<=<!-- metrics_table -->\n).*(?=<!-- end -->)", lambda _: tables(), text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    storage.write_text(GUIDE, with_tables(GUIDE.read_text(encoding="utf-8")))
