@@ -43,6 +43,7 @@ __all__ = [
     "hedges_correction",
     "holm",
     "log_pseudo_values",
+    "mean_interval",
     "mean_pd_interval",
     "moderate",
     "multi_bootstrap",
@@ -120,6 +121,21 @@ def mean_pd_interval(pd, confidence=0.95):
         return mean, None, None
     half = _t_quantile(len(logs) - 1, 0.5 + confidence / 2) * sd / math.sqrt(len(logs))
     return mean, mean * math.exp(-half), mean * math.exp(half)
+
+
+def mean_interval(x, confidence=0.95):
+    """Mean of one number per trial, such as its validation loss, with its interval: mean +- t sd / sqrt(n) on n - 1
+    degrees of freedom.
+
+    x: (n,). Returns (mean, low, high) in the unit of x; low and high are None where the spread between trials is
+    unknown (n < 3) or zero. ValueError: not one-dimensional, empty or not finite. Source: Student 1908.
+    """
+    x = _vector(x, "x")
+    mean, n = float(x.mean()), len(x)
+    if n < 3 or (sd := _sd(x)) <= NO_VARIATION * abs(mean):
+        return mean, None, None
+    half = _t_quantile(n - 1, 0.5 + confidence / 2) * sd / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def same(a, b):

@@ -148,6 +148,11 @@ def test_interval_of_one_mean_is_the_t_interval_of_scipy(confidence):
     pd = random_pd(np.random.default_rng(3), 6)
     expected = stats.ttest_1samp(sig.log_pseudo_values(pd), 0).confidence_interval(confidence)
     assert sig.mean_pd_interval(pd, confidence)[1:] == pytest.approx(np.exp(expected), rel=1e-12)
+    losses = np.random.default_rng(4).normal(1.8, 0.01, 6)
+    expected = stats.ttest_1samp(losses, 0).confidence_interval(confidence)
+    mean, *limits = sig.mean_interval(losses, confidence)
+    assert mean == pytest.approx(losses.mean(), rel=1e-15)
+    assert limits == pytest.approx(list(expected), rel=1e-12)
 
 
 @pytest.mark.parametrize("paired", [True, False])
@@ -383,6 +388,9 @@ def test_one_and_two_trials_give_means_and_no_test():
     assert sig.pseudo_values([[0.0]]) == (None, None)
     assert sig.mean_pd_interval([[np.nan]]) == (None, None, None)
     assert sig.mean_pd_interval([[0, 0.2], [0.2, 0]]) == (0.2, None, None)
+    assert (
+        sig.mean_interval([1.5]) == sig.mean_interval([1.0, 2.0]) == sig.mean_interval([1.5] * 5) == (1.5, None, None)
+    )
     assert sig.log_pseudo_values([[0, 0.2], [0.2, 0]]) is None
     two = sig.compare_pd(A3[:2, :2], B3[:2, :2])
     assert (two.kind, two.p, two.note) == ("none", None, "two trials: means only, no test")
