@@ -34,10 +34,13 @@ SECTIONS = (  # title, its lines, the figure at its end
 FIGURES = {  # of the study as a whole: file, caption
     "comparison": (
         "comprehensive_comparison.png",
-        "All activations: loss, PD, time, their trade-off, spread and ranks",
+        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss",
     ),
-    "ratios": ("pd_ratios.png", "Mean PD of each activation as a ratio to that of ReLU, with its 95 % interval"),
-    "divergence": ("divergence_comparison.png", "PD along training, and PD against validation loss"),
+    "ratios": (
+        "pd_ratios.png",
+        "Mean PD of each activation, and of the smooth ones together, as a ratio to that of ReLU, with its 95 % interval",
+    ),
+    "divergence": ("divergence_comparison.png", "PD along training, and against validation loss near the end"),
 }
 
 

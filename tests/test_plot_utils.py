@@ -1,6 +1,7 @@
 """The figures say what the results say: checked on the Figure objects, and on the files as written."""
 
-import contextlib
+import dataclasses
+import inspect
 import itertools
 import re
 import subprocess
@@ -13,13 +14,16 @@ import pytest
 import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 import activations
 import plot_utils
 import storage
-from analysis.results import Measured
+from analysis.study import Study
 from config import UserError
+from metrics_table import METRICS
+from plotting import one, several, style
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,26 +78,49 @@ SITUATIONS = {
     "nothing trained": lambda: {"relu": synthetic_results("relu", n_trials=0)},
 }
 OF_ONE = {
-    "training_curves": plot_utils.training_curves_figure,
-    "reproducibility": plot_utils.reproducibility_figure,
-    "summary": plot_utils.summary_figure,
-    "divergence": plot_utils.divergence_figure,
+    "training_curves": plot_utils.plot_training_curves,
+    "reproducibility": plot_utils.plot_reproducibility_metrics,
+    "summary": plot_utils.plot_summary_metrics,
+    "divergence": plot_utils.plot_divergence,
 }
+TITLES = {metric.key: metric.heading for metric in METRICS}
 
 
-@contextlib.contextmanager
-def house_style():
-    with matplotlib.rc_context(plot_utils._DEFAULTS | plot_utils._RC):
-        yield
+def of_one(figure, results):
+    return OF_ONE[figure].figure(results, results["activation"])
 
 
-def figure_of(build, *arguments):
-    with house_style():
-        return build(*arguments)
+def comparison(all_results):
+    with style.house_style():
+        return several.comparison(Study(all_results))
 
 
-def one(build, results):
-    return figure_of(build, Measured(results["activation"], results))
+def t_interval(values):
+    """Student's interval of a mean, by SciPy; (nan, nan) for fewer than three."""
+    if len(values) < 3:
+        return np.nan, np.nan
+    return scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+
+
+def jackknife_interval(values):
+    """Mean of {(i, j): value} and its interval from leaving out one trial at a time, on the log scale."""
+    ids = sorted({k for pair in values for k in pair})
+    n, mean = len(ids), np.mean(list(values.values()))
+    without = np.array([np.mean([x for pair, x in values.items() if k not in pair]) for k in ids])
+    logs = np.log(mean) + (n * mean - (n - 1) * without - mean) / mean
+    half = scipy.stats.t.ppf(0.975, n - 1) * scipy.stats.sem(logs)
+    return mean, mean * np.exp(-half), mean * np.exp(half)
+
+
+def pair_values(results, key):
+    return {tuple(map(int, p["model_pair"].split("_vs_"))): p[key] for p in results["reproducibility_metrics"]}
+
+
+def bars(axes, direction):
+    """[(low, high)] of the error bars of a panel along 'x' or 'y'."""
+    index = "xy".index(direction)
+    segments = [s for c in axes.containers for lines in c[2] for s in lines.get_segments()]
+    return [tuple(s[:, index]) for s in segments if s[0, 1 - index] == s[1, 1 - index]]
 
 
 def lines(axes, gid):
@@ -113,7 +140,7 @@ def drawn_texts(figure, monkeypatch):
         found.append(mtext)
         return draw_text(self, gc, x, y, s, prop, angle, ismath=ismath, mtext=mtext)
 
-    with house_style(), monkeypatch.context() as patch:
+    with style.house_style(), monkeypatch.context() as patch:
         patch.setattr(RendererAgg, "draw_text", record)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -145,16 +172,16 @@ def test_every_situation_can_be_read(situation, monkeypatch):
     all_results = SITUATIONS[situation]()
     drawn = {"diverged": slice(None), "long names": slice(1, 3)}.get(situation, slice(1))
     for name, results in list(all_results.items())[drawn]:
-        for build in OF_ONE.values():
-            assert_readable(figure_of(build, Measured(name, results)), monkeypatch)
-    assert_readable(figure_of(plot_utils.comparison_figure, all_results), monkeypatch)
-    if any(plot_utils._divergence(Measured(n, r))[1] for n, r in all_results.items()):
-        assert_readable(figure_of(plot_utils.divergence_comparison_figure, all_results), monkeypatch)
-    table = plot_utils._ratio_table(all_results)
-    if table:
-        assert_readable(figure_of(plot_utils.pd_ratios_figure, table), monkeypatch)
-    if any(plot_utils._beta(name) for name in all_results):
-        assert_readable(figure_of(plot_utils.beta_sweep_figure, all_results), monkeypatch)
+        for plot in OF_ONE.values():
+            assert_readable(plot.figure(results, name), monkeypatch)
+    study = Study(all_results)
+    assert_readable(comparison(all_results), monkeypatch)
+    if any(one.recorded_divergence(m)[1] for m in study.measured.values()):
+        assert_readable(plot_utils.plot_divergence_comparison.figure(study), monkeypatch)
+    if several.ratio_rows(study):
+        assert_readable(plot_utils.plot_pd_ratios.figure(study), monkeypatch)
+    if any(several.beta(name) for name in all_results):
+        assert_readable(plot_utils.plot_beta_sweep.figure(study), monkeypatch)
 
 
 def test_null_and_nan_everywhere_else(monkeypatch):
@@ -169,9 +196,9 @@ def test_null_and_nan_everywhere_else(monkeypatch):
         pair["relative_pd_se"] = None
     results["divergence"]["pairs"]["1_vs_2"]["relative_pd"][0] = None
     results["dataset"] = None
-    for build in OF_ONE.values():
-        assert_readable(one(build, results), monkeypatch)
-    assert_readable(figure_of(plot_utils.comparison_figure, {"relu": results}), monkeypatch)
+    for figure in OF_ONE:
+        assert_readable(of_one(figure, results), monkeypatch)
+    assert_readable(comparison({"relu": results}), monkeypatch)
 
 
 # -- files --------------------------------------------------------------------------------------------------------
@@ -195,14 +222,14 @@ def test_files_of_a_study(tmp_path, capsys):
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
-def test_pdf_on_request(tmp_path, capsys):
+def test_pdf_and_svg_on_request(tmp_path, capsys):
     storage.write_results(minimal_results("relu", n_trials=1), tmp_path)
     plots = tmp_path / "plots"
-    assert plot_utils.main(["--results-dir", str(tmp_path), "--plots-dir", str(plots), "--pdf"]) == 0
+    assert plot_utils.main(["--results-dir", str(tmp_path), "--plots-dir", str(plots), "--pdf", "--svg"]) == 0
     names = {p.name for p in plots.iterdir()}
-    assert names == {f"{p.stem}.{kind}" for p in plots.glob("*.png") for kind in ("png", "pdf")}
+    assert names == {f"{p.stem}.{kind}" for p in plots.glob("*.png") for kind in ("png", "pdf", "svg")}
     assert all(p.read_bytes().startswith(b"%PDF") for p in plots.glob("*.pdf"))
-    assert capsys.readouterr().out.count("written: ") == len(names) == 10
+    assert capsys.readouterr().out.count("written: ") == len(names) == 15
 
 
 def test_decomposition_is_drawn_again(tmp_path):
@@ -221,15 +248,51 @@ def test_names_with_a_colon_make_file_names(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
-def test_same_results_same_bytes_whatever_the_user_set(tmp_path, kind):
+def test_same_results_same_bytes(tmp_path, kind):
     results = synthetic_results("gelu")
-    plot_utils.plot_reproducibility_metrics(results, "gelu", tmp_path / "a", formats=(kind,))
-    with matplotlib.rc_context({"figure.facecolor": "black", "font.size": 30, "savefig.dpi": 50, "axes.grid": False}):
+    for folder in ("a", "b"):
         before = dict(matplotlib.rcParams)
-        plot_utils.plot_reproducibility_metrics(results, "gelu", tmp_path / "b", formats=kind)
+        plot_utils.plot_reproducibility_metrics(results, "gelu", tmp_path / folder, formats=kind)
         assert dict(matplotlib.rcParams) == before
     name = f"gelu_reproducibility.{kind}"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_what_the_user_set_is_kept_but_for_sizes_of_text(tmp_path):
+    results = synthetic_results("gelu")
+    chosen = {
+        "figure.facecolor": "#123456",
+        "grid.color": "#FF0000",
+        "axes.spines.left": False,
+        "axes.linewidth": 3,
+        "savefig.dpi": 50,
+        "font.family": "DejaVu Serif",
+        "font.size": 30,
+        "figure.constrained_layout.use": True,
+    }
+    with matplotlib.rc_context(chosen):
+        path = plot_utils.plot_summary_metrics(results, "gelu", tmp_path)
+        figure = plot_utils.plot_summary_metrics.figure(results, "gelu")
+    panel = figure.axes[0]
+    assert to_hex(figure.get_facecolor()) == "#123456"
+    assert not panel.spines["left"].get_visible()
+    assert panel.spines["bottom"].get_linewidth() == 3
+    assert {line.get_color() for line in panel.get_ygridlines()} == {"#FF0000"}
+    assert panel.title.get_fontfamily() == ["DejaVu Serif"]
+    assert panel.get_title(loc="left") == "Loss"
+    assert panel._left_title.get_fontsize() == 8
+    with Image.open(path) as image:
+        assert image.width == 360
+        assert image.getpixel((1, 1))[:3] == (0x12, 0x34, 0x56)
+
+
+@pytest.mark.parametrize("kind", ["two", "one"])
+def test_vector_figures_on_request(tmp_path, kind):
+    formats = ("svg", "pdf") if kind == "two" else "svg"
+    path = plot_utils.plot_pd_ratios(synthetic_study(), tmp_path, formats)
+    assert path == tmp_path / "pd_ratios.svg"
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</svg>")
+    assert (tmp_path / "pd_ratios.pdf").exists() == (kind == "two")
 
 
 def test_no_torch_and_no_pyplot(tmp_path):
@@ -262,35 +325,128 @@ def test_star_imports_in_either_order(order):
     assert set(namespace) - {"__builtins__"} == {*plot_utils.__all__, *analyze_results.__all__}
 
 
-def test_wrong_input(tmp_path, capsys):
-    results = synthetic_results("relu")
-    with pytest.raises(UserError, match=r"all_results\['relu'\]"):
-        plot_utils.plot_training_curves(synthetic_study(), "relu", tmp_path)
-    with pytest.raises(UserError, match="must be one or more of png, pdf, svg"):
-        plot_utils.plot_summary_metrics(results, "relu", tmp_path, formats=("jpg",))
-    with pytest.raises(UserError, match="must be one or more of png, pdf, svg"):
-        plot_utils.plot_summary_metrics(results, "relu", tmp_path, formats=())
+OF_RELU = synthetic_results("relu")
+ALL = {"relu": OF_RELU, "gelu": synthetic_results("gelu")}
+REFUSED = {  # what is wrong: the call, and what its one line names
+    "another activation's results": (lambda d: plot_utils.plot_training_curves(OF_RELU, "gelu", d), "those of 'relu'"),
+    "swapped": (lambda d: plot_utils.plot_summary_metrics("relu", OF_RELU, d), "in this order"),
+    "results of all": (lambda d: plot_utils.plot_divergence(ALL, "relu", d), "all_results['relu']"),
+    "a list of results": (lambda d: plot_utils.plot_divergence([OF_RELU], "relu", d), "not a list"),
+    "no results": (lambda d: plot_utils.plot_divergence(None, "relu", d), "not nothing"),
+    "empty results": (lambda d: plot_utils.plot_divergence({}, "relu", d), "'trials'"),
+    "no name": (lambda d: plot_utils.plot_reproducibility_metrics(OF_RELU, None, d), "such as 'relu'"),
+    "results as a folder": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", OF_RELU), "save_dir: a folder"),
+    "results for a folder": (lambda d: plot_utils.plot_all_activation_results(ALL), "save_dir: a folder"),
+    "results as results_dir": (lambda d: plot_utils.plot_all_activation_results(d, ALL), "results_dir: a folder"),
+    "an empty folder": (lambda d: plot_utils.plot_all_activation_results(d, d), "train first"),
+    "no such folder": (lambda d: plot_utils.plot_all_activation_results(d, d / "none"), "no such folder"),
+    "results of one": (lambda d: plot_utils.plot_comparisons(OF_RELU, d), "of one activation"),
+    "a folder's name": (lambda d: plot_utils.plot_comparisons("results", d), "load_all_results"),
+    "results in a list": (lambda d: plot_utils.plot_beta_sweep([OF_RELU], d), "not a list"),
+    "no results at all": (lambda d: plot_utils.plot_comparisons({}, d), "no results"),
+    "nothing along training": (
+        lambda d: plot_utils.plot_divergence_comparison({"relu": minimal_results("relu")}, d),
+        "no divergence",
+    ),
+    "no SmeLU": (lambda d: plot_utils.plot_beta_sweep(ALL, d), "train some β"),
+    "no ReLU": (lambda d: plot_utils.plot_pd_ratios({"gelu": ALL["gelu"]}, d), "results of relu"),
+    "results of one for ratios": (lambda d: plot_utils.plot_pd_ratios(OF_RELU, d), "of one activation"),
+    "no ratios": (lambda d: plot_utils.plot_pd_ratios([], d), "no comparison"),
+    "no rows": (lambda d: plot_utils.plot_pd_ratios([1.0], d), "one mapping per row"),
+    "no studies": (lambda d: plot_utils.plot_studies([], d), "no comparison"),
+    "studies by name": (lambda d: plot_utils.plot_studies("all", d), "one mapping per row"),
+    "no sources": (lambda d: plot_utils.plot_sources({}, "relu", d), "such as {'init'"),
+    "sources swapped": (lambda d: plot_utils.plot_sources("relu", {"init": [0.1]}, d), "such as {'init'"),
+    "unknown function": (lambda d: plot_utils.plot_activation_functions(d, names=["relux"]), "relux"),
+    "no functions": (lambda d: plot_utils.plot_activation_functions(d, names=[]), "at least one"),
+    "a format": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, formats=("jpg",)), "png, pdf, svg"),
+    "no format": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, formats=()), "png, pdf, svg"),
+    "formats of a kind": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, formats=3), "png, pdf, svg"),
+    "a panel": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", ax=axes(), panel="x"), "loss, accuracy"),
+    "a panel but no axes": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, panel="pd"), "axes"),
+    "no axes": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, ax=Figure()), "not a Figure"),
+}
+
+
+def axes():
+    return Figure().subplots()
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_in_one_short_line(what, tmp_path):
+    call, named = REFUSED[what]
+    with pytest.raises(UserError) as error:
+        call(tmp_path)
+    message = str(error.value)
+    assert named in message
+    assert "\n" not in message
+    assert len(message) < (350 if "unknown" in what else 220)  # that one lists the activations
+    assert not list(tmp_path.iterdir())
+
+
+def test_refused_on_the_command_line(tmp_path, capsys):
     with pytest.raises(ValueError, match="can't be part of a file name"):
-        plot_utils.plot_summary_metrics(results, "../relu", tmp_path)
-    for call in (
-        lambda: plot_utils.plot_all_activation_results(tmp_path, results_dir=tmp_path),
-        lambda: plot_utils.plot_all_activation_results(tmp_path, results_dir=tmp_path / "none"),
-        lambda: plot_utils.plot_divergence_comparison({"relu": minimal_results("relu")}, tmp_path),
-        lambda: plot_utils.plot_beta_sweep({"relu": results}, tmp_path),
-        lambda: plot_utils.plot_pd_ratios([], tmp_path),
-        lambda: plot_utils.plot_studies([], tmp_path),
-        lambda: plot_utils.plot_sources({}, "relu", tmp_path),
-        lambda: plot_utils.plot_activation_functions(tmp_path, names=["relux"]),
-        lambda: plot_utils.plot_activation_functions(tmp_path, names=[]),
-    ):
-        with pytest.raises(UserError) as error:
-            call()
-        assert "\n" not in str(error.value)
+        plot_utils.plot_summary_metrics(synthetic_results("../relu"), "../relu", tmp_path)
     assert plot_utils.main(["--results-dir", str(tmp_path)]) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "train first" in message
     assert not list(tmp_path.iterdir())
+
+
+def test_the_same_activation_by_another_name_is_accepted(tmp_path):
+    path = plot_utils.plot_summary_metrics(synthetic_results("swish"), "silu", tmp_path)
+    assert path.name == "silu_summary.png"
+
+
+# -- axes of one's own --------------------------------------------------------------------------------------------
+
+STUDY_OF_TWELVE = a_study(TWELVE)
+ONE_ROW = [
+    {"study": None, "model": "gpt", "dataset": "text", "activation": "gelu", "ratio": 0.9, "low": 0.8, "high": 1}
+]
+ON_AXES = {
+    plot_utils.plot_training_curves: (OF_RELU, "relu"),
+    plot_utils.plot_reproducibility_metrics: (OF_RELU, "relu"),
+    plot_utils.plot_summary_metrics: (OF_RELU, "relu"),
+    plot_utils.plot_divergence: (OF_RELU, "relu"),
+    plot_utils.plot_sources: ({"init": [0.1, 0.2], "all": [0.2]}, "relu"),
+    plot_utils.plot_divergence_comparison: (STUDY_OF_TWELVE,),
+    plot_utils.plot_pd_ratios: (STUDY_OF_TWELVE,),
+    plot_utils.plot_beta_sweep: (STUDY_OF_TWELVE,),
+    plot_utils.plot_activation_functions: (),
+    plot_utils.plot_studies: (ONE_ROW,),
+}
+
+
+def test_every_figure_can_be_drawn_on_axes_of_ones_own(tmp_path, monkeypatch):
+    storage.write_results(OF_RELU, tmp_path / "results")
+    monkeypatch.chdir(tmp_path)  # a figure written by mistake would lie in plots/
+    functions = {getattr(plot_utils, name) for name in plot_utils.__all__ if name.startswith("plot_")}
+    assert functions - set(ON_AXES) == {plot_utils.plot_all_activation_results, plot_utils.plot_comparisons}
+    for plot, arguments in {**ON_AXES, plot_utils.plot_all_activation_results: ()}.items():
+        assert plot.panels
+        for panel in (None, *plot.panels):
+            ax = axes()
+            before = dict(matplotlib.rcParams)
+            assert plot(*arguments, ax=ax, panel=panel) is ax
+            assert dict(matplotlib.rcParams) == before
+            assert ax.has_data() or ax.texts or ax.images, (plot, panel)
+            assert ax.title.get_fontsize() == matplotlib.rcParams["font.size"] * 1.2  # the caller's look
+    assert [p.name for p in tmp_path.iterdir()] == ["results"]
+
+
+def test_a_panel_shows_what_the_figure_shows():
+    (own,) = lines(plot_utils.plot_training_curves(OF_RELU, "relu", ax=axes()), "val_loss_history 2")
+    (whole,) = lines(of_one("training_curves", OF_RELU).axes[0], "val_loss_history 2")
+    assert own.get_xydata().tolist() == whole.get_xydata().tolist()
+
+
+def test_parameters_are_shown_by_help():
+    parameters = list(inspect.signature(plot_utils.plot_training_curves).parameters)
+    assert parameters == ["results", "activation", "save_dir", "formats", "ax", "panel"]
+    parameters = list(inspect.signature(plot_utils.plot_all_activation_results).parameters)
+    assert parameters == ["save_dir", "results_dir", "formats", "ax", "panel"]
 
 
 def test_a_disk_that_refuses(tmp_path):
@@ -342,15 +498,15 @@ def test_the_study_can_be_told_apart_by_any_eyes(sight):
 
 def test_an_activation_has_its_colour_in_every_figure():
     study = synthetic_study()
-    divergence = figure_of(plot_utils.divergence_comparison_figure, study)
-    comparison = figure_of(plot_utils.comparison_figure, study)
+    divergence = plot_utils.plot_divergence_comparison.figure(study)
+    six = comparison(study)
     for y, name in enumerate(STUDY):
         colour = to_hex(plot_utils.activation_style(name)[0])
         (line,) = lines(divergence.axes[0], f"mean {name}")
         assert to_hex(line.get_color()) == colour
-        (row,) = [c for c in comparison.axes[0].collections if c.get_gid() == f"row {y}"]
+        (row,) = [c for c in six.axes[0].collections if c.get_gid() == f"row {y}"]
         assert to_hex(row.get_facecolor()[0]) == colour
-        summary = one(plot_utils.summary_figure, study[name])
+        summary = of_one("summary", study[name])
         assert {to_hex(c.get_facecolor()[0]) for axes in summary.axes for c in axes.collections if c.get_gid()} == {
             colour
         }
@@ -363,7 +519,7 @@ def test_training_curves_are_the_recorded_ones():
     results = synthetic_results("relu", n_trials=4)
     for trial in results["trials"]:
         trial["steps"] = [0, 7, 50, 130, 200, 310, 400, 555, 600, 800, 1234]
-    figure = one(plot_utils.training_curves_figure, results)
+    figure = of_one("training_curves", results)
     whole, late, rate, norm = figure.axes
     for trial in results["trials"]:
         for panels, key in (
@@ -378,22 +534,45 @@ def test_training_curves_are_the_recorded_ones():
                 assert line.get_ydata().tolist() == trial[key]
     assert len(lines(whole, "val_loss_history .*")) == 4
     assert {axes.get_xlabel() for axes in figure.axes} == {"training step"}
-    assert whole.get_ylabel() == late.get_ylabel() == "loss (nats per token)"
+    assert whole.get_ylabel() == late.get_ylabel() == "loss (nats/token)"
+    assert "each loss: on 2,048 fixed positions of its split (in tables: on 65,536)" in texts_of(figure)
     assert late.get_xlim()[0] < 617 < late.get_xlim()[1]
     assert late.get_xlim()[0] > 555
+
+
+def test_the_start_does_not_flatten_the_rest():
+    results = synthetic_results("relu")
+    results["config"]["warmup_iters"] = 150
+    whole = of_one("training_curves", results).axes[0]
+    losses = [t[key] for t in results["trials"] for key in ("train_loss_history", "val_loss_history")]
+    kept = np.array(losses)[:, 2:]  # steps 200 and later
+    low, high = whole.get_ylim()
+    assert low < kept.min()
+    assert kept.max() < high < kept.max() + 0.1 * np.ptp(kept)
+    start = np.mean([t["val_loss_history"][0] for t in results["trials"]])
+    (note,) = [text.get_text() for text in whole.texts]
+    assert note == f"↑ start: {start:.2f}\n↑ unigram model: 3.36"
+
+
+def test_a_unigram_model_within_the_curves_is_drawn():
+    results = synthetic_results("relu")
+    results["dataset"]["val_unigram_cross_entropy"] = 2.0
+    whole = of_one("training_curves", results).axes[0]
+    assert any(set(line.get_ydata()) == {2.0} for line in whole.get_lines())
+    assert "unigram" not in whole.texts[0].get_text()
 
 
 def test_steps_of_the_whole_study_serve_trials_without_their_own():
     results = synthetic_results("relu", diverged=(3,))
     for trial in results["trials"]:
         del trial["steps"]
-    figure = one(plot_utils.training_curves_figure, results)
+    figure = of_one("training_curves", results)
     assert lines(figure.axes[0], "val_loss_history 1")[0].get_xdata().tolist() == results["steps"]
     assert lines(figure.axes[0], "val_loss_history 3")[0].get_xdata().tolist() == results["steps"][:4]
 
 
 def test_without_steps_the_evaluations_are_counted():
-    figure = one(plot_utils.training_curves_figure, minimal_results("relu"))
+    figure = of_one("training_curves", minimal_results("relu"))
     assert len(figure.axes) == 2  # neither learning rate nor gradient norm
     assert {axes.get_xlabel() for axes in figure.axes} == {"evaluation"}
     assert lines(figure.axes[0], "val_loss_history 2")[0].get_xdata().tolist() == list(range(1, 12))
@@ -403,7 +582,7 @@ def test_histories_of_unequal_length_are_never_given_steps():
     results = synthetic_results("relu")
     for trial in results["trials"]:
         trial["val_loss_history"] = trial["val_loss_history"][::5]
-    figure = one(plot_utils.training_curves_figure, results)
+    figure = of_one("training_curves", results)
     assert figure.axes[0].get_xlabel() == "share of training (%)"
     (line,) = lines(figure.axes[0], "val_loss_history 1")
     assert line.get_xdata() == pytest.approx([100 / 3, 200 / 3, 100])
@@ -413,7 +592,7 @@ def test_what_was_recorded_at_other_times_is_left_out():
     results = synthetic_results("relu")
     for trial in results["trials"]:
         trial["grad_norm_history"] = [1.0] * 1000
-    figure = one(plot_utils.training_curves_figure, results)
+    figure = of_one("training_curves", results)
     assert not [line for axes in figure.axes for line in lines(axes, "grad_norm.*")]
     assert figure.axes[0].get_xlabel() == "training step"
 
@@ -421,39 +600,66 @@ def test_what_was_recorded_at_other_times_is_left_out():
 def test_a_diverged_trial_is_marked_and_does_not_set_the_scale():
     results = synthetic_results("relu", diverged=(2,))
     results["trials"][1]["val_loss_history"][-1] = 1e9
-    whole = one(plot_utils.training_curves_figure, results).axes[0]
+    whole = of_one("training_curves", results).axes[0]
     assert whole.get_ylim()[1] < 5
     crosses = [line for line in whole.get_lines() if line.get_marker() == "x"]
     assert [line.get_xydata().tolist() for line in crosses] == [[[300, 1e9]]]
     assert "trial 2 diverged" in [text.get_text() for text in whole.get_legend().get_texts()]
 
 
-def test_pairs_with_their_errors():
+def texts_of(figure):
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_each_pair_once_on_a_scale_from_zero():
     results = synthetic_results("swish", n_trials=4)
-    pairs = results["reproducibility_metrics"]
-    heatmap, differences, mismatches, metrics = one(plot_utils.reproducibility_figure, results).axes[:4]
-    image = heatmap.get_images()[0].get_array().filled(np.nan)
-    for pair in pairs:
-        i, j = (int(k) - 1 for k in pair["model_pair"].split("_vs_"))
-        assert image[i, j] == image[j, i] == pair["relative_pd"]
-    assert np.isnan(np.diag(image)).all()
-    (container,) = differences.containers
-    data, _, (bars,) = container
-    assert data.get_ydata().tolist() == [p["relative_pd"] for p in pairs]
-    for pair, segment in zip(pairs, bars.get_segments(), strict=True):
-        assert np.ptp(segment[:, 1]) / 2 == pytest.approx(1.96 * pair["relative_pd_se"])
-    assert lines(mismatches, "mismatch")[0].get_ydata().tolist() == [p["top1_mismatch_pct"] for p in pairs]
+    pairs = pair_values(results, "relative_pd")
+    matrix = of_one("reproducibility", results).axes[0]
+    image = matrix.get_images()[0]
+    shown = image.get_array().filled(np.nan)
+    assert np.isfinite(shown).sum() == len(pairs) == 6
+    for (i, j), pd in pairs.items():
+        assert shown[j - 2, i - 1] == pd  # rows 2…4, columns 1…3
+    assert image.norm.vmin == 0
+    assert image.norm.vmax >= max(pairs.values())
+    errors = pair_values(results, "relative_pd_se")
+    expected = {f"{pds:.4f}\n±{1.96 * errors[pair]:.4f}" for pair, pds in pairs.items()}
+    assert {text.get_text() for text in matrix.texts} == expected
+
+
+def test_trials_and_mismatches_with_intervals_over_trials():
+    results = synthetic_results("swish", n_trials=4)
+    _, trials, mismatches, metrics = of_one("reproducibility", results).axes[:4]
+    pds, churn = pair_values(results, "relative_pd"), pair_values(results, "top1_mismatch_pct")
+    own = [np.mean([x for pair, x in pds.items() if k in pair]) for k in (1, 2, 3, 4)]
+    assert lines(trials, "trials")[0].get_ydata() == pytest.approx(own)
+    assert lines(mismatches, "mismatch")[0].get_ydata().tolist() == list(churn.values())
+    for panel, values in ((trials, pds), (mismatches, churn)):
+        mean, low, high = jackknife_interval(values)
+        (band,) = panel.patches
+        assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([low, high])
+        assert any(np.allclose(line.get_ydata(), mean, rtol=1e-12) for line in panel.get_lines())
     assert mismatches.get_ylabel() == "positions (%)"
-    assert [t.get_text() for t in differences.get_xticklabels()] == [
-        p["model_pair"].replace("_vs_", "–") for p in pairs
-    ]
-    assert len(metrics.get_lines()) == 7
+    assert [t.get_text() for t in mismatches.get_xticklabels()] == [f"{i}–{j}" for i, j in churn]
+    shown = [TITLES[key] for key in "pd_l2 symmetric_pd true_label_relative_pd hellinger jensen_shannon".split()]
+    assert [t.get_text() for t in metrics.get_yticklabels()] == [*shown, TITLES["val_loss_difference"]]
     assert all(len(line.get_xdata()) == 6 for line in metrics.get_lines())
+
+
+def test_a_new_metric_of_a_pair_has_its_row(monkeypatch):
+    new = dataclasses.replace(METRICS[0], key="made_up", label="made-up distance", unit="furlongs")
+    monkeypatch.setattr("metrics_table.METRICS", (*METRICS, new))
+    results = synthetic_results("relu")
+    for number, pair in enumerate(results["reproducibility_metrics"]):
+        pair["made_up"] = 0.5 + number
+    metrics = of_one("reproducibility", results).axes[3]
+    assert metrics.get_yticklabels()[-1].get_text() == "made-up distance (furlongs)"
+    assert metrics.get_lines()[-1].get_xdata().tolist() == [0.5, 1.5, 2.5]
 
 
 def test_mismatch_from_the_counts_alone():
     results = minimal_results("relu")
-    mismatches = one(plot_utils.reproducibility_figure, results).axes[2]
+    mismatches = of_one("reproducibility", results).axes[2]
     pairs = results["reproducibility_metrics"]
     expected = [100 * p["prediction_differences"] / p["total_predictions"] for p in pairs]
     assert lines(mismatches, "mismatch")[0].get_ydata() == pytest.approx(expected)
@@ -468,14 +674,14 @@ def test_mismatch_from_the_counts_alone():
     ],
 )
 def test_no_pairs_is_said(results, message):
-    for build in (plot_utils.reproducibility_figure, plot_utils.divergence_figure):
-        assert message in [text.get_text() for text in one(build, results).texts]
+    for figure in ("reproducibility", "divergence"):
+        assert message in [text.get_text() for text in of_one(figure, results).texts]
 
 
-def test_summary_shows_every_trial_with_mean_and_sd():
+def test_summary_shows_every_trial_with_its_interval():
     results = synthetic_results("relu", n_trials=5, diverged=(2,))
     done = [t for t in results["trials"] if t["status"] == "done"]
-    losses, accuracies, differences, times = one(plot_utils.summary_figure, results).axes
+    losses, accuracies, differences, times = of_one("summary", results).axes
     pds = [p["relative_pd"] for p in results["reproducibility_metrics"]]
     for axes, gid, values in (
         (losses, "Loss training", [t["train_loss"] for t in done]),
@@ -486,29 +692,64 @@ def test_summary_shows_every_trial_with_mean_and_sd():
         (times, "Training time trials", [t["training_time"] for t in done]),
     ):
         assert points(axes, gid)[:, 1].tolist() == values
-        segments = [c[2][0].get_segments()[0][:, 1] for c in axes.containers]
-        half = np.std(values, ddof=1)
-        assert any(s == pytest.approx([np.mean(values) - half, np.mean(values) + half]) for s in segments)
+        interval = jackknife_interval(pair_values(results, "relative_pd"))[1:] if values is pds else t_interval(values)
+        assert any(found == pytest.approx(interval) for found in bars(axes, "y"))
     assert [axes.get_ylabel() for axes in (losses, accuracies, differences, times)] == [
-        "loss (nats per token)",
+        "loss (nats/token)",
         "accuracy (%)",
         "relative PD",
-        "time (s)",
+        "training time (s)",
     ]
+    assert [t.get_text() for t in differences.get_xticklabels()] == [f"pairs\n{np.mean(pds):.4g}"]
+
+
+def test_no_interval_where_too_few_trials_give_none():
+    for axes in of_one("summary", synthetic_results("relu", n_trials=2)).axes:
+        assert bars(axes, "y") == []
+        assert axes.containers or axes.get_ylabel() == "relative PD"  # the means are there; of one pair it is the pair
 
 
 def test_divergence_along_the_recorded_steps():
     results = synthetic_results("gelu")
     results["divergence"]["steps"] = [3 * s + 1 for s in results["steps"]]
-    figure = one(plot_utils.divergence_figure, results)
+    figure = of_one("divergence", results)
     for axes, key in zip(figure.axes, ("relative_pd", "top1_mismatch_pct", "val_loss_difference"), strict=True):
         for pair, curves in results["divergence"]["pairs"].items():
             (line,) = lines(axes, f"{key} {pair}")
             assert line.get_xdata().tolist() == results["divergence"]["steps"]
             assert line.get_ydata().tolist() == curves[key]
         assert axes.get_xlabel() == "training step"
+        assert axes.get_ylabel().replace("\n", " ") == TITLES[key]
+    assert "on 2,048 fixed positions" in texts_of(figure)
     average = np.mean([c["relative_pd"] for c in results["divergence"]["pairs"].values()], axis=0)
     assert any(np.allclose(line.get_ydata(), average) for line in figure.axes[0].get_lines())
+
+
+def near_uniform(n_trials=3, embedding=128, vocab=65, seed=0):
+    """Predictions (trials, N, V) of untrained models: the same logit for all, and noise of the initial weights."""
+    logits = 0.02 * np.sqrt(embedding) * np.random.default_rng(seed).standard_normal((n_trials, 4000, vocab))
+    p = np.exp(logits)
+    return p / p.sum(-1, keepdims=True)
+
+
+def test_why_untrained_models_differ_is_said_where_they_do():
+    p = near_uniform()
+    pd = np.abs(p[0] - p[1]).sum(-1).mean() / 2
+    assert pd == pytest.approx(0.02 * np.sqrt(128 / np.pi), rel=0.02)  # σ/√π: the reason given
+    results = synthetic_results("gelu")
+    results["dataset"]["vocab_size"] = 65
+    for trial in results["trials"]:
+        trial["val_loss_history"][0] = 4.2
+    assert "step 0" not in texts_of(of_one("divergence", results))  # they start alike
+    for curves in results["divergence"]["pairs"].values():
+        curves["relative_pd"][0] = pd
+    for figure in (of_one("divergence", results), plot_utils.plot_divergence_comparison.figure({"gelu": results})):
+        said = texts_of(figure)
+        assert "close to uniform (loss 4.20; uniform: 4.17)" in said
+        assert f"a PD of {pd:.3f}" in said
+    for trial in results["trials"]:
+        trial["val_loss_history"][0] = 3.0
+    assert "step 0" not in texts_of(of_one("divergence", results))  # they are not uniform
 
 
 def test_sources_in_order_with_their_share(monkeypatch):
@@ -519,10 +760,10 @@ def test_sources_in_order_with_their_share(monkeypatch):
         "dropout": [],
         "init": [None],
     }
-    figure = figure_of(plot_utils.sources_figure, sources, "smelu_1")
+    figure = plot_utils.plot_sources.figure(sources, "smelu_1")
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_yticklabels()]
-    assert labels == [plot_utils.SOURCE_LABELS[key] for key in ("init", "dropout", "bit", "all", "none")]
+    assert labels == [one.SOURCE_LABELS[key] for key in ("init", "dropout", "bit", "all", "none")]
     assert points(axes, "row 2")[:, 0].tolist() == sources["bit"]
     written = " ".join(text.get_text() for text in axes.texts)
     assert "0.0800  (80 % of all)" in written
@@ -534,35 +775,33 @@ def test_sources_in_order_with_their_share(monkeypatch):
 # -- several activations ------------------------------------------------------------------------------------------
 
 
-def test_six_panels_show_every_trial():
+def test_six_panels_show_every_trial_and_intervals_over_trials():
     study = synthetic_study(n_trials=4)
-    losses, pds, times, spread, ranks, trade = figure_of(plot_utils.comparison_figure, study).axes
+    losses, pds, mismatches, times, ranks, trade = comparison(study).axes
     for y, (name, results) in enumerate(study.items()):
-        trials, pairs = results["trials"], results["reproducibility_metrics"]
-        assert points(losses, f"row {y}")[:, 0].tolist() == [t["val_loss"] for t in trials]
-        assert points(pds, f"row {y}")[:, 0].tolist() == [p["relative_pd"] for p in pairs]
-        assert points(times, f"row {y}")[:, 0].tolist() == [t["training_time"] for t in trials]
-        loss, pd = np.array([t["val_loss"] for t in trials]), [p["relative_pd"] for p in pairs]
-        own = [
-            np.mean([p["relative_pd"] for p in pairs if str(k) in p["model_pair"].split("_vs_")]) for k in (1, 2, 3, 4)
-        ]
-        assert points(trade, f"trials {name}") == pytest.approx(np.column_stack([loss, own]))
-        center, _, (across, up) = trade.containers[y]
-        assert center.get_xydata()[0] == pytest.approx([loss.mean(), np.mean(pd)])
-        assert np.ptp(across.get_segments()[0][:, 0]) == pytest.approx(2 * loss.std(ddof=1))
-        assert np.ptp(up.get_segments()[0][:, 1]) == pytest.approx(2 * np.std(pd, ddof=1))
-        shares = [line.get_xdata()[0] for line in spread.get_lines()[2 * y : 2 * y + 2]]
-        expected = [100 * np.std(x, ddof=1) / np.mean(x) for x in (loss, pd)]
-        assert shares == pytest.approx(expected)
-    assert (losses.get_xlabel(), pds.get_xlabel(), times.get_xlabel()) == (
-        "nats per token",
-        "relative PD",
-        "s per trial",
-    )
+        trials, colour = results["trials"], style.activation_style(name)[0]
+        pd, churn = pair_values(results, "relative_pd"), pair_values(results, "top1_mismatch_pct")
+        loss, seconds = ([t[key] for t in trials] for key in ("val_loss", "training_time"))
+        for axes, values, interval in (
+            (losses, loss, t_interval(loss)),
+            (pds, list(pd.values()), jackknife_interval(pd)[1:]),
+            (mismatches, list(churn.values()), jackknife_interval(churn)[1:]),
+        ):
+            assert points(axes, f"row {y}")[:, 0].tolist() == values
+            assert bars(axes, "x")[y] == pytest.approx(interval)
+        assert points(times, f"row {y}")[:, 0].tolist() == seconds
+        assert times.get_lines()[y].get_xdata() == [np.median(seconds)]
+        (center, _, _) = trade.containers[y]
+        assert to_hex(center.get_color()) == colour.lower()
+        assert center.get_xydata()[0] == pytest.approx([np.mean(loss), np.mean(list(pd.values()))])
+        assert bars(trade, "x")[y] == pytest.approx(t_interval(loss))
+        assert bars(trade, "y")[y] == pytest.approx(jackknife_interval(pd)[1:])
+    labels = [axes.get_xlabel() for axes in (losses, pds, mismatches, times)]
+    assert labels == ["nats/token", "relative PD", "positions (%)", "s per trial"]
     shown = ranks.get_images()[0].get_array()
     for column, values in enumerate(
         (
-            [np.mean([p["relative_pd"] for p in r["reproducibility_metrics"]]) for r in study.values()],
+            [np.mean(list(pair_values(r, "relative_pd").values())) for r in study.values()],
             [np.mean([t["val_loss"] for t in r["trials"]]) for r in study.values()],
             [np.median([t["training_time"] for t in r["trials"]]) for r in study.values()],
         )
@@ -571,7 +810,7 @@ def test_six_panels_show_every_trial():
 
 
 def test_failed_audit_is_marked_and_not_ranked():
-    figure = figure_of(plot_utils.comparison_figure, SITUATIONS["diverged"]())
+    figure = comparison(SITUATIONS["diverged"]())
     losses, ranks = figure.axes[0], figure.axes[4]
     assert [t.get_text() for t in losses.get_yticklabels()] == ["SmeLU β=0.5", "ReLU", "GELU", "Swish †"]
     assert np.ma.getmaskarray(ranks.get_images()[0].get_array()).all(axis=1).tolist() == [False, False, True, True]
@@ -580,7 +819,7 @@ def test_failed_audit_is_marked_and_not_ranked():
 
 def test_pd_at_equal_loss_is_marked_where_the_curves_cross_it():
     study = synthetic_study()
-    by_step, by_loss, near = figure_of(plot_utils.divergence_comparison_figure, study).axes
+    by_step, by_loss = plot_utils.plot_divergence_comparison.figure(study).axes
     finals = [
         np.mean([r["divergence"]["val_loss"][k][-1] for k in pair.split("_vs_")])
         for r in study.values()
@@ -594,17 +833,15 @@ def test_pd_at_equal_loss_is_marked_where_the_curves_cross_it():
             loss = np.mean([divergence["val_loss"][k] for k in pair.split("_vs_")], axis=0)
             at_target.append(np.interp(-target, -loss, curves["relative_pd"]))
         marker = plot_utils.activation_style(name)[1]
-        marks = [
-            line.get_xydata()[0]
-            for line in near.get_lines()
-            if line.get_marker() == marker and len(line.get_xdata()) == 1
-        ]
-        assert marks[0] == pytest.approx([target, np.mean(at_target)])
+        (mark,) = lines(by_loss, f"matched {name}")
+        assert mark.get_marker() == marker
+        assert mark.get_xydata()[0] == pytest.approx([target, np.mean(at_target)])
         mean = np.mean([c["relative_pd"] for c in divergence["pairs"].values()], axis=0)
         (line,) = lines(by_step, f"mean {name}")
         assert line.get_xydata() == pytest.approx(np.column_stack([divergence["steps"], mean]))
     assert by_loss.get_xlim()[0] > by_loss.get_xlim()[1]  # training goes to the right
-    assert near.get_xlim()[1] < target < near.get_xlim()[0]
+    assert by_loss.get_xlim()[1] < target < by_loss.get_xlim()[0] < 2  # the end, not the way down from 4.3
+    assert by_loss.get_xlabel() == "validation loss (nats/token, on 2,048 positions)"
 
 
 def test_forest_of_ratios(monkeypatch):
@@ -614,7 +851,7 @@ def test_forest_of_ratios(monkeypatch):
         {"activation": "swish", "ratio": 0.97, "low": None, "high": None, "verdict": "no test"},
         {"activation": "mish", "ratio": None, "low": None, "high": None, "verdict": "no test"},
     ]
-    figure = figure_of(plot_utils.pd_ratios_figure, table)
+    figure = plot_utils.plot_pd_ratios.figure(table)
     (axes,) = figure.axes
     assert axes.get_xscale() == "log"
     low, high = axes.get_xlim()
@@ -633,29 +870,104 @@ def test_forest_of_ratios(monkeypatch):
     assert_readable(figure, monkeypatch)
 
 
-def test_ratios_of_a_study_are_those_of_the_analysis():
+def test_an_interval_shorter_than_its_marker_is_seen_over_it():
+    table = [{"activation": "gelu", "ratio": 1.001, "low": 1.0, "high": 1.002, "verdict": "equal"}]
+    (axes,) = plot_utils.plot_pd_ratios.figure(table).axes
+    (marker,) = [line for line in axes.get_lines() if line.get_marker() == "^"]
+    ends = [line for line in axes.get_lines() if line.get_marker() == "|"]
+    assert [line.get_xdata()[0] for line in ends] == [1.0, 1.002]
+    for line in ends:
+        assert line.get_zorder() > marker.get_zorder()
+        assert line.get_markersize() > marker.get_markersize()
+
+
+def test_ratios_and_contrast_of_a_study_are_those_of_the_analysis():
     import analyze_results
 
     study = synthetic_study(n_trials=4)
-    table = plot_utils._ratio_table(study)
+    *rows, contrast = several.ratio_rows(Study(study))
     frame = analyze_results.calculate_statistical_significance(study).set_index(["Activation_A", "Activation_B"])
-    assert [row["activation"] for row in table] == [name for name in STUDY if name != "relu"]
-    for row in table:
+    assert [row["activation"] for row in rows] == [name for name in STUDY if name != "relu"]
+    for row in rows:
         expected = frame.loc[row["activation"], "relu"]
         assert [row["ratio"], row["matched_ratio"]] == pytest.approx(
             [expected["PD_Ratio"], expected["Matched_PD_Ratio"]]
         )
-    assert plot_utils._ratio_table(synthetic_study(["gelu", "swish"])) == []
-    assert plot_utils._ratio_table(synthetic_study(n_trials=1)) == []
+    means = {name: np.mean(list(pair_values(r, "relative_pd").values())) for name, r in study.items()}
+    smooth = [name for name in STUDY if name != "relu"]
+    assert contrast["smooth"] == smooth
+    expected = scipy.stats.gmean([means[name] for name in smooth]) / means["relu"]
+    assert contrast["ratio"] == pytest.approx(expected)
+    assert several.ratio_rows(Study(synthetic_study(["gelu", "swish"]))) == []
+    assert several.ratio_rows(Study(synthetic_study(n_trials=1))) == []
+
+
+def ratio_row(name, verdict, ratio=0.9, **more):
+    return {"activation": name, "ratio": ratio, "low": ratio - 0.1, "high": ratio + 0.1, "verdict": verdict, **more}
+
+
+def contrast_row(verdict, ratio=0.9, **more):
+    row = ratio_row("", verdict, ratio, **more)
+    return {"smooth": ["gelu", "swish"], **{key: value for key, value in row.items() if key != "activation"}}
+
+
+@pytest.mark.parametrize(
+    ("rows", "title", "below"),
+    [
+        (
+            [ratio_row("gelu", "lower"), ratio_row("swish", "inconclusive"), contrast_row("lower")],
+            "Smooth activations together: mean PD 10.0 % lower than ReLU’s",
+            "Each alone — lower: GELU; inconclusive: Swish",
+        ),
+        (
+            [ratio_row("gelu", "higher", 1.1), contrast_row("higher", 1.1, matched_verdict="inconclusive")],
+            "Smooth activations together: mean PD 10.0 % higher than ReLU’s; at equal loss: inconclusive",
+            "Each alone — higher: GELU",
+        ),
+        (
+            [ratio_row("gelu", "inconclusive", 0.5), contrast_row("inconclusive", 0.5, matched_verdict="inconclusive")],
+            "Smooth activations together: mean PD inconclusive against ReLU’s, at equal loss too",
+            "Each alone — inconclusive: GELU",
+        ),
+        (
+            [ratio_row("gelu", "equal"), contrast_row("equal", matched_verdict="lower")],
+            "Smooth activations together: mean PD practically equal to ReLU’s (±5 %); at equal loss: lower",
+            "Each alone — practically equal (±5 %): GELU",
+        ),
+        ([ratio_row("gelu", "no test")], "Mean PD against ReLU’s — not tested: GELU", ""),
+        (
+            [ratio_row(name, "lower" if name == "gelu" else "inconclusive") for name in TWELVE if name != "relu"],
+            "Mean PD against ReLU’s — lower: 1 of 11; inconclusive: 10 of 11",
+            "",
+        ),
+    ],
+)
+def test_the_title_says_what_the_verdicts_say(rows, title, below):
+    figure = plot_utils.plot_pd_ratios.figure(rows)
+    shown = [text.get_text() for text in figure.texts]
+    assert title in shown
+    assert not below or below in shown
+    axes = figure.axes[0]
+    assert "← more reproducible than ReLU" in [text.get_text() for text in axes.texts]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert ("smooth ones together" in names) == any("smooth" in row for row in rows)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[-2:] == ["95 % interval over trials", "within 5 %"]
 
 
 def test_beta_sweep_against_beta():
     study = a_study(["smelu_0.1", "smelu_05", "smelu_2", "relu", "gelu"])
-    pds, losses = figure_of(plot_utils.beta_sweep_figure, study).axes
+    pds, losses = plot_utils.plot_beta_sweep.figure(study).axes
     labels = [pds.xaxis.get_major_formatter()(x, None) for x in pds.xaxis.get_major_locator()()]
     assert labels == ["ReLU\n(β → 0)", "0.1", "0.5", "2"]
-    betas = sorted({round(float(c.get_offsets()[0, 0]), 6) for c in losses.collections})
+    found = [c for c in losses.collections if c.get_gid() == "values"]
+    betas = sorted(round(float(c.get_offsets()[0, 0]), 6) for c in found)
     assert betas == [0.04, 0.1, 0.5, 2.0]  # ReLU stands left of the smallest β; GELU has none
+    names = [name for name in Study(study).measured if name != "gelu"]
+    expected = [jackknife_interval(pair_values(study[name], "relative_pd"))[1:] for name in names]
+    assert [pytest.approx(interval) for interval in expected] == bars(pds, "y")
+    expected = [t_interval([t["val_loss"] for t in study[name]["trials"]]) for name in names]
+    assert [pytest.approx(interval) for interval in expected] == bars(losses, "y")
     for panel, values in (
         (pds, lambda r: [p["relative_pd"] for p in r["reproducibility_metrics"]]),
         (losses, lambda r: [t["val_loss"] for t in r["trials"]]),
@@ -666,7 +978,7 @@ def test_beta_sweep_against_beta():
 
 def test_functions_and_derivatives(monkeypatch):
     names = ["relu", "swish", "smelu_1", "swiglu"]
-    figure = figure_of(plot_utils.activation_functions_figure, names)
+    figure = plot_utils.plot_activation_functions.figure(names=names)
     functions, slopes = figure.axes
     x = lines(functions, "relu")[0].get_xdata()
     sigmoid = 1 / (1 + np.exp(-x))
@@ -697,7 +1009,7 @@ def test_studies_in_rows_and_pooled_below(monkeypatch):
     ]
     table[0].update(low=None, high=None)
     pooled = [{"activation": "gelu", "ratio": 0.95, "low": 0.92, "high": 0.98}]
-    figure = figure_of(plot_utils.studies_figure, table, pooled)
+    figure = plot_utils.plot_studies.figure(table, pooled=pooled)
     smelu, gelu = figure.axes
     assert [t.get_text() for t in smelu.get_yticklabels()] == ["first", "second", "conv · text", "pooled"]
     marker = plot_utils.activation_style("gelu")[1]
@@ -708,7 +1020,7 @@ def test_studies_in_rows_and_pooled_below(monkeypatch):
     assert smelu.get_xlim() == gelu.get_xlim()
     assert_readable(figure, monkeypatch)
     many = [{**row, "activation": name} for row in table[::2] for name in TWELVE if name != "relu"]
-    assert_readable(figure_of(plot_utils.studies_figure, many, pooled), monkeypatch)
+    assert_readable(plot_utils.plot_studies.figure(many, pooled=pooled), monkeypatch)
 
 
 def test_comparisons_that_the_results_allow(tmp_path):
