@@ -20,6 +20,7 @@ import numpy as np
 import activations
 import storage
 from config import Config
+from corpora import overlap
 
 STEPS = 5  # training steps that are run twice
 AUDIT_TOKENS = 2048  # positions on which a new model is evaluated
@@ -57,6 +58,7 @@ def before_training(config: Config, activation: str, corpus) -> list[dict]:
             _wired(config, activation, corpus),
             _causal(config, activation, corpus),
             _same_positions(config, activation, corpus),
+            _check("new text", *overlap.verdict(corpus)),
             *_repeatable(config, activation, corpus),
             _sane_start(config, activation, corpus),
             _parameters(config, activation, corpus),
@@ -243,11 +245,6 @@ def _same_positions(config, activation, corpus):
         problems.append("windows reach beyond the validation split")
     if np.shares_memory(corpus.train, corpus.val):
         problems.append("training and validation split overlap")
-    elif (share := _share_found(corpus.val, starts, T, corpus.train)) > 0.5:
-        # a text that repeats itself is found in itself; only one that doesn't was split wrongly
-        places = metrics.evaluation_windows(len(corpus.train), T, config.eval_tokens)
-        if _share_found(corpus.train, places, T, corpus.train, times=2) < 0.5 * share:
-            problems.append(f"{100 * share:.0f} % of the validation windows are in the training split, word for word")
     if pair["relative_pd"] != 0 or pair["prediction_differences"] != 0:
         problems.append(f"a model differs from itself: relative PD {pair['relative_pd']:.3g}")
     if pair["total_predictions"] != len(few) * T:
@@ -263,13 +260,6 @@ def _same_positions(config, activation, corpus):
         "equal checksums; inside the validation split; self-difference exactly 0",
         "predictions on different inputs differ even for one model (0.4 to 0.6), the more the sharper it is",
     )
-
-
-def _share_found(tokens, starts, length, text, times=1) -> float:
-    """The share of (16 of the) windows of `tokens` that occur in `text` at least `times` times."""
-    searched = np.concatenate((text[:2_000_000], text[2_000_000:][-2_000_000:])).tobytes()  # enough of a large text
-    found = [searched.count(tokens[s : s + length].tobytes()) >= times for s in starts[:: max(1, len(starts) // 16)]]
-    return sum(found) / max(1, len(found))
 
 
 def _repeatable(config, activation, corpus):

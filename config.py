@@ -132,6 +132,19 @@ class Config:
         affects_results=False,
     )
     dataset: str = setting("shakespeare", "a corpus by name, hf:NAME[/CONFIG], or a file, folder or glob", kind=str)
+    # what these two change is in the corpus' own checksum
+    encoding: str | None = setting(
+        None,
+        "encoding of text files that have no byte-order mark (default: UTF-8, anything else is refused)",
+        kind=str,
+        affects_results=False,
+    )
+    text_column: str = setting(
+        "text",
+        "column of text in tables: jsonl, json, csv, parquet, hf:NAME; '' takes files as they are",
+        kind=str,
+        affects_results=False,
+    )
     train_split: float = setting(
         0.9, "fraction of the text that is trained on; the rest validates", kind=float, above=0.0, high=0.999
     )
@@ -264,7 +277,10 @@ class Config:
 
     def _validate(self):
         for f in dataclasses.fields(self):
-            if f.name not in ("preset", "study", "vary", "workers", "native") or getattr(self, f.name) is not None:
+            if (
+                f.name not in ("preset", "study", "encoding", "vary", "workers", "native")
+                or getattr(self, f.name) is not None
+            ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
         if self.n_embd % self.n_head:
             raise UserError(

