@@ -22,7 +22,7 @@ SAMPLES = 1 << 15  # places of each split; a share has a standard error of 0.3 p
 CHUNK = 1 << 15  # tokens at a time: all that is computed stays in the processor's cache
 FILTER_BITS = 22
 # Prose repeats less than 1 % of itself; mark-up, logs and source code more, training and validation alike.
-MOST_FOUND, TIMES_REPEATED = 0.05, 3
+MOST_FOUND, TIMES_REPEATED, NEVER_MORE = 0.05, 3, 0.25
 _BASE, _INVERSE = 0x9E3779B97F4A7C15, pow(0x9E3779B97F4A7C15, -1, 1 << 64)
 
 
@@ -87,7 +87,7 @@ def verdict(corpus) -> tuple[bool | None, str, str, str]:
     )
     if (unseen := info.get("unseen_val_characters")) is not None and info.get("val_characters"):
         measured += f"; {100 * unseen / info['val_characters']:.2g} % of its characters never occur in training"
-    return share <= min(0.5, max(MOST_FOUND, TIMES_REPEATED * repeated)), measured, threshold, why
+    return share <= min(NEVER_MORE, max(MOST_FOUND, TIMES_REPEATED * repeated)), measured, threshold, why
 
 
 def _pseudo_random(n: int) -> np.ndarray:

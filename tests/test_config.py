@@ -83,7 +83,7 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_complete_and_round_trip(preset):
     config = Config(preset=preset, device="cpu")
-    assert all(v is not None for k, v in config.to_dict().items() if k not in ("study", "workers"))
+    assert all(v is not None for k, v in config.to_dict().items() if k not in ("study", "encoding", "workers"))
     again = Config.from_dict(config.to_dict())
     assert again == config
     assert again.fingerprint() == config.fingerprint()
@@ -109,11 +109,12 @@ OTHER = {
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
     "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "native": False,
     "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
+    "encoding": "cp1251", "text_column": "story",
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
     "preset", "data_dir", "trials_per_activation", "workers", "snapshot_seconds", "study", "results_dir", "plots_dir",
-    "checkpoint_dir",
+    "checkpoint_dir", "encoding", "text_column",
 }  # fmt: skip
 
 

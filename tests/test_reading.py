@@ -270,8 +270,9 @@ def test_what_is_no_text_is_named(tmp_path, what):
     assert what in refusal(written(tmp_path, NO_TEXT[what]))
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "cp1252", "koi8-r", "cp437", "mac_roman", "shift_jis", "gb18030",
-                                      "big5", "utf-16-le", "utf-16-be", "utf-7"])  # fmt: skip
+@pytest.mark.parametrize(
+    "encoding", "latin-1 cp1251 cp1252 koi8-r cp437 mac_roman shift_jis gb18030 big5 utf-16-le utf-16-be utf-7".split()
+)
 @pytest.mark.parametrize("low", [0, 1, 32])
 def test_noise_is_no_text_in_any_encoding(tmp_path, encoding, low):
     refusal(written(tmp_path, noise(20_000, low=low)), encoding=encoding)
