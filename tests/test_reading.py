@@ -211,6 +211,13 @@ def test_a_mark_wins_over_what_is_told(tmp_path):
     assert text_of(path, encoding="cp1251")[0] == ENGLISH
 
 
+def test_damage_in_marked_text_is_no_question_of_encoding(tmp_path):
+    data = codecs.BOM_UTF16_BE + ENGLISH.encode("utf-16-be")
+    for damaged in (data[:-1], data[:1001] + data[1002:], data[:1000] + b"\xdc\0" + data[1000:]):
+        message = refusal(written(tmp_path, damaged))
+        assert "its mark says so: mend it there" in message and not advised(message)
+
+
 @pytest.mark.parametrize("encoding", ["cp1251", "shift_jis", "gb18030", "utf-16-le", "utf-8"])
 def test_what_can_not_be_decoded_as_told_names_the_byte(tmp_path, encoding):
     good = ENGLISH[:999].encode(encoding)
@@ -593,6 +600,8 @@ NO_TABLE = {
     "f.json": (b"[" * 100_000, "not JSON"),
     "g.json": (b'{"a": ' * 100_000, "not JSON"),
     "h.json": (b"9" * 5000, "not JSON"),
+    "damaged_lines.txt": (b'{"text": one}\n' + b'{"text": "two"}\n' * 9, "not JSON"),
+    "long_line.txt": (b'{"text": "' + b"word " * 300_000, "not JSON"),
     "i.jsonl": (b'{"text": "\\ud800"}\n' * 9, "surrogate"),
     "j.jsonl": (b'{"text": "a\\u0000b"}\n' * 9, "NUL"),
     "k.jsonl": (b'{"text": "\\u0001\\u0002\\u0003\\u0004"}\n' * 99, "control characters"),
