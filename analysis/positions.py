@@ -1,0 +1,469 @@
+"""Where trials disagree, and whether a disagreement is an error: pure functions on arrays; no torch, no files.
+
+`measure` turns the trials' predictions, part by part, into a few numbers for each position (`Positions`), so memory
+does not grow with the vocabulary; everything else is computed from those. Logarithms are natural, losses in nats.
+Shapes in comments: M trials, R positions (rows), V tokens of vocabulary, P = M(M-1)/2 pairs of trials in the order of
+itertools.combinations, W windows.
+
+Intervals are over windows of text, given the trials: positions within a window are not independent, windows far apart
+nearly are. They are 95 % intervals of a mean by Student's t with the sandwich (cluster) variance over windows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from scipy.special import stdtrit
+
+QUANTILES = (50, 90, 99)  # percent
+BINS = 15  # of confidence, as in Guo et al. 2017
+TENTHS = 10
+# lower ends of the classes of token frequency, three to the factor of ten but one
+FREQUENCIES = (0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+KINDS = ("start of a word", "inside a word", "space", "new line", "punctuation", "digit", "other")
+
+
+# -- one number per position --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What M trials predict at R positions, in one number per position and trial, pair, or all of them. float64."""
+
+    targets: np.ndarray  # (R,) the true next tokens
+    top: np.ndarray  # (M, R) most likely token
+    confidence: np.ndarray  # (M, R) its probability
+    loss: np.ndarray  # (M, R) -ln p(target)
+    entropy: np.ndarray  # (M, R) of the predicted distribution
+    mean_top: np.ndarray  # (R,) of the mean prediction p̄, likewise
+    mean_confidence: np.ndarray  # (R,)
+    mean_loss: np.ndarray  # (R,) -ln p̄(target)
+    centroid_loss: np.ndarray  # (R,) -ln g(target), g ∝ Π p_m^(1/M) the normalised geometric mean
+    diversity: np.ndarray  # (R,) mean over m of KL(g ‖ p_m)
+    pd: np.ndarray  # (P, R) total-variation distance
+    kl: np.ndarray  # (P, R) mean of KL(p_i ‖ p_j) and KL(p_j ‖ p_i)
+    agreement: np.ndarray  # (P, R) Σ p_i p_j: how likely one token drawn from each is the same
+
+    @classmethod
+    def joined(cls, parts: Iterable[Positions]) -> Positions:
+        """One after another along the positions."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts], -1) for f in fields(cls)))
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(R,) share of the trials whose most likely token is not the target."""
+        return (self.top != self.targets).mean(0)
+
+    @property
+    def mismatch(self) -> np.ndarray:
+        """(R,) share of the pairs whose most likely tokens differ."""
+        return np.mean([self.top[i] != self.top[j] for i, j in pairs(len(self.top))], axis=0)
+
+
+def pairs(trials: int) -> list[tuple[int, int]]:
+    return list(itertools.combinations(range(trials), 2))
+
+
+def measure(
+    log_p: np.ndarray, targets: np.ndarray, columns: np.ndarray | None = None, top: np.ndarray | None = None
+) -> Positions:
+    """The numbers of `Positions` from log-probabilities.
+
+    Args:
+        log_p: (M, R, V) float64, M ≥ 2, finite, Σ_v exp = 1 to rounding.
+        targets: (R,) the true next tokens.
+        columns: (R,) the targets' columns in `log_p` where those are not tokens but buckets of tokens.
+        top: (M, R) the most likely tokens, in that case.
+
+    Raises:
+        ValueError: other shapes, or values that are not finite.
+    """
+    log_p = np.asarray(log_p, np.float64)
+    if log_p.ndim != 3 or len(log_p) < 2 or log_p.shape[1] != len(targets):
+        raise ValueError(f"log_p must be (M, R, V) with M ≥ 2 and R = {len(targets)} targets, not {log_p.shape}")
+    if not np.isfinite(log_p).all():
+        raise ValueError("log_p must be finite")
+    p = np.exp(log_p)
+    rows, columns = np.arange(len(targets)), targets if columns is None else columns
+    most = log_p.argmax(-1)
+    # p̄ relative to the largest p_m, and g by its own normaliser: neither loses digits where probabilities are small
+    largest = log_p.max(0)
+    log_mean = largest + np.log(np.exp(log_p - largest).mean(0))
+    log_g = log_p.mean(0)
+    log_g -= _log_sum(log_g)[:, None]
+    g = np.exp(log_g)
+    p_bar = np.exp(log_mean)
+    mean_top = log_mean.argmax(-1)
+    pd, kl, agreement = (np.empty((len(pairs(len(p))), len(rows))) for _ in range(3))
+    for k, (i, j) in enumerate(pairs(len(p))):
+        difference = p[i] - p[j]
+        pd[k] = np.abs(difference).sum(-1) / 2
+        kl[k] = _dot(difference, log_p[i] - log_p[j]) / 2
+        agreement[k] = _dot(p[i], p[j])
+    return Positions(
+        targets=np.asarray(targets),
+        top=most if top is None else np.asarray(top),
+        confidence=np.take_along_axis(p, most[:, :, None], -1)[:, :, 0],
+        loss=-log_p[:, rows, columns],
+        entropy=-_dot(p, log_p),
+        mean_top=mean_top,
+        mean_confidence=p_bar[rows, mean_top],
+        mean_loss=-log_mean[rows, columns],
+        centroid_loss=-log_g[rows, columns],
+        diversity=np.mean([_dot(g, log_g - one) for one in log_p], axis=0),
+        pd=pd,
+        kl=kl,
+        agreement=agreement,
+    )
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Σ_v a b."""
+    return np.einsum("...v,...v->...", a, b)
+
+
+def _log_sum(log_p: np.ndarray) -> np.ndarray:
+    """ln Σ_v exp, stable."""
+    largest = log_p.max(-1)
+    return largest + np.log(np.exp(log_p - largest[..., None]).sum(-1))
+
+
+# -- where: slices of the positions -------------------------------------------------------------------------------
+
+
+def slices(p: Positions, groups: np.ndarray, labels: Sequence[str]) -> list[dict]:
+    """Mean PD of each group of positions, and the share of all PD that lies in it.
+
+    Args:
+        groups: (R,) integers, indices into `labels`: each position is in one group. Groups without any are left out.
+
+    Returns:
+        A dict per group: `label`; `positions` and `share_of_positions`; `pd`, the mean over its positions (and pairs);
+        `share`, its part of the sum of PD over all positions, None where that is 0; `loss` in nats, mean over trials;
+        `error_pct` and `mismatch_pct`, top-1 error and mismatch in percent. Sums are correctly rounded (math.fsum), so
+        shares sum to 1 and Σ positions · pd / R is the whole PD, both to the last place.
+    """
+    pd, loss, wrong, mismatch = p.pd.mean(0), p.loss.mean(0), p.wrong, p.mismatch
+    found = []
+    for group, label in enumerate(labels):
+        inside = groups == group
+        n = int(inside.sum())
+        if n:
+            found.append((label, n, math.fsum(pd[inside]), loss[inside], wrong[inside], mismatch[inside]))
+    whole = math.fsum(total for _, _, total, *_ in found)
+    return [
+        {
+            "label": label,
+            "positions": n,
+            "share_of_positions": n / len(p),
+            "pd": total / n,
+            "share": total / whole if whole else None,
+            "loss": float(losses.mean()),
+            "error_pct": 100 * float(errors.mean()),
+            "mismatch_pct": 100 * float(mismatches.mean()),
+        }
+        for label, n, total, losses, errors, mismatches in found
+    ]
+
+
+def by_rank(values: np.ndarray, groups: int = TENTHS) -> np.ndarray:
+    """(R,) the group of each value when they are sorted into groups of equal size (±1), the lowest in group 0; equal
+    values in the order of their positions."""
+    order = np.argsort(values, kind="stable")
+    found = np.empty(len(values), int)
+    found[order] = np.arange(len(values)) * groups // len(values)
+    return found
+
+
+def by_entropy(p: Positions) -> tuple[np.ndarray, list[str]]:
+    """Tenths of the positions by the trials' mean predictive entropy, the most predictable first; their labels, the
+    range of entropy in nats."""
+    entropy = p.entropy.mean(0)
+    groups = by_rank(entropy)
+    inside = [entropy[groups == g] for g in range(TENTHS)]
+    return groups, [f"{x.min():.2f}–{x.max():.2f}" if len(x) else "" for x in inside]
+
+
+def by_frequency(frequency: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Classes of the frequency of each position's target in the training text, (R,) in 0…1; the most frequent first."""
+    labels = [f"≥ {_percent(FREQUENCIES[0])}"]
+    labels += [f"{_percent(low)[:-2]}–{_percent(high)}" for high, low in itertools.pairwise(FREQUENCIES)]
+    labels += [f"< {_percent(FREQUENCIES[-1])}", "never"]
+    groups = np.searchsorted(-np.array(FREQUENCIES), -frequency, side="left")
+    return np.where(frequency == 0, len(labels) - 1, groups), labels
+
+
+def _percent(share: float) -> str:
+    return f"{float(f'{100 * share:.3g}'):.10g} %"
+
+
+def by_place(positions: int, block_size: int) -> tuple[np.ndarray, list[str]]:
+    """Classes of the place in the window, which is how many tokens the trials could see: 1, 2, 3–4, 5–8, …"""
+    place = np.arange(positions) % block_size + 1
+    last = math.ceil(math.log2(block_size))
+    ends = [min(2**k, block_size) for k in range(last + 1)]
+    labels = ["1"] + [f"{a + 1}–{b}" if b > a + 1 else str(b) for a, b in itertools.pairwise(ends)]
+    return np.ceil(np.log2(place)).astype(int), labels
+
+
+def by_kind(previous: np.ndarray, targets: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """The index into KINDS of each target, (R,), by its text and that of the token before it.
+
+    `texts`: of every token of the vocabulary. A token counts by its first character that isn't a blank, a blank token
+    by its first one. Letters start a word unless they follow a letter, a digit or an apostrophe directly; so of a token
+    such as " the" too. Combining marks count as letters. What is no text by itself, as a byte of a longer character,
+    is "other"."""
+    start, inside, space, line, punctuation, digit, other = range(len(KINDS))
+    base, continues, closes = (np.zeros(len(texts), int) for _ in range(3))
+    for token, text in enumerate(texts):
+        visible = text.strip()
+        if not text or "\N{REPLACEMENT CHARACTER}" in text:
+            base[token] = other
+        elif not visible:
+            base[token] = line if "\n" in text or "\r" in text else space
+        else:
+            category = unicodedata.category(visible[0])[0]
+            base[token] = {"L": start, "M": start, "N": digit, "P": punctuation, "S": punctuation}.get(category, other)
+        continues[token] = text[:1] == visible[:1]  # directly, without a blank before
+        closes[token] = bool(text) and (unicodedata.category(text[-1])[0] in "LMN" or text[-1] in "'’")
+    kinds = base[targets]
+    return np.where((kinds == start) & (continues[targets] == 1) & (closes[previous] == 1), inside, kinds)
+
+
+def concentration(p: Positions) -> dict:
+    """How PD, a mean over pairs, is spread over the positions: `mean`, the `QUANTILES` as "q50"…, and
+    `largest_tenth_share`, the part of all PD that lies in the tenth of the positions where it is largest (None at PD
+    0). `kl`: KL divergence between two trials, both ways, a mean over pairs and positions, in nats."""
+    pd = p.pd.mean(0)
+    total = math.fsum(pd)
+    largest = by_rank(-pd) == 0
+    return {
+        "mean": total / len(pd),
+        **{f"q{q}": float(np.quantile(pd, q / 100)) for q in QUANTILES},
+        "largest_tenth_share": math.fsum(pd[largest]) / total if total else None,
+        "kl": math.fsum(p.kl.mean(0)) / len(pd),
+    }
+
+
+# -- is it an error? ----------------------------------------------------------------------------------------------
+
+
+def interval(values: np.ndarray, windows: np.ndarray, level: float = 0.95) -> dict:
+    """Mean of values (R,), and its interval over the windows (R,) they lie in; None with fewer than two windows.
+
+    The ratio estimator: with S_w the sum and n_w the number of the values in window w, the variance of the mean is
+    W/(W-1) · Σ_w (S_w - n_w · mean)² / R²."""
+    _, window = np.unique(windows, return_inverse=True)
+    counts = np.bincount(window)
+    mean = math.fsum(values) / len(values)
+    W = len(counts)
+    if W < 2:
+        return {"mean": mean, "low": None, "high": None}
+    residual = np.bincount(window, values) - mean * counts
+    half = stdtrit(W - 1, (1 + level) / 2) * math.sqrt(W / (W - 1) * (residual**2).sum()) / len(values)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def ensemble(p: Positions) -> dict:
+    """Losses of the trials, of their mean prediction p̄ and of their normalised geometric mean g ∝ Π p_m^(1/M), nats.
+
+    Exactly, position by position: mean over m of -ln p_m(y) = -ln g(y) + mean over m of KL(g ‖ p_m), whatever y is
+    (Wood et al. 2023, arXiv 2301.03962: cross-entropy's centroid is the geometric mean, and the second term is the
+    trials' diversity). `identity_error` is the difference of both sides as computed, largest over positions.
+    `gain`: what averaging the predictions saves, loss - mean_prediction; never below 0 (Jensen)."""
+    loss = p.loss.mean(0)
+    means = {
+        "loss": loss,
+        "mean_prediction": p.mean_loss,
+        "gain": loss - p.mean_loss,
+        "geometric_mean": p.centroid_loss,
+        "diversity": p.diversity,
+    }
+    return {
+        **{name: math.fsum(values) / len(p) for name, values in means.items()},
+        "identity_error": float(np.abs(loss - p.centroid_loss - p.diversity).max()),
+    }
+
+
+def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict]:
+    """The reliability curve: predictions by their confidence (probability of the most likely token) in bins of equal
+    width, (low, high]; `confidence` and `accuracy` are means in the bin. Empty bins are left out."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1).ravel()
+    counts, sums, hits = (np.bincount(place, w, bins) for w in (None, confidence.ravel(), right.ravel()))
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "predictions": int(counts[b]),
+            "confidence": sums[b] / counts[b],
+            "accuracy": hits[b] / counts[b],
+        }
+        for b in range(bins)
+        if counts[b]
+    ]
+
+
+def expected_calibration_error(curve: Sequence[Mapping]) -> float:
+    """ECE, Σ_b n_b/N |accuracy_b - confidence_b| (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599)."""
+    total = sum(b["predictions"] for b in curve)
+    return math.fsum(b["predictions"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / total
+
+
+def chance_calibration_error(confidence: np.ndarray, bins: int = BINS) -> float:
+    """The ECE to expect of a perfectly calibrated model at these confidences (R,): hits are then Bernoulli with them,
+    a bin's excess is nearly normal with variance Σ c(1-c), and its mean size √(2/π) standard deviations. Hits count as
+    independent, so it is a little too small where neighbouring positions err together."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    variance = np.bincount(place, confidence * (1 - confidence), bins)
+    return float(np.sqrt(2 / math.pi * variance).sum() / len(confidence))
+
+
+def calibration(p: Positions, windows: np.ndarray) -> dict:
+    """Whether the trials are right as often as they say.
+
+    `ece` is the mean of the trials' own (one curve each), `ece_by_chance` what perfect calibration would show;
+    `ece_mean_prediction` that of p̄. `gap` is the mean confidence minus the accuracy over positions and trials with its
+    interval over windows: above 0 overconfident, below underconfident; `verdict` says so where the interval excludes
+    0, else "no bias shown". `curve`: the trials' predictions pooled."""
+    right = p.top == p.targets
+    gap = interval((p.confidence - right).mean(0), windows)
+    verdict = "no bias shown"
+    if gap["low"] is not None and gap["low"] > 0:
+        verdict = "overconfident"
+    elif gap["high"] is not None and gap["high"] < 0:
+        verdict = "underconfident"
+    mean_curve = reliability(p.mean_confidence, p.mean_top == p.targets)
+    each = [expected_calibration_error(reliability(c, r)) for c, r in zip(p.confidence, right, strict=True)]
+    return {
+        "ece": float(np.mean(each)),
+        "ece_by_chance": float(np.mean([chance_calibration_error(c) for c in p.confidence])),
+        "ece_mean_prediction": expected_calibration_error(mean_curve),
+        "gap": gap,
+        "verdict": verdict,
+        "curve": reliability(p.confidence, right),
+    }
+
+
+def disagreement(p: Positions, windows: np.ndarray) -> dict:
+    """Top-1 disagreement of two trials against their top-1 error, all in shares of positions.
+
+    Generalisation-disagreement equality: the two are equal in expectation if the ensemble of one-hot predictions is
+    class-aggregated calibrated (Jiang et al. 2022, arXiv 2106.13799). `difference` is error - disagreement with its
+    interval over windows; above 0, trials agree on their mistakes. `verdict`: "fails" where the interval excludes 0,
+    else "not shown to fail". `by_entropy`: the same in each tenth by entropy, with intervals that hold together for
+    all ten (Bonferroni)."""
+
+    def compare(inside, level):
+        wrong, mismatch = p.wrong[inside], p.mismatch[inside]
+        difference = interval(wrong - mismatch, windows[inside], level)
+        open_ = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
+        return {
+            "error": math.fsum(wrong) / len(wrong),
+            "disagreement": math.fsum(mismatch) / len(wrong),
+            "difference": difference,
+            "verdict": "not shown to fail" if open_ else "fails",
+        }
+
+    groups = by_rank(p.entropy.mean(0))
+    tenths = [compare(groups == g, 1 - 0.05 / TENTHS) for g in range(TENTHS) if (groups == g).any()]
+    return {**compare(np.ones(len(p), bool), 0.95), "by_entropy": tenths}
+
+
+def capa(p: Positions, vocab_size: int) -> dict:
+    """Agreement adjusted for accuracy: Chance Adjusted Probabilistic Agreement κ_p (Goel et al. 2025, arXiv
+    2502.04313), a mean over pairs, and of each pair.
+
+    κ_p = (c_obs - c_exp) / (1 - c_exp), with c_obs the mean over positions of Σ_v p_i(v) p_j(v), and
+    c_exp = p̂_i p̂_j + (1 - p̂_i)(1 - p̂_j) / (V - 1), p̂ the mean probability of the target: what two independent models
+    would give that spread the rest evenly. 1 needs certain predictions: two equal but unsure models stay below it."""
+    right = np.exp(-p.loss).mean(1)
+    observed = p.agreement.mean(1)
+    i, j = np.array(pairs(len(right))).T
+    expected = right[i] * right[j] + (1 - right[i]) * (1 - right[j]) / (vocab_size - 1)
+    kappa = (observed - expected) / (1 - expected)
+    return {"mean": float(kappa.mean()), "pairs": kappa.tolist()}
+
+
+def outlier(values: Sequence[float]) -> dict | None:
+    """Whether the largest of M values stands out: Grubbs' test, one-sided (Grubbs 1969); None for fewer than three, or
+    without spread.
+
+    G = (max - mean) / s; p = min(1, M · P(T > t)) with t² = M(M-2)G² / ((M-1)² - M G²), T Student's with M - 2 degrees
+    of freedom, an upper bound that is exact for large G. Mean PDs of trials share pairs, but are exchangeable: their
+    deviations from the mean are distributed as those of independent values, and the test keeps its level."""
+    x = np.asarray(values, float)
+    M = len(x)
+    if M < 3 or np.ptp(x) == 0:
+        return None
+    G = (x.max() - x.mean()) / x.std(ddof=1)
+    rest = max((M - 1) ** 2 - M * G**2, 0.0)
+    t = math.sqrt(M * (M - 2) * G**2 / rest) if rest else math.inf
+    return {"index": int(x.argmax()), "p": min(1.0, M * _upper_tail(t, M - 2))}
+
+
+def _upper_tail(t: float, df: int) -> float:
+    """P(T > t) of Student's t, without cancellation for large t."""
+    from scipy.special import betainc
+
+    return float(betainc(df / 2, 0.5, df / (df + t * t)) / 2) if math.isfinite(t) else 0.0
+
+
+def trial_distances(p: Positions) -> np.ndarray:
+    """(M,) mean PD of each trial to the others."""
+    M = len(p.top)
+    sums = np.zeros(M)
+    for (i, j), pd in zip(pairs(M), p.pd.mean(1), strict=True):
+        sums[[i, j]] += pd
+    return sums / (M - 1)
+
+
+# -- all of it ----------------------------------------------------------------------------------------------------
+
+
+def where(p: Positions, block_size: int, previous: np.ndarray, texts: Sequence[str], frequency: np.ndarray) -> dict:
+    """Every slice: {"entropy", "frequency", "place", "kind"}, each as `slices` gives it.
+
+    Args:
+        previous: (R,) the last token that the trials saw.
+        texts: (V,) the tokens' texts.
+        frequency: (V,) the tokens' shares of the training text.
+    """
+    return {
+        "entropy": slices(p, *by_entropy(p)),
+        "frequency": slices(p, *by_frequency(frequency[p.targets])),
+        "place": slices(p, *by_place(len(p), block_size)),
+        "kind": slices(p, by_kind(previous, p.targets, texts), KINDS),
+    }
+
+
+def error(p: Positions, block_size: int, vocab_size: int, trials: Sequence[int], whole: bool = True) -> dict:
+    """Everything of the second question; what needs each token's own probability is None where they are not `whole`
+    (stored in buckets of several tokens)."""
+    windows = np.arange(len(p)) // block_size
+    distances = trial_distances(p)
+    losses = p.loss.mean(1)
+    return {
+        "ensemble": ensemble(p) if whole else None,
+        "calibration": calibration(p, windows) if whole else None,
+        "disagreement": disagreement(p, windows),
+        "capa": capa(p, vocab_size) if whole else None,
+        "trials": {
+            "pd": {str(k): float(x) for k, x in zip(trials, distances, strict=True)},
+            "loss": {str(k): float(x) for k, x in zip(trials, losses, strict=True)} if whole else None,
+            "outlier_pd": _named(outlier(distances), trials),
+            "outlier_loss": _named(outlier(losses), trials) if whole else None,
+        },
+    }
+
+
+def _named(found: dict | None, trials: Sequence[int]) -> dict | None:
+    return found and {"trial": trials[found["index"]], "p": found["p"]}
