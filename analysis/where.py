@@ -5,29 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import significance
 import storage
+from analysis.markdown import DASH, fixed, label, labels, listed, p_value, safe, signed, span, table
 from analysis.results import Measured
 
 SCHEMA = "where/1"
-WHERE_FILE, PASSAGE_FILE = "where.json", "where_passage.json"
+WHERE_FILE, PASSAGE_FILE, PAGE_FILE = "where.json", "where_passage.json", "disagreement.html"
 PASSAGE_TOKENS = 768  # of the validation text, from its beginning
 SHOWN = 3  # most likely tokens told of each trial
+EMPTY = {"schema": SCHEMA, "activations": {}, "tokens": [], "texts": {}, "context": 0}
+ALPHA = 0.05
+SAME_PD = 1e-3  # relative: PD computed again differs by less, unless it was measured elsewhere
 
 
 def load(path: str | Path) -> dict:
-    """The file's contents; an empty one where it is missing or of another schema.
+    """The file's contents; EMPTY where it is missing or of another schema.
 
     Raises:
         StorageError: it is damaged.
     """
     path = Path(path)
     found = storage.read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("activations"), dict):
-        return {"schema": SCHEMA, "activations": {}, "tokens": [], "texts": {}, "context": 0}
-    return found
+    known = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("activations"), dict)
+    return found if known else dict(EMPTY)
 
 
 def identity(results: Mapping) -> dict | None:
@@ -38,3 +42,183 @@ def identity(results: Mapping) -> dict | None:
     if not results.get("fingerprint") or None in checkpoints.values():
         return None
     return {"fingerprint": results["fingerprint"], "checkpoints": checkpoints}
+
+
+def fitting(where: Mapping, all_results: Mapping[str, dict]) -> dict:
+    """`where` with an entry for each of the results; one of other checkpoints is no longer told, only named."""
+    entries = {}
+    for name, results in all_results.items():
+        entry = where["activations"].get(name)
+        if entry is None or entry.get("identity") != identity(results):
+            entry = {"reason": "not computed from these checkpoints; run analyze_results.py --where"}
+        entries[name] = entry
+    return {**where, "activations": entries}
+
+
+# -- the report -------------------------------------------------------------------------------------------------------
+
+
+def section(where: Mapping) -> list[str]:
+    """The report's lines on what `fitting` gave; [] where no activation has an entry."""
+    told = {name: entry for name, entry in where["activations"].items() if "reason" not in entry}
+    if not told:
+        return []
+    return [
+        "### Where the trials differ",
+        "",
+        *_where(told),
+        "",
+        "### Is a difference an error?",
+        "",
+        *_error(told),
+        "",
+        *(f"- {line}" for line in _lacking(where["activations"])),
+    ]
+
+
+def _of(told: Mapping, get: Callable) -> list[float]:
+    return [x for x in map(get, told.values()) if x is not None]
+
+
+def _where(told: Mapping) -> list[str]:
+    rows = []
+    for name, entry in told.items():
+        pd = entry["pd"]
+        quantiles = [fixed(pd[q]) for q in ("mean", "q50", "q90", "q99")]
+        rows.append([label(name), *quantiles, fixed(pd["kl"]), _percent(pd["largest_tenth_share"])])
+    header = ["Activation", "Mean PD", "Median", "90 %", "99 %", "KL (nats)", "Share of all PD in the largest tenth"]
+    entropies = {n: e["where"]["entropy"] for n, e in told.items()}
+    first, last = ([100 * s[k]["share"] for s in entropies.values() if s[k]["share"] is not None] for k in (0, -1))
+    text = (
+        "PD over the positions: its mean, the quantiles over positions of the mean over pairs, and how much of all PD "
+        "lies in the tenth of the positions where it is largest."
+    )
+    lines = [text, *table(header, rows)]
+    if first and last:
+        lines += [
+            f"The tenth of the positions at which the trials are surest (lowest mean entropy of their predictions) "
+            f"holds {span(first, 1, ' %')} of all PD, the tenth at which they are least sure {span(last, 1, ' %')}. "
+            "Each kind of token holds this share of all PD (in brackets its mean PD):"
+        ]
+    kinds = dict.fromkeys(s["label"] for e in told.values() for s in e["where"]["kind"])
+    rows = []
+    for kind in kinds:
+        slices = {n: s for n, e in told.items() for s in e["where"]["kind"] if s["label"] == kind}
+        shares = [100 * s["share_of_positions"] for s in slices.values()]
+        cells = [f"{_percent(s['share'])} ({fixed(s['pd'])})" if (s := slices.get(n)) else DASH for n in told]
+        rows.append([kind, span(shares, 1, " %"), *cells])
+    return [*lines, *table(["Kind", "Positions", *map(label, told)], rows)]
+
+
+def _percent(share: float | None) -> str:
+    return DASH if share is None else f"{100 * share:.1f} %"
+
+
+def _error(told: Mapping) -> list[str]:
+    rows = [[label(name), *_cells(entry["error"])] for name, entry in told.items()]
+    header = (
+        "Activation|Loss|Of the mean prediction|Diversity|ECE (by chance)|Confidence − accuracy [95 %]|Top-1 error|"
+        "Top-1 disagreement|CAPA"
+    ).split("|")
+    return [
+        "Loss in nats per token, of the trials and of the mean of their predictions, which is never higher. Diversity "
+        "is the mean KL divergence from the trials' normalised geometric mean to each of them, exactly what that mean "
+        "saves in loss (Wood et al. 2023, arXiv 2301.03962). ECE is the expected calibration error, beside what chance "
+        "alone would make of it in perfectly calibrated trials. CAPA is the agreement of two trials beyond what their "
+        "accuracy brings with it (Goel et al. 2025, arXiv 2502.04313). Intervals are over windows of text.",
+        *table(header, rows),
+        *(f"- {point}" for point in (_bias(told), _equality(told), _outliers(told)) if point),
+    ]
+
+
+def _cells(error: Mapping) -> list[str]:
+    ensemble, calibration, capa = (error[k] for k in ("ensemble", "calibration", "capa"))
+    cells = [fixed(ensemble[k]) for k in ("loss", "mean_prediction", "diversity")] if ensemble else [DASH] * 3
+    if calibration:
+        gap = calibration["gap"]
+        inside = f" [{signed(gap['low'], 4)}, {signed(gap['high'], 4)}]" if gap["low"] is not None else ""
+        cells += [
+            f"{fixed(calibration['ece'])} ({fixed(calibration['ece_by_chance'])})",
+            signed(gap["mean"], 4) + inside,
+        ]
+    else:
+        cells += [DASH] * 2
+    both = error["disagreement"]
+    return [*cells, _percent(both["error"]), _percent(both["disagreement"]), fixed(capa["mean"]) if capa else DASH]
+
+
+def _bias(told: Mapping) -> str:
+    verdicts: dict[str, list[str]] = {}
+    for name, entry in told.items():
+        if entry["error"]["calibration"]:
+            verdicts.setdefault(entry["error"]["calibration"]["verdict"], []).append(name)
+    parts = [f"{what} for {labels(names)}" for what, names in verdicts.items()]
+    return f"**Calibration** (mean confidence against accuracy): {'; '.join(parts)}." if parts else ""
+
+
+def _equality(told: Mapping) -> str:
+    found = {name: entry["error"]["disagreement"] for name, entry in told.items()}
+    fails = [name for name, d in found.items() if d["verdict"] == "fails"]
+    open_ = [name for name in found if name not in fails]
+    parts = []
+    if fails:
+        more = [d["difference"]["mean"] > 0 for n, d in found.items() if n in fails]
+        how = "trials differ less often than they err" if all(more) else "the two are not alike"
+        ratios = [d["disagreement"] / d["error"] for n, d in found.items() if n in fails and d["error"]]
+        parts.append(f"fails for {labels(fails)}: {how}, {span(ratios, 2)} times as often")
+    if open_:
+        parts.append(f"is not shown to fail for {labels(open_)}")
+    holding = {name: sum(t["verdict"] != "fails" for t in d["by_entropy"]) for name, d in found.items()}
+    most = max(len(d["by_entropy"]) for d in found.values())
+    return (
+        "**Disagreement as an estimate of error** (the generalisation-disagreement equality, Jiang et al. 2022, arXiv "
+        f"2106.13799): it {'; it '.join(parts)}. Of {most} tenths by entropy, it is not shown to fail in "
+        f"{span(holding.values(), 0)}."
+    )
+
+
+def _outliers(told: Mapping) -> str:
+    tests = []
+    for name, entry in told.items():
+        for key, what in (("outlier_pd", "PD to the others"), ("outlier_loss", "loss")):
+            if entry["error"]["trials"][key]:
+                tests.append((name, what, entry["error"]["trials"][key]))
+    if not tests:
+        return ""
+    adjusted = significance.holm([test["p"] for _, _, test in tests])
+    found = [
+        f"{label(name)}, trial {test['trial']} ({what}, p {p_value(float(p))})"
+        for (name, what, test), p in zip(tests, adjusted, strict=True)
+        if p < ALPHA
+    ]
+    fewest = min(len(entry["trials"]) for entry in told.values())
+    few = f" With {fewest} trials, little short of a failure would." if fewest < 5 else ""
+    how = "(Grubbs' test of the highest mean PD and the highest loss, Holm-corrected)"
+    return f"**Outlying trials** {how}: " + (f"{listed(found)}." if found else f"none stands out.{few}")
+
+
+def _lacking(entries: Mapping) -> list[str]:
+    """What is said of less than all, or of nothing."""
+    reasons: dict[str, list[str]] = {}
+    for name, entry in entries.items():
+        if text := entry.get("reason") or entry.get("note"):
+            reasons.setdefault(text, []).append(name)
+        recorded = entry.get("recorded_pd")
+        if recorded and entry["source"] == "weights" and abs(entry["pd"]["mean"] / recorded - 1) > SAME_PD:
+            text = f"PD computed again is {fixed(entry['pd']['mean'])}, on record is {fixed(recorded)}"
+            reasons.setdefault(text, []).append(name)
+    return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
+
+
+def overview(where: Mapping) -> str:
+    """The section for a terminal."""
+    from analysis.markdown import undressed
+
+    lines = section(where) or [f"- {line}" for line in _lacking(where["activations"])]
+    return undressed("\n".join(lines)).replace("### ", "")
+
+
+def shown_first(passage: Mapping) -> str | None:
+    """The activation whose passage the report shows: ReLU, or the first that has one."""
+    names = list(passage["activations"])
+    return "relu" if "relu" in names else names[0] if names else None

@@ -15,38 +15,58 @@ from pathlib import Path
 import numpy as np
 
 import storage
-from analysis import positions
+from analysis import disagreement_page, figures_where, positions
 from analysis.results import Measured, mean
-from analysis.where import PASSAGE_FILE, PASSAGE_TOKENS, SCHEMA, SHOWN, WHERE_FILE, identity, load
+from analysis.where import (
+    EMPTY,
+    PAGE_FILE,
+    PASSAGE_FILE,
+    PASSAGE_TOKENS,
+    SCHEMA,
+    SHOWN,
+    WHERE_FILE,
+    identity,
+    load,
+)
 from config import Config, UserError
 
 
 def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[list[Path], list[str]]:
-    """Bring the two files up to date with the results. Returns their paths, and a line for each activation of which
-    nothing can be said, or only less than all."""
-    paths = [Path(folders.results_dir) / name for name in (WHERE_FILE, PASSAGE_FILE)]
-    old, old_passage = load(paths[0]), load(paths[1])
-    entries, passages, lines = {}, {}, []
+    """Bring the two files, the figure and the page up to date with the results. Returns their paths, and a line for
+    each activation of which nothing can be said, or less than all."""
+    files = [Path(folders.results_dir) / name for name in (WHERE_FILE, PASSAGE_FILE)]
+    where, passage = compute(folders, all_results, *map(load, files))
+    storage.write_json(files[0], where)
+    storage.write_text(files[1], json.dumps(passage, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
+    drawn = [figures_where.plot_where(where, folders.plots_dir)]
+    if passage["activations"]:
+        drawn.append(Path(folders.plots_dir) / PAGE_FILE)
+        storage.write_text(drawn[-1], disagreement_page.page(passage, where))
+    notes = {name: entry.get("reason") or entry.get("note") for name, entry in where["activations"].items()}
+    return files + drawn, [f"{name}: {note}" for name, note in notes.items() if note]
+
+
+def compute(
+    folders: Config, all_results: Mapping[str, dict], old: Mapping = EMPTY, old_passage: Mapping = EMPTY
+) -> tuple[dict, dict]:
+    """The contents of where.json and where_passage.json; what `old` holds of the same checkpoints is kept."""
+    entries, passages = {}, {}
     study = _Study(folders)
     for name, results in all_results.items():
         key = identity(results)
         kept = old["activations"].get(name, {})
         if key and kept.get("identity") == key and "reason" not in kept:
             entries[name], passages[name] = kept, old_passage["activations"].get(name)
-        else:
-            try:
-                entries[name], passages[name] = study.activation(name, results)
-            except (UserError, storage.StorageError, ValueError) as error:
-                entries[name], passages[name] = {"identity": key, "reason": " ".join(str(error).split())}, None
-        note = entries[name].get("reason") or entries[name].get("note")
-        lines += [f"{name}: {note}"] if note else []
-    storage.write_json(paths[0], {"schema": SCHEMA, "activations": entries})
+            continue
+        try:
+            entries[name], passages[name] = study.activation(name, results)
+        except (UserError, storage.StorageError, ValueError) as error:
+            entries[name] = {"identity": key, "reason": " ".join(str(error).split())}
     passage = {**old_passage, "activations": {name: entry for name, entry in passages.items() if entry}}
     if study.corpus:
         passage |= {"tokens": study.passage_tokens().tolist(), "context": study.context, "texts": study.texts}
     passage["texts"] = _texts(passage, passage["texts"])
-    storage.write_text(paths[1], json.dumps(passage, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
-    return paths, lines
+    return {"schema": SCHEMA, "activations": entries}, passage
 
 
 class _Study:
