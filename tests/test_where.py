@@ -1,0 +1,290 @@
+"""From checkpoints to results/where.json, the figure and the report's section."""
+
+import itertools
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import storage
+from analysis import figures_where, positions, where
+from analysis.results import load_all_results
+from config import Config
+from conftest import TINY
+from prepare_data import load_corpus
+from synthetic import minimal_results, synthetic_results
+from tools import where as tool
+from train import run_study
+from training.predictions import Predictions
+
+NAMES = ["relu", "gelu"]
+
+
+def study(folder, corpus_file, data_dir, **changes):
+    folders = {key: str(folder / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")}
+    return Config(**TINY, dataset=str(corpus_file), data_dir=str(data_dir), device="cpu", **folders, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, corpus_file, data_dir):
+    """A finished study of two activations, three trials each, and what --where wrote of it."""
+    config = study(tmp_path_factory.mktemp("where"), corpus_file, data_dir)
+    run_study(config, NAMES, quiet=True)
+    tool.update(config, load_all_results(config.results_dir))
+    return config
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """The study in folders that a test may damage."""
+    folders = {key: str(tmp_path / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")}
+    for key, folder in folders.items():
+        shutil.copytree(getattr(trained, key), folder)
+    return trained.replace(**folders)
+
+
+def entries(config):
+    return where.load(f"{config.results_dir}/{where.WHERE_FILE}")["activations"]
+
+
+def changed(config, activation, number, change):
+    """Change a checkpoint, and let the results name the changed one."""
+    path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
+    contents = storage.load_checkpoint(path)
+    change(contents)
+    sha256 = storage.save_checkpoint(path, contents)
+    results = storage.read_results(storage.results_path(config.results_dir, activation))
+    results["trials"][number - 1]["checkpoint"]["sha256"] = sha256
+    storage.write_results(results, config.results_dir)
+
+
+# -- from the weights ---------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_results(trained):
+    """PD, loss, accuracy and mismatch were measured by other code, in float32: metrics.evaluate_models."""
+    found = entries(trained)
+    assert list(found) == NAMES
+    for name, results in load_all_results(trained.results_dir).items():
+        entry, pairs = found[name], results["reproducibility_metrics"]
+        assert (entry["source"], entry["note"], entry["trials"]) == ("weights", "", [1, 2, 3])
+        assert entry["positions"] == results["evaluation"]["positions"]
+        assert entry["pd"]["mean"] == pytest.approx(results["avg_relative_pd"], rel=1e-5)
+        error = entry["error"]
+        assert error["ensemble"]["loss"] == pytest.approx(results["avg_val_loss"], rel=1e-5)
+        assert 100 * (1 - error["disagreement"]["error"]) == pytest.approx(results["avg_val_accuracy"], rel=1e-9)
+        mismatch = np.mean([p["top1_mismatch_pct"] for p in pairs])
+        assert 100 * error["disagreement"]["disagreement"] == pytest.approx(mismatch, rel=1e-9)
+        assert error["ensemble"]["identity_error"] < 1e-12
+        assert 0 < error["ensemble"]["gain"] < error["ensemble"]["loss"]
+        for parts in entry["where"].values():
+            assert abs(math.fsum(s["share"] for s in parts) - 1) <= math.ulp(1.0)
+            whole = math.fsum(s["positions"] * s["pd"] for s in parts) / entry["positions"]
+            assert whole == pytest.approx(entry["pd"]["mean"], rel=1e-15)
+
+
+def test_passage_is_what_the_models_predict(trained):
+    """The last token that a full window before it decides, asked of the models one by one."""
+    passage = where.load(f"{trained.results_dir}/{where.PASSAGE_FILE}")
+    corpus, entry = load_corpus(trained), passage["activations"]["gelu"]
+    assert passage["tokens"] == corpus.val[: where.PASSAGE_TOKENS + 1].tolist()
+    assert len(entry["pd"]) == len(entry["expected"]) == where.PASSAGE_TOKENS
+    from training.trial import load_trial
+
+    T, at = trained.block_size, where.PASSAGE_TOKENS - 1
+    idx = torch.tensor(corpus.val[at + 1 - T : at + 1].astype(np.int64))[None]
+    p = []
+    for k in (1, 2, 3):
+        model, _, _ = load_trial(storage.checkpoint_path(trained.checkpoint_dir, "gelu", k))
+        with torch.no_grad():
+            p.append(torch.softmax(model(idx)[0, -1].double(), -1).numpy())
+        told = entry["expected"][at][k - 1]
+        assert told[0] == p[-1].argmax()
+        assert told[1] == pytest.approx(p[-1].max(), abs=6e-5)
+        assert told[-1] == pytest.approx(p[-1][corpus.val[at + 1]], abs=6e-5)
+    pd = np.mean([abs(a - b).sum() / 2 for a, b in itertools.combinations(p, 2)])
+    assert entry["pd"][at] == pytest.approx(pd, abs=6e-5)
+    assert {str(t) for place in entry["expected"] for told in place for t in told[:-1:2]} <= set(passage["texts"])
+
+
+def test_trials_side_by_side_give_the_same_numbers(trained):
+    corpus = load_corpus(trained)
+    one, two = (list(Predictions(trained, "relu", corpus, [1, 2, 3], cores).chunks()) for cores in (1, 3))
+    assert all((a.log_p == b.log_p).all() for a, b in zip(one, two, strict=True))
+
+
+def test_what_is_there_is_kept(copied):
+    before = storage.read_bytes(f"{copied.results_dir}/{where.WHERE_FILE}")
+    passage = storage.read_bytes(f"{copied.results_dir}/{where.PASSAGE_FILE}")
+    shutil.rmtree(copied.checkpoint_dir)  # not needed again
+    paths, lines = tool.update(copied, load_all_results(copied.results_dir))
+    assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png", "disagreement.html"]
+    assert lines == []
+    assert storage.read_bytes(paths[0]) == before
+    assert storage.read_bytes(paths[1]) == passage
+
+
+# -- less than that -----------------------------------------------------------------------------------------------
+
+
+def without_weights(contents):
+    contents["weights"] = {}
+
+
+def test_the_probe_stands_in_for_weights_that_are_gone(copied):
+    changed(copied, "relu", 2, without_weights)
+    _, (line,) = tool.update(copied, load_all_results(copied.results_dir))
+    assert line.startswith("relu: from the predictions stored on the probe")
+    assert "trial 2 has no weights left" in line
+    entry, whole = entries(copied)["relu"], entries(copied)["gelu"]
+    assert (entry["source"], whole["source"]) == ("probe", "weights")
+    assert entry["positions"] == copied.probe_tokens
+    results = load_all_results(copied.results_dir)["relu"]
+    pairs = results["divergence"]["pairs"].values()
+    assert entry["pd"]["mean"] == pytest.approx(np.mean([p["relative_pd"][-1] for p in pairs]), abs=1e-4)
+    mismatch = np.mean([p["top1_mismatch_pct"][-1] for p in pairs])
+    assert 100 * entry["error"]["disagreement"]["disagreement"] == pytest.approx(mismatch, rel=1e-12)
+    losses = [history[-1] for history in results["divergence"]["val_loss"].values()]
+    assert entry["error"]["ensemble"]["loss"] == pytest.approx(np.mean(losses), abs=1e-3)
+    assert entry["error"]["ensemble"]["identity_error"] < 1e-12
+    text = "\n".join(where.section(where.fitting({"activations": entries(copied)}, {"relu": results})))
+    assert "stored on the probe" in text
+    assert "relu" not in where.load(f"{copied.results_dir}/{where.PASSAGE_FILE}")["activations"]
+
+
+def test_weights_of_another_model_are_not_loaded(copied):
+    def renamed(contents):
+        weights = contents["weights"]
+        weights["another"] = weights.pop(next(iter(weights)))
+        contents["record"]["weights_sha256"] = storage.contents_sha256(weights)
+
+    changed(copied, "gelu", 1, renamed)
+    tool.update(copied, load_all_results(copied.results_dir))
+    assert entries(copied)["gelu"]["source"] == "probe"
+
+
+def test_neither_weights_nor_probe(copied):
+    def empty(contents):
+        contents |= {"weights": {}, "probe": torch.empty(0)}
+
+    changed(copied, "relu", 1, empty)
+    tool.update(copied, load_all_results(copied.results_dir))
+    reason = entries(copied)["relu"]["reason"]
+    assert "no predictions of the last step are stored with trial 1" in reason
+    assert "\n" not in reason
+
+
+def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
+    config = study(tmp_path, corpus_file, data_dir, tokenizer="bpe", bpe_vocab_size=300, trials_per_activation=2)
+    run_study(config, ["relu"], quiet=True)
+    whole = tool.compute(config, load_all_results(config.results_dir))[0]["activations"]["relu"]
+    for k in (1, 2):
+        changed(config, "relu", k, without_weights)
+    found = tool.compute(config, load_all_results(config.results_dir))[0]["activations"]["relu"]
+    assert (whole["source"], found["source"]) == ("weights", "probe")
+    assert "buckets" in found["note"]
+    assert [found["error"][k] for k in ("ensemble", "calibration", "capa")] == [None] * 3
+    assert found["error"]["disagreement"]["error"] > 0
+    kinds = {s["label"] for s in whole["where"]["kind"]}
+    assert {"start of a word", "inside a word", "punctuation"} <= kinds <= set(positions.KINDS)
+    text = "\n".join(where.section({"activations": {"relu": found}}))
+    assert "Is a difference an error?" in text
+    figures_where.where_figure({"activations": {"relu": found}})
+
+
+def test_a_checkpoint_that_was_not_measured_is_refused(copied):
+    shutil.copy(
+        storage.checkpoint_path(copied.checkpoint_dir, "relu", 1),
+        storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1),
+    )
+    found = tool.compute(copied, load_all_results(copied.results_dir))[0]["activations"]
+    assert "not the checkpoint that was measured" in found["gelu"]["reason"]
+    assert "reason" not in found["relu"]
+
+
+def test_other_results_say_what_they_lack(copied, tmp_path):
+    shutil.rmtree(storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1).parent)
+    all_results = {**load_all_results(copied.results_dir), "swish": minimal_results("swish")}
+    found, passage = tool.compute(copied, all_results)
+    reasons = {name: entry.get("reason") for name, entry in found["activations"].items()}
+    assert reasons["relu"] is None
+    assert "trial_1.pt" in reasons["gelu"]
+    assert reasons["swish"] == "another tool's results, without settings and checkpoints"
+    assert list(passage["activations"]) == ["relu"]
+    text = "\n".join(where.section(found))
+    assert "Swish: another tool's results, without settings and checkpoints." in text
+    json.dumps(found, allow_nan=False)
+
+
+def test_nothing_at_all(tmp_path):
+    config = Config(preset="smoke", device="cpu", precision="float32", **{
+        key: str(tmp_path / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")
+    })  # fmt: skip
+    paths, lines = tool.update(config, {"relu": minimal_results("relu")})
+    assert lines == ["relu: another tool's results, without settings and checkpoints"]
+    assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png"]
+    assert where.section(where.load(paths[0])) == []
+    assert lines[0].split(": ")[1] in where.overview(where.load(paths[0]))
+
+
+# -- the section --------------------------------------------------------------------------------------------------
+
+
+def test_entries_of_other_checkpoints_are_not_told(trained):
+    found, all_results = {"activations": entries(trained)}, load_all_results(trained.results_dir)
+    assert where.fitting(found, all_results)["activations"] == entries(trained)
+    all_results["gelu"]["trials"][1]["checkpoint"]["sha256"] = "0" * 64
+    all_results["swish"] = synthetic_results("swish")
+    fitting = where.fitting(found, all_results)
+    assert [n for n, e in fitting["activations"].items() if "reason" in e] == ["gelu", "swish"]
+    text = "\n".join(where.section(fitting))
+    assert "GELU and Swish: not computed from these checkpoints; run analyze_results.py --where." in text
+    assert "| GELU" not in text
+
+
+def planted(**changes):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 640, 6)) * 0.3 + 2 * rng.standard_normal((640, 6))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    y = log_p[0].argmax(-1)  # always right: underconfident
+    p = positions.measure(log_p, y)
+    texts, frequency = list("abc .7"), np.bincount(y, minlength=6) / 640
+    entry = {
+        "source": "weights",
+        "note": "",
+        "trials": [1, 2, 3, 4, 5],
+        "positions": 640,
+        "pd": positions.concentration(p),
+        "recorded_pd": None,
+        "where": positions.where(p, 64, np.roll(y, 1), texts, frequency),
+        "error": positions.error(p, 64, 6, [1, 2, 3, 4, 5]),
+    }
+    return {"activations": {"relu": {**entry, **changes}}}
+
+
+def test_section_says_what_the_numbers_allow():
+    text = "\n".join(where.section(planted()))
+    assert "underconfident for ReLU" in text
+    assert "none stands out." in text
+    entry = planted()["activations"]["relu"]
+    entry["error"]["trials"]["outlier_pd"] = {"trial": 4, "p": 0.001}
+    text = "\n".join(where.section({"activations": {"relu": entry}}))
+    assert "ReLU, trial 4 (PD to the others, p 0.0020)" in text  # Holm over two tests
+    other = "\n".join(where.section(planted(recorded_pd=0.5)))
+    assert "on record is 0.5000" in other
+
+
+def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
+    figure = figures_where.where_figure({"activations": entries(trained)})
+    titles = [axes.get_title("left") or axes.get_title() for axes in figure.axes]
+    assert len(titles) == 6
+    for title, axes in zip(titles, figure.axes, strict=True):
+        if "kind" not in title:
+            assert [line.get_gid() for line in axes.lines if line.get_gid() in NAMES] == NAMES, title
+    tenths = next(line for line in figure.axes[0].lines if line.get_gid() == "relu")
+    assert list(tenths.get_ydata()) == [s["pd"] for s in entries(trained)["relu"]["where"]["entropy"]]
+    path = figures_where.plot_where({"activations": entries(trained)}, tmp_path)
+    assert path.read_bytes() == figures_where.plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
