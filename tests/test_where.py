@@ -17,8 +17,9 @@ from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import minimal_results, synthetic_results
 from tools import where as tool
-from train import run_study
+from training import experiment
 from training.predictions import Predictions
+from training.trial import train_trial
 
 NAMES = ["relu", "gelu"]
 
@@ -28,11 +29,21 @@ def study(folder, corpus_file, data_dir, **changes):
     return Config(**TINY, dataset=str(corpus_file), data_dir=str(data_dir), device="cpu", **folders, **changes)
 
 
+def train(config, names):
+    """As train.run_study, without processes, audits and figures."""
+    corpus = load_corpus(config)
+    for name in names:
+        for k in range(1, config.trials_per_activation + 1):
+            train_trial(config, name, k, corpus)
+        storage.write_results(experiment.measure(config, name, corpus), config.results_dir)
+    return config
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, corpus_file, data_dir):
     """A finished study of two activations, three trials each, and what --where wrote of it."""
     config = study(tmp_path_factory.mktemp("where"), corpus_file, data_dir)
-    run_study(config, NAMES, quiet=True)
+    train(config, NAMES)
     tool.update(config, load_all_results(config.results_dir))
     return config
 
@@ -179,7 +190,7 @@ def test_neither_weights_nor_probe(copied):
 
 def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
     config = study(tmp_path, corpus_file, data_dir, tokenizer="bpe", bpe_vocab_size=300, trials_per_activation=2)
-    run_study(config, ["relu"], quiet=True)
+    train(config, ["relu"])
     whole = tool.compute(config, load_all_results(config.results_dir))[0]["activations"]["relu"]
     for k in (1, 2):
         changed(config, "relu", k, without_weights)
