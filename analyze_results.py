@@ -173,6 +173,7 @@ def main(argv: list[str] | None = None) -> int:
     action.add_argument("--check", action="store_true", help="go through the validation checklist; exit 0 if all holds")
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
     action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
+    action.add_argument("--where", action="store_true", help="on which text trials differ, and whether it is an error")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
     try:
@@ -189,6 +190,8 @@ def main(argv: list[str] | None = None) -> int:
             from tools.verify import print_verification  # brings torch
 
             return 1 if print_verification(folders) else 0
+        if args.where:
+            return _where(folders)
         if args.plan:
             print(report.plan_text(Study(load_all_results(folders.results_dir))))
             return 0
@@ -205,6 +208,19 @@ def _analyse(folders: Config) -> int:
     study = Study(load_all_results(folders.results_dir))
     print(report.overview(study))
     for path in _write_all(study, Path(folders.results_dir), folders.plots_dir):
+        print(f"written: {path}")
+    return 0
+
+
+def _where(folders: Config) -> int:
+    from tools.where import update  # brings torch
+
+    study = Study(load_all_results(folders.results_dir))
+    text, paths = update(folders, study.all_results)
+    print(text)
+    save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
+    report.write_report(study, save_path, folders.plots_dir)
+    for path in [*paths, save_path, save_path.with_suffix(".html")]:
         print(f"written: {path}")
     return 0
 

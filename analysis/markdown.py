@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import os
+import urllib.parse
 from collections.abc import Iterable
+from pathlib import Path
 
 import activations
 from analysis.study import ALPHA
@@ -93,6 +96,11 @@ def safe(text) -> str:
 
 def label(name: str) -> str:
     return safe(activations.label(name))
+
+
+def address(target: Path, folder: Path) -> str:
+    """The address of a file in a text that lies in `folder`."""
+    return urllib.parse.quote(Path(os.path.relpath(target, folder)).as_posix())
 
 
 def labels(names: Iterable[str], last: str = "and") -> str:

@@ -9,14 +9,13 @@ import base64
 import html
 import mimetypes
 import os
-import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import activations
 import storage
-from analysis import sections
-from analysis.markdown import duration, fixed, label, plus_minus, table, trials_planned, undressed
+from analysis import sections, where
+from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.results import mean, std
 from analysis.sections import pd_text
 from analysis.study import REDUCTIONS, REFERENCE, Study
@@ -42,36 +41,42 @@ FIGURES = {  # of the study as a whole: file, caption
     ),
     "divergence": ("divergence_comparison.png", "PD along training, and against validation loss near the end"),
 }
+FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section
 
 
 def write_report(
     study: Study,
     save_path: str | os.PathLike | None = "results/FINAL_REPORT.md",
     plots_dir: str | os.PathLike | None = None,
+    results_dir: str | os.PathLike | None = None,
 ) -> str:
-    """See analyze_results.generate_final_report."""
-    # with nothing to write, as it would read in a folder beside the figures
-    folder = Path(save_path).parent if save_path is not None else Path(plots_dir or "plots").parent / "results"
+    """See analyze_results.generate_final_report. `results_dir`: where it would lie when there is nothing to write, by
+    default a folder beside the figures."""
+    folder = Path(save_path).parent if save_path is not None else results_dir
+    folder = Path(folder if folder is not None else Path(plots_dir or "plots").parent / "results")
     plots = Path(plots_dir) if plots_dir is not None else folder.parent / "plots"
     links, images = {}, {}
     for key, (name, _) in FIGURES.items():
         if (plots / name).is_file():
-            links[key] = urllib.parse.quote(Path(os.path.relpath(plots / name, folder)).as_posix())
+            links[key] = address(plots / name, folder)
             images[links[key]] = plots / name
-    text = report_text(study, links)
+    found = where.Told(study.all_results, folder, plots)
+    text = report_text(study, links, found.lines)
     if save_path is not None:
         storage.write_text(save_path, text)
-        storage.write_text(Path(save_path).with_suffix(".html"), to_html(text, images))
+        page = found.in_html(to_html(text, images | found.images))
+        storage.write_text(Path(save_path).with_suffix(".html"), page)
     return text
 
 
-def report_text(study: Study, links: Mapping[str, str] | None = None) -> str:
+def report_text(study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> str:
     """The report as Markdown; `links` are those figures of FIGURES that have been drawn."""
     lines = ["# Activation functions and the reproducibility of trained language models"]
     for index, (title, section, figure) in enumerate(SECTIONS, 1):
         lines += ["", f"## {index}. {title}", "", *section(study)]
         if figure in (links or {}):
             lines += ["", f"![{FIGURES[figure][1]}]({links[figure]})"]
+        lines += ["", *further] if title == FURTHER else []
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
     return "\n".join(single).rstrip() + "\n"
 

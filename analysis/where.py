@@ -10,15 +10,17 @@ from pathlib import Path
 
 import significance
 import storage
-from analysis.markdown import DASH, fixed, label, labels, listed, p_value, safe, signed, span, table
+from analysis import disagreement_page
+from analysis.markdown import DASH, address, fixed, label, labels, listed, p_value, safe, signed, span, table, undressed
 from analysis.results import Measured
+from analysis.study import ALPHA, REFERENCE
 
 SCHEMA = "where/1"
-WHERE_FILE, PASSAGE_FILE, PAGE_FILE = "where.json", "where_passage.json", "disagreement.html"
+WHERE_FILE, PASSAGE_FILE = "where.json", "where_passage.json"  # in the folder of the results
+FIGURE_FILE, PAGE_FILE = "where.png", "disagreement.html"  # in that of the figures
 PASSAGE_TOKENS = 768  # of the validation text, from its beginning
 SHOWN = 3  # most likely tokens told of each trial
 EMPTY = {"schema": SCHEMA, "activations": {}, "tokens": [], "texts": {}, "context": 0}
-ALPHA = 0.05
 SAME_PD = 1e-3  # relative: PD computed again differs by less, unless it was measured elsewhere
 
 
@@ -212,13 +214,43 @@ def _lacking(entries: Mapping) -> list[str]:
 
 def overview(where: Mapping) -> str:
     """The section for a terminal."""
-    from analysis.markdown import undressed
-
     lines = section(where) or [f"- {line}" for line in _lacking(where["activations"])]
     return undressed("\n".join(lines)).replace("### ", "")
 
 
-def shown_first(passage: Mapping) -> str | None:
-    """The activation whose passage the report shows: ReLU, or the first that has one."""
-    names = list(passage["activations"])
-    return "relu" if "relu" in names else names[0] if names else None
+class Told:
+    """What the report of these results tells, from the files that --where left; nothing where it was not run.
+
+    Attributes:
+        lines: of Markdown, with links to those of figure and page that are there. images: {link: file} of the figure.
+    """
+
+    _MARK = "<!-- the passage -->"
+
+    def __init__(self, all_results: Mapping[str, dict], folder: Path, plots: Path):
+        found = fitting(load(folder / WHERE_FILE), all_results)
+        self.lines, self.images, self._passage = section(found), {}, ""
+        if not self.lines:
+            return
+        if (plots / FIGURE_FILE).is_file():
+            link = address(plots / FIGURE_FILE, folder)
+            self.images = {link: plots / FIGURE_FILE}
+            self.lines += ["", f"![Where trials disagree, and whether that is an error]({link})"]
+        passage = load(folder / PASSAGE_FILE)
+        told = {name for name, entry in found["activations"].items() if "reason" not in entry}
+        shown = [name for name in passage["activations"] if name in told]
+        if shown and (plots / PAGE_FILE).is_file():
+            name = REFERENCE if REFERENCE in shown else shown[0]
+            self._passage = disagreement_page.fragment(passage, name)
+            self.lines += [
+                "",
+                f"[A passage of the validation text]({address(plots / PAGE_FILE, folder)}), coloured by how much the "
+                f"trials of {label(name)} differ at each place; the page shows every activation, and what each trial "
+                "expected.",
+                "",
+                self._MARK,
+            ]
+
+    def in_html(self, page: str) -> str:
+        """The report's HTML with the passage in its place."""
+        return page.replace(self._MARK, self._passage)

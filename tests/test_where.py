@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import analyze_results
 import storage
 from analysis import figures_where, positions, where
 from analysis.results import load_all_results
@@ -17,11 +18,13 @@ from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import minimal_results, synthetic_results
 from tools import where as tool
+from tools.verify import verify
 from training import experiment
 from training.predictions import Predictions
 from training.trial import train_trial
 
 NAMES = ["relu", "gelu"]
+NOT_OURS = "it records no settings: another tool's file, nothing to derive it from"
 
 
 def study(folder, corpus_file, data_dir, **changes):
@@ -131,9 +134,8 @@ def test_what_is_there_is_kept(copied):
     before = storage.read_bytes(f"{copied.results_dir}/{where.WHERE_FILE}")
     passage = storage.read_bytes(f"{copied.results_dir}/{where.PASSAGE_FILE}")
     shutil.rmtree(copied.checkpoint_dir)  # not needed again
-    paths, lines = tool.update(copied, load_all_results(copied.results_dir))
+    _, paths = tool.update(copied, load_all_results(copied.results_dir))
     assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png", "disagreement.html"]
-    assert lines == []
     assert storage.read_bytes(paths[0]) == before
     assert storage.read_bytes(paths[1]) == passage
 
@@ -147,9 +149,8 @@ def without_weights(contents):
 
 def test_the_probe_stands_in_for_weights_that_are_gone(copied):
     changed(copied, "relu", 2, without_weights)
-    _, (line,) = tool.update(copied, load_all_results(copied.results_dir))
-    assert line.startswith("relu: from the predictions stored on the probe")
-    assert "trial 2 has no weights left" in line
+    text, _ = tool.update(copied, load_all_results(copied.results_dir))
+    assert "ReLU: from the predictions stored on the probe at the last step, in float16, since trial 2 has no" in text
     entry, whole = entries(copied)["relu"], entries(copied)["gelu"]
     assert (entry["source"], whole["source"]) == ("probe", "weights")
     assert entry["positions"] == copied.probe_tokens
@@ -161,8 +162,6 @@ def test_the_probe_stands_in_for_weights_that_are_gone(copied):
     losses = [history[-1] for history in results["divergence"]["val_loss"].values()]
     assert entry["error"]["ensemble"]["loss"] == pytest.approx(np.mean(losses), abs=1e-3)
     assert entry["error"]["ensemble"]["identity_error"] < 1e-12
-    text = "\n".join(where.section(where.fitting({"activations": entries(copied)}, {"relu": results})))
-    assert "stored on the probe" in text
     assert "relu" not in where.load(f"{copied.results_dir}/{where.PASSAGE_FILE}")["activations"]
 
 
@@ -223,10 +222,10 @@ def test_other_results_say_what_they_lack(copied, tmp_path):
     reasons = {name: entry.get("reason") for name, entry in found["activations"].items()}
     assert reasons["relu"] is None
     assert "trial_1.pt" in reasons["gelu"]
-    assert reasons["swish"] == "another tool's results, without settings and checkpoints"
+    assert reasons["swish"] == NOT_OURS
     assert list(passage["activations"]) == ["relu"]
     text = "\n".join(where.section(found))
-    assert "Swish: another tool's results, without settings and checkpoints." in text
+    assert f"Swish: {NOT_OURS}." in text
     json.dumps(found, allow_nan=False)
 
 
@@ -234,11 +233,10 @@ def test_nothing_at_all(tmp_path):
     config = Config(preset="smoke", device="cpu", precision="float32", **{
         key: str(tmp_path / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")
     })  # fmt: skip
-    paths, lines = tool.update(config, {"relu": minimal_results("relu")})
-    assert lines == ["relu: another tool's results, without settings and checkpoints"]
+    text, paths = tool.update(config, {"relu": minimal_results("relu")})
+    assert text == f"- ReLU: {NOT_OURS}."
     assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png"]
     assert where.section(where.load(paths[0])) == []
-    assert lines[0].split(": ")[1] in where.overview(where.load(paths[0]))
 
 
 # -- the section --------------------------------------------------------------------------------------------------
@@ -299,3 +297,46 @@ def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
     assert list(tenths.get_ydata()) == [s["pd"] for s in entries(trained)["relu"]["where"]["entropy"]]
     path = figures_where.plot_where({"activations": entries(trained)}, tmp_path)
     assert path.read_bytes() == figures_where.plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
+
+
+# -- command line, report, verification ---------------------------------------------------------------------------
+
+
+def flags(config):
+    names = ("results_dir", "plots_dir", "checkpoint_dir", "data_dir")
+    return [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
+
+
+def test_the_command_and_the_report(copied, capsys):
+    assert analyze_results.main(["--where", *flags(copied)]) == 0
+    out = capsys.readouterr().out
+    assert "Is a difference an error?" in out
+    assert "disagreement.html" in out
+    text = storage.read_bytes(f"{copied.results_dir}/FINAL_REPORT.md").decode()
+    findings = text.partition("## 5. Key Findings")[2].partition("## 6.")[0]
+    assert "### Where the trials differ" in findings
+    assert f"![Where trials disagree, and whether that is an error](../{'plots_dir'}/where.png)" in findings
+    page = storage.read_bytes(f"{copied.results_dir}/FINAL_REPORT.html").decode()
+    assert page.count("title=&quot;difference") == 0 < page.count('title="difference')
+    assert page.count('src="data:image/png') >= 1
+    assert "<script" not in page
+    # without --where nothing is told, and with results of later trials only that it is to be run again
+    all_results = load_all_results(copied.results_dir)
+    for results in all_results.values():
+        results["trials"][0]["checkpoint"]["sha256"] = "0" * 64
+    later = analyze_results.generate_final_report(
+        all_results, f"{copied.results_dir}/FINAL_REPORT.md", copied.plots_dir
+    )
+    assert "Where the trials differ" not in later
+
+
+def test_verification_covers_the_file(copied):
+    analyze_results.write_all(copied.results_dir, copied.plots_dir)
+    found = dict(verify(copied))
+    name = f"{copied.results_dir}/{where.WHERE_FILE}"
+    assert found[name] == found[f"{copied.results_dir}/FINAL_REPORT.md"] == []
+    recorded = where.load(name)
+    recorded["activations"]["gelu"]["where"]["kind"][0]["pd"] *= 1.01
+    storage.write_json(name, recorded)
+    (problem,) = dict(verify(copied))[name]
+    assert problem.startswith("activations.gelu.where.kind[0].pd")

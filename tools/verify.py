@@ -13,8 +13,10 @@ import storage
 from analysis import report, tables
 from analysis.results import load_all_results
 from analysis.study import Study
+from analysis.where import WHERE_FILE, load
 from config import Config, UserError
 from prepare_data import load_corpus
+from tools.where import compute, recorded_config
 from training import experiment
 
 # what is about the occasion, not the experiment
@@ -37,28 +39,17 @@ def verify(config: Config) -> Iterator[tuple[str, list[str]]]:
         return
     for name, expected in (
         ("summary.csv", tables.csv(tables.summary(study))),
-        ("FINAL_REPORT.md", report.write_report(study, None, config.plots_dir)),
+        ("FINAL_REPORT.md", report.write_report(study, None, config.plots_dir, folder)),
     ):
         yield str(folder / name), _verify_text(folder / name, expected)
+    if (folder / WHERE_FILE).exists():
+        yield str(folder / WHERE_FILE), _verify_where(folder / WHERE_FILE, study, config)
 
 
 def _verify_results(path: Path, folders: Config) -> list[str]:
     try:
         recorded = storage.read_results(path)
-        if "config" not in recorded or "fingerprint" not in recorded:
-            return ["it records no settings: another tool's file, nothing to derive it from"]
-        config = Config.from_dict(
-            {
-                **recorded["config"],
-                "study": None,
-                "data_dir": folders.data_dir,
-                "checkpoint_dir": folders.checkpoint_dir,
-                "results_dir": folders.results_dir,
-                "plots_dir": folders.plots_dir,
-            }
-        )
-        if config.fingerprint() != recorded["fingerprint"]:
-            return ["its fingerprint is not that of the settings it records"]
+        config = recorded_config(recorded, folders)
         problems = []
         for trial in recorded["trials"]:
             file = storage.checkpoint_path(config.checkpoint_dir, recorded["activation"], trial["trial_id"])
@@ -68,6 +59,13 @@ def _verify_results(path: Path, folders: Config) -> list[str]:
     except (UserError, storage.StorageError) as error:
         return [str(error)]
     return problems + list(differences(recorded, again))
+
+
+def _verify_where(path: Path, study: Study, folders: Config) -> list[str]:
+    try:
+        return list(differences(load(path), compute(folders, study.all_results)[0]))
+    except storage.StorageError as error:
+        return [str(error)]
 
 
 def differences(recorded, again, where: str = "") -> Iterator[str]:

@@ -27,13 +27,14 @@ from analysis.where import (
     WHERE_FILE,
     identity,
     load,
+    overview,
 )
 from config import Config, UserError
 
 
-def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[list[Path], list[str]]:
-    """Bring the two files, the figure and the page up to date with the results. Returns their paths, and a line for
-    each activation of which nothing can be said, or less than all."""
+def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[str, list[Path]]:
+    """Bring the two files, the figure and the page up to date with the results; what they say, for a terminal, and
+    their paths."""
     files = [Path(folders.results_dir) / name for name in (WHERE_FILE, PASSAGE_FILE)]
     where, passage = compute(folders, all_results, *map(load, files))
     storage.write_json(files[0], where)
@@ -42,8 +43,7 @@ def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[list[Path]
     if passage["activations"]:
         drawn.append(Path(folders.plots_dir) / PAGE_FILE)
         storage.write_text(drawn[-1], disagreement_page.page(passage, where))
-    notes = {name: entry.get("reason") or entry.get("note") for name, entry in where["activations"].items()}
-    return files + drawn, [f"{name}: {note}" for name, note in notes.items() if note]
+    return overview(where), files + drawn
 
 
 def compute(
@@ -80,7 +80,7 @@ class _Study:
         from training.pool import usable_cores
         from training.predictions import Predictions
 
-        config = self._config(results)
+        config = recorded_config(results, self.folders)
         done = Measured(name, results).trials
         for k, trial in done.items():
             file = storage.checkpoint_path(config.checkpoint_dir, name, k)
@@ -107,16 +107,6 @@ class _Study:
             "error": positions.error(p, config.block_size, len(self.texts), predictions.trials, predictions.whole),
         }
         return entry, None if predictions.why else self._passage(predictions)
-
-    def _config(self, results: dict) -> Config:
-        if "config" not in results or "fingerprint" not in results:
-            raise UserError("another tool's results, without settings and checkpoints")
-        f = self.folders
-        folders = {k: getattr(f, k) for k in ("data_dir", "checkpoint_dir", "results_dir", "plots_dir")}
-        config = Config.from_dict({**results["config"], "study": None, **folders})
-        if config.fingerprint() != results["fingerprint"]:
-            raise UserError("the fingerprint of the results is not that of the settings they record")
-        return config
 
     def _read_corpus(self, config: Config, results: dict) -> None:
         if self.corpus is None:
@@ -158,6 +148,21 @@ class _Study:
         likely = np.argsort(-p, axis=-1, kind="stable")[:, :, :SHOWN]
         expected = [list(_expected(p[:, place], likely[:, place], true[place])) for place in range(L)]
         return {"trials": predictions.trials, "pd": [round(float(x), 4) for x in pd], "expected": expected}
+
+
+def recorded_config(results: Mapping, folders: Config) -> Config:
+    """The settings that results record, with the folders of `folders`.
+
+    Raises:
+        UserError: they record none, or not those of their fingerprint.
+    """
+    if "config" not in results or "fingerprint" not in results:
+        raise UserError("it records no settings: another tool's file, nothing to derive it from")
+    names = ("data_dir", "checkpoint_dir", "results_dir", "plots_dir")
+    config = Config.from_dict({**results["config"], "study": None, **{k: getattr(folders, k) for k in names}})
+    if config.fingerprint() != results["fingerprint"]:
+        raise UserError("its fingerprint is not that of the settings it records")
+    return config
 
 
 def _expected(p: np.ndarray, likely: np.ndarray, true: int) -> Iterator[list]:
