@@ -172,10 +172,12 @@ def _equality(told: Mapping) -> str:
         parts.append(f"is not shown to fail for {labels(open_)}")
     holding = {name: sum(t["verdict"] != "fails" for t in d["by_entropy"]) for name, d in found.items()}
     most = max(len(d["by_entropy"]) for d in found.values())
+    where = f"in {span(holding.values(), 0)} of {most} tenths of the positions by entropy it is not shown to fail"
+    if not any(holding.values()):
+        where = "it fails in every tenth of the positions by entropy"
     return (
         "**Disagreement as an estimate of error** (the generalisation-disagreement equality, Jiang et al. 2022, arXiv "
-        f"2106.13799): it {'; it '.join(parts)}. Of {most} tenths by entropy, it is not shown to fail in "
-        f"{span(holding.values(), 0)}."
+        f"2106.13799): it {'; it '.join(parts)}; {where}."
     )
 
 

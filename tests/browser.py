@@ -111,7 +111,7 @@ class Browser:
         """What the page's console says, and requests for anything beyond the page itself."""
         said = [m["params"] for m in self.messages if m.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded")]
         asked = [m["params"]["request"]["url"] for m in self.messages if m.get("method") == "Network.requestWillBeSent"]
-        return said + [url for url in asked if not url.startswith("file:")]
+        return said + [url for url in asked if not url.startswith(("file:", "data:"))]
 
     def picture(self, path):
         Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
