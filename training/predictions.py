@@ -9,6 +9,7 @@ buckets of several tokens.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ class Predictions:
         T, V = windows.shape[1] - 1, self.corpus.vocab_size
         at_once = max(1, min(2048, MAX_BYTES // (8 * V * len(self._models))) // T)
 
-        def log_p(model, idx):
+        def log_p(idx, model):
             with torch.inference_mode():  # of this thread only
                 return torch.log_softmax(model(idx).flatten(0, 1).float().cpu().double(), -1).numpy()
 
@@ -115,9 +116,8 @@ class Predictions:
             for lo in range(0, len(windows), at_once):
                 part = windows[lo : lo + at_once].astype(np.int64)
                 idx = torch.from_numpy(part[:, :-1]).to(self.config.device)
-                yield Chunk(
-                    np.stack(list(pool.map(log_p, self._models, [idx] * len(self._models)))), part[:, 1:].ravel()
-                )
+                each = pool.map(functools.partial(log_p, idx), self._models)
+                yield Chunk(np.stack(list(each)), part[:, 1:].ravel())
 
     def _from_probe(self) -> Iterator[Chunk]:
         targets = self.windows()[:, 1:].reshape(-1)
