@@ -55,7 +55,9 @@ class Predictions:
 
     def __init__(self, config: Config, activation: str, corpus: Corpus, numbers: list[int], cores: int = 1):
         self.corpus, self.cores = corpus, cores
-        saved = {k: _load(config, activation, k, corpus) for k in sorted(numbers)}
+        with ThreadPoolExecutor(cores) as pool:  # checksums take a while, and leave other threads alone
+            loaded = pool.map(lambda k: _load(config, activation, k, corpus), sorted(numbers))
+            saved = dict(zip(sorted(numbers), loaded, strict=True))
         self._saved = {k: contents for k, contents in saved.items() if contents["record"]["status"] == "done"}
         self.config, self.trials = _here(config), list(self._saved)
         self.block_size = config.block_size
@@ -112,12 +114,15 @@ class Predictions:
                 return torch.log_softmax(model(idx).flatten(0, 1).float().cpu().double(), -1).numpy()
 
         # side by side on one thread each: threads within a model would wait for one another wherever cores are busy
+        begun: list[tuple[Iterator[np.ndarray], np.ndarray]] = []
         with trials.torch_settings(self.config, 1), ThreadPoolExecutor(self.cores) as pool:
             for lo in range(0, len(windows), at_once):
                 part = windows[lo : lo + at_once].astype(np.int64)
                 idx = torch.from_numpy(part[:, :-1]).to(self.config.device)
-                each = pool.map(functools.partial(log_p, idx), self._models)
-                yield Chunk(np.stack(list(each)), part[:, 1:].ravel())
+                begun.append((pool.map(functools.partial(log_p, idx), self._models), part[:, 1:].ravel()))
+                if len(begun) > 1:  # so that no core waits for the last model of a chunk
+                    yield _chunk(*begun.pop(0))
+            yield from (_chunk(*last) for last in begun)
 
     def _from_probe(self) -> Iterator[Chunk]:
         targets = self.windows()[:, 1:].reshape(-1)
@@ -127,6 +132,10 @@ class Predictions:
             p = np.stack([s["probe"][-1, part].numpy() for s in self._saved.values()]).astype(np.float64) + SMALLEST
             top = np.stack([s["probe_argmax"][-1, part].numpy() for s in self._saved.values()])
             yield Chunk(np.log(p / p.sum(-1, keepdims=True)), targets[part], self.buckets[targets[part]], top)
+
+
+def _chunk(log_p: Iterator[np.ndarray], targets: np.ndarray) -> Chunk:
+    return Chunk(np.stack(list(log_p)), targets)
 
 
 def _load(config: Config, activation: str, number: int, corpus: Corpus) -> Mapping:
