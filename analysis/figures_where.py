@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 import plot_utils
 from plot_utils import GREY, TINY, activation_style
 
-SEEN = 0.002  # a bin of confidence with a smaller share of the predictions is noise, and not drawn
+SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, and not drawn
 
 
 def plot_where(where: Mapping, save_dir: str | os.PathLike = "plots", formats: Iterable[str] = ("png",)) -> Path:
@@ -37,7 +37,8 @@ def where_figure(where: Mapping) -> Figure:
         "PD: mean over positions and pairs of trials. Tenths: positions sorted by the trials' mean predictive entropy. "
         "Kinds: ● share of all PD, ┃ share of the positions.\nCalibration pools the trials; on the diagonal they are "
         "right as often as they say. Last panel: one point for each tenth; on the diagonal two trials differ as\noften "
-        "as one errs, below it they agree on mistakes."
+        f"as one errs, below it they agree on mistakes. Classes with less than {100 * SEEN:g} % of the positions are "
+        "left out."
     )
     plot_utils._headline(figure, f"Where trials disagree, and whether that is an error  ·  {at}", note)
     (entropy, frequency), (place, kind), (calibration, error) = axes
@@ -71,13 +72,14 @@ def _tenths(axes, shown: Mapping) -> None:
 
 def _labels(shown: Mapping, by: str) -> list[str]:
     """The labels of all activations, in the order of the first that has them."""
-    return list(dict.fromkeys(s["label"] for entry in shown.values() for s in entry["where"][by]))
+    slices = (s for entry in shown.values() for s in entry["where"][by])
+    return list(dict.fromkeys(s["label"] for s in slices if s["share_of_positions"] >= SEEN))
 
 
 def _classes(axes, shown: Mapping, by: str, title: str) -> None:
     labels = _labels(shown, by)
     for name, entry in shown.items():
-        slices = entry["where"][by]
+        slices = [s for s in entry["where"][by] if s["share_of_positions"] >= SEEN]
         _line(axes, name, [labels.index(s["label"]) for s in slices], [s["pd"] for s in slices])
     axes.set(title=title, ylabel="relative PD", ylim=(0, None))
     axes.set_xticks(range(len(labels)), [x.replace(" ", "\N{NO-BREAK SPACE}") for x in labels], fontsize=TINY)
@@ -95,6 +97,8 @@ def _kinds(axes, shown: Mapping) -> None:
         colour, marker = activation_style(name)
         offset = 0.7 * ((k + 0.5) / len(shown) - 0.5)
         for s in entry["where"]["kind"]:
+            if s["label"] not in labels:
+                continue
             y = labels.index(s["label"])
             axes.plot(100 * s["share_of_positions"], y, "|", color=GREY, markersize=13, zorder=1)
             if s["share"] is not None:

@@ -279,8 +279,15 @@ def ensemble(p: Positions) -> dict:
     Exactly, position by position: mean over m of -ln p_m(y) = -ln g(y) + mean over m of KL(g ‖ p_m), whatever y is
     (Wood et al. 2023, arXiv 2301.03962: cross-entropy's centroid is the geometric mean, and the second term is the
     trials' diversity). `identity_error` is the difference of both sides as computed, largest over positions.
-    `gain`: what averaging the predictions saves, loss - mean_prediction; never below 0 (Jensen)."""
+    `gain`: what averaging the predictions saves, loss - mean_prediction; never below 0 (Jensen).
+
+    Raises:
+        ValueError: the identity is off by more than 1e-12 (of the largest loss, above 1 nat): no distributions.
+    """
     loss = p.loss.mean(0)
+    off = float(np.abs(loss - p.centroid_loss - p.diversity).max())
+    if off > 1e-12 * max(1.0, float(p.loss.max())):
+        raise ValueError(f"loss - geometric mean's loss = diversity is off by {off:.2g} nats; it must be below 1e-12")
     means = {
         "loss": loss,
         "mean_prediction": p.mean_loss,
@@ -290,7 +297,7 @@ def ensemble(p: Positions) -> dict:
     }
     return {
         **{name: math.fsum(values) / len(p) for name, values in means.items()},
-        "identity_error": float(np.abs(loss - p.centroid_loss - p.diversity).max()),
+        "identity_error": off,
     }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 import significance
 import storage
 from analysis import disagreement_page
@@ -89,19 +91,12 @@ def _where(told: Mapping) -> list[str]:
         quantiles = [fixed(pd[q]) for q in ("mean", "q50", "q90", "q99")]
         rows.append([label(name), *quantiles, fixed(pd["kl"]), _percent(pd["largest_tenth_share"])])
     header = ["Activation", "Mean PD", "Median", "90 %", "99 %", "KL (nats)", "Share of all PD in the largest tenth"]
-    entropies = {n: e["where"]["entropy"] for n, e in told.items()}
-    first, last = ([100 * s[k]["share"] for s in entropies.values() if s[k]["share"] is not None] for k in (0, -1))
     text = (
         "PD over the positions: its mean, the quantiles over positions of the mean over pairs, and how much of all PD "
         "lies in the tenth of the positions where it is largest."
     )
     lines = [text, *table(header, rows)]
-    if first and last:
-        lines += [
-            f"The tenth of the positions at which the trials are surest (lowest mean entropy of their predictions) "
-            f"holds {span(first, 1, ' %')} of all PD, the tenth at which they are least sure {span(last, 1, ' %')}. "
-            "Each kind of token holds this share of all PD (in brackets its mean PD):"
-        ]
+    lines += [f"{_tenths(told)}Each kind of token holds this share of all PD (in brackets its mean PD):"]
     kinds = dict.fromkeys(s["label"] for e in told.values() for s in e["where"]["kind"])
     rows = []
     for kind in kinds:
@@ -110,6 +105,20 @@ def _where(told: Mapping) -> list[str]:
         cells = [f"{_percent(s['share'])} ({fixed(s['pd'])})" if (s := slices.get(n)) else DASH for n in told]
         rows.append([kind, span(shares, 1, " %"), *cells])
     return [*lines, *table(["Kind", "Positions", *map(label, told)], rows)]
+
+
+def _tenths(told: Mapping) -> str:
+    shares = [[s["share"] for s in entry["where"]["entropy"]] for entry in told.values()]
+    shares = np.array([row for row in shares if None not in row and len(row) == len(shares[0])])
+    if not shares.size:
+        return ""
+    most = int(shares.mean(0).argmax())
+    first, last, largest = (span(100 * shares[:, k], 1, " %") for k in (0, -1, most))
+    return (
+        f"Of {shares.shape[1]} tenths of the positions, sorted by the mean entropy of the trials' predictions, the one "
+        f"at which they are surest holds {first} of all PD, the one at which they are least sure {last}; the most, "
+        f"{largest}, lies in tenth {most + 1}. "
+    )
 
 
 def _percent(share: float | None) -> str:

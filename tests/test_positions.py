@@ -197,6 +197,13 @@ def test_identity_of_the_geometric_mean(spread, scale, M):
     assert e["diversity"] == pytest.approx(closed, rel=1e-10)
 
 
+def test_what_does_not_sum_to_one_breaks_the_identity():
+    log_p, y = trials()
+    log_p[1, 7] += 1e-9
+    with pytest.raises(ValueError, match="is off by"):
+        positions.ensemble(positions.measure(log_p, y))
+
+
 def sharpened(log_p, power):
     return log_softmax(power * log_p)
 
