@@ -38,8 +38,10 @@ import activations
 import storage
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
+from analysis.where import WHERE_FILE, fitting, load
 from config import Config, Parser, UserError
 from plotting import one, several
+from plotting import where as by_position
 from plotting.style import activation_style, house_style
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "plot_beta_sweep",
     "plot_activation_functions",
     "plot_studies",
+    "plot_where",
     "plot_comparisons",
     "activation_style",
 ]
@@ -402,6 +405,37 @@ def plot_studies(table: Iterable[Mapping], save_dir: str | os.PathLike = "plots"
     return _rows(table), list(pooled)
 
 
+@figure(
+    "where",
+    by_position.where,
+    entropy=by_position.by_entropy,
+    frequency=by_position.by_frequency,
+    place=by_position.by_place,
+    kind=by_position.by_kind,
+    calibration=by_position.calibration,
+    error=by_position.error,
+)
+def plot_where(where: Mapping):
+    """On which text trials differ, and whether that is an error: PD by how predictable the position is, by the target's
+    frequency, place in the window and kind; calibration; disagreement against error. Writes `where.png`.
+    Panels: entropy, frequency, place, kind, calibration, error.
+
+    Args:
+        where: what `analyze_results.py --where` wrote, the contents of results/where.json.
+
+    Raises:
+        UserError: it is something else, or holds no activation with predictions of two trials.
+        storage.StorageError: the disk refuses.
+    """
+    entries = where.get("activations") if isinstance(where, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError("where: the contents of results/where.json are needed, as analyze_results.py --where writes it")
+    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
+    if not told:
+        raise UserError("where: no activation has predictions of two trials (each entry says why)")
+    return told
+
+
 # -- all at once --------------------------------------------------------------------------------------------------
 
 
@@ -477,6 +511,9 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
             table = storage.read_json(decomposition)["sources"]
             sources = {name: row["relative_pd"] for name, row in table.items()}
             written.append(plot_sources(sources, activation, plots_dir, formats))
+    where = fitting(load(Path(results_dir) / WHERE_FILE), all_results)
+    if any("reason" not in entry for entry in where["activations"].values()):
+        written.append(plot_where(where, plots_dir, formats))
     return written + plot_comparisons(all_results, plots_dir, formats)
 
 

@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 
 import storage
+from analysis import positions
 from analysis.results import pd_at_val_loss
 from metrics_table import METRICS
 
@@ -316,3 +317,25 @@ DEGENERATE = {
     "seeds not shared": seeds_apart,
     "unknown names": lambda: {**synthetic_study(("relu",)), "m<b>|*y": synthetic_results("m<b>|*y")},
 }
+
+
+def synthetic_where(**changes):
+    """What where.json holds, of five trials of relu that are always right and little sure of it; `changes` of its
+    entry."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((5, 640, 6)) * 0.3 + 2 * rng.standard_normal((640, 6))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = log_p[0].argmax(-1)
+    p = positions.measure(log_p, targets)
+    frequency = np.bincount(targets, minlength=6) / 640
+    entry = {
+        "source": "weights",
+        "note": "",
+        "trials": [1, 2, 3, 4, 5],
+        "positions": 640,
+        "pd": positions.concentration(p),
+        "recorded_pd": None,
+        "where": positions.where(p, 64, np.roll(targets, 1), list("abc .7"), frequency),
+        "error": positions.error(p, 64, 6, [1, 2, 3, 4, 5]),
+    }
+    return {"activations": {"relu": {**entry, **changes}}}

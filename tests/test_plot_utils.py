@@ -24,7 +24,7 @@ from analysis.study import Study
 from config import UserError
 from metrics_table import METRICS
 from plotting import one, several, style
-from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
+from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study, synthetic_where
 
 ROOT = Path(__file__).resolve().parent.parent
 TWELVE = (*STUDY, "smelu_0.1", "smelu_0.25", "smelu_2", "mish", "tanh", "swiglu", "leaky_relu")
@@ -356,6 +356,7 @@ REFUSED = {  # what is wrong: the call, and what its one line names
     "no studies": (lambda d: plot_utils.plot_studies([], d), "no comparison"),
     "studies by name": (lambda d: plot_utils.plot_studies("all", d), "one mapping per row"),
     "no sources": (lambda d: plot_utils.plot_sources({}, "relu", d), "such as {'init'"),
+    "no positions": (lambda d: plot_utils.plot_where({"relu": {}}, d), "results/where.json"),
     "sources swapped": (lambda d: plot_utils.plot_sources("relu", {"init": [0.1]}, d), "such as {'init'"),
     "unknown function": (lambda d: plot_utils.plot_activation_functions(d, names=["relux"]), "relux"),
     "no functions": (lambda d: plot_utils.plot_activation_functions(d, names=[]), "at least one"),
@@ -416,6 +417,7 @@ ON_AXES = {
     plot_utils.plot_beta_sweep: (STUDY_OF_TWELVE,),
     plot_utils.plot_activation_functions: (),
     plot_utils.plot_studies: (ONE_ROW,),
+    plot_utils.plot_where: (synthetic_where(),),
 }
 
 

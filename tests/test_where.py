@@ -10,13 +10,14 @@ import pytest
 import torch
 
 import analyze_results
+import plot_utils
 import storage
-from analysis import figures_where, positions, where
+from analysis import positions, where
 from analysis.results import load_all_results
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
-from synthetic import minimal_results, synthetic_results
+from synthetic import minimal_results, synthetic_results, synthetic_where
 from tools import where as tool
 from tools.verify import verify
 from training import experiment
@@ -202,7 +203,7 @@ def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
     assert {"start of a word", "inside a word", "punctuation"} <= kinds <= set(positions.KINDS)
     text = "\n".join(where.section({"activations": {"relu": found}}))
     assert "Is a difference an error?" in text
-    figures_where.where_figure({"activations": {"relu": found}})
+    plot_utils.plot_where.figure({"activations": {"relu": found}})
 
 
 def test_a_checkpoint_that_was_not_measured_is_refused(copied):
@@ -235,7 +236,7 @@ def test_nothing_at_all(tmp_path):
     })  # fmt: skip
     text, paths = tool.update(config, {"relu": minimal_results("relu")})
     assert text == f"- ReLU: {NOT_OURS}."
-    assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png"]
+    assert [p.name for p in paths] == ["where.json", "where_passage.json"]
     assert where.section(where.load(paths[0])) == []
 
 
@@ -254,49 +255,29 @@ def test_entries_of_other_checkpoints_are_not_told(trained):
     assert "| GELU" not in text
 
 
-def planted(**changes):
-    rng = np.random.default_rng(0)
-    logits = rng.standard_normal((5, 640, 6)) * 0.3 + 2 * rng.standard_normal((640, 6))
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    y = log_p[0].argmax(-1)  # always right: underconfident
-    p = positions.measure(log_p, y)
-    texts, frequency = list("abc .7"), np.bincount(y, minlength=6) / 640
-    entry = {
-        "source": "weights",
-        "note": "",
-        "trials": [1, 2, 3, 4, 5],
-        "positions": 640,
-        "pd": positions.concentration(p),
-        "recorded_pd": None,
-        "where": positions.where(p, 64, np.roll(y, 1), texts, frequency),
-        "error": positions.error(p, 64, 6, [1, 2, 3, 4, 5]),
-    }
-    return {"activations": {"relu": {**entry, **changes}}}
-
-
 def test_section_says_what_the_numbers_allow():
-    text = "\n".join(where.section(planted()))
+    text = "\n".join(where.section(synthetic_where()))
     assert "underconfident for ReLU" in text
     assert "none stands out." in text
-    entry = planted()["activations"]["relu"]
+    entry = synthetic_where()["activations"]["relu"]
     entry["error"]["trials"]["outlier_pd"] = {"trial": 4, "p": 0.001}
     text = "\n".join(where.section({"activations": {"relu": entry}}))
     assert "ReLU, trial 4 (PD to the others, p 0.0020)" in text  # Holm over two tests
-    other = "\n".join(where.section(planted(recorded_pd=0.5)))
+    other = "\n".join(where.section(synthetic_where(recorded_pd=0.5)))
     assert "on record is 0.5000" in other
 
 
 def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
-    figure = figures_where.where_figure({"activations": entries(trained)})
-    titles = [axes.get_title("left") or axes.get_title() for axes in figure.axes]
+    figure = plot_utils.plot_where.figure({"activations": entries(trained)})
+    titles = [axes.get_title("left") for axes in figure.axes]
     assert len(titles) == 6
     for title, axes in zip(titles, figure.axes, strict=True):
         if "kind" not in title:
             assert [line.get_gid() for line in axes.lines if line.get_gid() in NAMES] == NAMES, title
     tenths = next(line for line in figure.axes[0].lines if line.get_gid() == "relu")
     assert list(tenths.get_ydata()) == [s["pd"] for s in entries(trained)["relu"]["where"]["entropy"]]
-    path = figures_where.plot_where({"activations": entries(trained)}, tmp_path)
-    assert path.read_bytes() == figures_where.plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
+    path = plot_utils.plot_where({"activations": entries(trained)}, tmp_path)
+    assert path.read_bytes() == plot_utils.plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
 
 
 # -- command line, report, verification ---------------------------------------------------------------------------

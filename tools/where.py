@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+import plot_utils
 import storage
-from analysis import disagreement_page, figures_where, positions
+from analysis import disagreement_page, positions
 from analysis.results import Measured, mean
 from analysis.where import (
     EMPTY,
@@ -39,7 +40,9 @@ def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[str, list[
     where, passage = compute(folders, all_results, *map(load, files))
     storage.write_json(files[0], where)
     storage.write_text(files[1], json.dumps(passage, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
-    drawn = [figures_where.plot_where(where, folders.plots_dir)]
+    drawn = []
+    if any("reason" not in entry for entry in where["activations"].values()):
+        drawn.append(plot_utils.plot_where(where, folders.plots_dir))
     if passage["activations"]:
         drawn.append(Path(folders.plots_dir) / PAGE_FILE)
         storage.write_text(drawn[-1], disagreement_page.page(passage, where))

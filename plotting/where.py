@@ -1,0 +1,124 @@
+"""The figure of where trials disagree, and whether a disagreement is an error. A panel is a function of (ax, entries),
+the activations of results/where.json that have numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from plotting.style import GREY, SMALL, activation_style, headline, legend_below, legend_rows, named, panels, say
+
+SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, and not drawn
+
+
+def where(entries: Mapping[str, Mapping]) -> Figure:
+    names = [named(name, 20) for name in entries]
+    bottom = 0.95 + 0.16 * legend_rows(names)
+    figure, axes = panels(3, 2, 7.15 + bottom, left=0.6, top=0.5, bottom=bottom, across=0.72, down=0.72)
+    found = {entry["positions"] for entry in entries.values()}
+    at = f"{found.pop():,} positions" if len(found) == 1 else "fixed positions"
+    note = (
+        "PD: mean over positions and pairs of trials. Tenths: positions sorted by the trials' mean predictive entropy. "
+        "Kinds: ● share of all PD, ┃ share of the positions.\nCalibration pools the trials; on the diagonal they are "
+        "right as often as they say. Last panel: one point for each tenth; on the diagonal two trials differ as\noften "
+        f"as one errs, below it they agree on mistakes. Classes with less than {100 * SEEN:g} % of the positions are "
+        "left out."
+    )
+    headline(figure, f"Where trials disagree, and whether that is an error  ·  {at}", note)
+    for panel, ax in zip((by_entropy, by_frequency, by_place, by_kind, calibration, error), axes.flat, strict=True):
+        panel(ax, entries)
+    box = axes[1, 1].get_position()  # its labels are words
+    axes[1, 1].set_position([box.x0 + 0.05, box.y0, box.width - 0.05, box.height])
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=label)
+        for label, (colour, marker) in zip(names, map(activation_style, entries), strict=True)
+    ]
+    legend_below(figure, handles, names, 0.5)
+    return figure
+
+
+def _line(ax: Axes, name: str, x, y) -> None:
+    colour, marker = activation_style(name)
+    ax.plot(x, y, color=colour, marker=marker, markersize=3, gid=name)
+
+
+def by_entropy(ax: Axes, entries: Mapping) -> None:
+    for name, entry in entries.items():
+        values = [s["pd"] for s in entry["where"]["entropy"]]
+        _line(ax, name, range(1, len(values) + 1), values)
+    ax.set(title="By how predictable the position is", xlabel="tenth by entropy, most predictable first")
+    ax.set(ylabel="relative PD", ylim=(0, None), xticks=range(1, 11))
+
+
+def _labels(entries: Mapping, by: str) -> list[str]:
+    """The labels of all activations, in the order of the first that has them."""
+    slices = (s for entry in entries.values() for s in entry["where"][by])
+    return list(dict.fromkeys(s["label"] for s in slices if s["share_of_positions"] >= SEEN))
+
+
+def by_frequency(ax: Axes, entries: Mapping) -> None:
+    _classes(ax, entries, "frequency", "By the target's share of the training text")
+    ax.tick_params(axis="x", rotation=30)
+    for text in ax.get_xticklabels():
+        text.set(ha="right", rotation_mode="anchor")
+
+
+def by_place(ax: Axes, entries: Mapping) -> None:
+    _classes(ax, entries, "place", "By place in the window")
+    ax.set_xlabel("token of the window")
+
+
+def _classes(ax: Axes, entries: Mapping, by: str, title: str) -> None:
+    labels = _labels(entries, by)
+    for name, entry in entries.items():
+        slices = [s for s in entry["where"][by] if s["share_of_positions"] >= SEEN]
+        _line(ax, name, [labels.index(s["label"]) for s in slices], [s["pd"] for s in slices])
+    ax.set(title=title, ylabel="relative PD", ylim=(0, None))
+    ax.set_xticks(range(len(labels)), [x.replace(" ", "\N{NO-BREAK SPACE}") for x in labels], fontsize=SMALL)
+
+
+def by_kind(ax: Axes, entries: Mapping) -> None:
+    labels = _labels(entries, "kind")
+    for k, (name, entry) in enumerate(entries.items()):
+        colour, marker = activation_style(name)
+        offset = 0.7 * ((k + 0.5) / len(entries) - 0.5)
+        for s in entry["where"]["kind"]:
+            if s["label"] not in labels:
+                continue
+            y = labels.index(s["label"])
+            ax.plot(100 * s["share_of_positions"], y, "|", color=GREY, markersize=13, zorder=1)
+            if s["share"] is not None:
+                ax.plot(100 * s["share"], y + offset, marker, color=colour, markersize=3.2)
+    ax.set(title="By kind of what came", xlabel="percent", ylim=(len(labels) - 0.5, -0.5), xlim=(-1, None))
+    ax.set_yticks(range(len(labels)), labels)
+    ax.grid(False, axis="y")
+    ax.tick_params(axis="y", length=0)
+
+
+def calibration(ax: Axes, entries: Mapping) -> None:
+    ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9)
+    found = {name: e["error"]["calibration"]["curve"] for name, e in entries.items() if e["error"]["calibration"]}
+    for name, curve in found.items():
+        total = sum(b["predictions"] for b in curve)
+        kept = [b for b in curve if b["predictions"] >= SEEN * total]
+        _line(ax, name, [b["confidence"] for b in kept], [b["accuracy"] for b in kept])
+    if not found:
+        say(ax, "needs each token's own probability")
+    ax.set(title="Calibration", xlabel="confidence: probability of the most likely token", ylabel="accuracy")
+
+
+def error(ax: Axes, entries: Mapping) -> None:
+    most = 0.0
+    for name, entry in entries.items():
+        tenths = entry["error"]["disagreement"]["by_entropy"]
+        x, y = (np.array([t[key] for t in tenths]) for key in ("error", "disagreement"))
+        most = max(most, x.max(), y.max())
+        colour, marker = activation_style(name)
+        ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
+        ax.plot(x, y, marker, color=colour, markersize=3.2, gid=name)
+    ax.plot([0, most], [0, most], color=GREY, linestyle=":", linewidth=0.9)
+    ax.set(title="Disagreement against error", xlabel="top-1 error", ylabel="top-1 disagreement")
