@@ -282,7 +282,7 @@ def ensemble(p: Positions) -> dict:
     `gain`: what averaging the predictions saves, loss - mean_prediction; never below 0 (Jensen).
 
     Raises:
-        ValueError: the identity is off by more than 1e-12 (of the largest loss, above 1 nat): no distributions.
+        ValueError: the identity is off by more than 1e-12 (of the largest loss, above 1 nat).
     """
     loss = p.loss.mean(0)
     off = float(np.abs(loss - p.centroid_loss - p.diversity).max())

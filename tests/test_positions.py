@@ -1,5 +1,6 @@
 """Slices, ensembles, calibration and agreement on synthetic predictions whose answers are known or computed anew."""
 
+import dataclasses
 import itertools
 import math
 
@@ -197,11 +198,13 @@ def test_identity_of_the_geometric_mean(spread, scale, M):
     assert e["diversity"] == pytest.approx(closed, rel=1e-10)
 
 
-def test_what_does_not_sum_to_one_breaks_the_identity():
-    log_p, y = trials()
-    log_p[1, 7] += 1e-9
+@pytest.mark.parametrize("part", ["diversity", "centroid_loss", "loss"])
+def test_an_identity_that_does_not_hold_is_refused(part):
+    m = positions.measure(*trials())
+    values = getattr(m, part).copy()
+    values[..., 7] += 1e-11
     with pytest.raises(ValueError, match="is off by"):
-        positions.ensemble(positions.measure(log_p, y))
+        positions.ensemble(dataclasses.replace(m, **{part: values}))
 
 
 def sharpened(log_p, power):
