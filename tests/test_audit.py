@@ -611,8 +611,8 @@ def test_planted_changed_kernel(departs, monkeypatch, tmp_path, right, wrong):
 @planted("the table of another activation", "one function")
 def test_planted_swapped_table(departs, monkeypatch, name):
     class Swapped(native.Table):
-        def __init__(self, module):
-            super().__init__(nn.SiLU())
+        def __init__(self, function):
+            super().__init__(F.silu)
 
     monkeypatch.setattr(native, "Table", Swapped)
     assert "departs" in departs("gelu", model=name)

@@ -274,6 +274,29 @@ def test_what_the_kernels_compute(smoke_config, monkeypatch):
         assert uses(change=change) == ["cross_entropy", "layer_norm"]
 
 
+def mixed(config, activation, vocab_size):
+    """A model of one's own that computes some layers in float32, and others in place."""
+
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.out = torch.nn.Embedding(vocab_size, 64), torch.nn.Linear(64, vocab_size)
+            self.gelu, self.silu, self.softplus = torch.nn.GELU(), torch.nn.SiLU(inplace=True), torch.nn.Softplus()
+
+        def forward(self, idx):
+            x = self.wte(idx)
+            return self.out(self.gelu(x) + self.softplus(x.float()).to(x.dtype) + self.silu(1 * x))
+
+    return Mixed()
+
+
+def test_layers_of_ones_own_in_another_precision_and_in_place(smoke_config):
+    (exact, exact_loss), (ours, loss), (theirs, _) = compared(fitting(smoke_config, model="test_native:mixed"), "gelu")
+    assert loss == pytest.approx(exact_loss, rel=0.01)
+    for name, gradient in exact.items():
+        assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
+
+
 def test_layers_are_put_back_after_an_error(smoke_config):
     model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
     loss = fused.Loss(model)

@@ -37,13 +37,14 @@ class Loss:
         self.buffers: _Buffers | None = None
 
     def _faster(self, module: nn.Module) -> Callable | None:
-        """The forward pass of a layer with the kernels, where there is one."""
+        """The forward pass of a layer with the kernels, where there is one; in another precision it is the layer's."""
+        plain = module.forward
         if type(module) is LayerNorm and module.bias is None and native.layer_norm_fits(len(module.weight)):
-            return lambda x: native.layer_norm(x, module.weight)
-        if type(module) in COSTLY:
+            return lambda x: native.layer_norm(x, module.weight) if x.dtype is torch.bfloat16 else plain(x)
+        if type(module) in COSTLY and not getattr(module, "inplace", False):
             function = repr(module)  # with its parameters
             if function not in self.tables:
-                self.tables[function] = native.Table(module)
+                self.tables[function] = native.Table(plain)
             return self.tables[function]
         return None
 

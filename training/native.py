@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.optim.adamw import adamw
 
 from config import UserError
@@ -85,7 +85,7 @@ def check() -> None:
     targets = torch.arange(8)
     functions = {
         "layer_norm": (layer_norm, plain_norm, [draw(8, 64), draw(64)]),
-        "look_up": (Table(nn.GELU()), F.gelu, [draw(5, 7)]),
+        "look_up": (Table(F.gelu), F.gelu, [draw(5, 7)]),
         "cross_entropy": (lambda x: cross_entropy(x, targets), lambda x: F.cross_entropy(x, targets), [draw(8, 21)]),
     }
     departures = {}
@@ -228,17 +228,21 @@ class _LookUp(torch.autograd.Function):
 class Table:
     """An elementwise function that is costly to compute. In bfloat16 it has no more than 65 536 arguments: its values
     (65536,) bfloat16 and slopes (65536,) float32 are read from tables by the bits of the argument. The forward and
-    backward pass of `module` in torch fill them; the values are the same bits."""
+    backward pass of `function` in torch fill them, and the values are the same bits. In another precision it is
+    called."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        self.function = function
         x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
         wide = x.float().requires_grad_()
         with torch.enable_grad():
-            (self.slopes,) = torch.autograd.grad(module(wide).sum(), wide)
+            (self.slopes,) = torch.autograd.grad(function(wide).sum(), wide)
         with torch.no_grad():
-            self.values = module(x)
+            self.values = function(x)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype is not torch.bfloat16:
+            return self.function(x)
         return _LookUp.apply(x, self.values, self.slopes)
 
 
