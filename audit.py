@@ -6,6 +6,7 @@ what was trained are in analysis/checks.py.
 
 from __future__ import annotations
 
+import copy
 import lzma
 import math
 import random
@@ -64,7 +65,7 @@ GRID = np.linspace(-6, 6, 1200)  # 0 is not on it: the derivative of ReLU there 
 
 def _function(module, dtype, device) -> np.ndarray:
     """A module's values and derivatives on the grid, computed in `dtype`: (2, points) float64."""
-
+    module = copy.deepcopy(module).to(device, dtype)  # what it learns is in the precision of the model, too
     x = torch.tensor(GRID).to(dtype).to(device).requires_grad_()  # in this order: MPS has no float64
     with torch.enable_grad():
         y = module(x)
@@ -74,45 +75,51 @@ def _function(module, dtype, device) -> np.ndarray:
 
 def _reference(activation: str, dtype, device) -> np.ndarray:
     """What `_function` should give: from the formula, or for activations outside the study from a new module."""
-
     activation = activations.canonical_name(activation)  # smelu_0.5 is smelu_05
     if activation not in FORMULAS:
-        return _function(activations.make_activation(activation).to(device), dtype, device)
+        return _function(activations.make_activation(activation), dtype, device)
     f, h = FORMULAS[activation], 1e-6
     x = torch.tensor(GRID).to(dtype).double().numpy()
     return np.stack((f(x), (f(x + h) - f(x - h)) / (2 * h)))
 
 
-def _wired(config, activation, corpus):
+def _class(module) -> str:
+    """A class by name: a maker of modules may make a class, too, each time."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
-    model = build_model(config, activation, corpus.vocab_size).to(config.device).eval()
-    idx = _validation_windows(config, corpus)
-    asked = type(activations.make_activation(activation))
-    names = {module: name for name, module in model.named_modules()}
+
+def _calls(model, idx) -> Counter:
+    """How often each module of the model is called in a forward pass."""
     calls: Counter = Counter()
-    hooks = [m.register_forward_hook(lambda m, args, output: calls.update([m])) for m in names]
+    hooks = [m.register_forward_hook(lambda m, args, output: calls.update([m])) for m in model.modules()]
     with torch.no_grad():
-        logits = model(idx)
+        model(idx)
     for hook in hooks:
         hook.remove()
-    called = [m for m in calls if type(m) is asked]
+    return calls
+
+
+def _wired(config, activation, corpus):
+    model = build_model(config, activation, corpus.vocab_size).to(config.device).eval()
+    idx = _validation_windows(config, corpus)
+    asked = activations.make_activation(activation)
+    kind, names = type(asked).__name__, {module: name for name, module in model.named_modules()}
+    calls = _calls(model, idx)
+    called = [m for m in calls if _class(m) == _class(asked)]
     problems = []
     own_model = ":" in config.model  # may have its layers as it likes
     expected = max(1, len(called)) if own_model else config.n_layer
     if len(called) != expected:
-        others = {type(m).__name__ for m in calls if not list(m.children()) and not list(m.parameters())} - {
-            asked.__name__
-        }
+        others = {type(m).__name__ for m in calls if not list(m.children()) and not list(m.parameters())} - {kind}
         problems.append(
-            f"{len(called)} separate {asked.__name__} modules were called in {expected} layers"
+            f"{len(called)} separate {kind} modules were called in {expected} layers"
             + (f" (others called: {', '.join(sorted(others))})" if others else "")
         )
     problems += [
         f"{names[m]} is called {calls[m]} times a forward pass" for m in called if calls[m] > 1 and not own_model
     ]
-    precision = getattr(torch, config.precision)
     departure = 0.0
-    for dtype in {torch.float32, precision}:
+    for dtype in {torch.float32, getattr(torch, config.precision)}:
         exact, unit = _reference(activation, dtype, config.device), torch.finfo(dtype).eps * np.maximum(1, abs(GRID))
         for module in called:
             values = _function(module, dtype, config.device)
@@ -121,22 +128,15 @@ def _wired(config, activation, corpus):
             departure = max(departure, float(roundings.max()))
     if departure > 16:
         problems.append(f"the function called departs from {activation}'s formula by {departure:.0f} roundings")
-    changes = {}
-    own = _reference(activation, torch.float32, config.device)
-    for other in activations.STUDY:
-        if np.array_equal(_reference(other, torch.float32, config.device), own) or other == activation:
-            continue
-        twin = build_model(config, other, corpus.vocab_size).to(config.device).eval()
-        with torch.no_grad():
-            changes[other] = float((twin(idx) - logits).abs().max())
+    changes = _changes(config, activation, corpus, model, called, idx)
     problems += [f"logits are the same bits with {other}" for other, change in changes.items() if change == 0]
     return check(
         "wired",
         not problems,
         listed(
             problems,
-            f"{len(called)} separate {asked.__name__} modules, each called once; function and derivative within "
-            f"{departure:.1f} roundings of the formula; another activation on the same weights moves a logit by "
+            f"{len(called)} separate {kind} modules, each called once; function and derivative within {departure:.1f} "
+            f"roundings of the formula; another activation on the same weights moves a logit by "
             f"{min(changes.values()):.2g} or more",
         ),
         "one module of the type asked for in each layer; 16 roundings; logits move",
@@ -144,16 +144,31 @@ def _wired(config, activation, corpus):
     )
 
 
+def _changes(config, activation, corpus, model, called, idx) -> dict[str, float]:
+    """{another activation of the study: how much it moves a logit on the same weights}. What an activation learns is
+    moved first: it may begin as one of them."""
+    own = _reference(activation, torch.float32, config.device)
+    with torch.no_grad():
+        for p in (p for module in called for p in module.parameters()):
+            p.add_(0.1)
+            own = _function(called[0], torch.float32, config.device)
+        logits, changes = model(idx), {}
+        for other in activations.STUDY:
+            if other == activation or np.array_equal(_reference(other, torch.float32, config.device), own):
+                continue
+            twin = build_model(config, other, corpus.vocab_size).to(config.device).eval()
+            changes[other] = float((twin(idx) - logits).abs().max())
+    return changes
+
+
 def _validation_windows(config, corpus, n=2):
     """(n, T) input tokens of the first evaluation windows, on the device."""
-
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)[:n]
     rows = np.stack([corpus.val[s : s + config.block_size] for s in starts]).astype(np.int64)
     return torch.from_numpy(rows).to(config.device)
 
 
 def _causal(config, activation, corpus):
-
     V, T = corpus.vocab_size, config.block_size
     model = build_model(config, activation, V).to(config.device)
     _open_every_path(model)
@@ -199,7 +214,6 @@ def _open_every_path(model) -> None:
 
 
 def _same_positions(config, activation, corpus):
-
     T = config.block_size
 
     def windows():
@@ -404,7 +418,6 @@ def _draws_dropout(training, batch) -> bool:
 
 
 def _sane_start(config, activation, corpus):
-
     model = build_model(config, activation, corpus.vocab_size).to(config.device).eval()
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.probe_tokens)
     loss, _ = metrics.evaluate_loss(model, corpus.val, starts, config.block_size, config.device)
@@ -422,7 +435,6 @@ def _sane_start(config, activation, corpus):
 
 
 def _parameters(config, activation, corpus):
-
     own, relu = (
         sum(p.numel() for p in build_model(config, name, corpus.vocab_size).parameters())
         for name in (activation, "relu")
@@ -437,7 +449,6 @@ def _parameters(config, activation, corpus):
 
 
 def _seeds(config, activation, corpus):
-
     a, b = (trials.Training(config, activation, k, corpus) for k in (1, 2))
     found = {"init": False, "order": False, "dropout": False}
     different = sum(int((x != y).sum()) for x, y in zip(_weights(a).values(), _weights(b).values(), strict=True))

