@@ -5,8 +5,7 @@
     list_activations()              all that have a name of their own
     register_activation("mine", MyModule, smoothness="C1")
 
-Besides these there are families of names with numbers in them, such as `smelu_<β>` (see FAMILIES), and one's own
-function by its import path, `package.module:function`.
+Besides these there are `smelu_<β>` for any β, and one's own function by its import path, `package.module:function`.
 
 Importing this module does not import torch: charts, reports and `--help` need no more than the names.
 """
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config import UserError
+from models.own_code import import_function, is_path, kind, one_line
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 
@@ -95,54 +95,38 @@ def _smelu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
     return info, _made("models.smelu", "SmeLU", beta)
 
 
-def _smeglu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
-    b = _decimal(beta)
-    preferred = "smeglu" if beta == 0.5 else f"smeglu_{b}"
-    info = ActivationInfo(
-        name,
-        f"SmeGLU β={b}",
-        f"SmeLU(xW) ⊙ xV; β = {b}",
-        "C1",
-        True,
-        f"{SHAZEER}, with the gate of {SHAMIR}",
-        gated=True,
-        same_as=preferred if preferred != name else None,
-    )
-    return info, _made("models.smelu", "SmeLU", beta)
-
-
 _BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
 _BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
 _add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _made("torch.nn", "ReLU"), beta=0.0)
-_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("training.native", "GELU"))
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("torch.nn", "GELU"))
 _add(
     "swish",
     "Swish",
     "x σ(x)",
     "C∞",
     f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}",
-    _made("training.native", "SiLU"),
+    _made("torch.nn", "SiLU"),
 )
 _BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
 _BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
-_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("training.native", "SiLU"), same_as="swish")
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("torch.nn", "SiLU"), same_as="swish")
 _add(
     "gelu_tanh",
     "GELU (tanh)",
     "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
     "C∞",
     HENDRYCKS,
-    _made("training.native", "GELU", approximate="tanh"),
+    _made("torch.nn", "GELU", approximate="tanh"),
 )
-_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("training.native", "Mish"))
-_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("training.native", "Softplus"))
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("torch.nn", "Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("torch.nn", "Softplus"))
 _add(
     "elu",
     "ELU",
     "x for x > 0, eˣ − 1 for x ≤ 0",
     "C1",
     "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
-    _made("training.native", "ELU"),
+    _made("torch.nn", "ELU"),
 )
 _add(
     "leaky_relu",
@@ -153,84 +137,41 @@ _add(
     _made("torch.nn", "LeakyReLU", 0.01),
 )
 _add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
-_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("training.native", "Tanh"))
-_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("training.native", "SiLU"), gated=True)
-_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("training.native", "GELU"), gated=True)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("torch.nn", "Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("torch.nn", "SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("torch.nn", "GELU"), gated=True)
 _add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _made("torch.nn", "ReLU"), gated=True)
-_BUILT_IN["smeglu"] = _smeglu_entry("smeglu", 0.5)
+_add(
+    "smeglu",
+    "SmeGLU β=0.5",
+    "SmeLU(xW) ⊙ xV; β = 0.5",
+    "C1",
+    f"{SHAZEER}, with the gate of {SHAMIR}",
+    _made("models.smelu", "SmeLU", 0.5),
+    gated=True,
+)
 
-# -- names with numbers in them -----------------------------------------------------------------------------------
+# -- names that are not in a list ---------------------------------------------------------------------------------
 
 FAMILIES = {
     "smelu_<β>": "SmeLU of any β from 1e-6 to 1e6: smelu_0.25, smelu_2",
-    "smeglu_<β>": "gated, with SmeLU of any β as the gate",
-    "gsmelu_<α>_<β>": "generalised SmeLU, quadratic from −α to β: gsmelu_0.5_1",
-    "gsmelu_<α>_<β>_<g₋>_<g₊>": "… between lines of slope g₋ and g₊: gsmelu_1_1_0.1_1",
-    "gsmelu_<α>_<β>_<g₋>_<g₊>_<t>": "… worth t at −α (otherwise −α g₋: the left line goes through 0)",
     "module:function": "your own, by its import path: a function of a tensor, or a class or maker of modules",
 }
 
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d{1,12})?", re.ASCII)
 
 
-def _numbers(name: str, texts: list[str]) -> list[float]:
-    for text in texts:
-        if not _NUMBER.fullmatch(text):
-            hint = f" ({name.replace(text, '0.' + text[1:])!r}?)" if re.fullmatch(r"0\d+", text) else ""
-            raise UserError(f"activation {name!r}: {text!r} is not a plain decimal number such as 0.25{hint}")
-    return [float(text) for text in texts]
-
-
-def _check_half_width(name: str, what: str, half_width: float) -> None:
-    if not 1e-6 <= half_width <= 1e6:
-        raise UserError(
-            f"activation {name!r}: {what} must be from 1e-6 to 1e6, not {_decimal(half_width)} (the limit at 0 is relu)"
-        )
-
-
-def _gsmelu_entry(name: str, texts: list[str]) -> tuple[ActivationInfo, Factory]:
-    if len(texts) not in (2, 4, 5):
-        raise UserError(f"activation {name!r}: gsmelu takes 2, 4 or 5 numbers (α_β_g₋_g₊_t), not {len(texts)}")
-    numbers = _numbers(name, texts)
-    if max(map(abs, numbers)) > 1e6:
-        raise UserError(f"activation {name!r}: the numbers must be from -1e6 to 1e6")
-    alpha, beta, g_minus, g_plus = numbers[:4] if len(numbers) > 2 else (*numbers, 0.0, 1.0)
-    t = numbers[4] if len(numbers) == 5 else 0.0 - alpha * g_minus
-    _check_half_width(name, "(α + β)/2", (alpha + beta) / 2)
-
-    parameters = [_decimal(number) for number in (alpha, beta, g_minus, g_plus, t)]
-    if float(parameters[4]) == -alpha * g_minus:
-        shortest = parameters[:2] if (g_minus, g_plus) == (0, 1) else parameters[:4]
-    else:
-        shortest = parameters
-    preferred = "_".join(["gsmelu", *shortest])
-    if alpha == beta and len(shortest) == 2:  # no more than SmeLU
-        plain = _smelu_entry(f"smelu_{parameters[1]}", beta)[0]
-        preferred = plain.same_as or plain.name
-    info = ActivationInfo(
-        name,
-        f"gSmeLU {', '.join(shortest)}",
-        "slope g₋ for x ≤ −α, g₊ for x ≥ β, linear between; t at −α; "
-        + ", ".join(f"{symbol} = {number}" for symbol, number in zip("α β g₋ g₊ t".split(), parameters, strict=True)),
-        "C1",
-        True,
-        SHAMIR,
-        same_as=preferred if preferred != name else None,
-    )
-    return info, _made("models.smelu", "GeneralizedSmeLU", alpha, beta, g_minus, g_plus, t)
-
-
-def _family_entry(name: str) -> tuple[ActivationInfo, Factory] | None:
-    family, _, rest = name.partition("_")
-    if not any(character.isdigit() for character in rest):
+def _smelu_by_number(name: str) -> tuple[ActivationInfo, Factory] | None:
+    family, _, number = name.partition("_")
+    if family != "smelu" or not any(character.isdigit() for character in number):
         return None
-    if family == "gsmelu":
-        return _gsmelu_entry(name, rest.split("_"))
-    if family in ("smelu", "smeglu"):
-        (beta,) = _numbers(name, [rest])
-        _check_half_width(name, "β", beta)
-        return (_smelu_entry if family == "smelu" else _smeglu_entry)(name, beta)
-    return None
+    if not _NUMBER.fullmatch(number):
+        hint = f" ('smelu_0.{number[1:]}'?)" if re.fullmatch(r"0\d+", number) else ""
+        raise UserError(f"activation {name!r}: {number!r} is not a plain decimal number such as 0.25{hint}")
+    beta = float(number)
+    if not 1e-6 <= beta <= 1e6:
+        raise UserError(f"activation {name!r}: β must be from 1e-6 to 1e6, not {number} (the limit at 0 is relu)")
+    return _smelu_entry(name, beta)
 
 
 # -- one's own ----------------------------------------------------------------------------------------------------
@@ -238,7 +179,6 @@ def _family_entry(name: str) -> tuple[ActivationInfo, Factory] | None:
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9_.]*(-[a-z0-9_.]+)*", re.ASCII)  # no "--": it stands for ":" in file names
 _LONGEST_NAME = 80
 _RESERVED = re.compile(r"all|(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # the last ones can't be files on Windows
-_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def register_activation(
@@ -270,7 +210,7 @@ def register_activation(
             f"activation name {name!r} becomes part of file names: use lower-case letters, digits, '_', '.' and single "
             f"'-', begin with a letter or digit, and take at most {_LONGEST_NAME} characters"
         )
-    if name in _BUILT_IN or name.partition("_")[0] in ("smelu", "gsmelu", "smeglu") or _RESERVED.fullmatch(name):
+    if name in _BUILT_IN or name.startswith("smelu_") or _RESERVED.fullmatch(name):
         raise UserError(f"activation name {name!r} is taken or reserved; choose another, such as 'my_{name}'")
     if name in _REGISTERED and not overwrite:
         raise UserError(f"activation {name!r} is registered already; overwrite=True replaces it")
@@ -285,25 +225,6 @@ def register_activation(
 
 def _smooth(smoothness: str) -> bool | None:
     return None if smoothness == "unknown" else smoothness != "C0"
-
-
-def _import(path: str) -> Callable:
-    module_name, _, attributes = path.partition(":")
-    try:
-        thing = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's code, which may raise anything
-        raise UserError(
-            f"activation {path!r}: can't import {module_name!r} ({type(error).__name__}: {_one_line(error)})"
-        ) from error
-    for attribute in attributes.split("."):
-        if not hasattr(thing, attribute):
-            near = difflib.get_close_matches(attribute, dir(thing), n=1)
-            guess = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"activation {path!r}: there is no {attribute!r} in it{guess}")
-        thing = getattr(thing, attribute)
-    if not callable(thing):
-        raise UserError(f"activation {path!r}: it is neither a function nor a class but {_kind(thing)}")
-    return thing
 
 
 def _make_own(name: str, factory: Callable):
@@ -323,7 +244,7 @@ def _make_own(name: str, factory: Callable):
         if inspect.isclass(factory) or not _takes_argument(factory):
             module = factory()
             if not isinstance(module, nn.Module):
-                raise UserError(f"activation {name!r}: it makes {_kind(module)}, not a torch.nn.Module")
+                raise UserError(f"activation {name!r}: it makes {kind(module)}, not a torch.nn.Module")
             if factory() is module:
                 raise UserError(f"activation {name!r} makes the same module each time; it must make a new one")
         else:
@@ -334,11 +255,11 @@ def _make_own(name: str, factory: Callable):
         raise
     except Exception as error:  # the user's code may raise anything
         raise UserError(
-            f"activation {name!r} does not work: {type(error).__name__}: {_one_line(error)}; it must be a function of "
+            f"activation {name!r} does not work: {one_line(error)}; it must be a function of "
             "a tensor, or a class or function that makes a torch.nn.Module without being given arguments"
         ) from error
     if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
-        found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else _kind(y)
+        found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else kind(y)
         raise UserError(
             f"activation {name!r} must return a tensor like its input, {tuple(x.shape)} of {x.dtype}, not {found}"
         )
@@ -351,14 +272,6 @@ def _takes_argument(function: Callable) -> bool:
     except ValueError:  # built in, as torch.tanh is: nothing is known, and makers of modules are not built in
         return True
     return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-
-
-def _kind(thing) -> str:
-    return f"a value of type {type(thing).__name__}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 # -- for use ------------------------------------------------------------------------------------------------------
@@ -376,11 +289,11 @@ def get_info(name: str) -> ActivationInfo:
 def _find(name: str) -> tuple[ActivationInfo, Callable | None]:
     """The information on a name and what makes it; None for an import path."""
     if not isinstance(name, str):
-        raise UserError(f"an activation is asked for by name, a string such as 'relu', not by {_kind(name)}")
-    entry = _BUILT_IN.get(name) or _REGISTERED.get(name) or _family_entry(name)
+        raise UserError(f"an activation is asked for by name, a string such as 'relu', not by {kind(name)}")
+    entry = _BUILT_IN.get(name) or _REGISTERED.get(name) or _smelu_by_number(name)
     if entry:
         return entry
-    if _PATH.fullmatch(name):
+    if is_path(name):
         module, _, function = name.partition(":")
         return ActivationInfo(name, function, f"({name})", "unknown", None, module), None
     if ":" in name:
@@ -415,15 +328,6 @@ def canonical_name(name: str) -> str:
     return get_info(name).same_as or name
 
 
-def file_name(name: str) -> str:
-    """The name as part of file names: as it is, or `module--function` for an import path.
-
-    Raises:
-        UserError: there is no such activation.
-    """
-    return get_info(name).name.replace(":", "--")
-
-
 def importable(name: str) -> bool:
     """Can a fresh process make this activation from its name alone? Not if it was registered in this one.
 
@@ -443,7 +347,7 @@ def own_function(name: str) -> Callable | None:
     _, factory = _find(name)
     if name in _REGISTERED:
         return factory
-    return _import(name) if factory is None else None
+    return import_function(name, "activation") if factory is None else None
 
 
 def make_activation(name: str):
@@ -456,23 +360,8 @@ def make_activation(name: str):
     """
     _, factory = _find(name)
     if factory is None or name in _REGISTERED:
-        return _make_own(name, factory or _import(name))
+        return _make_own(name, factory or import_function(name, "activation"))
     return factory()
-
-
-def curve(name: str, x):
-    """The function (of the gate, for a gated one) and its derivative at x: two float64 arrays of x's shape. For charts;
-    this one imports torch.
-
-    Raises:
-        UserError: as `make_activation`.
-    """
-    import torch
-
-    points = torch.as_tensor(x, dtype=torch.float64).clone().requires_grad_()
-    y = make_activation(name).to(points)(points)
-    (slope,) = torch.autograd.grad(y.sum(), points)
-    return y.detach().numpy(), slope.numpy()
 
 
 def hidden_width(n_embd: int, gated: bool, multiple: int = 8) -> int:

@@ -19,6 +19,8 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from models import toolchain
+
 
 class UserError(ValueError):
     """The input is wrong. The message is one line: what is wrong, where, and what would be right."""
@@ -238,10 +240,12 @@ class Config:
         self._validate()
         self.device = _resolve_device(self.device)
         if self.precision == "auto":
-            self.precision = "bfloat16" if _fast_bfloat16(self.device) else "float32"
-        if self.native is None:
-            self.native = cpp_compiler() is not None
+            self.precision = "bfloat16" if fast_bfloat16(self.device) else "float32"
+        chosen = self.native is None
+        self.native = chosen or self.native
         self._settle()
+        if chosen and self.native:
+            self.native = toolchain.problem() is None
 
     # -- making ---------------------------------------------------------------------------------------------------
 
@@ -571,13 +575,7 @@ def _mps_available() -> bool:
     return torch.backends.mps.is_available()
 
 
-def cpp_compiler() -> str | None:
-    """The C++ compiler of this machine: the one that CXX names, or the first that is found."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
-def _fast_bfloat16(device: str) -> bool:
+def fast_bfloat16(device: str) -> bool:
     """Whether matrix products in bfloat16 are faster than in float32 on this device."""
     if device.startswith("cuda"):
         import torch

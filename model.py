@@ -1,27 +1,20 @@
-"""The transformer: GPT-2's decoder as nanoGPT computes it, with the activation function as a parameter; and the
-registry of models, of which it is the default (`architectures.py` has the others).
+"""The transformer: GPT-2's decoder as nanoGPT computes it, with the activation function as a parameter.
 
-Pre-LayerNorm blocks, learned positions, tied embeddings, GPT-2's parameter names and scaled residual initialisation
-(Radford et al. 2019; github.com/karpathy/nanoGPT, model.py). Shapes in comments: B windows, T tokens of context,
-C = n_embd, H = n_head, D = C / H, V vocabulary.
+Pre-LayerNorm blocks, learned positions, tied embeddings, GPT-2's parameter names (Radford et al. 2019;
+github.com/karpathy/nanoGPT, model.py). `models/architectures.py` builds it, with its initial weights, and has the other
+models. Shapes in comments: B windows, T tokens of context, C = n_embd, H = n_head, D = C / H, V vocabulary.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import math
-import os
-import sys
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import activations
-from config import Config, UserError
-from training import fused, native
+from config import Config
 
 
 class CausalAttentionCPU(torch.autograd.Function):
@@ -116,8 +109,6 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
 
     def forward(self, x):
-        if native.usable(x) and self.bias is None and native.layer_norm_fits(x.shape[-1]):
-            return native.layer_norm(x, self.weight)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
 
 
@@ -152,8 +143,6 @@ class LanguageModel(nn.Module):
         logits = self.logits(idx)
         if targets is None:
             return logits
-        if native.usable(logits) and logits.shape[-1] <= native.MAX_V:
-            return logits, native.cross_entropy(logits.flatten(0, 1), targets.flatten())
         # float32: in bfloat16 the loss and its gradient would be rounded to two or three digits
         return logits, F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
@@ -179,29 +168,10 @@ class GPT(LanguageModel):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, activation) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config)
-        self.buffers_of_training = None  # kept by fused.py
 
     @property
     def head(self):
         return self.wte.weight
-
-    def logits(self, idx):
-        if native.usable(self.wte.weight) and self._is_plain() and fused.fits(self, idx):
-            return fused.logits(self, idx)
-        return super().logits(idx)
-
-    def _is_plain(self) -> bool:
-        """Whether this is what `fused` computes: this very class and its layers, nothing else put in the place of one,
-        without dropout, biases, or an activation that has weights of its own."""
-        kinds = {(type(b), type(b.ln_1), type(b.attn), type(b.ln_2), type(b.mlp)) for b in self.h if type(b) is Block}
-        return (
-            type(self) is GPT
-            and all(type(block) is Block for block in self.h)
-            and kinds == {(Block, LayerNorm, Attention, LayerNorm, MLP)}
-            and not self.dropout
-            and self.ln_f.bias is None
-            and not any(True for block in self.h for _ in block.mlp.activation.parameters())
-        )
 
     def hidden(self, idx):
         x = self.wte(idx) + self.wpe.weight[: idx.shape[1]]  # (B, T, C)
@@ -212,112 +182,6 @@ class GPT(LanguageModel):
 
     def residual_projections(self):
         return [name for name, _ in self.named_parameters() if name.endswith("c_proj.weight")]
-
-
-@torch.no_grad()
-def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
-    """GPT-2's initialisation: N(0, 0.02²), the projections into the residual stream N(0, 0.02² / 2·n_layer), biases 0.
-
-    Drawn in the order of the parameters from a generator of its own, on the CPU in float32, so that neither the
-    device nor any other use of randomness changes the initial weights, and all activations start from the same ones.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    scaled = set(model.residual_projections())
-    for name, p in model.named_parameters():
-        if p.ndim >= 2:
-            std = 0.02 / math.sqrt(2 * n_layer) if name in scaled else 0.02
-            p.copy_(torch.empty(p.shape).normal_(0.0, std, generator=generator))
-        elif name.endswith("bias"):
-            p.zero_()
-    model.adjust_initial_weights()
-
-
-# -- the registry -------------------------------------------------------------------------------------------------
-
-# name -> (path of a function(config, activation, vocab_size) -> LanguageModel, imported when asked for; what it is)
-MODELS = {
-    "gpt": ("model:GPT", "GPT-2's decoder: attention, learned positions (Radford et al. 2019)"),
-    "llama": (
-        "models.architectures:llama",
-        "RMSNorm, rotary positions, no biases (Touvron et al. 2023)",
-    ),
-    "lstm": ("models.architectures:lstm", "LSTM layers (Hochreiter & Schmidhuber 1997) in the place of attention"),
-    "conv": ("models.architectures:conv", "gated causal convolutions (Poli et al. 2023) in the place of attention"),
-    "hybrid": ("models.architectures:hybrid", "LSTM and attention in turn"),
-}
-
-
-def list_models() -> list[tuple[str, str]]:
-    """(name, description) of every model, the default first. A model of one's own goes by `module:function`."""
-    return [(name, description) for name, (_, description) in MODELS.items()]
-
-
-def check_model_name(name: str) -> None:
-    """Raises UserError unless `name` is a model's name, or the path of a function that can be imported."""
-    _model_function(name)
-
-
-def _model_function(name: str) -> Callable:
-    if name in MODELS:
-        return import_function(MODELS[name][0], "model")
-    if ":" in name:
-        return import_function(name, "model")
-    near = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UserError(f"model={name!r}: {hint}must be one of {', '.join(MODELS)}, or module:function")
-
-
-def import_function(path: str, what: str) -> Callable:
-    """The function at `module:function`; modules in the current folder are found too. `what` names the setting.
-
-    Raises:
-        UserError: the module can't be imported, or has no function of that name.
-    """
-    module_name, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
-        raise UserError(f"{what}={path!r}: must have the form module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        found = importlib.import_module(module_name)
-    except Exception as error:  # the module is the user's: importing it can raise anything
-        raise UserError(f"{what}={path!r}: can't import {module_name}: {one_line(error)}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            near = difflib.get_close_matches(part, dir(found), n=1)
-            raise UserError(f"{what}={path!r}: no {part} in it" + (f"; did you mean {near[0]}?" if near else ""))
-        found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"{what}={path!r}: must be a function, not a value of type {type(found).__name__}")
-    return found
-
-
-def one_line(error: Exception) -> str:
-    """An exception as part of a message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def build_model(config: Config, activation: str, vocab_size: int, seed: int | None = None) -> LanguageModel:
-    """A new float32 model on the CPU, initialised from `seed` (default: config.seed_base).
-
-    A model of the user's own (`module:function`) is called with (config, activation, vocab_size) and gives a module
-    that maps token ids (B, T) to logits (B, T, V). It keeps its own initial weights; they depend on `seed` alone as
-    long as torch's random numbers are the only ones it uses.
-
-    Raises:
-        UserError: there is no such model, or the user's own is not of that form.
-    """
-    function = _model_function(config.model)
-    seed = config.seed_base if seed is None else seed
-    with torch.random.fork_rng(devices=[]):  # the caller's random stream is left alone
-        torch.default_generator.manual_seed(seed)  # for what constructors draw and `initialise` does not replace
-        if config.model not in MODELS:
-            from models.architectures import own_model
-
-            return own_model(function, config, activation, vocab_size)
-        model = function(config, activation, vocab_size)
-    initialise(model, seed, config.n_layer)
-    return model
 
 
 @torch.no_grad()

@@ -85,11 +85,11 @@ def run_study(
     """
     _check_names(names)
     _refuse_other_names(config, names)
-    import model
+    from models import architectures
     from prepare_data import load_corpus
     from training import pool
 
-    model.check_model_name(config.model)
+    architectures.check_model_name(config.model)
     display, board = Display(quiet), None
     if tensorboard is not None:
         from tools.tensorboard_log import Board
@@ -335,7 +335,7 @@ def _main(argv) -> int:
             print(f"{info.name:12} {info.formula}   [{info.smoothness}; {info.source}]")
         return 0
     if args.list_models:
-        from model import list_models
+        from models.architectures import list_models
 
         for name, description in list_models():
             print(f"{name:8} {description}")

@@ -11,7 +11,7 @@ import functools
 import math
 
 import activations
-import audit
+from analysis import checks
 from analysis.markdown import (
     DASH,
     capital,
@@ -214,7 +214,7 @@ def limits(s: Study) -> list[str]:
 @functools.lru_cache(maxsize=1)
 def across(s: Study) -> list[dict]:
     """The checks that compare the results of different activations."""
-    return audit.across_activations(s.all_results)
+    return checks.across_activations(s.all_results)
 
 
 def failed_checks(checks: list[dict]) -> list[str]:

@@ -123,7 +123,7 @@ def main(argv=None) -> int:
         "smelu_compiled": smelu.kernel() is not None,
         "results": [],
     }
-    compiled = "compiled" if figures["smelu_compiled"] else "by torch's formula (no C compiler)"
+    compiled = "compiled" if figures["smelu_compiled"] else "by torch's formula (no C++ compiler)"
     print(
         f"{'×'.join(map(str, shape))} on {arguments.device}, {arguments.threads} thread(s); SmeLU on the CPU {compiled}"
     )

@@ -42,7 +42,7 @@ from tabulate import tabulate
 import metrics
 import storage
 from config import PRESETS, Config
-from model import build_model
+from models.architectures import build_model
 from prepare_data import load_corpus
 from training import pool
 from training.trial import LOSS_CHECK_STEPS, Batches, Training, learning_rate, own_randomness, torch_settings

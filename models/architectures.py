@@ -1,6 +1,6 @@
-"""The other models of the registry: llama, lstm, conv, hybrid, and the wrapping of a user's own.
+"""The registry of models: GPT, from model.py, and here llama, lstm, conv, hybrid, and the wrapping of a user's own.
 
-All four are GPT's decoder with another layer in the place of attention: residual blocks of a mixer, which brings
+The four are GPT's decoder with another layer in the place of attention: residual blocks of a mixer, which brings
 information from earlier tokens to position t, and of GPT's MLP, in which the activation lives. Each mixer has about as
 many parameters as attention (4 C²), so that at one config all models are about the same size. The output matrix is
 the token embedding (tied), as in GPT: what then differs between models is the blocks alone, and at the vocabularies
@@ -10,6 +10,7 @@ and widths of this study a second matrix would be a change of size, not of kind.
 from __future__ import annotations
 
 import copy
+import difflib
 import math
 import traceback
 from collections.abc import Callable
@@ -18,8 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import activations
 from config import Config, UserError
-from model import MLP, Attention, LanguageModel, LayerNorm, one_line
+from model import GPT, MLP, Attention, LanguageModel, LayerNorm
+from models import own_code
+from models.own_code import import_function, kind, one_line
 
 # -- mixers -------------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class OwnModel(LanguageModel):
         logits = torch.func.functional_call(self.module, buffers, (idx,)) if buffers else self.module(idx)
         shape = (*idx.shape, self.vocab_size)
         if not isinstance(logits, torch.Tensor) or logits.shape != shape:
-            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else f"a value of type {_type(logits)}"
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else kind(logits)
             raise UserError(f"model={self.name!r}: gave {found} where logits of shape {shape} (B, T, V) were expected")
         return logits
 
@@ -265,7 +269,7 @@ def own_model(function: Callable, config: Config, activation: str, vocab_size: i
 
     module = make()
     if not isinstance(module, nn.Module):
-        raise UserError(f"{what}: must return a torch.nn.Module, not a value of type {_type(module)}")
+        raise UserError(f"{what}: must return a torch.nn.Module, not {kind(module)}")
     if not any(True for _ in module.parameters()):
         raise UserError(f"{what}: the module has no parameters to train")
     buffers = dict(module.named_buffers())
@@ -306,12 +310,94 @@ def _try_out(model: OwnModel, precision: str, what: str) -> None:
             raise UserError(f"{what}: the buffer {name} changes in training, and would not be in checkpoints")
 
 
-def _type(thing) -> str:
-    return type(thing).__name__
-
-
 def _one_line_with_place(error: Exception) -> str:
     """An exception and the line of the user's that led to it."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if f.filename != __file__ and "site-packages" not in f.filename]
     return one_line(error) + (f" ({own[-1].filename}, line {own[-1].lineno})" if own else "")
+
+
+# -- the registry -------------------------------------------------------------------------------------------------
+
+# name -> (function(config, activation, vocab_size) -> LanguageModel, what it is)
+MODELS: dict[str, tuple[Callable, str]] = {
+    "gpt": (GPT, "GPT-2's decoder: attention, learned positions (Radford et al. 2019)"),
+    "llama": (llama, "RMSNorm, rotary positions, no biases (Touvron et al. 2023)"),
+    "lstm": (lstm, "LSTM layers (Hochreiter & Schmidhuber 1997) in the place of attention"),
+    "conv": (conv, "gated causal convolutions (Poli et al. 2023) in the place of attention"),
+    "hybrid": (hybrid, "LSTM and attention in turn"),
+}
+
+
+def list_models() -> list[tuple[str, str]]:
+    """(name, description) of every model, the default first. A model of one's own goes by `module:function`."""
+    return [(name, description) for name, (_, description) in MODELS.items()]
+
+
+def check_model_name(name: str) -> None:
+    """Raises UserError unless `name` is a model's name, or the path of a function that can be imported."""
+    _model_function(name)
+
+
+def _model_function(name: str) -> Callable:
+    if name in MODELS:
+        return MODELS[name][0]
+    if ":" in name:
+        return import_function(name, "model")
+    near = difflib.get_close_matches(name, MODELS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"model={name!r}: {hint}must be one of {', '.join(MODELS)}, or module:function")
+
+
+def build_model(config: Config, activation: str, vocab_size: int, seed: int | None = None) -> LanguageModel:
+    """A new float32 model on the CPU, initialised from `seed` (default: config.seed_base).
+
+    A model of the user's own (`module:function`) is called with (config, activation, vocab_size) and gives a module
+    that maps token ids (B, T) to logits (B, T, V). It keeps its own initial weights; they depend on `seed` alone as
+    long as torch's random numbers are the only ones it uses.
+
+    Raises:
+        UserError: there is no such model, or the user's own is not of that form.
+    """
+    function = _model_function(config.model)
+    seed = config.seed_base if seed is None else seed
+    with torch.random.fork_rng(devices=[]):  # the caller's random stream is left alone
+        torch.default_generator.manual_seed(seed)  # for what constructors draw and `initialise` does not replace
+        if config.model not in MODELS:
+            return own_model(function, config, activation, vocab_size)
+        model = function(config, activation, vocab_size)
+    initialise(model, seed, config.n_layer)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
+    """GPT-2's initialisation: N(0, 0.02²), the projections into the residual stream N(0, 0.02² / 2·n_layer), biases 0.
+
+    Drawn in the order of the parameters from a generator of its own, on the CPU in float32, so that neither the
+    device nor any other use of randomness changes the initial weights, and all activations start from the same ones.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scaled = set(model.residual_projections())
+    for name, p in model.named_parameters():
+        if p.ndim >= 2:
+            std = 0.02 / math.sqrt(2 * n_layer) if name in scaled else 0.02
+            p.copy_(torch.empty(p.shape).normal_(0.0, std, generator=generator))
+        elif name.endswith("bias"):
+            p.zero_()
+    model.adjust_initial_weights()
+
+
+def code_checksums(config: Config, activation: str) -> own_code.Checksums:
+    """What identifies the code of the model and the activation, each left out where it is one of the project's own; as
+    `own_code.checksums` gives it.
+
+    Raises:
+        UserError: a module can't be imported, or there is no such function in it.
+    """
+    own = {}
+    if config.model not in MODELS:
+        own["model"] = config.model, _model_function(config.model)
+    if function := activations.own_function(activation):
+        own["activation"] = activation, function
+    return own_code.checksums(own)

@@ -1,12 +1,14 @@
-"""The code behind a model or activation of the user's own, by checksum.
+"""Code of the user's own: models and activations by import path `module:function`, and what they were by checksum.
 
-The fingerprint covers the path `module:function`, not what the module says. Trials therefore record a sha256 of it, and
-are not mixed with trials of other code. A module counts as a whole: the one that the path names, and the one in which
-the function is defined where that is another. What they import in turn is not looked at.
+The fingerprint covers the path, not what the module says. Trials therefore record a sha256 of it, and are not mixed
+with trials of other code. A module counts as a whole: the one that the path names, and the one in which the function is
+defined where that is another. What they import in turn is not looked at.
 """
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import inspect
 import os
 import sys
@@ -14,9 +16,54 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-import activations
 import storage
-from config import Config
+from config import UserError
+
+# -- imported -----------------------------------------------------------------------------------------------------
+
+
+def is_path(name: str) -> bool:
+    """Whether the name has the form `module:function`."""
+    module, _, function = name.partition(":")
+    return all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
+
+
+def import_function(path: str, what: str) -> Callable:
+    """The function or class at `module:function`; modules in the current folder are found too. `what` is the setting in
+    the message of an error.
+
+    Raises:
+        UserError: the module can't be imported, or has no function of that name.
+    """
+    if not is_path(path):
+        raise UserError(f"{what}={path!r}: an import path has the form package.module:function")
+    module, _, names = path.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # the module is the user's: importing it can raise anything
+        raise UserError(f"{what}={path!r}: can't import {module} ({one_line(error)})") from error
+    for name in names.split("."):
+        if not hasattr(found, name):
+            near = difflib.get_close_matches(name, dir(found), n=1)
+            raise UserError(f"{what}={path!r}: no {name} in it" + (f"; did you mean {near[0]}?" if near else ""))
+        found = getattr(found, name)
+    if not callable(found):
+        raise UserError(f"{what}={path!r}: must be a function or class, not {kind(found)}")
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """An exception as part of a message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def kind(thing) -> str:
+    return f"a value of type {type(thing).__name__}"
+
+
+# -- its checksums ------------------------------------------------------------------------------------------------
 
 Checksums = dict[str, dict[str, str | None]]  # {"model" or "activation": {module: sha256, None where it has no source}}
 
@@ -24,28 +71,14 @@ Checksums = dict[str, dict[str, str | None]]  # {"model" or "activation": {modul
 _known: dict[str, tuple[object, str | None]] = {}  # name -> (what it was read of, sha256)
 
 
-def checksums(config: Config, activation: str) -> Checksums:
-    """{"model": {module: sha256}, "activation": {module: sha256}}, each left out where it is one of the project's own.
+def checksums(own: Mapping[str, tuple[str, Callable]]) -> Checksums:
+    """From {"model" or "activation": (name, function)}, {"model" or "activation": {module: sha256}}.
 
-    For an activation that was registered in this process it is {name: sha256 of the function's or class's source}. None
-    stands where there is no source to be had, as for a function typed into a REPL.
-
-    Raises:
-        UserError: the module can't be imported, or there is no such function in it.
+    Where the name is no import path, as of an activation that was registered in this process, it is {name: sha256 of
+    the function's or class's source}. None stands where there is no source to be had, as for a function typed into a
+    REPL.
     """
-    import model
-
-    found: Checksums = {}
-    if config.model not in model.MODELS:
-        found["model"] = _of_path(config.model, model.import_function(config.model, "model"))
-    function = activations.own_function(activation)
-    if function is not None:
-        if activations.importable(activation):
-            found["activation"] = _of_path(activation, function)
-        else:
-            key = f"registered {activation}"
-            found["activation"] = {activation: _remembered(key, function, lambda: inspect.getsource(function).encode())}
-    return found
+    return {what: _of_path(*found) if ":" in found[0] else _of_source(*found) for what, found in own.items()}
 
 
 def differences(there: Mapping | None, now: Mapping | None) -> Iterator[tuple[str, str, str, str]]:
@@ -68,6 +101,10 @@ def _of_path(path: str, function: Callable) -> dict[str, str | None]:
         name: _remembered(f"module {name}", getattr(module, "__spec__", None), lambda m=module: _source(m))
         for name, module in modules.items()
     }
+
+
+def _of_source(name: str, function: Callable) -> dict[str, str | None]:
+    return {name: _remembered(f"registered {name}", function, lambda: inspect.getsource(function).encode())}
 
 
 def _source(module: ModuleType) -> bytes:

@@ -11,73 +11,26 @@ Value and slope both follow from one clamped number, m = clamp(x + beta, 0, 2 be
 
 so the backward pass needs nothing but x. Half precisions are computed in float32 and rounded once.
 
-Why there is C in this file. No operator of torch computes either line in one pass over memory, and a chain of them
-costs 1.7 to 4 times ReLU on a CPU however it is arranged. The loops below are compiled by the system's C compiler, in
-a tenth of a second, when a process first needs them, and cost what ReLU costs (bench/activations.py measures it). They
-do the same IEEE operations in the same order as the torch formula, which is checked bit for bit before they are used.
-Without a compiler, on other devices, in other precisions and inside torch.compile, which fuses the formula by itself,
-the formula is used; in eager mode the results are the same bits.
+No operation of torch computes either line in one pass over memory, and a chain of them costs 1.7 to 4 times ReLU on a
+CPU however it is arranged. On the CPU in float32 and bfloat16 the loops of `training/native.cpp` are used where it can
+be compiled; they cost what ReLU costs (bench/activations.py measures it). They do the same IEEE operations in the same
+order as the torch formula, which is checked bit for bit before they are used: which of the two it is makes no
+difference to any result. On other devices, in other precisions and inside torch.compile, which fuses the formula by
+itself, the formula is used.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 
 import torch
 from torch import nn
 
+from models import toolchain
+
 # Beyond these, beta² or 1/beta comes near the ends of float32's range.
 SMALLEST_BETA, LARGEST_BETA = 1e-6, 1e6
-
-SOURCE = r"""
-#include <stdint.h>
-
-static inline float clamped(float x, float beta, float width) {
-    float m = x + beta;
-    m = m < 0 ? 0 : m;
-    return m > width ? width : m;
-}
-static inline float value(float x, float beta, float width, float scale) {
-    float m = clamped(x, beta, width), p = m * m * scale;
-    return x > p ? x : p;
-}
-static inline float times_slope(float g, float x, float beta, float width, float scale) {
-    return g * (clamped(x, beta, width) * scale);
-}
-
-/* bfloat16 is the upper half of a float32. Two share a 32-bit word: one is masked, the other shifted, and with nothing
-   to shuffle the loops vectorise as they stand. */
-typedef union { uint32_t word; float number; } bits;
-static inline float high(uint32_t w) { bits b = {.word = w & 0xffff0000u}; return b.number; }
-static inline float low(uint32_t w) { bits b = {.word = w << 16}; return b.number; }
-static inline uint32_t rounded(float f) { bits b = {.number = f}; return b.word + 0x7fffu + ((b.word >> 16) & 1u); }
-static inline uint32_t pair(float h, float l) { return (rounded(h) & 0xffff0000u) | (rounded(l) >> 16); }
-
-/* threads from the size on at which torch shares element-wise work out too */
-#define EACH(i, n) _Pragma("omp parallel for simd num_threads(threads) if (n > 32768)") \
-    for (int64_t i = 0; i < (n); i++)
-#define CONSTANTS int64_t n, int threads, float beta, float width, float scale
-
-void value_float32(const float *restrict x, float *restrict y, CONSTANTS) {
-    EACH(i, n) y[i] = value(x[i], beta, width, scale);
-}
-void times_slope_float32(const float *restrict g, const float *restrict x, float *restrict y, CONSTANTS) {
-    EACH(i, n) y[i] = times_slope(g[i], x[i], beta, width, scale);
-}
-void value_bfloat16(const uint32_t *restrict x, uint32_t *restrict y, CONSTANTS) {
-    EACH(i, n / 2) y[i] = pair(value(high(x[i]), beta, width, scale), value(low(x[i]), beta, width, scale));
-}
-void times_slope_bfloat16(const uint32_t *restrict g, const uint32_t *restrict x, uint32_t *restrict y, CONSTANTS) {
-    EACH(i, n / 2) y[i] = pair(times_slope(high(g[i]), high(x[i]), beta, width, scale),
-                               times_slope(low(g[i]), low(x[i]), beta, width, scale));
-}
-"""
 
 
 # -- the formula --------------------------------------------------------------------------------------------------
@@ -102,18 +55,17 @@ def _formula_times_slope(grad: torch.Tensor, x: torch.Tensor, beta: float) -> to
 
 
 class Kernel:
-    """The loops of SOURCE, in a shared library. They run over memory as it lies: give them contiguous tensors that
-    satisfy `takes`."""
+    """SmeLU's loops in the compiled library. They run over memory as it lies: give them contiguous tensors that satisfy
+    `takes`."""
 
-    def __init__(self, path: str):
-        library = ctypes.CDLL(path)
-        for name, pointers in (("value", 2), ("times_slope", 3)):
-            for dtype in ("float32", "bfloat16"):
-                function = library[f"{name}_{dtype}"]
-                function.restype = None
-                function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int]
-                function.argtypes += [ctypes.c_float] * 3
-                setattr(self, f"_{name}_{dtype}", function)
+    def __init__(self, library: ctypes.CDLL):
+        self.loops = {}
+        for name, pointers in (("smelu", 2), ("smelu_backward", 3)):
+            for dtype in (torch.float32, torch.bfloat16):
+                loop = library[f"{name}_{str(dtype).removeprefix('torch.')}"]
+                loop.restype = None
+                loop.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int] + [ctypes.c_float] * 3
+                self.loops[name, dtype] = loop
 
     @staticmethod
     def takes(x: torch.Tensor) -> bool:
@@ -125,44 +77,26 @@ class Kernel:
         return x.dtype is torch.bfloat16 and x.numel() % 2 == 0 and x.data_ptr() % 4 == 0
 
     def value(self, x: torch.Tensor, beta: float) -> torch.Tensor:
-        loop = self._value_float32 if x.dtype is torch.float32 else self._value_bfloat16
-        y, threads = torch.empty_like(x), torch.get_num_threads()
-        loop(x.data_ptr(), y.data_ptr(), x.numel(), threads, beta, 2 * beta, 0.25 / beta)
+        y = torch.empty_like(x)
+        sizes = (x.numel(), torch.get_num_threads(), beta, 2 * beta, 0.25 / beta)
+        self.loops["smelu", x.dtype](x.data_ptr(), y.data_ptr(), *sizes)
         return y
 
     def times_slope(self, grad: torch.Tensor, x: torch.Tensor, beta: float) -> torch.Tensor:
-        loop = self._times_slope_float32 if x.dtype is torch.float32 else self._times_slope_bfloat16
-        y, threads = torch.empty_like(x), torch.get_num_threads()
-        loop(grad.data_ptr(), x.data_ptr(), y.data_ptr(), x.numel(), threads, beta, 2 * beta, 0.5 / beta)
+        y = torch.empty_like(x)
+        sizes = (x.numel(), torch.get_num_threads(), beta, 2 * beta, 0.5 / beta)
+        self.loops["smelu_backward", x.dtype](grad.data_ptr(), x.data_ptr(), y.data_ptr(), *sizes)
         return y
 
 
 @functools.cache
 def kernel() -> Kernel | None:
-    """The compiled loops; None where there is no C compiler, or where it fails, or where what it makes does not agree
-    with the formula to the last bit. Each process compiles for itself: nothing is left behind that could be stale, or
-    made for another machine's processor."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
+    """The compiled loops; None where they can't be had, or don't agree with the formula to the last bit."""
+    try:
+        made = Kernel(toolchain.library())
+    except toolchain.Unavailable:
         return None
-    # no contraction: a fused multiply-add would round once where torch rounds twice
-    command = [*shlex.split(compiler), "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-shared", "-x", "c", "-"]
-    with tempfile.TemporaryDirectory(prefix="smelu-", ignore_cleanup_errors=True) as folder:
-        library = os.path.join(folder, "smelu.so")
-        for extra in (["-fopenmp"], []):  # some compilers have no OpenMP; one thread then
-            try:
-                subprocess.run(
-                    [*command, *extra, "-o", library],
-                    input=SOURCE.encode(),
-                    capture_output=True,
-                    timeout=60,
-                    check=True,
-                )
-                made = Kernel(library)
-            except (OSError, subprocess.SubprocessError):
-                continue
-            return made if _agrees(made) else None
-    return None
+    return made if _agrees(made) else None
 
 
 def _agrees(made: Kernel) -> bool:
@@ -229,48 +163,6 @@ class SmeLU(nn.Module):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta:g}"
-
-
-class GeneralizedSmeLU(nn.Module):
-    """The generalised SmeLU (arXiv 2010.09931, equation 11; arXiv 2202.06499, equation 9).
-
-        t + g_minus (x + alpha)                                  for x <= -alpha
-        a x² + b x + c                                           between
-        t + g_plus (x - beta) + (g_minus + g_plus)(alpha + beta)/2    for x >= beta
-
-    with a, b, c such that value and slope are continuous: the slope goes linearly from g_minus at -alpha to g_plus at
-    beta, and t is the value at -alpha. It is SmeLU, shifted and scaled, on top of a straight line, and is computed so.
-
-    t: None puts the left line through the origin, as in SmeLU and leaky ReLU (t = -alpha g_minus).
-
-    Raises:
-        ValueError: half of alpha + beta is not between 1e-6 and 1e6, or a number is not finite.
-    """
-
-    def __init__(self, alpha: float, beta: float, g_minus: float = 0.0, g_plus: float = 1.0, t: float | None = None):
-        super().__init__()
-        t = 0.0 - alpha * g_minus if t is None else t
-        if not all(abs(number) < float("inf") for number in (alpha, beta, g_minus, g_plus, t)):
-            raise ValueError("every parameter of the generalised SmeLU must be a finite number")
-        if not SMALLEST_BETA <= (alpha + beta) / 2 <= LARGEST_BETA:
-            raise ValueError(
-                f"(alpha + beta)/2 must be between {SMALLEST_BETA:g} and {LARGEST_BETA:g}, not {(alpha + beta) / 2:g}"
-            )
-        self.alpha, self.beta, self.g_minus, self.g_plus, self.t = map(float, (alpha, beta, g_minus, g_plus, t))
-
-    def forward(self, x):
-        shift, rise = (self.alpha - self.beta) / 2, self.g_plus - self.g_minus
-        y = smelu(x + shift if shift else x, (self.alpha + self.beta) / 2)
-        if rise != 1:
-            y = y * rise
-        if self.g_minus:
-            y = y + self.g_minus * x
-        start = self.t + self.g_minus * self.alpha
-        return y + start if start else y
-
-    def extra_repr(self) -> str:
-        names = ("alpha", "beta", "g_minus", "g_plus", "t")
-        return ", ".join(f"{name}={getattr(self, name):g}" for name in names)
 
 
 class Elementwise(nn.Module):

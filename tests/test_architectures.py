@@ -11,9 +11,17 @@ from torch import nn
 
 import activations
 from config import Config, UserError
-from model import GPT, build_model, check_model_name, generate, list_models
+from model import GPT, generate
 from models import architectures
-from models.architectures import Convolution, Recurrence, RMSNorm, RotaryAttention
+from models.architectures import (
+    Convolution,
+    Recurrence,
+    RMSNorm,
+    RotaryAttention,
+    build_model,
+    check_model_name,
+    list_models,
+)
 from training.trial import Optimiser
 
 MODELS = ("gpt", "llama", "lstm", "conv", "hybrid")
@@ -64,11 +72,11 @@ def test_the_registry_lists_every_model_with_the_default_first():
     [
         ("lama", "did you mean llama"),
         ("transformer", "must be one of gpt, llama, lstm, conv, hybrid, or module:function"),
-        ("no_such_module_anywhere:f", "can't import no_such_module_anywhere: ModuleNotFoundError"),
+        ("no_such_module_anywhere:f", "can't import no_such_module_anywhere \\(ModuleNotFoundError"),
         ("models.architectures:lstn", "no lstn in it; did you mean lstm"),
-        ("math:pi", "must be a function, not a value of type float"),
-        ("math:", "must have the form module:function"),
-        ("./math.py:sin", "must have the form module:function"),
+        ("math:pi", "must be a function or class, not a value of type float"),
+        ("math:", "has the form package.module:function"),
+        ("./math.py:sin", "has the form package.module:function"),
     ],
 )
 def test_a_wrong_model_name_is_one_clear_line(name, says):
@@ -537,7 +545,7 @@ def test_what_is_wrong_with_ones_own_model_is_one_clear_line(own, name, says):
 
 
 def test_a_module_that_cannot_be_imported_is_named(own):
-    with pytest.raises(UserError, match="can't import broken_models: ModuleNotFoundError: No module named 'no_"):
+    with pytest.raises(UserError, match="can't import broken_models \\(ModuleNotFoundError: No module named 'no_"):
         build_model(tiny("broken_models:bag"), "gelu", V)
 
 

@@ -1,13 +1,7 @@
-"""Planted defects: each is put in, seen to be caught, and the same check is seen to pass without it.
-
-Every row of the list of ways in which experiments of this kind went wrong that concerns the program has a test here.
-"""
+"""Planted defects in an experiment that is about to be trained, and the checks that catch them."""
 
 import dataclasses
-import itertools
-import math
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -20,39 +14,19 @@ import torch.nn.functional as F
 from torch import nn
 
 import activations
-import analyze_results
 import audit
 import metrics
 import model
 import storage
-from config import Config, UserError, cpp_compiler
-from conftest import TINY, pseudo_english
+from config import Config, UserError
+from conftest import pseudo_english
+from models import architectures, toolchain
+from planted import assert_counted, measured, planted, status
 from prepare_data import load_corpus
-from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study
-from training import experiment, fused, trial
+from synthetic import STUDY
+from training import batches, experiment, fused, machine, native, trial
 
-PLANTED: list[tuple[str, str]] = []  # (defect, what catches it), one row per planted defect
-
-
-def planted(defect: str, caught_by: str):
-    """Mark a test as planting a defect, and count it."""
-
-    def mark(test):
-        PLANTED.append((defect, caught_by))
-        return test
-
-    return mark
-
-
-def status(checks: list[dict]) -> dict[str, str]:
-    return {check["name"]: check["status"] for check in checks}
-
-
-def measured(checks: list[dict], name: str) -> str:
-    return next(check["measured"] for check in checks if check["name"] == name)
-
-
-# -- before training ----------------------------------------------------------------------------------------------
+needs_compiler = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
 
 @pytest.fixture
@@ -85,6 +59,27 @@ def test_every_check_passes_for_a_sound_experiment(config, corpus, activation):
     for check in checks:
         assert set(check) == {"name", "status", "measured", "threshold", "why"}
         assert all(isinstance(text, str) and text for text in check.values())
+
+
+def learnable():
+    """A class of its own each time; it begins as ReLU."""
+
+    class Rippled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.size = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return x.relu() + self.size * torch.sin(x)
+
+    return Rippled()
+
+
+@pytest.mark.parametrize("activation", ["torch.nn:PReLU", "test_audit:learnable"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_activation_that_learns_passes(config, corpus, activation, precision):
+    checks = audit.before_training(config.replace(precision=precision, n_embd=64), activation, corpus)
+    assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
 
 
 def make_through(monkeypatch, factory):
@@ -196,20 +191,6 @@ def test_planted_leak_in_training_only(before, monkeypatch):
     assert status(before(native=False))["causal"] == "fail"
 
 
-@pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
-@planted("attention of the kernels that only training uses, without a mask", "causal")
-def test_planted_leak_in_the_kernels(before, config, monkeypatch):
-    def logits(model, idx):
-        x = model.wte(idx) + model.wpe.weight[: idx.shape[1]]
-        every_weight = sum(p.sum() for p in model.parameters())  # has a gradient, as in training
-        return F.linear(model.ln_f(x + x.mean(1, keepdim=True)), model.head) + 0 * every_weight
-
-    changes = {"precision": "bfloat16", "native": True, "n_embd": 64, "n_head": 2, "block_size": 32}
-    assert status(before(**changes))["causal"] == "pass"
-    monkeypatch.setattr(fused, "logits", logits)
-    assert status(before(**changes))["causal"] == "fail"
-
-
 class ConvBlock(nn.Module):
     """A residual convolution over time, of width 5, with the given padding, then the MLP."""
 
@@ -235,15 +216,15 @@ def conv_model(left, right, GPT=model.GPT):
 
 @planted("symmetric convolution padding: the network sees tokens ahead", "causal")
 def test_planted_symmetric_convolution(before, monkeypatch):
-    monkeypatch.setattr(model, "GPT", conv_model(4, 0))
+    monkeypatch.setitem(architectures.MODELS, "gpt", (conv_model(4, 0), ""))
     assert status(before())["causal"] == "pass"
-    monkeypatch.setattr(model, "GPT", conv_model(2, 2))
+    monkeypatch.setitem(architectures.MODELS, "gpt", (conv_model(2, 2), ""))
     assert status(before())["causal"] == "fail"
 
 
 @planted("a leak behind a zero initial weight, invisible in the first logits", "causal")
 def test_planted_leak_behind_zero_weight(before, monkeypatch):
-    initialise = model.initialise
+    initialise = architectures.initialise
 
     def closed(model_, seed, n_layer):
         initialise(model_, seed, n_layer)
@@ -251,7 +232,7 @@ def test_planted_leak_behind_zero_weight(before, monkeypatch):
             if name.endswith("attn.c_proj.weight"):
                 p.data.zero_()
 
-    monkeypatch.setattr(model, "initialise", closed)
+    monkeypatch.setattr(architectures, "initialise", closed)
     assert status(before())["causal"] == "pass"
     monkeypatch.setattr(model.Attention, "forward", attention_with(lambda T, _: torch.ones(T, T) > 0))
     assert status(before())["causal"] == "fail"
@@ -335,13 +316,13 @@ def test_planted_shared_generator(before, monkeypatch):
         make(self, *args)
         np.random.seed(self.seeds["order"])  # noqa: NPY002
 
-    def batches(self, step):
+    def drawn(self, step):
         starts = np.random.randint(0, len(self.windows), self.batch_size)  # noqa: NPY002
         batch = torch.from_numpy(self.windows[starts].astype(np.int64))
         return batch[:, :-1], batch[:, 1:]
 
     monkeypatch.setattr(trial.Training, "__init__", seeded)
-    monkeypatch.setattr(trial.Batches, "__call__", batches)
+    monkeypatch.setattr(trial.Batches, "__call__", drawn)
     assert status(before())["evaluation draws nothing"] == "pass"  # not yet: only the batches draw
 
     def drawing(*args):
@@ -382,20 +363,20 @@ def test_planted_evaluation_changes_weights(before, monkeypatch):
 
 @planted("batches from an unseeded generator", "deterministic")
 def test_planted_unseeded_batches(before, monkeypatch):
-    monkeypatch.setattr(trial, "stream", lambda seed, source, step=0: np.random.default_rng())
+    monkeypatch.setattr(batches, "stream", lambda seed, source, step=0: np.random.default_rng())
     assert status(before())["deterministic"] == "fail"
 
 
 @planted("initial weights of the wrong size", "sane start")
 def test_planted_wrong_initialisation(before, monkeypatch):
-    initialise = model.initialise
+    initialise = architectures.initialise
 
     def large(model_, seed, n_layer):
         initialise(model_, seed, n_layer)
         for p in model_.parameters():
             p.data.mul_(20)
 
-    monkeypatch.setattr(model, "initialise", large)
+    monkeypatch.setattr(architectures, "initialise", large)
     assert status(before())["sane start"] == "fail"
 
 
@@ -456,7 +437,7 @@ def test_planted_misspelt_activation(config, corpus):
     with pytest.raises(UserError, match="gelu"):
         audit.before_training(config, "gelus", corpus)
     with pytest.raises(UserError, match="relu"):
-        model.build_model(config, "ReLu()", corpus.vocab_size)
+        architectures.build_model(config, "ReLu()", corpus.vocab_size)
     assert audit.before_training(config, "gelu", corpus)
 
 
@@ -502,391 +483,10 @@ def test_audit_takes_seconds(corpus_file, data_dir):
     assert time.process_time() - start < 10
 
 
-# -- after training -----------------------------------------------------------------------------------------------
-
-
-def caught(mutate, check, make=synthetic_results):
-    """Whether `check` fails on results that `mutate` changed, and passes on the same results without it."""
-    assert status(audit.after_training(make()))[check] == "pass"
-    results = make()
-    mutate(results)
-    return status(audit.after_training(results))[check] == "fail"
-
-
-def test_sound_results_pass_every_check():
-    checks = audit.after_training(synthetic_results())
-    assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
-    assert all(isinstance(text, str) and text for check in checks for text in check.values())
-
-
-@pytest.mark.parametrize("trials", [0, 1, 2, 3])
-def test_results_of_other_tools_are_not_blamed_for_what_they_lack(trials):
-    results = minimal_results(n_trials=trials) if trials else minimal_results(n_trials=1, diverged=(1,))
-    if not trials:
-        results["trials"] = []
-    checks = audit.after_training(results)
-    assert "fail" not in status(checks).values(), checks
-    across = audit.across_activations({"relu": minimal_results("relu"), "gelu": minimal_results("gelu")})
-    assert status(across)["distinct activations"] == "pass"
-    assert "fail" not in status(across).values()
-
-
-def set_trial(results, k, **values):
-    results["trials"][k - 1].update(values)
-
-
-@planted("a model that always predicts a space, perfectly reproducible", "degenerate")
-def test_planted_constant_model():
-    def constant(results):
-        for k in (1, 2, 3):
-            set_trial(results, k, val_loss=3.325, val_accuracy=14.5, distinct_argmax=1)
-
-    assert caught(constant, "degenerate")
-
-
-@planted("a model that learned only how frequent each token is", "learning")
-def test_planted_model_that_learned_nothing():
-    assert caught(lambda results: set_trial(results, 2, val_loss=3.352), "learning")
-
-
-@planted("accuracy no better than one token for all", "degenerate")
-def test_planted_accuracy_of_the_majority():
-    assert caught(lambda results: set_trial(results, 2, val_accuracy=15.2), "degenerate")
-
-
-@planted("validation loss 0.0077 at 41 % accuracy", "consistent")
-def test_planted_impossible_loss_for_the_accuracy():
-    assert caught(lambda results: set_trial(results, 1, val_loss=0.0077, val_accuracy=41.0), "consistent")
-    assert caught(lambda results: set_trial(results, 1, train_loss=0.0077, train_accuracy=41.0), "consistent")
-
-
-@planted("validation loss 0.008 at 99.9 % accuracy: consistent, but no text allows it", "suspicious loss")
-def test_planted_loss_under_the_floor():
-    leak = {"val_loss": 0.008, "val_accuracy": 99.9, "train_loss": 0.008, "train_accuracy": 99.9}
-    assert caught(lambda results: set_trial(results, 1, **leak), "suspicious loss")
-
-
-@planted("validation loss far below training loss", "suspicious loss")
-def test_planted_validation_much_easier_than_training():
-    assert caught(lambda results: set_trial(results, 1, val_loss=0.8, train_loss=1.7), "suspicious loss")
-
-
-def test_loss_bound_is_rigorous():
-    """Random predictions never fall below (1 − accuracy) ln 2, and predictions of ½ and ½ reach it."""
-    rng = np.random.default_rng(0)
-    for sharpness, _ in itertools.product((0.1, 1.0, 10.0, 50.0), range(20)):
-        z = sharpness * rng.standard_normal((50, rng.integers(2, 8)))
-        p = np.exp(z - z.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        y = rng.integers(0, p.shape[1], 50)
-        loss, accuracy = -np.log(p[np.arange(50), y]).mean(), (p.argmax(1) == y).mean()
-        assert loss >= (1 - accuracy) * math.log(2)
-    p = np.array([[0.5 + 1e-12, 0.5 - 1e-12]])  # wrong at the price of ln 2: no bound can be higher
-    assert -math.log(p[0, 1]) == pytest.approx((1 - 0) * math.log(2), abs=1e-9)
-
-
-def test_pair_bounds_hold_for_any_predictions():
-    """Measured pairs of random predictions are never called impossible."""
-    rng = np.random.default_rng(1)
-    for sharpness in (0.01, 1.0, 30.0):
-        p, q = (torch.softmax(torch.tensor(sharpness * rng.standard_normal((200, 5))), 1).numpy() for _ in range(2))
-        pair = {"model_pair": "1_vs_2", **metrics.compare_predictions(p, q, rng.integers(0, 5, 200))}
-        assert audit._impossible_pair(pair, {}, 1e-6) == []
-
-
-@planted("a pair's measures that no two models can produce", "consistent")
-def test_planted_impossible_pair():
-    def edit(**values):
-        return lambda results: results["reproducibility_metrics"][0].update(values)
-
-    assert caught(edit(relative_pd=1.2), "consistent")
-    assert caught(edit(relative_pd=0.05), "consistent")  # no longer half of pd_l1
-    assert caught(edit(hellinger=0.9), "consistent")
-    assert caught(edit(jensen_shannon=0.3), "consistent")
-    assert caught(edit(top1_mismatch_pct=1.0), "consistent")
-    assert caught(edit(val_loss_difference=0.5), "consistent")
-    assert caught(edit(prediction_differences=0, top1_mismatch_pct=0.0), "consistent")  # accuracies differ by more
-
-
-@planted("a mean that is not the mean of its trials: a diverged one averaged in, or a number edited", "consistent")
-def test_planted_mean_that_is_not_the_mean():
-    assert caught(lambda results: results.update(avg_val_loss=results["avg_val_loss"] - 0.1), "consistent")
-
-
-@planted("NaN in a metric", "finite")
-def test_planted_nan_in_results():
-    assert caught(lambda results: results["reproducibility_metrics"][1].update(relative_pd=math.nan), "finite")
-    assert caught(lambda results: set_trial(results, 3, val_loss=None), "finite")
-    assert caught(lambda results: results["divergence"].update(positions=math.inf), "finite")
-
-
-def test_a_diverged_trial_is_named_not_blamed():
-    checks = audit.after_training(synthetic_results(diverged=(2,)))
-    assert "fail" not in status(checks).values()
-    assert "trial 2 at step 400" in measured(checks, "finite")
-    everything = audit.after_training(synthetic_results(diverged=(1, 2, 3)))
-    assert "fail" not in status(everything).values()
-
-
-@planted("one checkpoint counted as two trials", "distinct")
-def test_planted_duplicated_trial():
-    def duplicate(results):
-        first = results["trials"][0]
-        results["trials"][1] = {**first, "trial_id": 2, "seed": first["seed"] + 1}
-
-    assert caught(duplicate, "distinct")
-
-    def same_results(results):  # what a tool sees that records no checksums
-        duplicate(results)
-        for t in results["trials"]:
-            t.pop("weights_sha256")
-
-    assert caught(same_results, "distinct")
-    deliberate = synthetic_results()
-    duplicate(deliberate)
-    deliberate["config"]["vary"] = ["none"]
-    assert status(audit.after_training(deliberate))["distinct"] == "not applicable"
-
-
-@planted("pairs compared at different numbers of positions", "same positions compared")
-def test_planted_unequal_positions():
-    assert caught(
-        lambda results: results["reproducibility_metrics"][2].update(total_predictions=1000), "same positions compared"
-    )
-
-
-@planted("a model against itself: PD 0.37", "same positions compared")
-def test_planted_self_difference():
-    assert caught(lambda results: results.update(self_prediction_difference=0.37), "same positions compared")
-
-
-@planted("pairs missing from the mean", "same positions compared")
-def test_planted_missing_pair():
-    assert caught(lambda results: results["reproducibility_metrics"].pop(), "same positions compared")
-
-
-@planted("a loss that only rises", "converged")
-def test_planted_training_that_only_gets_worse():
-    def rising(results):
-        curve = results["trials"][1]["val_loss_history"]
-        results["trials"][1]["val_loss_history"] = curve[::-1]
-
-    assert caught(rising, "converged")
-
-
-def test_slope_of_the_last_third_is_reported():
-    results = synthetic_results(n_trials=1)
-    results["trials"][0].update(val_loss_history=[4.0, 3.0, 2.0, 1.9, 1.8, 1.7], steps=[0, 20, 40, 60, 80, 100])
-    # 0.1 nats per 20 steps; a tenth of training is 10 steps
-    assert "-0.0500" in measured(audit.after_training(results), "converged")
-
-
-# -- across activations -------------------------------------------------------------------------------------------
-
-
-def caught_across(mutate, check):
-    assert status(audit.across_activations(synthetic_study()))[check] == "pass"
-    study = synthetic_study()
-    mutate(study)
-    return status(audit.across_activations(study))[check] == "fail"
-
-
-@planted("identical results for two activations, written up as a discovery", "distinct activations")
-def test_planted_identical_results_for_two_activations():
-    def identical(study):
-        study["swish"] = {**study["gelu"], "activation": "swish"}
-
-    assert caught_across(identical, "distinct activations")
-
-    def one_shared_trial(study):
-        study["swish"]["trials"][2] = study["gelu"]["trials"][1]
-
-    assert caught_across(one_shared_trial, "distinct activations")
-
-    def without_checksums(study):
-        identical(study)
-        for results in study.values():
-            results["trials"] = [{k: v for k, v in t.items() if k != "weights_sha256"} for t in results["trials"]]
-
-    assert caught_across(without_checksums, "distinct activations")
-
-
-@planted("activations evaluated on different windows", "same positions across activations")
-def test_planted_different_windows_per_activation():
-    assert caught_across(
-        lambda study: study["gelu"]["evaluation"].update(sha256="0" * 64), "same positions across activations"
-    )
-
-
-@planted("runs of different settings in one folder, averaged", "same settings")
-def test_planted_mixed_settings(tmp_path):
-    def other(study):
-        study["gelu"]["fingerprint"] = "0" * 64
-        study["gelu"]["config"]["max_iters"] = 500
-
-    assert caught_across(other, "same settings")
-    study = synthetic_study()
-    other(study)
-    assert "max_iters" in measured(audit.across_activations(study), "same settings")
-    assert caught_across(lambda study: study["relu"]["dataset"].update(sha256="0" * 64), "same settings")
-    for results in study.values():
-        storage.write_results(results, tmp_path)
-    with pytest.raises(UserError, match="max_iters"):
-        analyze_results.load_all_results(tmp_path)
-
-
-@planted("31 % more parameters for one activation", "parameters across activations")
-def test_planted_unequal_parameters():
-    assert caught_across(lambda study: study["gelu"].update(parameters=1_053_000), "parameters across activations")
-
-
-# -- files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, corpus_file, data_dir):
-    """Three short trials of relu and one of gelu, trained once. (config, corpus)"""
-    folder = tmp_path_factory.mktemp("trained")
-    config = Config(
-        **TINY,
-        dataset=str(corpus_file),
-        data_dir=str(data_dir),
-        checkpoint_dir=str(folder / "checkpoints"),
-        results_dir=str(folder / "results"),
-        device="cpu",
-    )
-    corpus = load_corpus(config)
-    for name, k in (("relu", 1), ("relu", 2), ("relu", 3), ("gelu", 1)):
-        trial.train_trial(config, name, k, corpus)
-    return config, corpus
-
-
-@pytest.fixture
-def files(trained, tmp_path):
-    """(config, corpus, path of trial k of an activation) on a copy that a test may damage."""
-    config, corpus = trained
-    shutil.copytree(config.checkpoint_dir, tmp_path / "checkpoints")
-    config = config.replace(checkpoint_dir=str(tmp_path / "checkpoints"), results_dir=str(tmp_path / "results"))
-    assert status(audit.after_training(experiment.measure(config, "relu", corpus)))["finite"] == "pass"
-    return config, corpus, lambda name, k: storage.checkpoint_path(config.checkpoint_dir, name, k)
-
-
-def test_a_trained_experiment_passes(trained):
-    checks = audit.after_training(experiment.measure(trained[0], "relu", trained[1]))
-    assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
-
-
-@planted("trial_1.pt copied to trial_2.pt", "StorageError: swapped")
-def test_planted_copied_checkpoint(files):
-    config, corpus, path = files
-    shutil.copyfile(path("relu", 1), path("relu", 2))
-    with pytest.raises(storage.StorageError, match="trial_2.*swapped"):
-        experiment.measure(config, "relu", corpus)
-
-
-@planted("the checkpoint of another activation", "StorageError: swapped")
-def test_planted_checkpoint_of_another_activation(files):
-    config, corpus, path = files
-    shutil.copyfile(path("gelu", 1), path("relu", 1))
-    with pytest.raises(storage.StorageError, match="swapped"):
-        experiment.measure(config, "relu", corpus)
-
-
-@planted("a copied checkpoint, relabelled and sealed anew", "distinct")
-def test_planted_relabelled_copy(files):
-    config, corpus, path = files
-    contents = storage.load_checkpoint(path("relu", 1))
-    contents["trial"] = contents["record"]["trial_id"] = 2
-    storage.save_checkpoint(path("relu", 2), contents)
-    assert status(audit.after_training(experiment.measure(config, "relu", corpus)))["distinct"] == "fail"
-
-
-@planted("a truncated checkpoint", "StorageError")
-def test_planted_truncated_checkpoint(files):
-    config, corpus, path = files
-    data = path("relu", 2).read_bytes()
-    for size in (0, 100, len(data) // 2, len(data) - 1):
-        path("relu", 2).write_bytes(data[:size])
-        with pytest.raises(storage.StorageError, match="trial_2"):
-            experiment.measure(config, "relu", corpus)
-
-
-@planted("one bit of a checkpoint flipped", "StorageError")
-def test_planted_flipped_bit(files):
-    config, corpus, path = files
-    data = bytearray(path("relu", 2).read_bytes())
-    data[len(data) // 2] ^= 1
-    path("relu", 2).write_bytes(data)
-    with pytest.raises(storage.StorageError, match="trial_2"):
-        experiment.measure(config, "relu", corpus)
-
-
-def with_weights(path, change):
-    """A checkpoint whose weights were changed by `change(name, tensor)`, its record brought along, sealed anew."""
-    contents = storage.load_checkpoint(path)
-    contents["weights"] = {name: change(name, w.clone()) for name, w in contents["weights"].items()}
-    contents["record"]["weights_sha256"] = storage.contents_sha256(contents["weights"])
-    storage.save_checkpoint(path, contents)
-
-
-@planted("NaN weights", "StorageError")
-def test_planted_nan_weights(files):
-    config, corpus, path = files
-    with_weights(path("relu", 2), lambda name, w: w.fill_(math.nan) if name == "ln_f.weight" else w)
-    with pytest.raises(storage.StorageError, match="trial_2.*not finite"):
-        experiment.measure(config, "relu", corpus)
-
-
-@planted("weights exchanged under the record of another training", "StorageError")
-def test_planted_exchanged_weights(files):
-    config, corpus, path = files
-    contents, other = (storage.load_checkpoint(path("relu", k)) for k in (2, 3))
-    storage.save_checkpoint(path("relu", 2), {**contents, "weights": other["weights"]})
-    with pytest.raises(storage.StorageError, match="trial_2.*not those"):
-        experiment.measure(config, "relu", corpus)
-
-
-@planted("a constant model in place of a trained one", "degenerate and learning")
-def test_planted_constant_model_in_a_checkpoint(files):
-    config, corpus, path = files
-    with_weights(path("relu", 2), lambda name, w: w.zero_())
-    checks = audit.after_training(experiment.measure(config, "relu", corpus))
-    assert status(checks)["degenerate"] == status(checks)["learning"] == "fail"
-
-
-@planted("a checkpoint trained with other settings", "UserError")
-def test_planted_checkpoint_of_other_settings(files):
-    config, corpus, _ = files
-    other = config.replace(learning_rate=config.learning_rate / 2)
-    with pytest.raises(UserError, match="learning_rate"):
-        experiment.measure(other, "relu", corpus)
-    with pytest.raises(UserError, match="learning_rate"):
-        trial.train_trial(other, "relu", 1, corpus)
-
-
-@planted("a results file edited by hand", "StorageError: checksum")
-def test_planted_edited_results(tmp_path):
-    path = storage.write_results(synthetic_results("relu"), tmp_path)
-    assert storage.read_results(path)["activation"] == "relu"
-    text = path.read_text()
-    number = repr(synthetic_results("relu")["avg_val_loss"])
-    assert number in text
-    path.write_text(text.replace(number, "1.5"))
-    with pytest.raises(storage.StorageError, match="changed after it was written"):
-        storage.read_results(path)
-
-
-@planted("the results of one activation filed under another's name", "UserError")
-def test_planted_results_under_another_name(tmp_path):
-    shutil.move(storage.write_results(synthetic_results("relu"), tmp_path), storage.results_path(tmp_path, "gelu"))
-    with pytest.raises(UserError, match="relu"):
-        analyze_results.load_all_results(tmp_path)
-
-
 @planted("a snapshot that keeps live tensors: every snapshot is the last model", "its checksum doesn't move")
 def test_planted_snapshot_without_clone(config, corpus, monkeypatch):
     def is_frozen():
-        with trial.torch_settings(config):
+        with machine.torch_settings(config):
             training = trial.Training(config, "relu", 1, corpus)
             training.model.train()
             training.one_step(0)
@@ -900,9 +500,172 @@ def test_planted_snapshot_without_clone(config, corpus, monkeypatch):
     assert not is_frozen()
 
 
-def test_planted_defects_are_counted():
-    """At least the fifteen that were promised, no defect twice."""
-    assert len(PLANTED) == len({defect for defect, _ in PLANTED})
-    assert len(PLANTED) >= 15
-    tests = [name for name in globals() if name.startswith("test_planted_") and "counted" not in name]
-    assert len(tests) == len(PLANTED)
+# -- one function -------------------------------------------------------------------------------------------------
+
+
+PRECISIONS = [
+    {"precision": "float32"},
+    {"precision": "bfloat16", "native": False},
+    pytest.param({"precision": "bfloat16", "native": True}, marks=needs_compiler),
+]
+ALL = [info.name for info in activations.list_activations()]
+
+
+def one_function(config, activation, corpus) -> dict:
+    with machine.torch_settings(config), machine.own_randomness("cpu"):
+        return audit._one_function(config, activation, corpus)
+
+
+def sizes(config, **changes):
+    """Sizes that the kernels take."""
+    return config.replace(**{"n_layer": 2, "n_embd": 64, "n_head": 2, "block_size": 32, **changes})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", PRECISIONS)
+@pytest.mark.parametrize("name", architectures.MODELS)
+def test_a_sound_model_is_one_function(config, corpus, name, changes):
+    """Every activation, one that learns too; without biases and dropout, and for some with them."""
+    cases = [(activation, {}) for activation in (*ALL, "torch.nn:PReLU")]
+    cases += [(a, more) for a in ("relu", "reglu") for more in ({"bias": name != "llama"}, {"dropout": 0.1})]
+    for activation, more in cases:
+        found = one_function(sizes(config, model=name, **changes, **more), activation, corpus)
+        assert found["status"] == "pass", (activation, more, found["measured"])
+
+
+@pytest.mark.parametrize("changes", PRECISIONS)
+def test_what_is_measured_of_one_function(config, corpus, changes):
+    found = one_function(sizes(config, **changes), "gelu", corpus)
+    assert found["status"] == "pass"
+    if changes["precision"] == "float32":  # the very same operations
+        assert "0 % (rounding: 0 %)" in found["measured"]
+
+
+@pytest.fixture
+def departs(config, corpus):
+    """Sees that a model with kernels is one function, then gives a function that says how it no longer is."""
+
+    def look(activation="gelu", **changes):
+        changes = {"precision": "bfloat16", "native": True, **changes}
+        return one_function(sizes(config, **changes), activation, corpus)
+
+    assert look()["status"] == "pass"
+
+    def depart(activation="gelu", **changes):
+        found = look(activation, **changes)
+        assert found["status"] == "fail"
+        return found["measured"]
+
+    return depart
+
+
+@needs_compiler
+@planted("a block that was changed in the model, but not in the kernels' copy of it", "one function")
+def test_planted_changed_block(departs, monkeypatch):
+    def forward(self, x):
+        x = x + 0.5 * self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+    monkeypatch.setattr(model.Block, "forward", forward)
+    assert "attn" in departs()
+
+
+@needs_compiler
+@planted("another scale, mask or norm in the model than in the kernels", "one function")
+def test_planted_changed_attention_and_norm(departs, monkeypatch):
+    heads, norm = model.Attention.heads, F.layer_norm
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            model.Attention,
+            "heads",
+            lambda self, x: heads(self, x) * torch.tensor([1.1, 1, 1]).view(3, 1, 1, 1, 1).to(x),
+        )
+        assert "c_attn" in departs()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.Attention, "forward", attention_with(lambda T, _: torch.ones(T, T).tril(1) > 0))
+        assert "departs" in departs()
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "layer_norm", lambda x, shape, weight, bias, epsilon: norm(x, shape, weight, bias, 1e-3))
+        assert "initial weights" in departs()
+
+
+@needs_compiler
+@planted("a loss in training that is not the one reported", "one function")
+def test_planted_other_loss(departs, monkeypatch):
+    cross_entropy = F.cross_entropy
+    monkeypatch.setattr(F, "cross_entropy", lambda x, y: cross_entropy(x, y, label_smoothing=0.1))
+    assert "the loss departs" in departs() or "the gradient" in departs()
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("const float scale = 1.0f / std::sqrt((float)D);", "const float scale = 0.95f / std::sqrt((float)D);"),
+        ("lane >= j - i ? power", "lane >= j - i - 1 ? power"),
+        ("store(sums + c, load(sums + c) + g * normal);", "store(sums + c, load(sums + c) + g);"),
+        ("past ? gradient + load(past + c) : gradient", "gradient"),
+        ("dx + i, load_some(dy + i, n) * load(slope), n", "dx + i, load_some(dy + i, n), n"),
+        ("store(row + v, load(powers + v) * scale)", "store(row + v, load(powers + v) * (0.97f * scale))"),
+    ],
+)
+@planted("a kernel that computes something else", "one function")
+def test_planted_changed_kernel(departs, monkeypatch, tmp_path, right, wrong):
+    """Past the check that each kernel has to pass when it is loaded."""
+    source = toolchain.SOURCE.read_text(encoding="utf-8")
+    assert right in source
+    defective = tmp_path / "native.cpp"
+    defective.write_text(source.replace(right, wrong), encoding="utf-8")
+    for owner, name, value in (
+        (toolchain, "SOURCE", defective),
+        (toolchain, "FOLDERS", (tmp_path,)),
+        (toolchain, "_built", None),
+        (native, "_library", None),
+        (native, "check", lambda: None),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    assert "departs" in departs()
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["gpt", "lstm", "llama"])
+@planted("the table of another activation", "one function")
+def test_planted_swapped_table(departs, monkeypatch, name):
+    class Swapped(native.Table):
+        def __init__(self, function):
+            super().__init__(F.silu)
+
+    monkeypatch.setattr(native, "Table", Swapped)
+    assert "departs" in departs("gelu", model=name)
+    with pytest.raises(AssertionError):  # it is Swish's own
+        departs("swish", model=name)
+
+
+@needs_compiler
+@planted("dropout or biases in the model where the kernels have none", "one function")
+def test_planted_dropout_and_biases_that_the_kernels_lack(departs, monkeypatch):
+    block, norm = model.Block.forward, model.LayerNorm.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(model.Block, "forward", lambda self, x: F.dropout(block(self, x), 0.05, self.training))
+        assert "departs" in departs()
+    with monkeypatch.context() as patch:
+        patch.setattr(model.LayerNorm, "forward", lambda self, x: norm(self, x) + 0.1)
+        assert "departs" in departs()
+    # as weights, where the kernels are used nevertheless
+    monkeypatch.setattr(fused, "is_plain_gpt", lambda model: True)
+    assert "bias departs by inf %" in departs(bias=True)
+    assert "same loss whatever is drawn" in departs(dropout=0.1)
+
+
+@planted("training that leaves dropout out", "one function")
+def test_planted_dropout_that_is_never_drawn(config, corpus, monkeypatch):
+    config = config.replace(dropout=0.1, precision="float32")
+    assert one_function(config, "gelu", corpus)["status"] == "pass"
+    monkeypatch.setattr(F, "dropout", lambda x, *_: x)
+    monkeypatch.setattr(model.Attention, "forward", attention_with(lambda T, _: torch.ones(T, T).tril() > 0))
+    found = one_function(config, "gelu", corpus)
+    assert found["status"] == "fail" and "whatever is drawn" in found["measured"]
+
+
+def test_the_planted_defects_are_counted():
+    assert_counted(globals(), least=30)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import config as config_module
 from config import LATER, PRESETS, Config, Parser, UserError, add_arguments, from_args
+from models import toolchain
 
 # (settings, what the message must name: the field and what would be right)
 WRONG = [
@@ -137,12 +137,12 @@ def test_settings_that_came_later_leave_older_fingerprints_valid():
     assert config.differences(config.replace(data_parallel=2)) == {"data_parallel": (1, 2)}
 
 
-@pytest.mark.parametrize("compiler", [None, "/usr/bin/c++"])
-def test_native_is_resolved_to_what_can_be(monkeypatch, compiler):
+@pytest.mark.parametrize("problem", [None, "there is no C++ compiler here"])
+def test_native_is_resolved_to_what_can_be(monkeypatch, problem):
     """By default the kernels are used where they can be; asked for or recorded, they stay where they can't be made."""
-    monkeypatch.setattr(config_module, "cpp_compiler", lambda: compiler)
+    monkeypatch.setattr(toolchain, "problem", lambda: problem)
     fits = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
-    assert Config(**fits).native is bool(compiler)
+    assert Config(**fits).native is (problem is None)
     assert Config(**fits, native=True).native and not Config(**fits, native=False).native
     for other in ({"precision": "float32"}, {"threads": 2}, {"compile": True}):
         assert not Config(**{**fits, **other, "native": True}).native
@@ -151,17 +151,6 @@ def test_native_is_resolved_to_what_can_be(monkeypatch, compiler):
     assert Config.from_dict(recorded).native
     del recorded["native"]  # before there was a choice
     assert not Config.from_dict(recorded).native
-
-
-def test_the_compiler_that_CXX_names(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    assert config_module.cpp_compiler() is None
-    mine = tmp_path / "my-c++"
-    mine.write_text("")
-    mine.chmod(0o755)
-    monkeypatch.setenv("CXX", "my-c++")
-    assert config_module.cpp_compiler() == str(mine)
 
 
 def test_differences_name_the_fields():

@@ -106,7 +106,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training import trial
 from config import Config
 from training.ranks import Team
-from model import build_model
+from models.architectures import build_model
 from prepare_data import load_corpus
 
 dist.init_process_group("gloo")

@@ -12,19 +12,19 @@ import torch
 
 import audit
 import metrics
-import model
 import storage
 import train
+from models.architectures import list_models
 from prepare_data import load_corpus
 from test_determinism import contents
-from training import pool, trial
+from training import machine, pool, trial
 
 CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
 DEVICE = "cuda" if CUDA else "mps"
 pytestmark = pytest.mark.skipif(not (CUDA or MPS), reason="there is no accelerator here")
 cuda_only = pytest.mark.skipif(not CUDA, reason="there is no NVIDIA GPU here")
 PRECISIONS = ["float32", "bfloat16"] if CUDA else ["float32"]
-MODELS = [name for name, _ in model.list_models()]
+MODELS = [name for name, _ in list_models()]
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def at(smoke_config, tmp_path):
 @contextlib.contextmanager
 def training(config, activation="smelu_1"):
     """A trial under way, in training mode, warmed up, with its settings and streams in force."""
-    with trial.torch_settings(config), trial.own_randomness(config.device):
+    with machine.torch_settings(config), machine.own_randomness(config.device):
         under_way = trial.Training(config, activation, 1, load_corpus(config))
         under_way.model.train()
         under_way.warm_up()
@@ -126,7 +126,7 @@ def test_metrics_are_those_of_the_cpu(at, tmp_path):
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     measured = {}
     for device in ("cpu", DEVICE):
-        with trial.torch_settings(config):
+        with machine.torch_settings(config):
             moved = [m.to(device) for m in models]
             measured[device] = asdict(metrics.evaluate_models(moved, corpus.val, starts, config.block_size, device))
     ours, theirs = measured[DEVICE], measured["cpu"]

@@ -20,7 +20,7 @@ TEXT = "First Citizen:\nBefore we proceed — hear  me,\tspeak.\n\nAll:\nSpeak, 
 
 def checkpoint(folder, activation="gelu", tokenizer="char", **changes):
     """A checkpoint as a trial leaves it, of a model with weights far from their initial values."""
-    from model import build_model
+    from models.architectures import build_model
 
     settings = {"preset": "smoke", "device": "cpu", "n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 48}
     config = Config(**{**settings, **changes})

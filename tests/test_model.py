@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from config import Config
-from model import CausalAttentionCPU, build_model, generate
+from model import CausalAttentionCPU, generate
+from models.architectures import build_model
 
 TINY = {"preset": "smoke", "device": "cpu", "precision": "float32"}
 

@@ -8,23 +8,17 @@ import pytest
 import torch
 
 import activations
-import metrics
-from config import Config, UserError, cpp_compiler
-from model import GPT, build_model
-from models.architectures import RotaryAttention
+from config import Config, UserError
+from model import GPT
+from models import toolchain
+from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import fused, native, trial
+from training import fused, machine, native, trial
 
-pytestmark = pytest.mark.skipif(cpp_compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
 BF16 = torch.bfloat16
 UNIT = 2.0**-8  # half of the distance between two bfloat16 numbers, relative
-
-
-@pytest.fixture(autouse=True)
-def active():
-    with native.kernels(True):
-        yield
 
 
 def draw(*shape, size=1.0, seed=0):
@@ -146,25 +140,16 @@ TABULATED = ["gelu", "swish", "gelu_tanh", "mish", "softplus", "elu", "tanh"]
 def test_tables_hold_the_bits_that_torch_computes(name):
     """All 65 536 numbers, infinities and not-a-numbers too; the slopes against differences of the function."""
     module = activations.make_activation(name)
-    assert isinstance(module, native.Tabulated)
+    assert type(module) in fused.COSTLY
+    table = native.Table(module)
     x = torch.arange(2**16).to(torch.uint16).view(BF16)
-    ours = module(x.clone().requires_grad_())
-    with native.kernels(False):
-        theirs = module(x)
-    assert torch.equal(ours.detach().view(torch.int16), theirs.view(torch.int16))
+    assert torch.equal(table(x).view(torch.int16), module(x).view(torch.int16))
     grid = torch.linspace(-5, 5, 999).to(BF16)  # not a multiple of the width of a vector
     grid = grid[(grid != 0)].requires_grad_()  # the slope of ELU at 0 is a convention
-    (slope,) = torch.autograd.grad(module(grid).float().sum(), grid)
+    (slope,) = torch.autograd.grad(table(grid).float().sum(), grid)
     wide, h = grid.detach().double(), 1e-6
-    with native.kernels(False), torch.no_grad():
-        difference = (module(wide + h) - module(wide - h)) / (2 * h)
+    difference = (module(wide + h) - module(wide - h)) / (2 * h)
     np.testing.assert_allclose(slope.double(), difference, rtol=1.01 * UNIT, atol=1e-6)
-
-
-def test_functions_with_other_parameters_have_other_tables():
-    x = torch.linspace(-2, 2, 20).to(BF16).requires_grad_()
-    exact, approximate = (activations.make_activation(name)(x) for name in ("gelu", "gelu_tanh"))
-    assert not torch.equal(exact, approximate)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e6])
@@ -194,7 +179,7 @@ def test_adamw(clip):
         assert torch.equal(rounded.flatten(), part.to(BF16))
 
 
-# -- in a model -----------------------------------------------------------------------------------------------------
+# -- the training loss ----------------------------------------------------------------------------------------------
 
 
 def fitting(smoke_config, **changes):
@@ -205,134 +190,144 @@ def fitting(smoke_config, **changes):
     return config
 
 
-def gradients(config, activation, dtype, on):
-    """{name: gradient} of the first batch."""
-    corpus = load_corpus(config)
-    model = build_model(config, activation, corpus.vocab_size, seed=4)
+def learned(config, activation, vocab_size, dtype):
+    """As a model that has learned something: small weights hide errors."""
+    model = build_model(config, activation, vocab_size, seed=4)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for p in model.parameters():  # of a model that has learned something: small weights hide errors
-            p.mul_(5) if p.ndim > 1 else p.add_(0.1 * torch.randn(p.shape))
-    model.to(dtype).train()
-    with native.kernels(on):
-        _, loss = model(*trial.Batches(corpus.train, config, seed=1)(0))
-        loss.backward()
-    return {name: p.grad.double() for name, p in model.named_parameters()}, float(loss)
+        for p in model.parameters():
+            p.mul_(5) if p.ndim > 1 else p.add_(0.1 * torch.randn(p.shape, generator=generator))
+            p.copy_(p.bfloat16())
+    return model.to(dtype).train()
 
 
-@pytest.mark.parametrize("activation", [*activations.STUDY, "swiglu", "relu2", "softplus"])
+def gradients(loss, model, x, y):
+    """{name: gradient} of a batch, and the loss."""
+    value = loss(model, x, y)
+    value.backward()
+    found = {name: p.grad.double() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = None
+    return found, float(value.detach())
+
+
+def compared(config, activation):
+    """Gradients and loss in float64, with the kernels in bfloat16, and with torch alone in bfloat16."""
+    corpus = load_corpus(config)
+    x, y = trial.Batches(corpus.train, config, seed=1)(0)
+    exact, ours, theirs = (learned(config, activation, corpus.vocab_size, d) for d in (torch.float64, BF16, BF16))
+    found = gradients(trial.training_loss, exact, x, y), gradients(fused.Loss(ours), ours, x, y)
+    return *found, gradients(trial.training_loss, theirs, x, y)
+
+
+@pytest.mark.parametrize("activation", [*activations.STUDY, "swiglu", "relu2", "softplus", "torch.nn:PReLU"])
 @pytest.mark.parametrize("model", ["gpt", "llama", "lstm"])
 def test_training_is_as_exact_as_with_torch_alone(smoke_config, activation, model):
     """The gradients in bfloat16 are no farther from those in float64 than torch's own in bfloat16 are."""
-    config = fitting(smoke_config, model=model)
-    torch.manual_seed(0)
-    exact, exact_loss = gradients(config, activation, torch.float64, False)
-    torch.manual_seed(0)
-    ours, loss = gradients(config, activation, BF16, True)
-    torch.manual_seed(0)
-    theirs, their_loss = gradients(config, activation, BF16, False)
+    (exact, exact_loss), (ours, loss), (theirs, their_loss) = compared(fitting(smoke_config, model=model), activation)
     assert abs(loss - exact_loss) < abs(their_loss - exact_loss) + 0.01
     assert model == "llama" or any(not torch.equal(ours[name], theirs[name]) for name in exact)
     for name, gradient in exact.items():
         assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
 
 
-def test_what_uses_them(smoke_config, monkeypatch):
-    """GPT's whole pass and the loss; but not while no gradients are taken, in float32, or with biases, dropout, heads
-    or windows that don't fit, an activation that learns, or another layer in the place of GPT's own."""
+@pytest.mark.parametrize("changes", [{"bias": True}, {"n_embd": 40}, {"block_size": 24}, {"n_layer": 1}])
+def test_sizes_and_kinds_that_the_whole_pass_does_not_take(smoke_config, changes):
+    (exact, exact_loss), (ours, loss), (theirs, _) = compared(fitting(smoke_config, **changes), "gelu")
+    assert loss == pytest.approx(exact_loss, rel=0.01)
+    for name, gradient in exact.items():
+        assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
+
+
+def test_what_the_kernels_compute(smoke_config, monkeypatch):
+    """GPT's whole pass; but single layers alone with biases, dropout, heads or windows that don't fit, an activation
+    that learns, or another layer in the place of GPT's own. The model itself is left as it was."""
     called = []
 
-    def count(module, name):
-        function = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args: called.append(name) or function(*args))
+    def count(owner, name):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args: called.append(name) or function(*args))
 
-    count(fused, "logits")
-    count(native, "cross_entropy")
+    count(fused.Loss, "_gpt")
+    for name in ("layer_norm", "cross_entropy"):
+        count(native, name)
 
-    def uses(activation="gelu", dtype=BF16, T=32, gradient=True, change=None, **changes):
+    def uses(activation="gelu", T=32, change=None, **changes):
         model = GPT(fitting(smoke_config, **changes), activation, 20)
         if change:
             change(model)
-        model.to(dtype)
+        model.to(BF16)
         idx = torch.arange(2 * T).view(2, T) % 20
         called.clear()
-        with torch.set_grad_enabled(gradient):
-            model(idx, idx)
-        return sorted(called)
+        fused.Loss(model)(model, idx, idx)
+        assert not any("forward" in vars(module) for module in model.modules())
+        return sorted(set(called))
 
-    assert uses() == uses(T=16) == uses("swiglu") == uses("relu") == ["cross_entropy", "logits"]
-    assert uses(bias=True) == uses(dropout=0.1) == uses(n_embd=40) == uses(T=30) == ["cross_entropy"]
-    assert uses("torch.nn:PReLU") == ["cross_entropy"]
+    assert uses() == uses(T=16) == uses("swiglu") == uses("relu") == ["_gpt", "cross_entropy"]
+    assert uses(dropout=0.1) == uses(T=30) == uses("torch.nn:PReLU") == ["cross_entropy", "layer_norm"]
+    assert uses(bias=True) == uses(n_embd=40) == ["cross_entropy"]
     for change in (
         lambda model: setattr(model.h[1], "attn", RotaryAttention(fitting(smoke_config))),
         lambda model: setattr(model, "h", torch.nn.ModuleList([torch.nn.Identity()])),
         lambda model: setattr(model, "__class__", type("Other", (GPT,), {})),
     ):
-        assert uses(change=change) == ["cross_entropy"]
-    assert uses(dtype=torch.float32) == uses(gradient=False) == []
-    with native.kernels(False):
-        assert uses() == []
+        assert uses(change=change) == ["cross_entropy", "layer_norm"]
 
 
-@pytest.mark.parametrize("activation", ["gelu", "smelu_1", "swiglu"])
-def test_the_whole_pass_is_what_autograd_does(smoke_config, monkeypatch, activation):
-    """Two batches one after the other, so that the memory is used again, and a shorter one: every gradient, and the
-    logits, against those of the layers one by one."""
+def mixed(config, activation, vocab_size):
+    """A model of one's own that computes some layers in float32, and others in place."""
+
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.out = torch.nn.Embedding(vocab_size, 64), torch.nn.Linear(64, vocab_size)
+            self.gelu, self.silu, self.softplus = torch.nn.GELU(), torch.nn.SiLU(inplace=True), torch.nn.Softplus()
+
+        def forward(self, idx):
+            x = self.wte(idx)
+            return self.out(self.gelu(x) + self.softplus(x.float()).to(x.dtype) + self.silu(1 * x))
+
+    return Mixed()
+
+
+def test_layers_of_ones_own_in_another_precision_and_in_place(smoke_config):
+    (exact, exact_loss), (ours, loss), (theirs, _) = compared(fitting(smoke_config, model="test_native:mixed"), "gelu")
+    assert loss == pytest.approx(exact_loss, rel=0.01)
+    for name, gradient in exact.items():
+        assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
+
+
+def test_layers_are_put_back_after_an_error(smoke_config):
+    model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
+    loss = fused.Loss(model)
+    with pytest.raises(IndexError):
+        loss(model, torch.full((2, 32), 20), torch.zeros(2, 32, dtype=torch.long))
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_memory_is_used_again(smoke_config):
+    """Two batches one after the other, and a shorter one: every gradient against float64."""
     config = fitting(smoke_config)
     corpus = load_corpus(config)
     batches = trial.Batches(corpus.train, config, seed=1)
-    model = build_model(config, activation, corpus.vocab_size, seed=4).to(BF16)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.mul_(5) if p.ndim > 1 else p.add_(0.1)
-    exact = build_model(config, activation, corpus.vocab_size, seed=4).double()
-    exact.load_state_dict(model.state_dict())
-    for step, T in enumerate((32, 32, 16)):
-        idx, targets = (part[:, :T] for part in batches(step))
-        logits, loss = model(idx, targets)
-        loss.backward()
-        with native.kernels(False):
-            exact_logits, exact_loss = exact(idx, targets)
-            exact_loss.backward()
-        assert apart(logits, exact_logits) < 3 * UNIT
-        for (name, p), q in zip(model.named_parameters(), exact.parameters(), strict=True):
-            assert apart(p.grad, q.grad) < 0.05, name
-            p.grad = q.grad = None
-
-
-def test_gradients_through_the_logits_alone(smoke_config):
-    """The pass is a function like any other: its gradient is that of whatever is made of the logits."""
-    config = fitting(smoke_config)
-    model = build_model(config, "gelu", 20).to(BF16)
-    idx = torch.arange(64).view(2, 32) % 20
-    grads = []
-    for on in (True, False):
-        with native.kernels(on):
-            (model(idx).float() ** 2)[:, 5].sum().backward()
-        grads.append([p.grad.clone() for p in model.parameters()])
-        for p in model.parameters():
-            p.grad = None
-    assert all(apart(a, b.double()) < 0.05 for a, b in zip(*grads, strict=True) if b.any())
+    for activation in ("gelu", "smelu_1", "swiglu"):
+        model, exact = (learned(config, activation, corpus.vocab_size, dtype) for dtype in (BF16, torch.float64))
+        loss = fused.Loss(model)
+        for step, T in enumerate((32, 32, 16)):
+            x, y = (part[:, :T] for part in batches(step))
+            ours, theirs = gradients(loss, model, x, y)[0], gradients(trial.training_loss, exact, x, y)[0]
+            for name, gradient in theirs.items():
+                assert apart(ours[name], gradient) < 0.05, name
 
 
 def test_two_passes_before_one_backward_are_refused(smoke_config):
     model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
     idx = torch.arange(64).view(2, 32) % 20
-    first, second = model(idx).sum(), model(idx).sum()
+    loss = fused.Loss(model)
+    first, second = loss(model, idx, idx), loss(model, idx, idx)
     second.backward()
     with pytest.raises(RuntimeError, match="another forward pass"):
         first.backward()
-
-
-def test_evaluation_is_torchs_own(smoke_config):
-    config = fitting(smoke_config)
-    corpus = load_corpus(config)
-    model = build_model(config, "gelu", corpus.vocab_size)
-    starts = metrics.evaluation_windows(len(corpus.val), 32, 512)
-    found = []
-    for on in (True, False):
-        with native.kernels(on):
-            found.append(metrics.evaluate_loss(model, corpus.val, starts, 32))
-    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("where", ["wte.weight", "h.0.attn.c_attn.weight", "h.1.mlp.c_fc.weight", "ln_f.weight"])
@@ -342,7 +337,7 @@ def test_not_a_number_is_seen(smoke_config, where):
     with torch.no_grad():
         dict(model.named_parameters())[where].view(-1)[:64] = math.nan
     idx = torch.arange(64).view(2, 32) % 20
-    assert math.isnan(model(idx, idx)[1])
+    assert math.isnan(fused.Loss(model)(model, idx, idx))
 
 
 def test_trials_differ_from_torchs_by_rounding_alone(smoke_config):
@@ -351,7 +346,7 @@ def test_trials_differ_from_torchs_by_rounding_alone(smoke_config):
     losses = {}
     for on in (True, False):
         chosen = config.replace(native=on)
-        with trial.torch_settings(chosen), trial.own_randomness("cpu"):
+        with machine.torch_settings(chosen), machine.own_randomness("cpu"):
             training = trial.Training(chosen, "gelu", 1, corpus)
             training.model.train()
             losses[on] = [float(training.one_step(step)) for step in range(4)]
@@ -365,35 +360,81 @@ def test_trials_differ_from_torchs_by_rounding_alone(smoke_config):
 @pytest.fixture
 def unmade(monkeypatch, tmp_path):
     """As in a process on a machine where it was never compiled."""
-    monkeypatch.setattr(native, "_loaded", None)
-    monkeypatch.setattr(native, "FOLDERS", (tmp_path / "first", tmp_path / "second"))
+    monkeypatch.setattr(toolchain, "_built", None)
+    monkeypatch.setattr(native, "_library", None)
+    monkeypatch.setattr(toolchain, "FOLDERS", (tmp_path / "first", tmp_path / "second"))
     return tmp_path
 
 
+def anew(monkeypatch):
+    """As in another process."""
+    monkeypatch.setattr(toolchain, "_built", None)
+
+
 def test_made_once(unmade, monkeypatch):
-    path = native.build()
+    path = toolchain.build()
     assert path.parent == unmade / "first" and os.listdir(path.parent) == [path.name]
+    anew(monkeypatch)
     commands = []
-    output = native._output
-    monkeypatch.setattr(native, "_output", lambda command: commands.append(command) or output(command))
-    assert native.build() == path
+    output = toolchain._output
+    monkeypatch.setattr(toolchain, "_output", lambda command: commands.append(command) or output(command))
+    assert toolchain.build() == path
     assert [command[1] for command in commands] == ["--version"]
-    monkeypatch.setattr(native, "compiler_version", lambda: "another one")
-    assert native.build() != path
+    anew(monkeypatch)
+    monkeypatch.setattr(toolchain, "compiler_version", lambda: "another one")
+    assert toolchain.build() != path
 
 
-def test_made_where_it_can_be_written(unmade):
+def test_made_where_it_can_be_written(unmade, monkeypatch):
     (unmade / "first").write_text("a file where the folder should be")
-    assert native.build().parent == unmade / "second"
-    (unmade / "second" / "more").mkdir()
-    assert native.build().parent == unmade / "second"
+    assert toolchain.build().parent == unmade / "second"
+    anew(monkeypatch)
+    assert toolchain.build().parent == unmade / "second"
 
 
-def test_no_folder_to_write(unmade):
+def test_a_damaged_library_is_made_anew(unmade, monkeypatch):
+    """Empty, or cut short where it would end the process when it is used."""
+    path = toolchain.build()
+    whole = path.read_bytes()
+    for size in (0, 20_000):
+        path.write_bytes(whole[:size])
+        anew(monkeypatch)
+        assert len(toolchain.build().read_bytes()) == len(whole)
+        assert len(os.listdir(path.parent)) == 1
+    assert native.compiled() is not None
+
+
+def test_a_library_that_can_not_be_loaded(unmade, monkeypatch):
+    """As on a file system mounted noexec: the next folder, and what was made there, is used."""
+    load = toolchain.ctypes.CDLL
+
+    def refuse(path, *args):
+        if "first" in str(path):
+            raise OSError(f"{path}: failed to map segment from shared object")
+        return load(path, *args)
+
+    monkeypatch.setattr(toolchain.ctypes, "CDLL", refuse)
+    assert toolchain.build().parent == unmade / "second"
+    monkeypatch.setattr(toolchain, "FOLDERS", (unmade / "first",))
+    anew(monkeypatch)
+    with pytest.raises(toolchain.Unavailable, match="can't load a library from .*first .*failed to map segment"):
+        toolchain.build()
+    with pytest.raises(UserError, match="native=True: can't load .*; use --no-native"):
+        native.compiled()
+
+
+def test_what_was_chosen_automatically_falls_back(unmade, monkeypatch):
+    """With a line that says so; only what was asked for is an error."""
     for name in ("first", "second"):
         (unmade / name).write_text("")
-    with pytest.raises(UserError, match=r"can't write into .*first or .*second .*--no-native"):
-        native.build()
+    chosen = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
+    config = Config(**chosen)
+    assert not config.native
+    line = machine.how_computed(config)
+    assert line.startswith("bfloat16 with torch's kernels: can't write into") and "\n" not in line
+    assert Config(**chosen, native=True).native
+    with pytest.raises(UserError, match=r"can't write into .*first .*second .*--no-native"):
+        native.compiled()
 
 
 @pytest.mark.parametrize(
@@ -408,15 +449,16 @@ def test_no_folder_to_write(unmade):
     ],
 )
 def test_wrong_kernels_are_refused(unmade, monkeypatch, right, wrong, kernel):
-    """As a compiler's mistake would be. Nothing is left that would be used next time."""
-    source = native.SOURCE.read_text()
+    """As a compiler's mistake would be, by every process that would use them."""
+    source = toolchain.SOURCE.read_text(encoding="utf-8")
     assert right in source
     defective = unmade / "native.cpp"
-    defective.write_text(source.replace(right, wrong))
-    monkeypatch.setattr(native, "SOURCE", defective)
-    with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use --no-native"):
-        native.compiled()
-    assert native._loaded is None and os.listdir(unmade / "first") == []
+    defective.write_text(source.replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(toolchain, "SOURCE", defective)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use --no-native"):
+            native.compiled()
+    assert native._library is None
 
 
 def test_a_compiler_that_fails(unmade, monkeypatch):
@@ -426,18 +468,53 @@ def test_a_compiler_that_fails(unmade, monkeypatch):
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
+    assert "can't compile native.cpp: x: error: no such thing" in toolchain.problem()
     with pytest.raises(UserError, match=r"can't compile native.cpp: x: error: no such thing; use --no-native"):
-        native.build()
+        native.compiled()
 
 
 def test_a_compiler_that_is_missing(unmade, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler .*--no-native"):
-        native.build()
+    assert toolchain.problem() == "there is no C++ compiler here (CXX=no-such-compiler)"
+    with pytest.raises(UserError, match=r"there is no C\+\+ compiler .*--no-native"):
+        native.compiled()
     assert not Config(preset="smoke", device="cpu").native
+
+
+def test_the_compiler_that_CXX_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert toolchain.cpp_compiler() is None
+    mine = tmp_path / "my-c++"
+    mine.write_text("")
+    mine.chmod(0o755)
+    monkeypatch.setenv("CXX", "my-c++")
+    assert toolchain.cpp_compiler() == str(mine)
 
 
 def test_without_the_processors_own_instructions(unmade, monkeypatch):
     """The same source for a processor that has neither wide vectors nor bfloat16, checked as always."""
-    monkeypatch.setattr(native, "FLAGS", tuple(flag for flag in native.FLAGS if "native" not in flag))
+    monkeypatch.setattr(toolchain, "FLAGS", tuple(flag for flag in toolchain.FLAGS if "native" not in flag))
     assert native.compiled() is not None
+
+
+# -- what is said ---------------------------------------------------------------------------------------------------
+
+
+def test_how_it_is_computed(monkeypatch):
+    def line(fast=True, **settings):
+        monkeypatch.setattr(machine, "fast_bfloat16", lambda device: fast)
+        return machine.how_computed(Config(preset="smoke", device="cpu", **settings))
+
+    bfloat16 = {"precision": "bfloat16", "native": False}
+    assert line(precision="bfloat16") == (
+        "bfloat16 with the kernels of native.cpp: a C++ compiler and fast bfloat16 are here"
+    )
+    assert line(**bfloat16) == "bfloat16 with torch's kernels: --no-native"
+    assert line(fast=False, precision="float32") == "float32 with torch's kernels: no fast bfloat16 on this processor"
+    assert line(precision="float32") == "float32 with torch's kernels: precision=float32"
+    assert line(fast=False, **bfloat16) == "bfloat16 with torch's kernels: precision=bfloat16"
+    assert line(threads=2, precision="bfloat16").endswith("those of native.cpp are for one thread, not 2")
+    assert line(compile=True, precision="float32") == "float32 with kernels that torch.compile makes: compile=True"
+    monkeypatch.setattr(toolchain, "_built", toolchain.Unavailable("there is no C++ compiler here (…)"))
+    assert line(**bfloat16) == "bfloat16 with torch's kernels: there is no C++ compiler here (…)"

@@ -14,6 +14,7 @@ import storage
 from analysis import results as analysed
 from config import UserError
 from models import own_code
+from models.architectures import code_checksums
 from prepare_data import load_corpus
 from synthetic import synthetic_study
 from training import experiment
@@ -99,12 +100,12 @@ def test_a_snapshot_of_other_code_is_not_gone_on_from(own, config):
 
 def test_what_was_loaded_counts_not_what_became_of_its_file(own, config, tmp_path):
     """The user edits while trials train: they are all of the code that was loaded."""
-    before = own_code.checksums(config, "my_activations:cube")
+    before = code_checksums(config, "my_activations:cube")
     file = tmp_path / "own" / "my_activations.py"
     file.write_text(file.read_text() + EDITED["my_activations"])
-    assert own_code.checksums(config, "my_activations:cube") == before
+    assert code_checksums(config, "my_activations:cube") == before
     importlib.reload(sys.modules["my_activations"])
-    after = own_code.checksums(config, "my_activations:cube")
+    after = code_checksums(config, "my_activations:cube")
     assert list(own_code.differences(before, after)) == [
         ("activation", "my_activations", before["activation"]["my_activations"], storage.sha256_file(file))
     ]
@@ -141,17 +142,17 @@ def test_registered_activations(registry, config):
         experiment.missing_trials(config, "mine", corpus)
     # what has no source can't be compared, neither with what has one nor with its like
     registry("mine", typed("def f(x):\n    return x / 2"), overwrite=True)
-    assert own_code.checksums(config, "mine") == {"activation": {"mine": None}}
+    assert code_checksums(config, "mine") == {"activation": {"mine": None}}
     assert experiment.missing_trials(config, "mine", corpus) == [2]
     registry("class", nn.Softsign)
-    assert own_code.checksums(config, "class")["activation"]["class"]
+    assert code_checksums(config, "class")["activation"]["class"]
 
 
 def test_what_is_built_in_has_none(config):
-    for activation in ("relu", "smelu_0.3", "gsmelu_1_2", "swiglu"):
-        assert own_code.checksums(config, activation) == {}
-    assert own_code.checksums(config.replace(model="lstm"), "relu") == {}
-    compiled = own_code.checksums(config, "torch:tanh")["activation"]  # known by the module that the path names
+    for activation in ("relu", "smelu_0.3", "swiglu"):
+        assert code_checksums(config, activation) == {}
+    assert code_checksums(config.replace(model="lstm"), "relu") == {}
+    compiled = code_checksums(config, "torch:tanh")["activation"]  # known by the module that the path names
     assert compiled["torch"]
 
 

@@ -266,35 +266,6 @@ def test_batches_of_different_steps_are_independent(smoke_config):
     assert not torch.equal(x, batches(4)[0])
 
 
-def test_optimiser_agrees_with_torch_adamw_on_separate_tensors(smoke_config):
-    """The flat, fused update is AdamW, element by element, with decay on matrices only and the norm clipped."""
-    from model import build_model
-
-    config = smoke_config.replace(precision="float32", bias=True, weight_decay=0.3, grad_clip=0.5)
-    corpus = load_corpus(config)
-    ours = build_model(config, "gelu", corpus.vocab_size, seed=2)
-    theirs = build_model(config, "gelu", corpus.vocab_size, seed=2)
-    optimiser = trials.Optimiser(ours, config, torch.float32)
-    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
-    rest = [p for p in theirs.parameters() if p.ndim < 2]
-    adam = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.3}, {"params": rest, "weight_decay": 0.0}],
-        betas=(config.beta1, config.beta2), foreach=False, fused=False,
-    )  # fmt: skip
-    batches = trials.Batches(corpus.train, config, seed=2)
-    for step in range(5):
-        for group in adam.param_groups:
-            group["lr"] = trials.learning_rate(config, step)
-        for model in (ours, theirs):
-            model(*batches(step))[1].backward()
-        norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
-        adam.step()
-        adam.zero_grad()
-        assert optimiser.step(trials.learning_rate(config, step)).item() == pytest.approx(norm.item(), rel=1e-5)
-    for (name, a), (_, b) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=name)
-
-
 def test_learning_rate_is_warm_up_and_cosine():
     config = Config(preset="smoke", device="cpu", learning_rate=0.1, min_lr=0.01, warmup_iters=10, max_iters=110)
     rates = [trials.learning_rate(config, t) for t in range(111)]
@@ -315,7 +286,7 @@ def test_seeds_say_what_varies(vary):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_one_bit_moves_one_weight_by_one_unit_in_the_last_place(smoke_config, dtype):
-    from model import build_model
+    from models.architectures import build_model
 
     plain, moved = (build_model(smoke_config, "relu", 30, seed=1) for _ in range(2))
     trials.move_one_bit(moved, 2, 1, dtype)

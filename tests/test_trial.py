@@ -10,7 +10,7 @@ import torch
 
 from conftest import TINY
 from prepare_data import load_corpus
-from training import experiment, trial
+from training import experiment, machine, trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def test_working_weights_stay_where_they_are(smoke_config, precision):
 
 def test_dropout_draws_from_streams_of_its_own(smoke_config):
     """Seeding starts the CPU's stream as torch.manual_seed does; a trial leaves it where it was."""
-    trial.draw_from(123, "cpu")
+    machine.draw_from(123, "cpu")
     drawn = torch.rand(3)
     torch.manual_seed(123)
     assert torch.equal(torch.rand(3), drawn)
@@ -85,7 +85,7 @@ def test_settings_of_kernels_are_put_back(deterministic):
     torch.set_deterministic_debug_mode("warn")
     try:
         before = settings()
-        with pytest.raises(KeyError), trial.kernels(deterministic):
+        with pytest.raises(KeyError), machine.kernels(deterministic):
             assert settings() == (2 * deterministic, False, deterministic, False, False, False)
             raise KeyError
         assert settings() == before
@@ -97,12 +97,12 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
     """Importing torch._dynamo takes seconds; many things in torch do it on the side."""
     settings = {**smoke_config.to_dict(), "max_iters": 2, "warmup_iters": 1, "dropout": 0.1}
     code = (
-        "import sys\nfrom training import experiment, trial\n"
+        "import sys\nfrom training import experiment, machine, trial\n"
         "from config import Config\nfrom prepare_data import load_corpus\n"
         f"config = Config.from_dict({settings!r})\n"
         "trial.train_trial(config, 'smelu_1', 1)\n"
         "experiment.seconds_per_step(config, 'smelu_1', load_corpus(config))\n"
-        "with trial.kernels(True): pass\n"
+        "with machine.kernels(True): pass\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import audit
 import storage
 from activations import STUDY
+from analysis import checks
 from analysis.results import Measured, study_order
 from analysis.study import Study
 from config import UserError
@@ -159,7 +159,7 @@ def _failed_audits(studied: dict[str, Measured]) -> Iterable[str]:
     for name, m in studied.items():
         if m.audit != "passed":
             yield f"{name}: {m.audit}"
-    for check in audit.across_activations({name: m.results for name, m in studied.items()}):
+    for check in checks.across_activations({name: m.results for name, m in studied.items()}):
         if check["status"] == "fail":
             yield f"across activations: {check['name']}: {check['measured']}"
 

@@ -16,9 +16,10 @@ import numpy as np
 import audit
 import metrics
 import storage
+from analysis.checks import after_training
 from analysis.results import pd_at_val_loss
 from config import Config, UserError
-from models import own_code
+from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
 
@@ -37,7 +38,7 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
         UserError: what is there was trained with other settings, on another text or with other code of the user's own.
         StorageError: a damaged or swapped checkpoint.
     """
-    own_code.checksums(config, activation)  # read before anything is trained, and remembered
+    code_checksums(config, activation)  # read before anything is trained, and remembered
     existing = existing_trials(config, activation)
     for number in existing:
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
@@ -139,7 +140,7 @@ def finish(
     if results is None or not up_to_date(results, config, activation):
         results = measure(config, activation, corpus, threads)
         checks = checks if checks is not None else audit.before_training(config, activation, corpus)
-        checks = checks + audit.after_training(results)
+        checks = checks + after_training(results)
         results["audit"] = {"passed": all(c["status"] != "fail" for c in checks), "checks": checks}
         storage.write_results(results, config.results_dir)
     newest = path.stat().st_mtime

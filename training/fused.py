@@ -1,38 +1,103 @@
-"""The logits of a GPT in training and their gradients, written out: what autograd would do, with the kernels of
-native.py between the matrix products, and in memory that is taken once and used again in every step.
+"""The training loss with the kernels of native.py, for any model of the study.
 
-A step of the quick model is 150 operations of a tenth of a millisecond each. To ask for memory and to keep autograd's
-graph for every one of them takes a tenth of its time. Models that are not plainly a GPT train through autograd.
+A GPT's whole pass and its gradients are written out: what autograd would do, with the kernels between the matrix
+products, and in memory that is taken once and used again in every step. A step of the quick model is 150 operations of
+a tenth of a millisecond each; to ask for memory and to keep autograd's graph for every one of them takes a tenth of its
+time. Of any other model, or a GPT of another kind, single layers are computed with the kernels.
+
+The models know nothing of this. Their formulas stand here a second time, and the audit compares the two ("one
+function"): loss and gradients of every activation and model, before it is trained.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+from model import GPT, MLP, Attention, Block, LanguageModel, LayerNorm
 from training import native
 
+# What costs more to compute than to look up.
+COSTLY = (nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.ELU, nn.Tanh)
 
-def fits(model, idx: torch.Tensor) -> bool:
+
+class Loss:
+    """loss(model, x, y): the mean cross-entropy of a batch in nats, with gradients, of a model in bfloat16."""
+
+    def __init__(self, model: LanguageModel):
+        native.compiled()  # whatever is wrong with it is said before anything is trained
+        self.tables: dict[str, native.Table] = {}
+        self.layers = {module: forward for module in model.modules() if (forward := self._faster(module))}
+        self.is_gpt = is_plain_gpt(model)
+        self.buffers: _Buffers | None = None
+
+    def _faster(self, module: nn.Module) -> Callable | None:
+        """The forward pass of a layer with the kernels, where there is one; in another precision it is the layer's."""
+        plain = module.forward
+        if type(module) is LayerNorm and module.bias is None and native.layer_norm_fits(len(module.weight)):
+            return lambda x: native.layer_norm(x, module.weight) if x.dtype is torch.bfloat16 else plain(x)
+        if type(module) in COSTLY and not getattr(module, "inplace", False):
+            function = repr(module)  # with its parameters
+            if function not in self.tables:
+                self.tables[function] = native.Table(plain)
+            return self.tables[function]
+        return None
+
+    def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with self._faster_layers():
+            logits = self._gpt(model, x) if self.is_gpt and _fits(model, x) else model.logits(x)
+        logits, y = logits.flatten(0, 1), y.flatten()
+        if logits.shape[-1] <= native.MAX_V:
+            return native.cross_entropy(logits, y)
+        return F.cross_entropy(logits.float(), y)
+
+    @contextlib.contextmanager
+    def _faster_layers(self) -> Iterator[None]:
+        try:
+            for module, forward in self.layers.items():
+                module.forward = forward
+            yield
+        finally:
+            for module in self.layers:
+                del module.forward
+
+    def _gpt(self, model: GPT, idx: torch.Tensor) -> torch.Tensor:
+        """(B, T) token ids -> logits (B, T, V).
+
+        Raises:
+            RuntimeError: (in the backward pass) another forward pass of the model came between; the first one's memory
+                was used again.
+        """
+        if self.buffers is None or self.buffers.shape != idx.shape:
+            self.buffers = _Buffers(model, idx.shape)
+        return _Logits.apply(model, self.buffers, idx.contiguous(), *_parameters(model))
+
+
+# -- a GPT --------------------------------------------------------------------------------------------------------
+
+
+def is_plain_gpt(model: LanguageModel) -> bool:
+    """Whether its layers and weights are those that `_Logits` computes with: no dropout, no biases, none that learn in
+    the activation."""
+    if type(model) is not GPT or model.dropout or {type(block) for block in model.h} != {Block}:
+        return False
+    kinds = {(type(b.ln_1), type(b.attn), type(b.ln_2), type(b.mlp)) for b in model.h}
+    known = {id(p) for p in _parameters(model)}
+    return kinds == {(LayerNorm, Attention, LayerNorm, MLP)} and {id(p) for p in model.parameters()} == known
+
+
+def _fits(model: GPT, idx: torch.Tensor) -> bool:
     """Whether the kernels take windows and heads of these sizes."""
     T, C = idx.shape[1], model.wte.weight.shape[1]
     return native.layer_norm_fits(C) and native.attention_fits(T, C, model.h[0].attn.n_head)
 
 
-def logits(model, idx: torch.Tensor) -> torch.Tensor:
-    """(B, T) token ids -> (B, T, V), as the model itself would give them.
-
-    Raises:
-        RuntimeError: (in the backward pass) another forward pass of the model came between; the first one's memory was
-            used again.
-    """
-    if model.buffers_of_training is None or model.buffers_of_training.shape != idx.shape:
-        model.buffers_of_training = _Buffers(model, idx.shape)
-    return _Logits.apply(model, model.buffers_of_training, idx.contiguous(), *_parameters(model))
-
-
-def _parameters(model) -> list[torch.Tensor]:
+def _parameters(model: GPT) -> list[torch.Tensor]:
     """In the order in which `_Logits` gives their gradients."""
     found = [model.wte.weight, model.wpe.weight, model.ln_f.weight]
     for block in model.h:
@@ -62,7 +127,7 @@ class _Buffers:
                 normal_1=rows(C), statistics_1=statistics(), qkv=rows(3 * C), y=rows(C),
                 p=torch.empty(B * n_head, T, T, dtype=like.dtype),
                 middle=rows(C), normal_2=rows(C), statistics_2=statistics(), a=rows(K), h=rows(hidden), out=rows(C),
-                graph=None,  # the activation's input and output, with autograd's graph between them
+                graph=None,  # the activation's input and output, with autograd's graph between them; or its table
             )
             for _ in model.h
         ]  # fmt: skip
@@ -98,7 +163,7 @@ class _Logits(torch.autograd.Function):
             x = layer.out
         _call(kernels.layer_norm, (x, ln_f, s.normal, s.statistics), M, C)
         s.passes += 1
-        ctx.model, ctx.buffers, ctx.number, ctx.heads = model, s, s.passes, heads
+        ctx.buffers, ctx.number, ctx.heads = s, s.passes, heads
         ctx.save_for_backward(idx, *parameters)
         return torch.mm(s.normal, wte.t()).view(B, T, V)
 
@@ -120,7 +185,7 @@ class _Logits(torch.autograd.Function):
             x = s.layers[k - 1].out if k else s.x
             dc_out = torch.mm(s.dx.t(), layer.h)
             torch.mm(s.dx, c_out, out=s.dh)
-            da = _activate_backward(ctx.model.h[k].mlp, layer, s)
+            da = _activate_backward(layer, s)
             dc_fc = torch.mm(da.t(), layer.normal_2)
             torch.mm(da, c_fc, out=s.dnormal)
             dln_2 = torch.empty_like(ln_2)
@@ -142,15 +207,17 @@ class _Logits(torch.autograd.Function):
         return None, None, None, dwte, dwpe, dln_f, *gradients
 
 
-def _is_table(mlp) -> bool:
-    """Whether the activation is nothing but a look into its tables."""
-    return type(mlp.activation).forward is native.Tabulated.forward and not mlp.gated
+def _table(mlp: MLP) -> native.Table | None:
+    """The table of an activation that is nothing but a look into it."""
+    forward = mlp.activation.forward
+    return forward if isinstance(forward, native.Table) and not mlp.gated else None
 
 
-def _activate(mlp, layer, shape) -> None:
+def _activate(mlp: MLP, layer, shape) -> None:
     """From layer.a to layer.h."""
-    if _is_table(mlp):
-        _call(native.compiled().look_up, (layer.a, mlp.activation.tables()[0], layer.h), layer.a.numel())
+    layer.table = _table(mlp)
+    if layer.table:
+        _call(native.compiled().look_up, (layer.a, layer.table.values, layer.h), layer.a.numel())
         return
     with torch.enable_grad():  # whatever the activation is, its own backward pass will be used
         a = layer.a.view(*shape, -1).detach().requires_grad_()
@@ -159,11 +226,10 @@ def _activate(mlp, layer, shape) -> None:
     layer.h = h.detach().reshape(layer.h.shape)
 
 
-def _activate_backward(mlp, layer, s) -> torch.Tensor:
+def _activate_backward(layer, s) -> torch.Tensor:
     """From s.dh to the gradient of layer.a."""
-    if _is_table(mlp):
-        slopes = mlp.activation.tables()[1]
-        _call(native.compiled().look_up_backward, (s.dh, layer.a, slopes, s.da), s.da.numel())
+    if layer.table:
+        _call(native.compiled().look_up_backward, (s.dh, layer.a, layer.table.slopes, s.da), s.da.numel())
         return s.da
     (a, h), layer.graph = layer.graph, None
     (da,) = torch.autograd.grad(h, a, s.dh.view(h.shape))

@@ -1,5 +1,6 @@
 // What a training step of a small model does beside its matrix products, for one core and bfloat16: causal attention,
-// layer norm, functions of one number, the loss and the update. Compiled on the machine that trains; native.py calls it.
+// layer norm, functions of one number, the loss and the update; and SmeLU. models/toolchain.py compiles it on the machine
+// that trains; native.py calls it, and smelu.py what concerns SmeLU.
 //
 // Everything is computed in float32 and rounded to bfloat16 once, when it is stored. Shapes as in model.py: B windows,
 // T tokens, H heads of width D, C = H D, M = B T. Arrays are contiguous. T, D and C are multiples of LANES.
@@ -346,6 +347,64 @@ void look_up_backward(const bfloat16 *dy, const bfloat16 *x, const float *slopes
         for (int lane = 0; lane < n; lane++) slope[lane] = slopes[x[i + lane]];
         store_some(dx + i, load_some(dy + i, n) * load(slope), n);
     });
+}
+
+}  // extern "C"
+
+// -- SmeLU -------------------------------------------------------------------------------------------------------
+
+// The IEEE operations of the formula in models/smelu.py, in the same order, and so the same bits.
+
+namespace {
+
+INLINE float clamped(float x, float beta, float width) {
+    float m = x + beta;
+    m = m < 0 ? 0 : m;
+    return m > width ? width : m;
+}
+INLINE float smelu(float x, float beta, float width, float scale) {
+    float m = clamped(x, beta, width), p = m * m * scale;
+    return x > p ? x : p;
+}
+INLINE float times_slope(float dy, float x, float beta, float width, float scale) {
+    return dy * (clamped(x, beta, width) * scale);
+}
+
+// Two bfloat16 share a word: one is masked, the other shifted, and with nothing to shuffle the loops vectorise as they
+// stand.
+union bits { uint32_t word; float number; };
+INLINE float high(uint32_t w) { return bits{w & 0xffff0000u}.number; }
+INLINE float low(uint32_t w) { return bits{w << 16}.number; }
+INLINE uint32_t rounded(float x) {
+    bits b;
+    b.number = x;
+    return b.word + 0x7fffu + ((b.word >> 16) & 1u);
+}
+INLINE uint32_t both(float high, float low) { return (rounded(high) & 0xffff0000u) | (rounded(low) >> 16); }
+
+}  // namespace
+
+// width = 2 beta; scale = 1 / 4 beta for values, 1 / 2 beta for slopes. Threads from the size on at which torch shares
+// element-wise work out, too.
+#define CONSTANTS int64_t n, int threads, float beta, float width, float scale
+#define EACH(i, n) _Pragma("omp parallel for simd num_threads(threads) if (n > 32768)") \
+    for (int64_t i = 0; i < (n); i++)
+
+extern "C" {
+
+void smelu_float32(const float *__restrict x, float *__restrict y, CONSTANTS) {
+    EACH(i, n) y[i] = smelu(x[i], beta, width, scale);
+}
+void smelu_backward_float32(const float *__restrict dy, const float *__restrict x, float *__restrict dx, CONSTANTS) {
+    EACH(i, n) dx[i] = times_slope(dy[i], x[i], beta, width, scale);
+}
+void smelu_bfloat16(const uint32_t *__restrict x, uint32_t *__restrict y, CONSTANTS) {
+    EACH(i, n / 2) y[i] = both(smelu(high(x[i]), beta, width, scale), smelu(low(x[i]), beta, width, scale));
+}
+void smelu_backward_bfloat16(const uint32_t *__restrict dy, const uint32_t *__restrict x, uint32_t *__restrict dx,
+                             CONSTANTS) {
+    EACH(i, n / 2) dx[i] = both(times_slope(high(dy[i]), high(x[i]), beta, width, scale),
+                                times_slope(low(dy[i]), low(x[i]), beta, width, scale));
 }
 
 // -- the loss ----------------------------------------------------------------------------------------------------

@@ -1,122 +1,55 @@
-"""Faster kernels for training small models on the CPU in bfloat16, compiled from native.cpp on the machine that trains.
+"""The kernels of native.cpp as functions of torch, for training small models on the CPU in bfloat16.
 
 Beside its matrix products, which stay torch's, a step of a small model spends two fifths of its time in attention,
 layer norms, the activation, the loss and the update, where many short operations each wait for memory and evict one
-another's code. Here each is one function. They take part in training only: every evaluation uses torch's. Whether they
-do is a setting of the study, `Config.native`; it is off on accelerators, in float32, with several threads a trial, and
-with `compile`. What it brings is in bench/RESULTS.md.
+another's code. Here each is one function; fused.py makes a model's training loss of them. They take part in training
+only: every evaluation uses torch's. Whether they do is a setting of the study, `Config.native`; it is off on
+accelerators, in float32, with several threads a trial, and with `compile`. What it brings is in bench/RESULTS.md.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
 import math
-import os
-import platform
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.optim.adamw import adamw
 
-from config import UserError, cpp_compiler
+from config import UserError
+from models import toolchain
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = (
-    *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
-)
-_CACHE = os.path.expanduser("~/.cache/activation-reproducibility")  # stays as it is for a user without a home
-FOLDERS = (Path(__file__).parent / "__pycache__", *(() if _CACHE.startswith("~") else (Path(_CACHE),)))
 LANES, MAX_T, MAX_D, MAX_C, MAX_V = 16, 256, 128, 2048, 4096  # as in native.cpp
 
-_loaded: ctypes.CDLL | None = None
-_active = False  # while a trial that uses them is under way
+# -- the library --------------------------------------------------------------------------------------------------
 
 
-# -- making the library -------------------------------------------------------------------------------------------
+_library: ctypes.CDLL | None = None  # of this process
 
 
 def compiled() -> ctypes.CDLL:
-    """The kernels, loaded when a process first needs them: made when they are not there yet for this source, compiler
-    and processor, which takes two seconds, and kept beside this module's own compiled code or, where that can't be
-    written, among the user's files.
+    """The kernels, checked against torch's when a process first needs them.
 
     Raises:
         UserError: they can't be compiled here, or compute something else than torch does.
     """
-    global _loaded
-    if _loaded is None:
-        _loaded = _load(build())
-    return _loaded
-
-
-def build() -> Path:
-    """The compiled library. Raises as `compiled`."""
-    global _loaded
-    made_of = "\0".join([SOURCE.read_text(), compiler_version(), *FLAGS, _processor()])
-    name = f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.so"
-    for folder in FOLDERS:
-        if (folder / name).exists():
-            return folder / name
-    for folder in FOLDERS:
+    global _library
+    if _library is None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
-        except OSError:
-            continue
-        os.close(handle)
+            _library = toolchain.library()
+        except toolchain.Unavailable as error:
+            raise UserError(f"native=True: {error}; use --no-native") from error
+        _declare(_library)
         try:
-            _output([cpp_compiler(), *FLAGS, "-o", temporary, str(SOURCE)])
-            os.chmod(temporary, 0o755)
-            _loaded = _load(Path(temporary))
-            try:
-                check()
-            finally:
-                _loaded = None
-            os.replace(temporary, folder / name)  # at once: workers that begin together never see half of it
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        return folder / name
-    raise UserError(f"native=True: can't write into {' or '.join(map(str, FOLDERS))} to compile there; use --no-native")
+            check()
+        except UserError:
+            _library = None
+            raise
+    return _library
 
 
-def compiler_version() -> str:
-    """What the C++ compiler calls itself."""
-    compiler = cpp_compiler()
-    if compiler is None:
-        raise UserError(
-            "native=True: needs a C++ compiler (c++, g++ or clang++, or the one that CXX names); use --no-native"
-        )
-    return _output([compiler, "--version"]).splitlines()[0]
-
-
-def _output(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-        words = next((line for line in said if "error" in line), said[0] if said else "no message")
-        raise UserError(f"native=True: {command[0]} can't compile native.cpp: {words}; use --no-native") from error
-
-
-def _processor() -> str:
-    """What `native` in FLAGS stands for."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        wanted = ("model name", "flags", "Features", "CPU part")
-        return "".join(sorted({line for line in file if line.startswith(wanted)}))
-    return platform.processor() or platform.machine()
-
-
-def _load(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+def _declare(library: ctypes.CDLL) -> None:
     p, n, f, none = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, None
     signatures = {
         "attention": (none, [p] * 3 + [n] * 4),
@@ -132,7 +65,6 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
-    return library
 
 
 def check() -> None:
@@ -153,11 +85,11 @@ def check() -> None:
     targets = torch.arange(8)
     functions = {
         "layer_norm": (layer_norm, plain_norm, [draw(8, 64), draw(64)]),
-        "look_up": (GELU(), F.gelu, [draw(5, 7)]),
+        "look_up": (Table(F.gelu), F.gelu, [draw(5, 7)]),
         "cross_entropy": (lambda x: cross_entropy(x, targets), lambda x: F.cross_entropy(x, targets), [draw(8, 21)]),
     }
     departures = {}
-    with torch.enable_grad(), kernels(True):
+    with torch.enable_grad():
         for name, (ours, theirs, inputs) in functions.items():
             exact_inputs = [x.detach().float().requires_grad_() for x in inputs]
             y, exact = ours(*inputs), theirs(*exact_inputs)
@@ -210,23 +142,7 @@ def _departure_of_adamw(weight: torch.Tensor, gradient: torch.Tensor) -> float:
     return _departure(ours[0] - start, theirs[0] - start)
 
 
-# -- when it is used ----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def kernels(wanted: bool) -> Iterator[None]:
-    """Within, models train with the kernels of native.cpp, if they are wanted. They are compiled when first needed."""
-    global _active
-    before, _active = _active, wanted
-    try:
-        yield
-    finally:
-        _active = before
-
-
-def usable(x: torch.Tensor) -> bool:
-    """Whether a layer should compute with x through this module: only while gradients are taken."""
-    return _active and x.dtype is torch.bfloat16 and torch.is_grad_enabled()
+# -- the kernels as functions of torch ----------------------------------------------------------------------------
 
 
 def layer_norm_fits(width: int) -> bool:
@@ -238,9 +154,6 @@ def attention_fits(block_size: int, width: int, n_head: int) -> bool:
     """Whether the kernel takes so many tokens and heads of that width."""
     head_width = width // n_head
     return block_size % LANES == head_width % LANES == 0 and block_size <= MAX_T and head_width <= MAX_D
-
-
-# -- the kernels as functions of torch ----------------------------------------------------------------------------
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -312,52 +225,25 @@ class _LookUp(torch.autograd.Function):
         return dx, None, None
 
 
-_tables: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+class Table:
+    """An elementwise function that is costly to compute. In bfloat16 it has no more than 65 536 arguments: its values
+    (65536,) bfloat16 and slopes (65536,) float32 are read from tables by the bits of the argument. The forward and
+    backward pass of `function` in torch fill them, and the values are the same bits. In another precision it is
+    called."""
 
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]):
+        self.function = function
+        x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
+        wide = x.float().requires_grad_()
+        with torch.enable_grad():
+            (self.slopes,) = torch.autograd.grad(function(wide).sum(), wide)
+        with torch.no_grad():
+            self.values = function(x)
 
-class Tabulated(nn.Module):
-    """Mixed into the module of an elementwise function that is costly to compute. In bfloat16 such a function has no
-    more than 65 536 arguments: training reads values and slopes from two tables, which the module's own forward and
-    backward pass in torch fill. The values are the same bits as torch's."""
-
-    def forward(self, x):
-        return _LookUp.apply(x, *self.tables()) if usable(x) else super().forward(x)
-
-    def tables(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The function of every bfloat16, by its bits: values (65536,) bfloat16 and slopes (65536,) float32."""
-        function = repr(self)  # with its parameters
-        if function not in _tables:
-            x = torch.arange(2**16).to(torch.uint16).view(torch.bfloat16)
-            wide = x.float().requires_grad_()
-            with torch.enable_grad():
-                (slopes,) = torch.autograd.grad(super().forward(wide).sum(), wide)
-            with torch.no_grad():
-                _tables[function] = super().forward(x), slopes
-        return _tables[function]
-
-
-class GELU(Tabulated, nn.GELU):
-    pass
-
-
-class SiLU(Tabulated, nn.SiLU):
-    pass
-
-
-class Mish(Tabulated, nn.Mish):
-    pass
-
-
-class Softplus(Tabulated, nn.Softplus):
-    pass
-
-
-class ELU(Tabulated, nn.ELU):
-    pass
-
-
-class Tanh(Tabulated, nn.Tanh):
-    pass
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype is not torch.bfloat16:
+            return self.function(x)
+        return _LookUp.apply(x, self.values, self.slopes)
 
 
 # -- the update ---------------------------------------------------------------------------------------------------

@@ -12,23 +12,25 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.optim.adamw import adamw
 
 import metrics
 import storage
-from config import SOURCES, Config, UserError
-from model import LanguageModel, build_model, generate
+from config import Config, UserError
+from model import LanguageModel, generate
 from models import own_code
+from models.architectures import build_model, code_checksums
 from prepare_data import Corpus, load_corpus
-from training import native, ranks
+from training import fused, native, ranks
+from training.batches import Batches, move_one_bit, stream, trial_seeds
+from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
+from training.optimiser import Optimiser, learning_rate
 from training.ranks import Team
 
-EPSILON = 1e-8  # of AdamW
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
 
 
@@ -38,272 +40,6 @@ class Interrupted(Exception):
 
 class Busy(Exception):
     """Another process is training this very trial."""
-
-
-# -- randomness ---------------------------------------------------------------------------------------------------
-
-
-def trial_seeds(config: Config, trial: int) -> dict[str, int | None]:
-    """The seed of each source of randomness in trial k (1-based): seed_base + k - 1 for the sources that `vary`,
-    seed_base for the others. `bit` is k when the initial weights differ by one unit in the last place, else None."""
-    varied, fixed = config.seed_base + trial - 1, config.seed_base
-    seeds = {source: varied if source in config.vary else fixed for source in SOURCES}
-    return {**seeds, "bit": trial if "bit" in config.vary and trial > 1 else None}
-
-
-def stream(seed: int, source: str, step: int = 0, rank: int = 0) -> np.random.Generator:
-    """The random stream of a source at a step. Philox is counter-based (Salmon et al. 2011): the stream of step t
-    costs the same for every t, and streams of different sources, steps or ranks don't overlap."""
-    key = np.array([seed, SOURCES.index(source)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, rank, step]))
-
-
-def draw_from(seed: int, device: str) -> None:
-    """Start torch's random streams, the CPU's and the device's, anew from a seed. torch.manual_seed would do it to all
-    other GPUs too, whose streams are not ours to change. No device is waited for."""
-    torch.default_generator.manual_seed(seed)
-    kind, _, index = device.partition(":")
-    if kind == "cuda":
-        torch.cuda.default_generators[int(index or torch.cuda.current_device())].manual_seed(seed)
-    elif kind == "mps":
-        torch.mps.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def own_randomness(device: str) -> Iterator[None]:
-    """Puts torch's random streams, the CPU's and the device's, back afterwards as they were before."""
-    kind = device.split(":")[0]
-    devices = [] if kind == "cpu" else [device]
-    with torch.random.fork_rng(devices, device_type="cuda" if kind == "cpu" else kind):
-        yield
-
-
-class Batches:
-    """The training batch of step t: `batch_size` windows at random places of the training split, or a rank's share.
-
-    An accelerator keeps the training tokens, so that a step sends it no more than the places; unless they are more
-    than RESIDENT_BYTES, or `resident` says otherwise. The batches are the same either way.
-    """
-
-    RESIDENT_BYTES = 2**30
-    # Steps whose places are drawn at once: between two steps the processor's caches are emptied of what draws them, so
-    # that the first draw takes ten times as long as the next ones.
-    TOGETHER = 16
-
-    def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None):
-        # (places, T + 1) view of the token array: gathering from it is one vectorised copy
-        self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
-        self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
-        share = config.batch_size // config.data_parallel
-        self.share = slice(rank * share, (rank + 1) * share)
-        self.group, self.places = None, []
-        self.tokens = None
-        if resident is None:
-            resident = self.device != "cpu" and 4 * len(tokens) <= self.RESIDENT_BYTES
-        if resident:  # int32: half of int64, and unlike uint16 known to every operation
-            self.tokens = torch.from_numpy(tokens.astype(np.int32)).to(self.device)
-            self.offsets = torch.arange(config.block_size + 1, device=self.device)
-
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
-        group, place = divmod(step, self.TOGETHER)
-        if group != self.group:
-            self.group, self.places = group, self._places(range(step - place, step - place + self.TOGETHER))
-        starts = self.places[place]
-        if self.tokens is None:
-            batch = self._sent(self.windows[starts].astype(np.int64))
-        else:
-            batch = self.tokens[self._sent(starts)[:, None] + self.offsets].long()
-        return batch[:, :-1], batch[:, 1:]
-
-    def _places(self, steps: range) -> list[np.ndarray]:
-        """Where the windows of each of the steps begin."""
-        streams = (stream(self.seed, "order", step) for step in steps)
-        return [s.integers(0, len(self.windows), self.batch_size)[self.share] for s in streams]
-
-    def _sent(self, array: np.ndarray) -> torch.Tensor:
-        """The array on the device. From pinned memory the copy waits for nothing; the allocator of pinned memory
-        keeps it until the copy is done."""
-        tensor = torch.from_numpy(array)
-        if self.device.startswith("cuda"):
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
-
-
-@torch.no_grad()
-def move_one_bit(model: torch.nn.Module, trial: int, seed: int, dtype: torch.dtype) -> None:
-    """Move one weight, another one for every trial, by one unit in the last place of the training precision.
-
-    In bfloat16 training the products read the weights rounded to bfloat16, so that is where the bit is moved.
-    """
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    p = matrices[-1].view(-1)
-    place = int(stream(seed, "init", trial).integers(p.numel()))
-    value = p[place].to(dtype)
-    bits = value.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
-    p[place] = (bits + 1).view(dtype)[()].to(p.dtype)
-
-
-# -- optimisation -------------------------------------------------------------------------------------------------
-
-
-def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up to `learning_rate`, then half a cosine down to `min_lr` at the last step."""
-    if step < config.warmup_iters:
-        return config.learning_rate * (step + 1) / config.warmup_iters
-    progress = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
-    return config.min_lr + 0.5 * (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress))
-
-
-class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) with float32 master weights, for a model that computes in `dtype`.
-
-    All parameters live in one flat float32 vector: matrices first (decayed), then the rest (not decayed). One fused
-    update, one norm and two multi-tensor copies a step replace hundreds of small calls; the arithmetic is the same,
-    element by element, as that of torch.optim.AdamW on the separate tensors.
-    """
-
-    def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype):
-        self.config, self.dtype = config, dtype
-        named = sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2)  # stable: matrices first
-        self.names = [name for name, _ in named]
-        self.parameters = [p for _, p in named]
-        device = self.parameters[0].device
-        sizes = [p.numel() for p in self.parameters]
-        n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
-        self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
-        # behind the gradient, what ranks that train together tell one another in the same message
-        self.message = torch.zeros(len(self.master) + ranks.EXTRA, dtype=torch.float32, device=device)
-        self.gradient = self.message[: len(self.master)]
-        self.weights = self._views(self.master)
-        self.gradients = self._views(self.gradient)
-        with torch.no_grad():
-            torch._foreach_copy_(self.weights, [p.data for p in self.parameters])
-        self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
-        self.count = torch.zeros((), device=device)  # updates so far
-        self.parts = [(slice(0, n_decayed), config.weight_decay)]
-        if n_decayed < len(self.master):
-            self.parts.append((slice(n_decayed, None), 0.0))
-        # always the same tensors: a CUDA graph knows the weights by their addresses
-        self.working = [torch.empty_like(weight, dtype=dtype) for weight in self.weights]
-        self.use_working_weights()
-        self.native = None
-        if config.native and dtype is torch.bfloat16:
-            decays = [config.weight_decay if p.ndim >= 2 else 0.0 for p in self.parameters]
-            self.native = native.AdamW((self.master, self.mean, self.square), self.working, decays)
-
-    def _views(self, flat):
-        views, offset = [], 0
-        for p in self.parameters:
-            views.append(flat[offset : offset + p.numel()].view(p.shape))
-            offset += p.numel()
-        return views
-
-    def use_master_weights(self) -> None:
-        """Let the model compute with the float32 weights: for evaluation."""
-        for p, weight in zip(self.parameters, self.weights, strict=True):
-            p.data = weight
-
-    def use_working_weights(self) -> None:
-        """Let the model compute in the training precision."""
-        torch._foreach_copy_(self.working, self.weights)
-        for p, weight in zip(self.parameters, self.working, strict=True):
-            p.data = weight
-
-    @torch.no_grad()
-    def step(self, rate: float, average: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
-        """One update from the gradients of the model; returns their norm before clipping (a device scalar).
-        `average` is called with `message` and puts the mean over the ranks into it."""
-        c = self.config
-        if self.native and average is None:
-            self.count += 1
-            gradients = [p.grad for p in self.parameters]
-            norm = self.native.step(gradients, int(self.count), rate, c.beta1, c.beta2, EPSILON, c.grad_clip)
-            for p in self.parameters:
-                p.grad = None
-            return norm
-        torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters])
-        if average is not None:
-            average(self.message)
-        norm = torch.linalg.vector_norm(self.gradient)
-        if c.grad_clip:
-            self.gradient.mul_((c.grad_clip / (norm + 1e-6)).clamp_(max=1.0))
-        vectors = (self.master, self.gradient, self.mean, self.square)
-        counts = [self.count.clone() for _ in self.parts]  # each call advances its own
-        for (part, decay), count in zip(self.parts, counts, strict=True):
-            weights, gradients, means, squares = ([vector[part]] for vector in vectors)
-            # the function behind torch.optim.AdamW: making the class would import torch._dynamo, 1.7 s per process
-            adamw(
-                weights, gradients, means, squares, [], [count], fused=True, lr=rate, weight_decay=decay,
-                beta1=c.beta1, beta2=c.beta2, eps=EPSILON, amsgrad=False, maximize=False,
-            )  # fmt: skip
-        self.count = counts[0]
-        torch._foreach_copy_([p.data for p in self.parameters], self.weights)
-        for p in self.parameters:
-            p.grad = None
-        return norm
-
-    def state(self) -> dict:
-        """What a snapshot needs: weights and both moments, by copy."""
-        kept = {"master": self.master, "mean": self.mean, "square": self.square, "count": self.count.reshape(1)}
-        return {name: tensor.cpu().clone() for name, tensor in kept.items()}
-
-    @torch.no_grad()
-    def load(self, state: dict) -> None:
-        for name in ("master", "mean", "square"):
-            getattr(self, name).copy_(state[name])
-        self.count = state["count"].reshape(()).to(self.master.device, copy=True)
-        self.use_working_weights()
-
-
-# -- the machine --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def torch_settings(config: Config, threads: int | None = None) -> Iterator[None]:
-    """The settings of torch under which a trial or an evaluation runs; the caller's are put back afterwards. `threads`
-    instead of the config's: for an evaluation, which has the cores for itself."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or config.threads)
-    cuda = config.device.startswith("cuda")
-    try:
-        with contextlib.ExitStack() as settings:
-            if cuda:
-                settings.enter_context(torch.cuda.device(config.device))
-            if cuda or config.compile:  # plain CPU kernels are deterministic in any case
-                settings.enter_context(kernels(config.deterministic))
-            settings.enter_context(native.kernels(config.native))
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def kernels(deterministic: bool) -> Iterator[None]:
-    """float32 is float32, and kernels are those that give the same bits each time, if asked for."""
-    # cuBLAS reads this when its handle is made: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    cudnn, matmul, filling = torch.backends.cudnn, torch.backends.cuda.matmul, torch.utils.deterministic
-    mode = torch.get_deterministic_debug_mode()
-    settings = [
-        (cudnn, "benchmark", False),  # it chooses kernels by their time
-        (cudnn, "deterministic", deterministic),
-        (cudnn, "allow_tf32", False),  # on unless turned off: LSTMs would be compared in 10 bits
-        (matmul, "allow_tf32", False),
-        # deterministic mode writes NaN into every new tensor: a pass over memory for each, to find reads of it
-        (filling, "fill_uninitialized_memory", False),
-    ]
-    before = [getattr(module, name) for module, name, _ in settings]
-    try:
-        for module, name, value in settings:
-            setattr(module, name, value)
-        # not torch.use_deterministic_algorithms: it imports torch._dynamo, seconds, to set a flag of the compiler
-        torch.set_deterministic_debug_mode("error" if deterministic else "default")
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
-        for (module, name, _), value in zip(settings, before, strict=True):
-            setattr(module, name, value)
 
 
 def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -333,32 +69,6 @@ def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_comp
     return loss
 
 
-class Stopwatch:
-    """Seconds of training alone. On the CPU with one thread it is the CPU time of that thread, which other load on
-    the machine does not lengthen; otherwise (ranks that wait for one another, too) wall-clock time with the device
-    synchronised at both ends."""
-
-    def __init__(self, config: Config):
-        self.device = config.device
-        alone = config.device == "cpu" and config.threads == config.data_parallel == 1
-        self.clock = time.thread_time if alone else time.perf_counter
-        self.seconds = 0.0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        self._synchronise()
-        start = self.clock()
-        yield
-        self._synchronise()
-        self.seconds += self.clock() - start
-
-    def _synchronise(self):
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize(self.device)
-        elif self.device == "mps":
-            torch.mps.synchronize()
-
-
 # -- the trial ----------------------------------------------------------------------------------------------------
 
 HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", "grad_norm_history", "steps")
@@ -379,13 +89,16 @@ class Training:
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
         if self.seeds["bit"] is not None:
             move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
-        self.own_code = own_code.checksums(config, activation)
+        self.own_code = code_checksums(config, activation)
         self.model: LanguageModel = model.to(config.device)
-        self.optimiser = Optimiser(self.model, config, self.dtype)
-        self.loss = training_loss
-        if config.compile:
+        # the one place where it is chosen how a step is computed: loss(model, x, y), and the update
+        self.loss, update = training_loss, None
+        if config.native:
+            self.loss, update = fused.Loss(self.model), native.AdamW
+        elif config.compile:
             machine = (config.device, config.threads, config.deterministic)
             self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
+        self.optimiser = Optimiser(self.model, config, self.dtype, update)
         self.batches = Batches(corpus.train, config, self.seeds["order"], self.rank)
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
@@ -757,9 +470,7 @@ def check_same_experiment(
             f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
             f"{corpus.sha256[:12]}… now); {ways}"
         )
-    for what, module, theirs, mine in own_code.differences(
-        saved.get("own_code"), own_code.checksums(config, activation)
-    ):
+    for what, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
         raise UserError(
             f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
             f"{mine[:12]}… now); undo the change, {ways}"
@@ -795,41 +506,3 @@ def model_from(saved: dict) -> LanguageModel:
     model = build_model(config, saved["activation"], saved["vocab_size"])
     model.load_state_dict(saved["weights"])
     return model.eval()
-
-
-def environment(config: Config) -> dict:
-    """Versions and machine: what a reader needs to know to repeat the numbers."""
-    import platform
-    import subprocess
-
-    folder = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    device_name = platform.processor() or platform.machine()
-    libraries = {}
-    if config.device.startswith("cuda"):
-        device_name = torch.cuda.get_device_name(config.device)
-        libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    else:
-        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as f:
-            device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),  # a subclass of str that weights_only refuses
-        "numpy": np.__version__,
-        **libraries,
-        "platform": platform.platform(),
-        "device": config.device,
-        "device_name": device_name,
-        "cpu_cores": os.cpu_count(),
-        "threads": config.threads,
-        "data_parallel": config.data_parallel,
-        "precision": config.precision,
-        "deterministic": config.deterministic,
-        "compiler": native.compiler_version() if config.native else None,
-        "git_commit": commit or None,
-    }

@@ -1,0 +1,158 @@
+"""The project's one piece of C++, `training/native.cpp`, compiled on the machine that runs it and loaded.
+
+SmeLU's loops and the kernels of training come from here. Nothing is required: `Unavailable` says why it can't be, and
+whoever asked goes on with torch's own operations. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import contextlib
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent / "training" / "native.cpp"
+FLAGS = (
+    *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+    "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",
+)
+_CACHE = os.path.expanduser("~/.cache/activation-reproducibility")  # stays as it is for a user without a home
+FOLDERS = (SOURCE.parent / "__pycache__", *(() if _CACHE.startswith("~") else (Path(_CACHE),)))
+
+_built: Path | Unavailable | None = None  # in this process
+
+
+class Unavailable(Exception):
+    """native.cpp can't be compiled or loaded here. One line says why."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled library, loaded. Raises as `build`."""
+    return ctypes.CDLL(str(build()))
+
+
+def build() -> Path:
+    """A compiled library that can be loaded. It is compiled when there is none yet for this source, compiler and
+    processor, which takes two seconds, and kept beside the compiled Python code or, where that can't be, among the
+    user's files. A damaged one is made anew.
+
+    Raises:
+        Unavailable: there is no compiler, it fails, or no folder takes a library that can be loaded.
+    """
+    global _built
+    if _built is None:
+        try:
+            _built = _find() or _make()
+        except Unavailable as error:
+            _built = error
+    if isinstance(_built, Unavailable):
+        raise _built
+    return _built
+
+
+def problem() -> str | None:
+    """Why `build` fails here, or None."""
+    try:
+        build()
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def cpp_compiler() -> str | None:
+    """The C++ compiler of this machine: the one that CXX names, or the first that is found."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def compiler_version() -> str:
+    """What the C++ compiler calls itself. Raises Unavailable."""
+    compiler = cpp_compiler()
+    if compiler is None:
+        named = f"CXX={os.environ['CXX']}" if os.environ.get("CXX") else "c++, g++ or clang++"
+        raise Unavailable(f"there is no C++ compiler here ({named})")
+    return _output([compiler, "--version"]).partition("\n")[0]
+
+
+# The name holds what the library was made of, and its own checksum: one that was cut short would end the process.
+
+
+def _stem() -> str:
+    made_of = "\0".join([SOURCE.read_text(encoding="utf-8"), compiler_version(), *FLAGS, _processor()])
+    return f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _try(path: Path) -> Path:
+    """Loads the library and lets go of it: to stay it waits for torch, whose threads it then shares. Raises OSError."""
+    _ctypes.dlclose(ctypes.CDLL(str(path))._handle)
+    return path
+
+
+def _find() -> Path | None:
+    stem = _stem()
+    for folder in FOLDERS:
+        for path in sorted(folder.glob(f"{stem}-*.so")):
+            with contextlib.suppress(OSError):
+                if path.name == f"{stem}-{_digest(path)}.so":
+                    return _try(path)
+                path.unlink()
+    return None
+
+
+def _make() -> Path:
+    stem, problems = _stem(), []
+    for folder in FOLDERS:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
+        except OSError as error:
+            problems.append(f"can't write into {folder} ({error.strerror})")
+            continue
+        os.close(handle)
+        made = Path(temporary)
+        try:
+            _compile(temporary)
+            made.chmod(0o755)
+            # at once: workers that begin together never see half of it
+            return made.replace(folder / f"{stem}-{_digest(_try(made))}.so")
+        except OSError as error:  # as on a file system without the right to execute
+            problems.append(f"can't load a library from {folder} ({str(error).rpartition(': ')[2]})")
+        finally:
+            with contextlib.suppress(OSError):
+                made.unlink(missing_ok=True)
+    raise Unavailable("; ".join(problems))
+
+
+def _compile(target: str) -> None:
+    command = [cpp_compiler(), *FLAGS, "-o", target, str(SOURCE)]
+    try:
+        _output([*command, "-fopenmp"])
+    except Unavailable:  # some compilers have no OpenMP; one thread then
+        _output(command)
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        words = next((line for line in said if "error" in line), said[0] if said else "no message")
+        raise Unavailable(f"{command[0]} can't compile native.cpp: {words}") from error
+
+
+def _processor() -> str:
+    """What `native` in FLAGS stands for."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        wanted = ("model name", "flags", "Features", "CPU part")
+        return "".join(sorted({line for line in file if line.startswith(wanted)}))
+    return platform.processor() or platform.machine()

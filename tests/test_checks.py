@@ -1,0 +1,404 @@
+"""Planted defects in results and files, and the checks of what was trained that catch them."""
+
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import analyze_results
+import metrics
+import storage
+from analysis import checks
+from config import Config, UserError
+from conftest import TINY
+from planted import assert_counted, measured, planted, status
+from prepare_data import load_corpus
+from synthetic import minimal_results, synthetic_results, synthetic_study
+from training import experiment, trial
+
+# -- after training -----------------------------------------------------------------------------------------------
+
+
+def caught(mutate, check, make=synthetic_results):
+    """Whether `check` fails on results that `mutate` changed, and passes on the same results without it."""
+    assert status(checks.after_training(make()))[check] == "pass"
+    results = make()
+    mutate(results)
+    return status(checks.after_training(results))[check] == "fail"
+
+
+def test_sound_results_pass_every_check():
+    found = checks.after_training(synthetic_results())
+    assert set(status(found).values()) == {"pass"}, [c for c in found if c["status"] != "pass"]
+    assert all(isinstance(text, str) and text for check in found for text in check.values())
+
+
+@pytest.mark.parametrize("trials", [0, 1, 2, 3])
+def test_results_of_other_tools_are_not_blamed_for_what_they_lack(trials):
+    results = minimal_results(n_trials=trials) if trials else minimal_results(n_trials=1, diverged=(1,))
+    if not trials:
+        results["trials"] = []
+    found = checks.after_training(results)
+    assert "fail" not in status(found).values(), found
+    across = checks.across_activations({"relu": minimal_results("relu"), "gelu": minimal_results("gelu")})
+    assert status(across)["distinct activations"] == "pass"
+    assert "fail" not in status(across).values()
+
+
+def set_trial(results, k, **values):
+    results["trials"][k - 1].update(values)
+
+
+@planted("a model that always predicts a space, perfectly reproducible", "degenerate")
+def test_planted_constant_model():
+    def constant(results):
+        for k in (1, 2, 3):
+            set_trial(results, k, val_loss=3.325, val_accuracy=14.5, distinct_argmax=1)
+
+    assert caught(constant, "degenerate")
+
+
+@planted("a model that learned only how frequent each token is", "learning")
+def test_planted_model_that_learned_nothing():
+    assert caught(lambda results: set_trial(results, 2, val_loss=3.352), "learning")
+
+
+@planted("accuracy no better than one token for all", "degenerate")
+def test_planted_accuracy_of_the_majority():
+    assert caught(lambda results: set_trial(results, 2, val_accuracy=15.2), "degenerate")
+
+
+@planted("validation loss 0.0077 at 41 % accuracy", "consistent")
+def test_planted_impossible_loss_for_the_accuracy():
+    assert caught(lambda results: set_trial(results, 1, val_loss=0.0077, val_accuracy=41.0), "consistent")
+    assert caught(lambda results: set_trial(results, 1, train_loss=0.0077, train_accuracy=41.0), "consistent")
+
+
+@planted("validation loss 0.008 at 99.9 % accuracy: consistent, but no text allows it", "suspicious loss")
+def test_planted_loss_under_the_floor():
+    leak = {"val_loss": 0.008, "val_accuracy": 99.9, "train_loss": 0.008, "train_accuracy": 99.9}
+    assert caught(lambda results: set_trial(results, 1, **leak), "suspicious loss")
+
+
+@planted("validation loss far below training loss", "suspicious loss")
+def test_planted_validation_much_easier_than_training():
+    assert caught(lambda results: set_trial(results, 1, val_loss=0.8, train_loss=1.7), "suspicious loss")
+
+
+def test_loss_bound_is_rigorous():
+    """Random predictions never fall below (1 − accuracy) ln 2, and predictions of ½ and ½ reach it."""
+    rng = np.random.default_rng(0)
+    for sharpness, _ in itertools.product((0.1, 1.0, 10.0, 50.0), range(20)):
+        z = sharpness * rng.standard_normal((50, rng.integers(2, 8)))
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        y = rng.integers(0, p.shape[1], 50)
+        loss, accuracy = -np.log(p[np.arange(50), y]).mean(), (p.argmax(1) == y).mean()
+        assert loss >= (1 - accuracy) * math.log(2)
+    p = np.array([[0.5 + 1e-12, 0.5 - 1e-12]])  # wrong at the price of ln 2: no bound can be higher
+    assert -math.log(p[0, 1]) == pytest.approx((1 - 0) * math.log(2), abs=1e-9)
+
+
+def test_pair_bounds_hold_for_any_predictions():
+    """Measured pairs of random predictions are never called impossible."""
+    rng = np.random.default_rng(1)
+    for sharpness in (0.01, 1.0, 30.0):
+        p, q = (torch.softmax(torch.tensor(sharpness * rng.standard_normal((200, 5))), 1).numpy() for _ in range(2))
+        pair = {"model_pair": "1_vs_2", **metrics.compare_predictions(p, q, rng.integers(0, 5, 200))}
+        assert checks._impossible_pair(pair, {}, 1e-6) == []
+
+
+@planted("a pair's measures that no two models can produce", "consistent")
+def test_planted_impossible_pair():
+    def edit(**values):
+        return lambda results: results["reproducibility_metrics"][0].update(values)
+
+    assert caught(edit(relative_pd=1.2), "consistent")
+    assert caught(edit(relative_pd=0.05), "consistent")  # no longer half of pd_l1
+    assert caught(edit(hellinger=0.9), "consistent")
+    assert caught(edit(jensen_shannon=0.3), "consistent")
+    assert caught(edit(top1_mismatch_pct=1.0), "consistent")
+    assert caught(edit(val_loss_difference=0.5), "consistent")
+    assert caught(edit(prediction_differences=0, top1_mismatch_pct=0.0), "consistent")  # accuracies differ by more
+
+
+@planted("a mean that is not the mean of its trials: a diverged one averaged in, or a number edited", "consistent")
+def test_planted_mean_that_is_not_the_mean():
+    assert caught(lambda results: results.update(avg_val_loss=results["avg_val_loss"] - 0.1), "consistent")
+
+
+@planted("NaN in a metric", "finite")
+def test_planted_nan_in_results():
+    assert caught(lambda results: results["reproducibility_metrics"][1].update(relative_pd=math.nan), "finite")
+    assert caught(lambda results: set_trial(results, 3, val_loss=None), "finite")
+    assert caught(lambda results: results["divergence"].update(positions=math.inf), "finite")
+
+
+def test_a_diverged_trial_is_named_not_blamed():
+    found = checks.after_training(synthetic_results(diverged=(2,)))
+    assert "fail" not in status(found).values()
+    assert "trial 2 at step 400" in measured(found, "finite")
+    everything = checks.after_training(synthetic_results(diverged=(1, 2, 3)))
+    assert "fail" not in status(everything).values()
+
+
+@planted("one checkpoint counted as two trials", "distinct")
+def test_planted_duplicated_trial():
+    def duplicate(results):
+        first = results["trials"][0]
+        results["trials"][1] = {**first, "trial_id": 2, "seed": first["seed"] + 1}
+
+    assert caught(duplicate, "distinct")
+
+    def same_results(results):  # what a tool sees that records no checksums
+        duplicate(results)
+        for t in results["trials"]:
+            t.pop("weights_sha256")
+
+    assert caught(same_results, "distinct")
+    deliberate = synthetic_results()
+    duplicate(deliberate)
+    deliberate["config"]["vary"] = ["none"]
+    assert status(checks.after_training(deliberate))["distinct"] == "not applicable"
+
+
+@planted("pairs compared at different numbers of positions", "same positions compared")
+def test_planted_unequal_positions():
+    assert caught(
+        lambda results: results["reproducibility_metrics"][2].update(total_predictions=1000), "same positions compared"
+    )
+
+
+@planted("a model against itself: PD 0.37", "same positions compared")
+def test_planted_self_difference():
+    assert caught(lambda results: results.update(self_prediction_difference=0.37), "same positions compared")
+
+
+@planted("pairs missing from the mean", "same positions compared")
+def test_planted_missing_pair():
+    assert caught(lambda results: results["reproducibility_metrics"].pop(), "same positions compared")
+
+
+@planted("a loss that only rises", "converged")
+def test_planted_training_that_only_gets_worse():
+    def rising(results):
+        curve = results["trials"][1]["val_loss_history"]
+        results["trials"][1]["val_loss_history"] = curve[::-1]
+
+    assert caught(rising, "converged")
+
+
+def test_slope_of_the_last_third_is_reported():
+    results = synthetic_results(n_trials=1)
+    results["trials"][0].update(val_loss_history=[4.0, 3.0, 2.0, 1.9, 1.8, 1.7], steps=[0, 20, 40, 60, 80, 100])
+    # 0.1 nats per 20 steps; a tenth of training is 10 steps
+    assert "-0.0500" in measured(checks.after_training(results), "converged")
+
+
+# -- across activations -------------------------------------------------------------------------------------------
+
+
+def caught_across(mutate, check):
+    assert status(checks.across_activations(synthetic_study()))[check] == "pass"
+    study = synthetic_study()
+    mutate(study)
+    return status(checks.across_activations(study))[check] == "fail"
+
+
+@planted("identical results for two activations, written up as a discovery", "distinct activations")
+def test_planted_identical_results_for_two_activations():
+    def identical(study):
+        study["swish"] = {**study["gelu"], "activation": "swish"}
+
+    assert caught_across(identical, "distinct activations")
+
+    def one_shared_trial(study):
+        study["swish"]["trials"][2] = study["gelu"]["trials"][1]
+
+    assert caught_across(one_shared_trial, "distinct activations")
+
+    def without_checksums(study):
+        identical(study)
+        for results in study.values():
+            results["trials"] = [{k: v for k, v in t.items() if k != "weights_sha256"} for t in results["trials"]]
+
+    assert caught_across(without_checksums, "distinct activations")
+
+
+@planted("activations evaluated on different windows", "same positions across activations")
+def test_planted_different_windows_per_activation():
+    assert caught_across(
+        lambda study: study["gelu"]["evaluation"].update(sha256="0" * 64), "same positions across activations"
+    )
+
+
+@planted("runs of different settings in one folder, averaged", "same settings")
+def test_planted_mixed_settings(tmp_path):
+    def other(study):
+        study["gelu"]["fingerprint"] = "0" * 64
+        study["gelu"]["config"]["max_iters"] = 500
+
+    assert caught_across(other, "same settings")
+    study = synthetic_study()
+    other(study)
+    assert "max_iters" in measured(checks.across_activations(study), "same settings")
+    assert caught_across(lambda study: study["relu"]["dataset"].update(sha256="0" * 64), "same settings")
+    for results in study.values():
+        storage.write_results(results, tmp_path)
+    with pytest.raises(UserError, match="max_iters"):
+        analyze_results.load_all_results(tmp_path)
+
+
+@planted("31 % more parameters for one activation", "parameters across activations")
+def test_planted_unequal_parameters():
+    assert caught_across(lambda study: study["gelu"].update(parameters=1_053_000), "parameters across activations")
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, corpus_file, data_dir):
+    """Three short trials of relu and one of gelu, trained once. (config, corpus)"""
+    folder = tmp_path_factory.mktemp("trained")
+    config = Config(
+        **TINY,
+        dataset=str(corpus_file),
+        data_dir=str(data_dir),
+        checkpoint_dir=str(folder / "checkpoints"),
+        results_dir=str(folder / "results"),
+        device="cpu",
+    )
+    corpus = load_corpus(config)
+    for name, k in (("relu", 1), ("relu", 2), ("relu", 3), ("gelu", 1)):
+        trial.train_trial(config, name, k, corpus)
+    return config, corpus
+
+
+@pytest.fixture
+def files(trained, tmp_path):
+    """(config, corpus, path of trial k of an activation) on a copy that a test may damage."""
+    config, corpus = trained
+    shutil.copytree(config.checkpoint_dir, tmp_path / "checkpoints")
+    config = config.replace(checkpoint_dir=str(tmp_path / "checkpoints"), results_dir=str(tmp_path / "results"))
+    assert status(checks.after_training(experiment.measure(config, "relu", corpus)))["finite"] == "pass"
+    return config, corpus, lambda name, k: storage.checkpoint_path(config.checkpoint_dir, name, k)
+
+
+def test_a_trained_experiment_passes(trained):
+    found = checks.after_training(experiment.measure(trained[0], "relu", trained[1]))
+    assert set(status(found).values()) == {"pass"}, [c for c in found if c["status"] != "pass"]
+
+
+@planted("trial_1.pt copied to trial_2.pt", "StorageError: swapped")
+def test_planted_copied_checkpoint(files):
+    config, corpus, path = files
+    shutil.copyfile(path("relu", 1), path("relu", 2))
+    with pytest.raises(storage.StorageError, match="trial_2.*swapped"):
+        experiment.measure(config, "relu", corpus)
+
+
+@planted("the checkpoint of another activation", "StorageError: swapped")
+def test_planted_checkpoint_of_another_activation(files):
+    config, corpus, path = files
+    shutil.copyfile(path("gelu", 1), path("relu", 1))
+    with pytest.raises(storage.StorageError, match="swapped"):
+        experiment.measure(config, "relu", corpus)
+
+
+@planted("a copied checkpoint, relabelled and sealed anew", "distinct")
+def test_planted_relabelled_copy(files):
+    config, corpus, path = files
+    contents = storage.load_checkpoint(path("relu", 1))
+    contents["trial"] = contents["record"]["trial_id"] = 2
+    storage.save_checkpoint(path("relu", 2), contents)
+    assert status(checks.after_training(experiment.measure(config, "relu", corpus)))["distinct"] == "fail"
+
+
+@planted("a truncated checkpoint", "StorageError")
+def test_planted_truncated_checkpoint(files):
+    config, corpus, path = files
+    data = path("relu", 2).read_bytes()
+    for size in (0, 100, len(data) // 2, len(data) - 1):
+        path("relu", 2).write_bytes(data[:size])
+        with pytest.raises(storage.StorageError, match="trial_2"):
+            experiment.measure(config, "relu", corpus)
+
+
+@planted("one bit of a checkpoint flipped", "StorageError")
+def test_planted_flipped_bit(files):
+    config, corpus, path = files
+    data = bytearray(path("relu", 2).read_bytes())
+    data[len(data) // 2] ^= 1
+    path("relu", 2).write_bytes(data)
+    with pytest.raises(storage.StorageError, match="trial_2"):
+        experiment.measure(config, "relu", corpus)
+
+
+def with_weights(path, change):
+    """A checkpoint whose weights were changed by `change(name, tensor)`, its record brought along, sealed anew."""
+    contents = storage.load_checkpoint(path)
+    contents["weights"] = {name: change(name, w.clone()) for name, w in contents["weights"].items()}
+    contents["record"]["weights_sha256"] = storage.contents_sha256(contents["weights"])
+    storage.save_checkpoint(path, contents)
+
+
+@planted("NaN weights", "StorageError")
+def test_planted_nan_weights(files):
+    config, corpus, path = files
+    with_weights(path("relu", 2), lambda name, w: w.fill_(math.nan) if name == "ln_f.weight" else w)
+    with pytest.raises(storage.StorageError, match="trial_2.*not finite"):
+        experiment.measure(config, "relu", corpus)
+
+
+@planted("weights exchanged under the record of another training", "StorageError")
+def test_planted_exchanged_weights(files):
+    config, corpus, path = files
+    contents, other = (storage.load_checkpoint(path("relu", k)) for k in (2, 3))
+    storage.save_checkpoint(path("relu", 2), {**contents, "weights": other["weights"]})
+    with pytest.raises(storage.StorageError, match="trial_2.*not those"):
+        experiment.measure(config, "relu", corpus)
+
+
+@planted("a constant model in place of a trained one", "degenerate and learning")
+def test_planted_constant_model_in_a_checkpoint(files):
+    config, corpus, path = files
+    with_weights(path("relu", 2), lambda name, w: w.zero_())
+    found = checks.after_training(experiment.measure(config, "relu", corpus))
+    assert status(found)["degenerate"] == status(found)["learning"] == "fail"
+
+
+@planted("a checkpoint trained with other settings", "UserError")
+def test_planted_checkpoint_of_other_settings(files):
+    config, corpus, _ = files
+    other = config.replace(learning_rate=config.learning_rate / 2)
+    with pytest.raises(UserError, match="learning_rate"):
+        experiment.measure(other, "relu", corpus)
+    with pytest.raises(UserError, match="learning_rate"):
+        trial.train_trial(other, "relu", 1, corpus)
+
+
+@planted("a results file edited by hand", "StorageError: checksum")
+def test_planted_edited_results(tmp_path):
+    path = storage.write_results(synthetic_results("relu"), tmp_path)
+    assert storage.read_results(path)["activation"] == "relu"
+    text = path.read_text()
+    number = repr(synthetic_results("relu")["avg_val_loss"])
+    assert number in text
+    path.write_text(text.replace(number, "1.5"))
+    with pytest.raises(storage.StorageError, match="changed after it was written"):
+        storage.read_results(path)
+
+
+@planted("the results of one activation filed under another's name", "UserError")
+def test_planted_results_under_another_name(tmp_path):
+    shutil.move(storage.write_results(synthetic_results("relu"), tmp_path), storage.results_path(tmp_path, "gelu"))
+    with pytest.raises(UserError, match="relu"):
+        analyze_results.load_all_results(tmp_path)
+
+
+def test_the_planted_defects_are_counted():
+    assert_counted(globals(), least=25)
