@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -496,6 +498,42 @@ def test_without_the_processors_own_instructions(unmade, monkeypatch):
     """The same source for a processor that has neither wide vectors nor bfloat16, checked as always."""
     monkeypatch.setattr(toolchain, "FLAGS", tuple(flag for flag in toolchain.FLAGS if "native" not in flag))
     assert native.compiled() is not None
+
+
+def sanitized(source=toolchain.SOURCE):
+    program = toolchain.SOURCE.parent.parent / "bench" / "kernels.py"
+    command = [sys.executable, str(program), "--sanitize", "--source", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if "there is no AddressSanitizer" in done.stderr:
+        pytest.skip("needs g++ with AddressSanitizer")
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kernels_stay_within_their_arrays():
+    """At odd sizes, watched by AddressSanitizer and UndefinedBehaviorSanitizer, and no less exact than torch there."""
+    done = sanitized()
+    assert done.returncode == 0, done.stderr[-3000:]
+    ratios = [float(line.split()[-1]) for line in done.stdout.splitlines()[2:]]
+    assert len(ratios) == 13 and max(ratios) < 3  # as the audit allows; sixteen tokens are few
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "right, wrong",
+    [
+        ("if (i < size) function(i, size - i);", "if (i < size) function(i, LANES);"),
+        ("alignas(64) thread_local uint32_t room[MAX_T * MAX_T", "alignas(64) thread_local uint32_t room[MAX_T"),
+    ],
+)
+def test_an_access_outside_of_an_array_is_seen(tmp_path, right, wrong):
+    source = toolchain.SOURCE.read_text(encoding="utf-8")
+    assert right in source
+    (tmp_path / "native.cpp").write_text(source.replace(right, wrong), encoding="utf-8")
+    done = sanitized(tmp_path / "native.cpp")
+    assert done.returncode != 0 and "AddressSanitizer" in done.stderr
 
 
 # -- what is said ---------------------------------------------------------------------------------------------------
