@@ -1,13 +1,19 @@
 """Every setting of an experiment, in one dataclass.
 
-`Config()` is complete and validated when made: settings left out come from the preset, `device` and `precision` are
-resolved to what they really are on this machine. The command-line flags are generated from the same fields, so the
-two can't drift apart. This module imports no torch unless an accelerator has to be asked about.
+    Config(preset="quick", n_layer=6)             the preset's values but for those that are named
+    Config.like("results/gelu_results.json")      the settings that a study recorded
+    Config.from_toml("study.toml")                the settings in a file
+
+A Config is complete and validated when made: settings left out come from the preset, `device` and `precision` are
+resolved to what they really are on this machine. A value assigned later is validated the same way. The command-line
+flags are generated from the same fields, so the two can't drift apart. This module imports no torch unless an
+accelerator has to be asked about.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -16,9 +22,11 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass, field
 
+import storage
 from models import toolchain
 
 
@@ -28,6 +36,30 @@ class UserError(ValueError):
 
 class RunFailed(Exception):
     """Some trials failed; what was finished is kept. One line."""
+
+
+_flags_are_named = False
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Within, messages name flags: the user typed a command. Elsewhere they name arguments."""
+    global _flags_are_named
+    before, _flags_are_named = _flags_are_named, True
+    try:
+        yield
+    finally:
+        _flags_are_named = before
+
+
+def option(name: str, value=True) -> str:
+    """A setting as the user would give it: `--study NAME` on the command line, `study='NAME'` in Python."""
+    if not _flags_are_named:
+        return f"{name}={value!r}"
+    flag = "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {value}"
 
 
 SOURCES = ("init", "order", "dropout")  # what may differ between trials
@@ -94,14 +126,29 @@ PRESETS: dict[str, dict] = {
     },
 }
 
-# Settings that came later, and what was done before there was a choice: left out of the fingerprint at that value, so
-# that what was trained then stays valid.
-LATER = {"data_parallel": 1, "compile": False, "native": False}
+REPLICATION_STEP = 10_000  # between the seeds of two replications: as many as a study can have trials
+MACHINE = ("device", "precision", "native", "threads")  # chosen for the machine where the user names nothing
+PLACES = ("study", "results_dir", "plots_dir", "checkpoint_dir", "data_dir", "workers")  # of one run, not of a study
 
 
-def setting(default, help, *, kind, low=None, high=None, choices=None, above=None, affects_results=True, bare=None):
-    """A field of Config: its default (None: from the preset), its type and range, whether it changes results, and
-    what its flag stands for when it is given without a value (None: it needs one)."""
+def setting(
+    default,
+    help,
+    *,
+    kind,
+    low=None,
+    high=None,
+    choices=None,
+    above=None,
+    affects_results=True,
+    affects_weights=None,
+    bare=None,
+    before=MISSING,
+):
+    """A field of Config: its default (None: from the preset), its type and range, whether it changes results and (as
+    far, unless said otherwise) the trained weights and curves, what its flag stands for when it is given without a
+    value (None: it needs one), and for a setting that came later what was done `before` there was a choice: at that
+    value it is left out of the fingerprint, so that what was trained then stays valid."""
     return field(
         default=default,
         metadata={
@@ -112,7 +159,9 @@ def setting(default, help, *, kind, low=None, high=None, choices=None, above=Non
             "above": above,
             "choices": choices,
             "affects_results": affects_results,
+            "affects_weights": affects_results if affects_weights is None else affects_weights,
             "bare": bare,
+            "before": before,
         },
     )
 
@@ -180,7 +229,13 @@ class Config:
         None, "steps between two points of the training curves", kind=int, low=1, high=10**9
     )
     eval_tokens: int | None = setting(
-        None, "positions at which final losses and predictions are compared", kind=int, low=2, high=10**9
+        None,
+        "positions at which final losses and predictions are compared; with another number the trained models are "
+        "measured anew",
+        kind=int,
+        low=2,
+        high=10**9,
+        affects_weights=False,
     )
     probe_tokens: int | None = setting(
         None, "positions of each point of the curves, whose predictions are stored too", kind=int, low=2, high=10**7
@@ -196,7 +251,9 @@ class Config:
     # how it is run
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
     precision: str = setting("auto", "auto, float32 or bfloat16", kind=str, choices=("auto", "float32", "bfloat16"))
-    threads: int = setting(1, "CPU threads per trial (part of the result: sums are split by it)", kind=int, low=1)
+    threads: int | None = setting(
+        None, "CPU threads per trial (part of the result: sums are split by it); default: 1", kind=int, low=1
+    )
     data_parallel: int = setting(
         1,
         "ranks of torchrun that train each trial together, each its share of every batch; without N: all of them "
@@ -205,18 +262,21 @@ class Config:
         low=1,
         high=2**20,
         bare="all",
+        before=1,
     )
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
     compile: bool = setting(
         False,
         "train with kernels that torch.compile makes (they round differently); evaluation stays as it is",
         kind=bool,
+        before=False,
     )
     native: bool | None = setting(
         None,
         "train in bfloat16 on one CPU thread with the kernels of native.cpp (they round differently); evaluation stays "
         "as it is; default: where there is a C++ compiler",
         kind=bool,
+        before=False,
     )
     workers: int | None = setting(
         None,
@@ -235,7 +295,12 @@ class Config:
     plots_dir: str = setting("plots", "folder of figures", kind=str, affects_results=False)
     checkpoint_dir: str = setting("checkpoints", "folder of trained models", kind=str, affects_results=False)
 
+    def __new__(cls, *_, **settings):
+        _refuse_unknown(settings)
+        return super().__new__(cls)
+
     def __post_init__(self):
+        self._left = self._left_open()
         self._complete()
         self._validate()
         self.device = _resolve_device(self.device)
@@ -246,8 +311,27 @@ class Config:
         self._settle()
         if chosen and self.native:
             self.native = toolchain.problem() is None
+        self._made = True
+
+    def __setattr__(self, name: str, value) -> None:
+        if name.startswith("_") or not getattr(self, "_made", False):
+            object.__setattr__(self, name, value)
+            return
+        _refuse_unknown([name])
+        if name == "device":
+            value = _resolve_device(value) if isinstance(value, str) else value
+        vars(self).update(vars(self.replace(**{name: value})))
 
     # -- making ---------------------------------------------------------------------------------------------------
+
+    def _left_open(self) -> frozenset[str]:
+        """The settings that were left to the preset or the machine."""
+        return frozenset(f.name for f in dataclasses.fields(self) if getattr(self, f.name) in (None, "auto"))
+
+    @property
+    def automatic(self) -> frozenset[str]:
+        """The settings that were chosen for this machine, because the user named none."""
+        return self._left & set(MACHINE)
 
     def _settle(self):
         """Turn off what can't be with the other settings."""
@@ -267,6 +351,8 @@ class Config:
             preset_value, limit = PRESETS[self.preset][small], getattr(self, large)
             if getattr(self, small) == preset_value and _is_number(limit):
                 setattr(self, small, min(preset_value, limit))
+        if self.threads is None:
+            self.threads = 1
         if isinstance(self.vary, str):
             self.vary = tuple(self.vary.replace(",", " ").split())
         elif isinstance(self.vary, Iterable):
@@ -286,20 +372,16 @@ class Config:
                 or getattr(self, f.name) is not None
             ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
-        if self.n_embd % self.n_head:
-            raise UserError(
-                f"n_embd={self.n_embd}: must be a multiple of n_head={self.n_head}, for example "
-                f"{self.n_head * max(1, round(self.n_embd / self.n_head))}"
-            )
-        if self.batch_size % self.data_parallel:
-            raise UserError(
-                f"batch_size={self.batch_size}: must be a multiple of data_parallel={self.data_parallel}, for example "
-                f"{self.data_parallel * max(1, round(self.batch_size / self.data_parallel))}"
-            )
-        if self.warmup_iters > self.max_iters:
-            raise UserError(f"warmup_iters={self.warmup_iters}: must be at most max_iters={self.max_iters}")
-        if self.min_lr > self.learning_rate:
-            raise UserError(f"min_lr={self.min_lr}: must be at most learning_rate={self.learning_rate}")
+        self._validate_model()
+        for whole, parts in (("n_embd", "n_head"), ("batch_size", "data_parallel")):
+            size, n = getattr(self, whole), getattr(self, parts)
+            if size % n:
+                raise UserError(
+                    f"{whole}={size}: must be a multiple of {parts}={n}, for example {n * max(1, round(size / n))}"
+                )
+        for small, large in (("warmup_iters", "max_iters"), ("min_lr", "learning_rate")):
+            if getattr(self, small) > getattr(self, large):
+                raise UserError(f"{small}={getattr(self, small)}: must be at most {large}={getattr(self, large)}")
         if self.eval_tokens < self.block_size:
             raise UserError(f"eval_tokens={self.eval_tokens}: must be at least block_size={self.block_size}")
         if not self.block_size <= self.probe_tokens <= self.eval_tokens:
@@ -317,6 +399,14 @@ class Config:
             if os.path.exists(path) and not os.path.isdir(path):
                 raise UserError(f"{name}={path!r}: there is a file of that name; give a folder")
 
+    def _validate_model(self):
+        """Layer norm subtracts the mean and divides by the deviation: of two numbers it keeps which one is larger."""
+        if self.n_embd < 3 and self.model in ("gpt", "lstm", "conv", "hybrid"):
+            raise UserError(
+                f"n_embd={self.n_embd}: must be at least {-(-3 // self.n_head) * self.n_head}; layer norm makes 1 and "
+                f"-1 of any two numbers, so that tokens can't be told apart"
+            )
+
     def _validate_vary(self):
         allowed = SOURCES + VARY_ALONE
         if not isinstance(self.vary, tuple) or not self.vary:
@@ -329,8 +419,30 @@ class Config:
         self.vary = tuple(name for name in allowed if name in self.vary)  # one order, so one fingerprint
 
     def replace(self, **changes) -> Config:
-        """A copy with some settings changed, validated anew."""
-        return Config.from_dict({**self.to_dict(), **changes})
+        """A copy with some settings changed, validated anew.
+
+        Raises:
+            UserError: as the constructor; or another preset, which has nothing left to choose.
+        """
+        _refuse_unknown(changes)
+        if changes.get("preset", self.preset) != self.preset:
+            raise UserError(
+                f"preset={changes['preset']!r}: chooses what is still open; here every setting has its value"
+            )
+        copy = Config.from_dict({**self.to_dict(), **changes})
+        copy._left |= self._left - changes.keys()
+        return copy
+
+    def replication(self, number: int) -> Config:
+        """The same study with seeds that no other replication shares, in folders of its own: `seed_base` moves by
+        REPLICATION_STEP for each, and `study` gets the number behind it. Replication 0 is the study itself."""
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise UserError(f"replicate={number!r}: must be a whole number at least 0")
+        if number == 0:
+            return self
+        folders = {name: _FIELDS[name].default for name in PLACES if name.endswith("_dir") and name != "data_dir"}
+        name = f"{self.study}_replication_{number}" if self.study else f"replication_{number}"
+        return self.replace(seed_base=self.seed_base + REPLICATION_STEP * number, study=name, **folders)
 
     # -- to and from other forms ----------------------------------------------------------------------------------
 
@@ -347,21 +459,76 @@ class Config:
         Raises:
             UserError: an unknown name (the nearest one is suggested) or an invalid value.
         """
-        names = {f.name for f in dataclasses.fields(cls)}
-        for name in values:
-            if name not in names:
-                raise UserError(f"unknown setting {name!r}: {_choices(name, names)}")
+        _refuse_unknown(values)
         config = cls.__new__(cls)
         for f in dataclasses.fields(cls):
-            setattr(config, f.name, values.get(f.name, f.default))
-        device, precision = config.device, config.precision
-        if device == "auto" or precision == "auto":
+            before = f.metadata["before"]
+            setattr(config, f.name, values.get(f.name, f.default if before is MISSING else before))
+        if "auto" in (config.device, config.precision):
+            if "native" not in values:
+                config.native = None
             config.__post_init__()
         else:
+            config._left = config._left_open()
             config._complete()
             config._validate()
-            config._settle()  # recorded as it was, also where this machine has no compiler; not at all: before it was
+            config._settle()  # recorded as it was, also where this machine has no compiler
+            config._made = True
         return config
+
+    @classmethod
+    def recorded(cls, path: str | os.PathLike) -> Config:
+        """The settings that a results file records, folders and study excepted, whether this machine can have them or
+        not.
+
+        Raises:
+            UserError: the file can't be read, or records no settings.
+        """
+        try:
+            values = storage.read_results(path).get("config")
+        except storage.StorageError as error:
+            raise UserError(str(error)) from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: records no settings; give the results of a study of this program")
+        return cls.from_dict({name: value for name, value in values.items() if name not in PLACES})
+
+    @classmethod
+    def like(cls, path: str | os.PathLike, **changes) -> Config:
+        """The settings that a results file records, folders and study excepted, but for those that are named.
+
+        Raises:
+            UserError: as `recorded`; an invalid value; or this machine can't have some of them, which are named.
+        """
+        config = cls.recorded(path).replace(**{name: value for name, value in changes.items() if name != "device"})
+        if "device" in changes:
+            config.device = changes["device"]
+        if lacks := lacking(config):
+            rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
+            ways = [option(*way) for name, way in INSTEAD.items() if any(lack.startswith(name) for lack in lacks)]
+            raise UserError(f"{path}: this machine can't have {rest}; give another beside it ({', '.join(ways)})")
+        return config
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike, **changes) -> Config:
+        """The settings in a TOML file (`name = value`, one a line), but for those that are named.
+
+        Raises:
+            UserError: the file can't be read, a name that is no setting, or an invalid value.
+        """
+        try:
+            values = tomllib.loads(storage.read_bytes(path).decode("utf-8"))
+        except (storage.StorageError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            text = " ".join(str(error).split())
+            raise UserError(text if text.startswith(f"{path}:") else f"{path}: not TOML ({text})") from None
+        try:
+            _refuse_unknown(values)
+            if table := next((name for name, value in values.items() if isinstance(value, dict)), None):
+                raise UserError(f"[{table}]: tables are not used; write {table} = VALUE")
+            return cls(**{**values, **changes})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    # -- comparing ------------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
         """sha256 over every setting that changes the numbers of a trial, and over nothing that doesn't.
@@ -369,29 +536,65 @@ class Config:
         The number of trials, the workers and the folders are left out: a trial is the same whichever of them it has.
         """
         values = self.result_settings()
-        for name, before in LATER.items():
-            if values[name] == before:
+        for name, f in _FIELDS.items():
+            if name in values and values[name] == f.metadata["before"]:
                 del values[name]
         text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def result_settings(self) -> dict:
-        """The settings that the fingerprint covers."""
+        """The settings that the fingerprint covers. One that changes nothing beside the others has its default, or 1
+        where that is the preset's."""
         values = self.to_dict()
-        kept = {f.name: values[f.name] for f in dataclasses.fields(self) if f.metadata["affects_results"]}
+        kept = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}
         kept["device"] = kept["device"].split(":")[0]
+        idle = {
+            "bpe_vocab_size": self.tokenizer != "bpe",
+            "deterministic": kept["device"] != "cuda" and not self.compile,  # kernels of the CPU are
+            "n_head": self.model in ("lstm", "conv"),
+        }
+        for name, changes_nothing in idle.items():
+            if changes_nothing:
+                kept[name] = 1 if _FIELDS[name].default is None else _FIELDS[name].default
+        if not self.dropout and set(self.vary) <= set(SOURCES):
+            rest = [source for source in self.vary if source != "dropout"]
+            kept["vary"] = list(SOURCES) if rest == ["init", "order"] else rest or ["none"]
         return kept
 
-    def differences(self, other: Config | dict) -> dict[str, tuple]:
-        """{field: (mine, theirs)} for the settings of the fingerprint that differ."""
+    def differences(self, other: Config | dict, weights: bool = False) -> dict[str, tuple]:
+        """{field: (mine, theirs)} for the settings of the fingerprint that differ; `weights`: of those alone that
+        change a trained trial, not only how it is measured."""
         mine = self.result_settings()
         theirs = (other if isinstance(other, Config) else Config.from_dict(other)).result_settings()
-        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+        names = [name for name in mine if not weights or _FIELDS[name].metadata["affects_weights"]]
+        return {name: (mine[name], theirs[name]) for name in names if mine[name] != theirs[name]}
 
-    def describe_differences(self, other: Config | dict) -> str:
-        """`differences` for a message about what lies in a folder: 'n_layer=4 there, 6 now, …'; '' without any."""
-        changed = self.differences(other)
-        return ", ".join(f"{name}={theirs!r} there, {mine!r} now" for name, (mine, theirs) in changed.items())
+    def describe_differences(self, other: Config | dict, weights: bool = False) -> str:
+        """`differences` for a message about what lies in a folder: 'n_layer=4 there, 6 now, …'; '' without any. Where
+        the presets differ they come first, and whether the other preset is all that is needed."""
+        theirs = other if isinstance(other, Config) else Config.from_dict(other)
+        changed = self.differences(theirs, weights)
+        text = ", ".join(f"{name}={there!r} there, {mine!r} now" for name, (mine, there) in changed.items())
+        if not changed or theirs.preset == self.preset:
+            return text
+        values = {name: None if name in self._left else value for name, value in self.to_dict().items()}
+        resolved = {name: getattr(self, name) for name in MACHINE}
+        with_theirs = Config.from_dict({**values, **resolved, "preset": theirs.preset})
+        way = "" if with_theirs.differences(theirs, weights) else f": {option('preset', theirs.preset)} goes on with it"
+        return f"{theirs.preset} there, {self.preset} now{way}; {text}"
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in _FIELDS:
+            near = [k for k in _FIELDS if k.startswith(f"{name}_")] or difflib.get_close_matches(
+                str(name), _FIELDS, n=1
+            )
+            hint = f"did you mean {near[0]}?" if near else f"must be one of {', '.join(sorted(_FIELDS))}"
+            raise UserError(f"unknown setting {name!r}: {hint}")
 
 
 # -- the command line ---------------------------------------------------------------------------------------------
@@ -404,10 +607,12 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        known = [option for action in self._actions for option in action.option_strings]
+        known = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments:"):
-            first = message.split(":", 1)[1].split()[0]
+            first, *more = message.split(":", 1)[1].split() or [""]
             near = difflib.get_close_matches(first.split("=")[0], known, n=1)
+            if not first.startswith("-") and "--activation" in known:
+                near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]
             message += f" (did you mean {near[0]}?)" if near else ""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n".replace("\n", " ").strip() + "\n")
 
@@ -433,12 +638,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_args(args: argparse.Namespace) -> Config:
-    """The Config that the parsed flags describe; flags that were not given keep their defaults."""
+    """The Config that the parsed flags describe; what was not given comes from the file that `like` or `config` names,
+    where there is one, or has its default."""
     values = {}
     for f in dataclasses.fields(Config):
         given = getattr(args, f.name, None)
         if given is not None:
             values[f.name] = _parsed(f, given)
+    if getattr(args, "like", None):
+        return Config.like(args.like, **values)
+    if getattr(args, "config", None):
+        return Config.from_toml(args.config, **values)
     return Config(**values)
 
 
@@ -554,7 +764,8 @@ def _resolve_device(device: str) -> str:
         return "mps" if _mps_available() else "cpu"
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and (kind != "cuda" or not index.isdigit())):
-        raise UserError(f"device={device!r}: must be one of auto, cpu, cuda, cuda:N, mps")
+        hint = "did you mean cuda? " if kind in ("gpu", "nvidia") else ""
+        raise UserError(f"device={device!r}: {hint}must be one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cuda":
         if not _cuda_available():
             raise UserError(f"device={device!r}: torch finds no CUDA GPU here; use device=cpu or auto")
@@ -565,6 +776,21 @@ def _resolve_device(device: str) -> str:
     if kind == "mps" and not _mps_available():
         raise UserError("device='mps': torch finds no Apple GPU here; use device=cpu or auto")
     return device
+
+
+INSTEAD = {"device": ("device", "cpu"), "native": ("native", False)}  # of what this machine lacks
+
+
+def lacking(config: Config) -> dict[str, str]:
+    """{"device='cuda'": why} for the settings that this machine can't have."""
+    lacks = {}
+    try:
+        _resolve_device(config.device)
+    except UserError as error:
+        lacks[f"device={config.device!r}"] = str(error).split(": ", 1)[1].split(";")[0]
+    if config.native and (problem := toolchain.problem()):
+        lacks["native=True"] = problem
+    return lacks
 
 
 def _mps_available() -> bool:

@@ -355,8 +355,11 @@ def save_checkpoint(path: str | os.PathLike, contents: dict) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def load_checkpoint(path: str | os.PathLike) -> dict:
+def load_checkpoint(path: str | os.PathLike, whole: bool = True) -> dict:
     """The contents of a checkpoint, on the CPU. Loading never executes code (`weights_only`).
+
+    Not `whole`: without its checksum being checked, and its tensors are read when they are used; for a look at the
+    settings, which takes a millisecond however large the file is.
 
     Raises:
         StorageError: missing, truncated, altered, or a file that would run code.
@@ -366,13 +369,14 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
 
     import torch
 
-    data = read_bytes(path)
+    data = read_bytes(path) if whole else b"not read"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on foreign pickles; ours to the user follows
-            contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            source = io.BytesIO(data) if whole else os.fspath(path)
+            contents = torch.load(source, map_location="cpu", weights_only=True, mmap=not whole)
         seal = contents.pop("content_sha256")
-        intact = seal == contents_sha256(contents)
+        intact = not whole or seal == contents_sha256(contents)
     except (
         pickle.UnpicklingError,
         RuntimeError,
@@ -386,6 +390,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict:
         AssertionError,
         MemoryError,
         ImportError,
+        OSError,  # not `whole`: it can't be opened
     ):
         # a flipped byte can surface as any of these inside the unpickler
         raise StorageError(f"{path}: {_refusal(data)}; nothing in it was run. {REMEDY}") from None

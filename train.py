@@ -3,8 +3,8 @@
     python train.py --activation smelu_05        # three trials, results, checkpoints, figures of one activation
     python train.py                              # all five activations, then table, comparison figure and report
 
-Stop it at any moment; the same command goes on where it was. torch is imported only when there is something to train,
-so that --help, --status and mistyped arguments are answered at once.
+Stop it at any moment; the same command goes on where it was. Imports inside of functions keep torch, pandas and
+matplotlib out of what is answered without them, at once: --help, --status and mistyped arguments.
 """
 
 from __future__ import annotations
@@ -20,8 +20,20 @@ from pathlib import Path
 
 import activations
 import storage
-from config import Config, Parser, RunFailed, UserError, add_arguments, from_args
+from config import (
+    REPLICATION_STEP,
+    Config,
+    Parser,
+    RunFailed,
+    UserError,
+    add_arguments,
+    command_line,
+    from_args,
+    lacking,
+    option,
+)
 from training import ranks
+from training.progress import Display, duration
 
 
 def train_trial(config: Config, activation: str, trial: int, **options) -> dict:
@@ -36,6 +48,13 @@ def load_trial(path):
     from training import trial as trials
 
     return trials.load_trial(path)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop. Its text is the line for the user, which an interactive session shows without a traceback."""
+
+    def _render_traceback_(self):  # asked for by IPython and notebooks
+        return [str(self)]
 
 
 def run_experiment(config: Config, activation: str, **options):
@@ -53,6 +72,7 @@ def run_experiment(config: Config, activation: str, **options):
     Raises:
         UserError: wrong input, or what lies in the folders belongs to other settings.
         RunFailed: a trial failed; the others are kept.
+        Interrupted: a KeyboardInterrupt, with everything saved.
     """
     results = run_study(config, [activation], **options)[activation]
     models, tokenizer = [], None
@@ -80,86 +100,218 @@ def run_study(
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
 
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
-    anew. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of pool.run_trials.
-    `tensorboard` is a folder in which the curves are logged for TensorBoard; see tensorboard_log.py.
+    anew. Settings that were left to the machine (device, precision, native, threads) are those of what lies in the
+    folders already. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of
+    pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard; see tensorboard_log.py.
+
+    Raises as run_experiment.
     """
-    _check_names(names)
-    _refuse_other_names(config, names)
-    from models import architectures
     from prepare_data import load_corpus
-    from training import pool
 
-    architectures.check_model_name(config.model)
-    display, board = Display(quiet), None
-    if tensorboard is not None:
-        from tools.tensorboard_log import Board
+    display = Display(quiet)
+    try:
+        config, there = _agreed(config, names, overwrite, display)
+        board = _board(tensorboard, config)
+        _make_folders(config)
+        corpus = load_corpus(config)
+        tasks, audits = _planned(config, names, there, corpus, overwrite, not run, strict_audit, display)
+        if overwrite:
+            for name in names:
+                _remove(config, name)
+        study = _Study(config, names, corpus, tasks, audits, display, board)
+        study.train(run)
+        _compare(config, display)
+    except KeyboardInterrupt as stopped:
+        text = AT_ONCE if stopped.args == ("at once",) else INTERRUPTED
+        raise _shown_in_one_line(Interrupted(text)) from None
+    if board and board.problem:  # all else is done; the same command writes the log alone
+        raise board.problem
+    return {name: study.finished[name] for name in names}
 
-        board = Board(tensorboard, config, lambda text: print(f"train.py: {text}", file=sys.stderr))
-    corpus = load_corpus(config)
-    if overwrite:
-        for name in names:
-            _remove(config, name)
+
+# -- the steps of a study -----------------------------------------------------------------------------------------
+
+
+def _agreed(config: Config, names: list[str], overwrite: bool, display: Display) -> tuple[Config, list]:
+    """The config with which the study goes on, and what lies in its folders and stays. Nothing is written.
+
+    Raises:
+        UserError: a wrong name, or what is there was trained with other settings.
+    """
+    from models import architectures
     from training import experiment
 
+    _check_names(names)
+    _refuse_other_names(config, names)
+    architectures.check_model_name(config.model)
+    there = [file for file in experiment.found(config) if not (overwrite and file.activation in names)]
+    config, said = experiment.going_on_with(config, there)
+    if said:
+        display.line(said)
+    experiment.refuse_other_settings(config, names, there)
+    return config, there
+
+
+def _make_folders(config: Config) -> None:
+    """Refuse before anything runs what could not be saved in the end."""
+    for name in ("results_dir", "plots_dir", "checkpoint_dir"):
+        folder = getattr(config, name)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{name}={folder!r}: can't be made a folder ({error.strerror}); give another") from None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise UserError(f"{name}={folder!r}: permission denied; make it writable or give another folder")
+
+
+def _board(tensorboard: str | os.PathLike | None, config: Config):
+    if tensorboard is None:
+        return None
+    from tools.tensorboard_log import Board
+
+    return Board(tensorboard, config, lambda text: print(f"train.py: {text}", file=sys.stderr))
+
+
+def _planned(config, names, there, corpus, overwrite, alone, strict_audit, display) -> tuple[list, dict]:
+    """The trials to train, and the checks of their activations, made before: `alone` says that no other ranks train.
+
+    Raises:
+        UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
+    """
+    from training import experiment, machine
+    from training.team import check_ranks
+
+    experiment.refuse_other_settings(config, names, there, corpus)
     tasks = []
     for name in names:
-        tasks += [(name, k) for k in experiment.missing_trials(config, name, corpus)]
-    experiment.refuse_other_settings(config, names)
-    if tasks and not run:
-        ranks.check_ranks(config, 1)
-    experiment.tidy(config, names)
-    audits = experiment.audit_before(config, names, corpus, strict_audit, display) if tasks else {}
-    # one process at a time measures, draws and compares: another one of the same study then finds it done
-    results_lock = storage.FileLock(Path(config.results_dir) / ".lock")
-    finished: dict[str, dict] = {}
+        wanted = range(1, config.trials_per_activation + 1)
+        numbers = wanted if overwrite else experiment.missing_trials(config, name, corpus)
+        tasks += [(name, k) for k in numbers]
+        more = 0 if overwrite else len(experiment.existing_trials(config, name)) - len(wanted)
+        if more > 0:
+            display.line(
+                f"{name}: {len(wanted) + more} trials are there, more than {option('trials', len(wanted))}: all count; "
+                f"for {len(wanted)} alone give {option('study', 'NAME')}"
+            )
+    if not tasks:
+        return [], {}
+    if lacks := lacking(config):
+        rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
+        raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
+    if alone:
+        check_ranks(config, 1)
+    display.line(machine.how_computed(config))
+    return tasks, experiment.audit_before(config, names, corpus, strict_audit, display)
 
-    def finish(name):
-        training = any(unfinished.values())
-        with results_lock:
-            threads = None if training else pool.usable_cores()
-            finished[name] = experiment.finish(config, name, corpus, audits.get(name), display, threads)
-            if board:
-                board.finished(finished[name])
 
-    def report(event):
-        display.event(event)
-        if board:
-            board.event(event)
+class _Study:
+    """A study whose trials are under way: each activation is measured and drawn as its last trial ends."""
 
-    if board:
-        board.begin(tasks)
-    unfinished = {name: {k for n, k in tasks if n == name} for name in names}
-    if tasks:
-        workers = pool.default_workers(config, len(tasks))
-        display.announce(config, names, tasks, workers, corpus, experiment.seconds_per_step(config, names[0], corpus))
-    for name in names:
-        if not unfinished[name]:
-            finish(name)
-    failures = []
-    if tasks:
-        with display.progress(config, tasks):
-            # a fresh process can't make an activation that was registered in this one
-            here = not all(activations.importable(name) for name in names)
-            outcomes = (run or (pool.run_here if here else pool.run_trials))(config, tasks, report, workers)
+    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, board):
+        self.config, self.names, self.corpus, self.tasks, self.audits = config, names, corpus, tasks, audits
+        self.display, self.board = display, board
+        self.unfinished = {name: {k for n, k in tasks if n == name} for name in names}
+        self.finished: dict[str, dict] = {}
+
+    def train(self, run: Callable | None) -> None:
+        """Train the tasks and finish their activations.
+
+        Raises:
+            KeyboardInterrupt: everything is saved.
+            UserError, RunFailed: trials failed; the others are kept.
+        """
+        from training import experiment, pool
+
+        experiment.tidy(self.config, self.names)
+        if self.board:
+            self.board.begin(self.tasks)
+        workers = pool.default_workers(self.config, len(self.tasks)) if self.tasks else 0
+        if self.tasks:
+            seconds = experiment.seconds_per_step(self.config, self.tasks[0][0], self.corpus)
+            self.display.announce(self.config, self.tasks, workers, self.corpus, seconds)
+        for name in self.names:
+            if not self.unfinished[name]:
+                self.finish(name)
+        failures = self._outcomes(run, workers) if self.tasks else []
+        if failures:
+            text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
+            raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
+
+    def _outcomes(self, run: Callable | None, workers: int) -> list:
+        """Wait for the trials; returns those that failed."""
+        from training import pool
+
+        # a fresh process can't make an activation that was registered in this one
+        here = not all(activations.importable(name) for name in self.names)
+        failures = []
+        with self.display.progress(self.config, self.tasks):
+            outcomes = (run or (pool.run_here if here else pool.run_trials))(
+                self.config, self.tasks, self.report, workers
+            )
             # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
             for outcome in outcomes if run else _interruptible(outcomes):
-                display.outcome(outcome)
+                self.display.outcome(outcome)
                 if outcome.status == "failed":
                     failures.append(outcome)
                 elif outcome.status == "interrupted":
                     raise KeyboardInterrupt
                 else:
-                    unfinished[outcome.activation].discard(outcome.trial)
-                    if not unfinished[outcome.activation]:
-                        finish(outcome.activation)
-    if failures:
-        text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
-        raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
-    with results_lock:
-        experiment.update_comparison(config, display)
-    if board and board.problem:  # all else is done; the same command writes the log alone
-        raise board.problem
-    return {name: finished[name] for name in names}
+                    self.unfinished[outcome.activation].discard(outcome.trial)
+                    if not self.unfinished[outcome.activation]:
+                        self.finish(outcome.activation)
+        return failures
+
+    def report(self, event: dict) -> None:
+        self.display.event(event)
+        if self.board:
+            self.board.event(event)
+
+    def finish(self, name: str) -> None:
+        """Measure and draw an activation all of whose trials are done."""
+        from training import experiment, pool
+
+        threads = None if any(self.unfinished.values()) else pool.usable_cores()
+        with _results_lock(self.config):
+            results = experiment.finish(self.config, name, self.corpus, self.audits.get(name), self.display, threads)
+            _draw(self.config, results)
+        self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config.plots_dir)
+        self.finished[name] = results
+        if self.board:
+            self.board.finished(results)
+
+
+def _results_lock(config: Config) -> storage.FileLock:
+    """One process at a time measures, draws and compares: another one of the same study then finds it done."""
+    return storage.FileLock(Path(config.results_dir) / ".lock")
+
+
+def _draw(config: Config, results: dict) -> None:
+    """The figures of one activation that are not newer than its results."""
+    import plot_utils
+
+    name = results["activation"]
+    newest = storage.results_path(config.results_dir, name).stat().st_mtime
+    figures = {
+        "training_curves": plot_utils.plot_training_curves,
+        "reproducibility": plot_utils.plot_reproducibility_metrics,
+        "summary": plot_utils.plot_summary_metrics,
+        "divergence": plot_utils.plot_divergence,
+    }
+    for figure, draw in figures.items():
+        path = Path(config.plots_dir) / f"{storage.file_name(name)}_{figure}.png"
+        if not path.exists() or path.stat().st_mtime < newest:
+            draw(results, name, config.plots_dir)
+
+
+def _compare(config: Config, display: Display) -> None:
+    """Bring table, comparison figures and report up to date once results of two or more activations exist."""
+    import analyze_results
+
+    with _results_lock(config):
+        if len(analyze_results.load_all_results(config.results_dir)) < 2:
+            return
+        written = analyze_results.write_all(config.results_dir, config.plots_dir)
+    display.line("written: " + ", ".join(str(path) for path in written))
 
 
 def _remove(config: Config, name: str) -> None:
@@ -177,86 +329,6 @@ def _remove(config: Config, name: str) -> None:
             path.unlink()
 
 
-# -- what the user sees -------------------------------------------------------------------------------------------
-
-
-class Display:
-    """Progress for a person: a bar with the time left on a terminal, one line per point of the curves otherwise."""
-
-    def __init__(self, quiet: bool):
-        self.quiet, self.bar, self.steps = quiet, None, {}
-
-    def line(self, text: str) -> None:
-        if self.quiet:
-            return
-        if self.bar is not None and not self.bar.disable:
-            self.bar.write(text)
-        else:
-            print(text, flush=True)
-
-    def announce(self, config, names, tasks, workers, corpus, seconds_per_step) -> None:
-        """What will run and about how long it takes, before it starts."""
-        from training import pool
-
-        at_once = min(workers, pool.places(config))
-        seconds = 1.15 * seconds_per_step * config.max_iters * len(tasks) / at_once + 5
-        self.line(
-            f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
-            f"tokens, vocabulary {corpus.vocab_size}"
-        )
-        self.line(
-            f"{config.model} {config.n_layer} layers × {config.n_embd} wide, context {config.block_size}; "
-            f"{config.max_iters} steps of {config.batch_size} × {config.block_size} tokens; {config.device}, "
-            f"{config.precision}"
-        )
-        at_a_time = f"{workers} at a time" if config.data_parallel == 1 else f"each on {config.data_parallel} ranks"
-        self.line(
-            f"{len(tasks)} {'trial' if len(tasks) == 1 else 'trials'} to train ({', '.join(names)}), {at_a_time}: "
-            f"about {_duration(seconds)}"
-        )
-
-    def progress(self, config, tasks):
-        from tqdm import tqdm
-
-        self.bar = tqdm(
-            total=len(tasks) * config.max_iters,
-            unit="step",
-            disable=self.quiet or not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-        return self.bar
-
-    def event(self, event: dict) -> None:
-        if event["event"] == "note":
-            self.line(event["text"])
-            return
-        task = (event["activation"], event["trial"])
-        if self.bar is not None and event["event"] == "step":
-            self.bar.update(event["step"] - self.steps.get(task, 0))
-            self.steps[task] = event["step"]
-            self.bar.set_description(f"{task[0]} trial {task[1]}: loss {event['loss']:.3f}", refresh=False)
-        if event["event"] == "point" and (self.bar is None or self.bar.disable):
-            self.line(
-                f"{task[0]} trial {task[1]} step {event['step']:>6}  train {event['train_loss']:.4f}  "
-                f"val {event['val_loss']:.4f}  lr {event['learning_rate']:.2e}  |g| {event['grad_norm']:.2f}"
-            )
-
-    def outcome(self, outcome) -> None:
-        text = f"{outcome.activation} trial {outcome.trial}: {outcome.status}"
-        if outcome.status in ("diverged", "failed"):
-            text += f" ({outcome.message})"
-        self.line(text)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"
-
-
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -270,19 +342,36 @@ def _parser() -> Parser:
     parser.add_argument(
         "--tensorboard", metavar="DIR", help="log the curves for TensorBoard in DIR (needs the package tensorboard)"
     )
-    parser.add_argument("--audit-only", action="store_true", help="check the experiment's integrity, train nothing")
     parser.add_argument(
         "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
     )
-    parser.add_argument("--status", action="store_true", help="how far every trial is; works while others train")
-    parser.add_argument(
-        "--decompose", action="store_true", help="how much each source of randomness alone makes differ"
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument(
+        "--like", metavar="FILE", help="the settings that a results file records; flags beside it win"
     )
-    parser.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
-    parser.add_argument("--prompt", default="\n", metavar="TEXT", help="where --sample begins (default: a new line)")
-    parser.add_argument("--list-activations", action="store_true", help="names, formulas and sources, then exit")
-    parser.add_argument("--list-models", action="store_true", help="models by name, then exit")
-    parser.add_argument("--list-datasets", action="store_true", help="corpora by name, then exit")
+    settings.add_argument(
+        "--config", metavar="FILE", help="settings from a TOML file (n_layer = 4); flags beside it win"
+    )
+    parser.add_argument(
+        "--replicate",
+        type=int,
+        default=0,
+        metavar="N",
+        help=f"the study once more with other seeds, which no other N shares (seed_base + {REPLICATION_STEP:,} N), in "
+        f"studies/replication_N",
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="where --sample begins (default: a new line)")
+    modes = parser.add_mutually_exclusive_group()
+    for flag, mode, text in (
+        ("--audit-only", _audit, "check the experiment's integrity, train nothing"),
+        ("--status", _status, "how far every trial is; works while others train"),
+        ("--decompose", _decompose, "how much each source of randomness alone makes differ"),
+        ("--list-activations", _list_activations, "names, formulas and sources, then exit"),
+        ("--list-models", _list_models, "models by name, then exit"),
+        ("--list-datasets", _list_datasets, "corpora by name, then exit"),
+    ):
+        modes.add_argument(flag, dest="mode", action="store_const", const=mode, default=_train, help=text)
+    modes.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
     add_arguments(parser)
     return parser
 
@@ -291,6 +380,8 @@ def _names(given: list[str]) -> list[str]:
     """Activations from the command line: `all` is the five of the study; each name once."""
     names = []
     for name in given:
+        if "," in name.strip(","):
+            raise UserError(f"activation {name!r}: names stand apart: --activation {' '.join(name.split(','))}")
         names += activations.STUDY if name == "all" else [name]
     names = list(dict.fromkeys(names))
     _check_names(names)
@@ -330,76 +421,109 @@ def _refuse_other_names(config: Config, names: list[str]) -> None:
 
 def _main(argv) -> int:
     args = _parser().parse_args(argv)
-    if args.list_activations:
-        for info in activations.list_activations():
-            print(f"{info.name:12} {info.formula}   [{info.smoothness}; {info.source}]")
-        return 0
-    if args.list_models:
-        from models.architectures import list_models
+    if args.prompt is not None and args.sample is None:
+        raise UserError("--prompt: is where --sample begins; give --sample NAME too, or leave it out")
+    return (_sample if args.sample is not None else args.mode)(args)
 
-        for name, description in list_models():
-            print(f"{name:8} {description}")
-        return 0
-    if args.list_datasets:
-        from prepare_data import list_datasets
 
-        for name, description in list_datasets():
-            print(f"{name:18} {description}")
-        return 0
-    names = _names(args.activation)
+def _settings(args) -> Config:
+    """The Config that the flags describe."""
     if args.data_parallel == "all":
         args.data_parallel = ranks.all_ranks()
-    config = from_args(args)
-    if args.status:
-        from tools.status import print_status
+    return from_args(args).replication(args.replicate)
 
-        print_status(config, names if args.activation != ["all"] else None)
-        return 0
-    if args.sample is not None:
-        from tools.sample import print_samples
 
-        activations.get_info(args.sample)
-        print_samples(config, args.sample, args.prompt)
-        return 0
-    if args.decompose:
-        from tools.decompose import decompose, print_table
+def _options(args) -> dict:
+    """Of run_study. A job that torchrun starts again must not undo what its first start did."""
+    overwrite = args.overwrite and not ranks.restarted()
+    return {"overwrite": overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard}
 
-        def sources(run=None):
-            options = {"quiet": args.quiet, "tensorboard": args.tensorboard}
-            options["overwrite"] = args.overwrite and not ranks.restarted()
-            for name in names:
-                print_table(decompose(config, name, run=run, **options))
 
-        if config.data_parallel > 1:
-            ranks.share(config, sources)
-        else:
-            sources()
-        return 0
-    if args.audit_only:
-        from prepare_data import load_corpus
-        from training import experiment
+def _list_activations(args) -> int:
+    for info in activations.list_activations():
+        print(f"{info.name:12} {info.formula}   [{info.smoothness}; {info.source}]")
+    return 0
 
-        checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
-        return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
+
+def _list_models(args) -> int:
+    from models.architectures import list_models
+
+    for name, description in list_models():
+        print(f"{name:8} {description}")
+    return 0
+
+
+def _list_datasets(args) -> int:
+    from prepare_data import list_datasets
+
+    for name, description in list_datasets():
+        print(f"{name:18} {description}")
+    return 0
+
+
+def _status(args) -> int:
+    from tools.status import print_status
+
+    print_status(_settings(args), _names(args.activation) if args.activation != ["all"] else None)
+    return 0
+
+
+def _sample(args) -> int:
+    from tools.sample import print_samples
+
+    activations.get_info(args.sample)
+    print_samples(_settings(args), args.sample, "\n" if args.prompt is None else args.prompt)
+    return 0
+
+
+def _decompose(args) -> int:
+    from tools.decompose import decompose, print_table
+
+    config, names = _settings(args), _names(args.activation)
+
+    def sources(run=None):
+        for name in names:
+            print_table(decompose(config, name, run_study, run=run, **_options(args)))
+
+    if config.data_parallel > 1:
+        ranks.share(config, sources)
+    else:
+        sources()
+    return 0
+
+
+def _audit(args) -> int:
+    from prepare_data import load_corpus
+    from training import experiment
+
+    config, names = _settings(args), _names(args.activation)
+    checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
+    return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
+
+
+def _train(args) -> int:
     start = time.monotonic()
+    names, config = _names(args.activation), _settings(args)
     rank, size = ranks.rank_and_size()
-    options = {"quiet": args.quiet, "strict_audit": not args.no_strict_audit, "tensorboard": args.tensorboard}
+    display = Display(args.quiet or rank > 0)
+    if args.like and (changed := config.describe_differences(Config.recorded(args.like))):
+        display.line(f"like {args.like}, but for {changed}")
+    options = {**_options(args), "strict_audit": not args.no_strict_audit}
     if size > 1:
         together = config.data_parallel > 1
         config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
-        options["overwrite"] = args.overwrite and not ranks.restarted()
         train = ranks.share if together else ranks.spread
         train(config, lambda run: run_study(config, names, run=run, **options))
     else:
-        run_study(config, names, args.overwrite, **options)
-    Display(args.quiet or rank > 0).line(f"done in {_duration(time.monotonic() - start)}")
+        run_study(config, names, **options)
+    display.line(f"done in {duration(time.monotonic() - start)}")
     return 0
 
 
 # -- interrupts ---------------------------------------------------------------------------------------------------
 
-INTERRUPTED = "train.py: interrupted; everything is saved, and the same command goes on from here"
-AT_ONCE = "train.py: stopped at once; what was saved before is kept, and the same command goes on from here"
+INTERRUPTED = "interrupted; everything is saved, and the same command goes on from here"
+AT_ONCE = "stopped at once; what was saved before is kept, and the same command goes on from here"
 
 
 @contextlib.contextmanager
@@ -419,7 +543,7 @@ def _on_interrupt(handler) -> Iterator[None]:
 def _leave(*_):
     """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
     in the middle of an import, which can swallow it and leave half a module behind."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
+    os.write(2, f"train.py: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 
@@ -437,10 +561,26 @@ def _interruptible(outcomes: Iterator) -> Iterator:
         yield outcome
 
 
+def _shown_in_one_line(stopped: Interrupted) -> Interrupted:
+    """Let the REPL show its text alone, this one time."""
+    before = sys.excepthook
+
+    def show(kind, error, traceback):
+        sys.excepthook = before
+        if error is stopped:
+            print(error, file=sys.stderr)
+        else:
+            before(kind, error, traceback)
+
+    if hasattr(sys, "ps1"):  # an interactive session
+        sys.excepthook = show
+    return stopped
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 a run failed, 2 wrong input, 130 interrupted with everything saved."""
     try:
-        with _on_interrupt(_leave):
+        with _on_interrupt(_leave), command_line():
             return _main(argv)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
@@ -449,7 +589,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(AT_ONCE if stopped.args else INTERRUPTED, file=sys.stderr)
+        print(
+            f"train.py: {AT_ONCE if stopped.args[:1] in (('at once',), (AT_ONCE,)) else INTERRUPTED}", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:  # the reader of our output left, as in `| head`
         return 1

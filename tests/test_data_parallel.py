@@ -105,7 +105,7 @@ import torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from training import trial
 from config import Config
-from training.ranks import Team
+from training.team import Team
 from models.architectures import build_model
 from prepare_data import load_corpus
 

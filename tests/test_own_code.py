@@ -85,7 +85,7 @@ def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what
             refused()
         message = str(caught.value)
         assert f"trained with other code of the {what}: {module} was changed since" in message
-        assert "--overwrite" in message and "--study NAME" in message and "\n" not in message
+        assert "overwrite=True" in message and "study='NAME'" in message and "\n" not in message
     trials.train_trial(config.replace(checkpoint_dir=config.checkpoint_dir + "_new"), activation, 1, corpus)
 
 

@@ -187,7 +187,7 @@ def test_studies_and_sources_have_runs_of_their_own(quick, config, tmp_path, mon
     monkeypatch.setattr(plot_utils, "plot_sources", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     train.run_study(config.replace(study="small"), ["relu"], quiet=True, tensorboard="log")
-    decompose.decompose(config.replace(study="small"), "relu", quiet=True, tensorboard="log")
+    decompose.decompose(config.replace(study="small"), "relu", train.run_study, quiet=True, tensorboard="log")
     below = ["", "/sources/init", "/sources/order", "/sources/bit"]
     folders = {str(path.parent.relative_to(log)) for path in files(log)}
     assert folders == {f"small{part}/relu{run}" for part in below for run in ("", "/trial_1", "/trial_2")}

@@ -192,7 +192,7 @@ def test_a_second_run_reuses_what_is_done(finished, monkeypatch):
 
 def test_other_settings_in_the_same_place_are_refused_with_the_fields_that_differ(finished):
     config = finished[0]
-    with pytest.raises(UserError, match=r"learning_rate=0.01 there, 0.005 now.*--overwrite"):
+    with pytest.raises(UserError, match=r"learning_rate=0.01 there, 0.005 now.*overwrite=True"):
         train.run_experiment(config.replace(learning_rate=0.005), "smelu_05", quiet=True)
 
 

@@ -40,8 +40,7 @@ def test_batches_of_a_large_vocabulary_and_of_the_last_window(smoke_config):
 @pytest.mark.parametrize("device, tokens, kept", [("cpu", 10, False), ("meta", 10, True), ("meta", 11, False)])
 def test_tokens_are_kept_where_they_fit(smoke_config, monkeypatch, device, tokens, kept):
     monkeypatch.setattr(trial.Batches, "RESIDENT_BYTES", 40)
-    config = smoke_config.replace(block_size=4, eval_tokens=4, probe_tokens=4)
-    config.device = device
+    config = smoke_config.replace(block_size=4, eval_tokens=4, probe_tokens=4, device=device)
     assert (trial.Batches(np.zeros(tokens, np.uint16), config, seed=0).tokens is not None) == kept
 
 

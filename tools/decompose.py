@@ -9,6 +9,7 @@ source alone, one bit included, causes nearly as much variation as all together.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,21 @@ def sources_of(config: Config) -> dict[str, tuple[str, ...]]:
     return {**{source: (source,) for source in single}, "bit": ("bit",), "all": SOURCES}
 
 
-def decompose(config: Config, activation: str, tensorboard: str | os.PathLike | None = None, **options) -> dict:
+def decompose(
+    config: Config,
+    activation: str,
+    run_study: Callable[..., dict],
+    tensorboard: str | os.PathLike | None = None,
+    **options,
+) -> dict:
     """Train and measure every source alone and all together; write the table and the figure.
 
-    Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything. Options
-    are those of train.run_study; below its folder for TensorBoard each source has one of its own too. Returns
-    {"activation", "sources": {name: {"relative_pd": [per pair], "mean", "share_of_all", "top1_mismatch_pct",
-    "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
+    Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything.
+    `run_study` is train.run_study, and options are its options; below its folder for TensorBoard each source has one of
+    its own too. Returns {"activation", "sources": {name: {"relative_pd": [per pair], "mean", "share_of_all",
+    "top1_mismatch_pct", "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
     """
     import plot_utils
-    from train import run_study
 
     table = {}
     for name, vary in sources_of(config).items():

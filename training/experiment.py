@@ -1,14 +1,17 @@
-"""From checkpoints to results: everything that is measured on the trained trials of one activation.
+"""What lies in a study's folders, and from checkpoints to results: everything that is measured on the trained trials.
 
-Nothing here trains. All of it can be derived again from the checkpoints and the corpus, which is what
+Nothing here trains. All results can be derived again from the checkpoints and the corpus, which is what
 `analyze_results.py --verify` does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
+import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ import metrics
 import storage
 from analysis.checks import after_training
 from analysis.results import pd_at_val_loss
-from config import Config, UserError
+from config import Config, UserError, option
 from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
@@ -47,32 +50,108 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
     return [k for k in range(1, config.trials_per_activation + 1) if k not in existing]
 
 
-def refuse_other_settings(config: Config, names: list[str]) -> None:
-    """Before hours are spent: results that lie in the folder must be of the same settings, also those of activations
-    that are not trained now, since all are compared in the end. What another tool wrote records no settings and is let
-    through, unless it is in the place of results to come.
+@dataclass(frozen=True)
+class Found:
+    """A results file, checkpoint or snapshot in a study's folders, and what it says of its settings."""
+
+    path: Path
+    activation: str
+    kind: str  # results, trial or snapshot
+    says: dict  # of its contents those that are compared; empty where it can't be read
+
+
+def found(config: Config) -> list[Found]:
+    """Everything of all activations that is compared with the settings before anything is trained."""
+    there = []
+    for path in sorted(Path(config.results_dir).glob("*_results.json")):
+        says = {}
+        with contextlib.suppress(storage.StorageError):  # named where it is in the way
+            says = storage.read_results(path)
+        name = storage.activation_name(path.name.removesuffix("_results.json"))
+        there.append(Found(path, name, "results", {key: says.get(key) for key in ("config", "fingerprint", "dataset")}))
+    for path in sorted(Path(config.checkpoint_dir).glob("[!.]*/trial_*")):
+        if not re.fullmatch(r"trial_[1-9][0-9]*(\.pt|\.step-\d+\.snapshot)", path.name):
+            continue
+        says = {}
+        with contextlib.suppress(storage.StorageError):
+            says = storage.load_checkpoint(path, whole=False)
+        kept = ("kind", "activation", "trial", "config", "corpus_sha256", "own_code")
+        kind = "trial" if path.suffix == ".pt" else "snapshot"
+        name = storage.activation_name(path.parent.name)
+        there.append(Found(path, name, kind, {key: says.get(key) for key in kept}))
+    return there
+
+
+def going_on_with(config: Config, there: list[Found]) -> tuple[Config, str]:
+    """The config with which a study goes on: settings that were chosen for this machine give way to what all that is
+    there was trained with. Beside it a line that says so; '' where nothing changes."""
+    recorded: dict[str, list] = {name: [] for name in config.automatic}
+    for file in there:
+        with contextlib.suppress(UserError, TypeError, AttributeError):  # another tool's: it decides nothing
+            settings = Config.from_dict(file.says["config"]).result_settings()
+            for name, values in recorded.items():
+                values.append(settings[name])
+    mine = config.result_settings()
+    changes = {
+        name: values[0] for name, values in recorded.items() if values and set(values) == {values[0]} != {mine[name]}
+    }
+    if not changes:
+        return config, ""
+    said = ", ".join(f"{name}={value!r}" for name, value in sorted(changes.items()))
+    chosen = ", ".join(f"{name}={mine[name]!r}" for name in sorted(changes))
+    return (
+        config.replace(**changes),
+        f"going on with {said}, as what is in {config.checkpoint_dir} and {config.results_dir} (a new study here: "
+        f"{chosen})",
+    )
+
+
+def refuse_other_settings(config: Config, names: list[str], there: list[Found], corpus: Corpus | None = None) -> None:
+    """Before anything is trained: all that lies in the folders must be of the same settings and of the same text (where
+    a corpus is given), also what belongs to activations that are not trained now, since all are compared in the end.
+    What another tool wrote records no settings and is let through, unless it is in the place of results to come.
+    Results of `names` may be of other positions: their models are measured anew.
 
     Raises:
         UserError: names the file, the settings that differ and the ways on.
         StorageError: the results of an activation to be trained are damaged.
     """
-    to_come = {storage.results_path(config.results_dir, name) for name in names}
-    for path in sorted(Path(config.results_dir).glob("*_results.json")):
-        try:
-            results = storage.read_results(path)
-        except storage.StorageError:
-            if path in to_come:
-                raise
-            continue  # the comparison will name it
-        recorded = results.get("fingerprint")
-        if recorded == config.fingerprint() or (recorded is None and path not in to_come):
-            continue
-        try:
-            fields = config.describe_differences(results.get("config") or {})
-        except UserError:  # it records none, or some that are not ours
-            fields = ""
-        ways = "use --overwrite to replace it, or another folder" if path in to_come else "use another folder"
-        raise UserError(f"{path}: measured with other settings ({fields or 'it records none'}); {ways} (--study NAME)")
+    elsewhere = f"another folder ({option('study', 'NAME')})"
+    for file in there:
+        named = file.activation in names
+        if file.kind == "results":
+            _refuse_results(config, file, named, elsewhere, corpus)
+        elif isinstance(file.says["config"], dict):
+            ways = f"use {option('overwrite')} to train anew, or {elsewhere}" if named else f"use {elsewhere}"
+            trials.refuse_other_settings(config, file.says, corpus, file.path, ways)
+            if named and file.kind == "snapshot":
+                number = file.says["trial"]
+                with contextlib.suppress(storage.StorageError):  # the trial will go on from the one before
+                    trials.check_same_experiment(
+                        config, file.activation, number, file.says, corpus, file.path, kind="snapshot"
+                    )
+
+
+def _refuse_results(config: Config, file: Found, named: bool, elsewhere: str, corpus: Corpus | None) -> None:
+    recorded = file.says["config"]
+    if file.says["fingerprint"] is None:  # another tool's, or damaged
+        if not named:
+            return  # the comparison will name it
+        storage.read_results(file.path)
+    ways = f"use {option('overwrite')} to replace it, or {elsewhere}" if named else f"use {elsewhere}"
+    try:
+        fields = config.describe_differences(recorded, weights=named) if recorded else "it records none"
+        if fields and recorded and not config.differences(recorded, weights=True):
+            ways = f"name {file.activation} too, whose models are then measured anew, or {ways}"
+    except UserError:
+        fields = "it records some that are not of this program"
+    if fields:
+        raise UserError(f"{file.path}: measured with other settings ({fields}); {ways}")
+    text = (file.says["dataset"] or {}).get("sha256")
+    if corpus is not None and text not in (None, corpus.sha256):
+        raise UserError(
+            f"{file.path}: measured on another text (sha256 {text[:12]}… there, {corpus.sha256[:12]}… now); {ways}"
+        )
 
 
 def tidy(config: Config, names: list[str]) -> None:
@@ -116,7 +195,7 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
         if failed and strict:
             raise UserError(
                 f"audit of {name} failed: {failed[0]['name']}: {failed[0]['measured']} (needed: "
-                f"{failed[0]['threshold']}); --no-strict-audit records it and goes on"
+                f"{failed[0]['threshold']}); {option('strict_audit', False)} records it and goes on"
             )
         if not failed:
             display.line(f"audit of {name}: {sum(c['status'] == 'pass' for c in checks[name])} checks passed")
@@ -129,13 +208,11 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
 def finish(
     config: Config, activation: str, corpus: Corpus, checks: list[dict] | None, display, threads: int | None = None
 ) -> dict:
-    """Measure the trials of an activation, write its results and its figures; what is up to date is left alone.
-    `threads` as for `measure`."""
-    import plot_utils
-
+    """Measure the trials of an activation and write its results; what is up to date is left alone. `threads` as for
+    `measure`."""
     path = storage.results_path(config.results_dir, activation)
     results = storage.read_results(path) if path.exists() else None
-    if results and (reason := outdated(results)):
+    if results and (reason := outdated(results, config)):
         display.line(f"{path}: {reason}; measured again from the checkpoints")
     if results is None or not up_to_date(results, config, activation):
         results = measure(config, activation, corpus, threads)
@@ -143,36 +220,17 @@ def finish(
         checks = checks + after_training(results)
         results["audit"] = {"passed": all(c["status"] != "fail" for c in checks), "checks": checks}
         storage.write_results(results, config.results_dir)
-    newest = path.stat().st_mtime
-    stem = storage.file_name(activation)
-    figures = {
-        f"{stem}_training_curves.png": plot_utils.plot_training_curves,
-        f"{stem}_reproducibility.png": plot_utils.plot_reproducibility_metrics,
-        f"{stem}_summary.png": plot_utils.plot_summary_metrics,
-        f"{stem}_divergence.png": plot_utils.plot_divergence,
-    }
-    for name, draw in figures.items():
-        figure = Path(config.plots_dir) / name
-        if not figure.exists() or figure.stat().st_mtime < newest:
-            draw(results, activation, config.plots_dir)
-    display.line(_headline(results))
     return results
 
 
-def _headline(results: dict) -> str:
-    loss, pd = results["avg_val_loss"], results["avg_relative_pd"]
-    parts = [results["activation"]]
-    parts.append("all trials diverged" if loss is None else f"validation loss {loss:.4f} nats/token")
-    parts.append("no pair to compare" if pd is None else f"relative PD {pd:.4f}")
-    parts.append("audit passed" if results["audit"]["passed"] else "audit FAILED")
-    return ": ".join(parts[:2]) + ", " + ", ".join(parts[2:])
-
-
-def outdated(results: dict) -> str:
-    """What an earlier program did not measure, or recorded in another form; '' for results of this one."""
+def outdated(results: dict, config: Config) -> str:
+    """What was measured with other settings, or by an earlier program, which recorded it in another form or measured
+    less; '' for what this one would measure again the same."""
     version, measured = results.get("schema_version"), results.get("metrics") or []
     if version != storage.SCHEMA_VERSION:
         return f"written with schema {version}, this program's is {storage.SCHEMA_VERSION}"
+    if fields := config.describe_differences(results.get("config") or {}):
+        return f"measured with {fields}"
     missing = [metric.key for metric in metrics.METRICS if metric.key not in measured]
     return f"{', '.join(missing)} not measured yet" if missing else ""
 
@@ -183,7 +241,7 @@ def up_to_date(results: dict, config: Config, activation: str) -> bool:
     existing = existing_trials(config, activation)
     return (
         results.get("fingerprint") == config.fingerprint()
-        and not outdated(results)
+        and not outdated(results, config)
         and sorted(recorded) == existing
         and all(
             storage.sha256_file(storage.checkpoint_path(config.checkpoint_dir, activation, k)) == recorded[k]
@@ -201,6 +259,8 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         saved = storage.load_checkpoint(path)
         trials.check_same_experiment(config, activation, number, saved, corpus, path)
         record = {**saved["record"], "checkpoint": {"path": str(path), "sha256": storage.sha256_file(path)}}
+        if record["status"] == "done" and saved["config"]["eval_tokens"] != config.eval_tokens:
+            record.update(_training_loss(config, saved, corpus))
         records.append(record)
         environment = environment or saved["environment"]
         code = code or saved.get("own_code")
@@ -262,6 +322,15 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
     }
 
 
+def _training_loss(config: Config, saved: dict, corpus: Corpus) -> dict:
+    """train_loss and train_accuracy at other positions than those that the trial itself evaluated when it ended."""
+    starts = metrics.evaluation_windows(len(corpus.train), config.block_size, config.eval_tokens)
+    model = trials.model_from(saved).to(config.device)
+    with trials.torch_settings(config):
+        loss, accuracy = metrics.evaluate_loss(model, corpus.train, starts, config.block_size, config.device)
+    return {"train_loss": loss, "train_accuracy": accuracy}
+
+
 def self_difference(model, corpus: Corpus, starts: np.ndarray, config: Config) -> float:
     """The relative PD of a trial with itself through the whole path, on the first windows: the noise floor, 0."""
     measured = metrics.evaluate_models([model, model], corpus.val, starts[:32], config.block_size, config.device)
@@ -303,17 +372,3 @@ def _mean(entries: list[dict], key: str) -> float | None:
 def _std(entries: list[dict], key: str) -> float | None:
     values = [e[key] for e in entries]
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-# -- the comparison -----------------------------------------------------------------------------------------------
-
-
-def update_comparison(config: Config, display) -> None:
-    """Bring table, comparison figures and report up to date once results of two or more activations exist."""
-    import analyze_results
-
-    all_results = analyze_results.load_all_results(config.results_dir)
-    if len(all_results) < 2:
-        return
-    written = analyze_results.write_all(config.results_dir, config.plots_dir)
-    display.line("written: " + ", ".join(str(p) for p in written))

@@ -9,7 +9,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from config import Config
-from training import ranks
+from training.team import EXTRA
 
 EPSILON = 1e-8  # of AdamW
 
@@ -41,7 +41,7 @@ class Optimiser:
         n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
         self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
         # behind the gradient, what ranks that train together tell one another in the same message
-        self.message = torch.zeros(len(self.master) + ranks.EXTRA, dtype=torch.float32, device=device)
+        self.message = torch.zeros(len(self.master) + EXTRA, dtype=torch.float32, device=device)
         self.gradient = self.message[: len(self.master)]
         self.weights = self._views(self.master)
         self.gradients = self._views(self.gradient)

@@ -4,6 +4,8 @@ A worker is this file run as a script: it reads tasks from its standard input an
 output, one JSON object a line. It imports nothing of the caller's main module, so that a REPL, a notebook, a script
 without a `__main__` guard and standard input work alike. A worker whose caller dies notices that its input ended,
 saves a snapshot and stops.
+
+Imports inside of functions keep torch out of questions that are answered without it (`train.py --help`).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from config import Config, RunFailed, UserError
 from storage import StorageError
 
 if TYPE_CHECKING:
-    from training.ranks import Team
+    from training.team import Team
 
 Task = tuple[str, int]  # (activation, trial)
 

@@ -20,16 +20,16 @@ import torch
 
 import metrics
 import storage
-from config import Config, UserError
+from config import Config, UserError, option
 from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums
 from prepare_data import Corpus, load_corpus
-from training import fused, native, ranks
+from training import fused, native
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser, learning_rate
-from training.ranks import Team
+from training.team import Team, check_ranks
 
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
 
@@ -77,7 +77,7 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 class Training:
     """The state of a trial under way: everything that a snapshot holds.
 
-    `team`: the ranks that train it together (ranks.Team). Without one, a config for several ranks computes what
+    `team`: the ranks that train it together (team.py). Without one, a config for several ranks computes what
     the first of them does, on its share of the batch: enough for the audit and for an estimate of the time.
     """
 
@@ -326,7 +326,7 @@ def train_trial(
             saved = storage.load_checkpoint(path)
             check_same_experiment(config, activation, trial, saved, corpus, path)
             return saved["record"]
-        ranks.check_ranks(config, team.size if team else 1)
+        check_ranks(config, team.size if team else 1)
         storage.clean_temporaries(path.parent)
         with torch_settings(config), own_randomness(config.device):
             return _run(Training(config, activation, trial, corpus, team), report or (lambda event: None), stop)
@@ -461,15 +461,8 @@ def check_same_experiment(
             f"{path}: holds trial {saved.get('trial')} of {saved.get('activation')}, not trial {trial} of "
             f"{activation}; files were swapped. {storage.REMEDY}"
         )
-    ways = "use --overwrite to train anew, or another folder (--study NAME)"
-    if saved.get("fingerprint") != config.fingerprint():
-        fields = config.describe_differences(saved["config"])
-        raise UserError(f"{path}: trained with other settings ({fields or 'of another version'}); {ways}")
-    if corpus is not None and saved.get("corpus_sha256") != corpus.sha256:
-        raise UserError(
-            f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
-            f"{corpus.sha256[:12]}… now); {ways}"
-        )
+    ways = f"use {option('overwrite')} to train anew, or another folder ({option('study', 'NAME')})"
+    refuse_other_settings(config, saved, corpus, path, ways)
     for what, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
         raise UserError(
             f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
@@ -480,6 +473,22 @@ def check_same_experiment(
         raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
     if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
         raise storage.StorageError(f"{path}: holds weights that are not finite. {storage.REMEDY}")
+
+
+def refuse_other_settings(config: Config, saved: dict, corpus: Corpus | None, path: Path, ways: str) -> None:
+    """Refuse a checkpoint or snapshot that was trained with other settings or on another text; how many positions a
+    finished trial is measured at may differ.
+
+    Raises:
+        UserError: names the settings that differ and the `ways` on.
+    """
+    if fields := config.describe_differences(saved["config"], weights=True):
+        raise UserError(f"{path}: trained with other settings ({fields}); {ways}")
+    if corpus is not None and saved.get("corpus_sha256") != corpus.sha256:
+        raise UserError(
+            f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
+            f"{corpus.sha256[:12]}… now); {ways}"
+        )
 
 
 def load_trial(path: str | os.PathLike):
