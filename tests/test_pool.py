@@ -1,9 +1,6 @@
-"""Which worker gets which GPU, and how workers share cores. No GPU is needed: torch is told how many there are."""
+"""Which worker gets which GPU. No GPU is needed: torch is told how many there are."""
 
 import io
-import os
-import threading
-import time
 
 import pytest
 import torch
@@ -112,7 +109,7 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     workers = []
 
     class Worker:
-        def __init__(self, config, events, gpu=None, turns=()):
+        def __init__(self, config, events, gpu=None):
             self.gpu, self.task, self.events = gpu, None, events
             self.process = Started("", {})
             workers.append(self)
@@ -134,82 +131,3 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     outcomes = list(pool.run_trials(on_gpus(3), tasks, lambda event: None, 3))
     assert sorted(o.status for o in outcomes) == ["done"] * 11 + ["failed"]
     assert [worker.gpu for worker in workers] == ["0", "1", "2", "1"]
-
-
-# -- taking turns -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def turns_of(monkeypatch):
-    """Three that share two turns, and the pipe between them."""
-    monkeypatch.setattr(pool, "TURN_SECONDS", 0.01)
-    pipe = os.pipe()
-    os.write(pipe[1], b"xx")
-    for end in pipe:
-        os.set_blocking(end, False)
-    stopping = threading.Event()
-    yield [pool._Turns(pipe, stopping) for _ in range(3)], stopping
-    for end in pipe:
-        os.close(end)
-
-
-def test_no_more_have_a_turn_than_there_are_cores(turns_of):
-    workers, _ = turns_of
-    at_once, most, steps = [0], [0], [0, 0, 0]
-    lock = threading.Lock()
-
-    def work(k):
-        workers[k].take()
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
-            with lock:
-                at_once[0] += workers[k].mine
-                most[0] = max(most[0], at_once[0])
-            time.sleep(0.002)
-            with lock:
-                at_once[0] -= workers[k].mine
-            assert workers[k].mine and not workers[k].asked_to_stop()
-            steps[k] += 1
-        workers[k].give()
-
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most[0] == 2
-    assert min(steps) > 0.6 * max(steps)  # nobody waits for much longer than others
-
-
-def test_a_turn_that_is_lost_is_not_waited_for(turns_of, monkeypatch):
-    """Two were stopped in their turns: the third goes ahead, and gives back no turn that it never had."""
-    monkeypatch.setattr(pool, "LONGEST_WAIT", 0.3)
-    (a, b, c), _ = turns_of
-    a.take()
-    b.take()
-    assert a.mine and b.mine
-    c.take()
-    assert not c.mine and not c.asked_to_stop()
-    c.give()
-    a.give()
-    c.take()
-    assert c.mine
-
-
-def test_who_is_asked_to_stop_waits_for_no_turn(turns_of):
-    (a, b, c), stopping = turns_of
-    a.take()
-    b.take()
-    threading.Timer(0.2, stopping.set).start()
-    start = time.monotonic()
-    c.take()
-    assert c.asked_to_stop() and time.monotonic() - start < 2
-
-
-@pytest.mark.parametrize("workers, device, shared", [(2, "cpu", 0), (3, "cpu", 2), (5, "cuda:0", 0)])
-def test_turns_where_workers_share_cores(on_gpus, monkeypatch, workers, device, shared):
-    monkeypatch.setattr(pool, "usable_cores", lambda: 2)
-    pipe = pool._make_turns(on_gpus(1, device=device), workers)
-    assert (len(os.read(pipe[0], 10)) if pipe else 0) == shared
-    for end in pipe:
-        os.close(end)

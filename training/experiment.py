@@ -269,13 +269,6 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
             probes[number] = (saved["probe"].numpy(), saved["probe_argmax"].numpy())
     done = [r for r in records if r["status"] == "done"]
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
-    evaluation = {
-        "positions": len(starts) * config.block_size,
-        "windows": len(starts),
-        "block_size": config.block_size,
-        "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
-        "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
-    }
     pairs, set_pd, self_pd, along_training = [], None, None, divergence(done, probes)
     for record in records:
         record.update(val_loss=None, val_accuracy=None)
@@ -300,7 +293,7 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         "fingerprint": config.fingerprint(),
         "own_code": code or {},
         "dataset": corpus.info,
-        "evaluation": evaluation,
+        "evaluation": _evaluation(config, corpus, starts),
         "steps": max((r["steps"] for r in records), key=len, default=[]),
         "seeds": [r["seed"] for r in records],
         "environment": environment,
@@ -311,6 +304,23 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         "self_prediction_difference": self_pd,
         "divergence": along_training,
         "pd_at_val_loss": pd_at_val_loss(along_training),
+        **_averages(done, pairs),
+    }
+
+
+def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:
+    """Where the trials are compared, and what the text there is worth to a compressor."""
+    return {
+        "positions": len(starts) * config.block_size,
+        "windows": len(starts),
+        "block_size": config.block_size,
+        "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
+        "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
+    }
+
+
+def _averages(done: list[dict], pairs: list[dict]) -> dict:
+    return {
         "avg_train_loss": _mean(done, "train_loss"),
         "avg_val_loss": _mean(done, "val_loss"),
         "std_val_loss": _std(done, "val_loss"),

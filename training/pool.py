@@ -18,14 +18,13 @@ import gc
 import json
 import os
 import queue
-import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,7 +106,7 @@ def usable_cores() -> int:
 
 
 class _Worker:
-    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None, turns: tuple[int, ...] = ()):
+    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None):
         self.task: Task | None = None
         self.gpu = gpu  # the only one that it sees, so `cuda` is this one; None: all
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
@@ -127,9 +126,8 @@ class _Worker:
             env=environment,
             text=True,
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
-            pass_fds=turns,
         )
-        self._write({"config": config.to_dict(), "turns": turns})
+        self._write(config.to_dict())
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
     def _read(self, events: queue.Queue):
@@ -174,14 +172,13 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
     pending = collections.deque(tasks)
     busy: dict[Task, float] = {}  # trials that others hold -> when to look again
     shared = gpus(config)
-    turns = _make_turns(config, min(workers, len(tasks)))
     pool: set[_Worker] = set()
     idle: set[_Worker] = set()
 
     def hire():
         users = collections.Counter(worker.gpu for worker in pool)
         gpu = min(shared, key=lambda name: users[name]) if len(shared) > 1 else None
-        worker = _Worker(config, events, gpu, turns)
+        worker = _Worker(config, events, gpu)
         pool.add(worker)
         idle.add(worker)
 
@@ -203,8 +200,6 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
             if event is None:  # the process ended
                 pool.discard(worker)
                 idle.discard(worker)
-                if turns:
-                    os.write(turns[1], b"x")  # it may have died with a turn; one too many does no harm
                 if worker.task:
                     left -= 1
                     yield Outcome(*worker.task, "failed", _end_message(worker))
@@ -222,8 +217,6 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
                 report(event)
     finally:
         _shut_down(pool, graceful=not left)
-        for end in turns:
-            os.close(end)
 
 
 def run_here(
@@ -289,7 +282,7 @@ def _shut_down(pool: set[_Worker], graceful: bool) -> None:
             if not graceful:
                 worker.stop()
         for worker in pool:
-            # as long as saving takes, but who has nothing left to save has no reason to stay
+            # as long as saving takes; one that has nothing left to save is killed
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(timeout=30 if graceful else None)
             worker.process.kill()  # nothing happens to a process that has ended
@@ -305,54 +298,6 @@ def _end_message(worker: _Worker) -> str:
     hint = " — perhaps out of memory; try fewer --workers" if code == -signal.SIGKILL else ""
     words = worker.last_words()
     return f"the worker process {how}{hint}" + (f": {words}" if words else "")
-
-
-# -- taking turns -------------------------------------------------------------------------------------------------
-
-TURN_SECONDS, LONGEST_WAIT = 0.5, 5.0
-
-
-def _make_turns(config: Config, workers: int) -> tuple[int, ...]:
-    """Both ends of a pipe that holds a byte for every core, when more workers than cores are to share them."""
-    if config.device != "cpu" or workers <= places(config) or os.name != "posix":
-        return ()
-    reading, writing = os.pipe()
-    os.write(writing, b"x" * places(config))
-    return reading, writing
-
-
-class _Turns:
-    """A core for half a second at a time. Left to the system, three processes on two cores change places every
-    few milliseconds, and each finds the caches full of another's numbers, which costs 4 % (bench/RESULTS.md).
-
-    Who takes a byte out of the pipe has the turn, and puts it back for the next one. It is a matter of speed alone:
-    who has waited for long, because another one was paused, say, goes ahead without a turn.
-    """
-
-    def __init__(self, pipe: Sequence[int], stopping: threading.Event):
-        self.pipe, self.stopping = pipe, stopping
-        self.mine, self.since = False, 0.0
-
-    def take(self) -> None:
-        limit = time.monotonic() + LONGEST_WAIT
-        while self.pipe and not self.mine and not self.stopping.is_set() and time.monotonic() < limit:
-            if select.select(self.pipe[:1], [], [], 0.2)[0]:
-                with contextlib.suppress(BlockingIOError):  # another one was faster
-                    self.mine = bool(os.read(self.pipe[0], 1))
-        self.since = time.monotonic()
-
-    def give(self) -> None:
-        if self.mine:
-            os.write(self.pipe[1], b"x")
-            self.mine = False
-
-    def asked_to_stop(self) -> bool:
-        """Asked after every step: the moment to let another one have its turn."""
-        if self.pipe and time.monotonic() - self.since > TURN_SECONDS:
-            self.give()
-            time.sleep(1e-4)  # else it would be the first to take it again
-            self.take()
-        return self.stopping.is_set()
 
 
 # -- the worker's side --------------------------------------------------------------------------------------------
@@ -388,10 +333,7 @@ def _worker_main() -> int:
         with contextlib.suppress(BrokenPipeError):
             channel.write(json.dumps(event) + "\n")
 
-    config, corpus = Config.from_dict(settings["config"]), None
-    turns = _Turns(settings["turns"], stopping)
-    for end in settings["turns"]:
-        os.set_blocking(end, False)
+    config, corpus = Config.from_dict(settings), None
     while not stopping.is_set():
         try:
             task = tasks.get(timeout=0.2)
@@ -401,12 +343,9 @@ def _worker_main() -> int:
             break
         try:
             corpus = corpus or load_corpus(config)
-            turns.take()
-            outcome = _attempt(config, tuple(task), corpus, send, turns.asked_to_stop)
+            outcome = _attempt(config, tuple(task), corpus, send, stopping.is_set)
         except (UserError, StorageError) as error:  # of the corpus
             outcome = Outcome(*task, "failed", str(error), isinstance(error, UserError))
-        finally:
-            turns.give()
         send({"event": "end", **dataclasses.asdict(outcome)})
     return 0
 
