@@ -19,6 +19,11 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+if __name__ == "__main__":  # before anything that may be missing is imported
+    from config import require_packages
+
+    require_packages("analyze_results.py")
+
 import storage
 from analysis import report, tables
 from analysis.markdown import undressed

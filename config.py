@@ -17,11 +17,13 @@ import contextlib
 import dataclasses
 import difflib
 import hashlib
+import importlib.util
 import json
 import math
 import os
 import platform
 import shutil
+import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field
@@ -36,6 +38,22 @@ class UserError(ValueError):
 
 class RunFailed(Exception):
     """Some trials failed; what was finished is kept. One line."""
+
+
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "pandas", "tabulate", "tqdm")
+
+
+def require_packages(script: str) -> None:
+    """End a script in one line where it would end in a traceback: packages that it needs are not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        print(
+            f"{script}: {', '.join(missing)} {are} not installed for this Python: ./setup.sh, then venv/bin/python "
+            f"{script}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 _flags_are_named = False
@@ -56,7 +74,7 @@ def option(name: str, value=True) -> str:
     """A setting as the user would give it: `--study NAME` on the command line, `study='NAME'` in Python."""
     if not _flags_are_named:
         return f"{name}={value!r}"
-    flag = "--" + name.replace("_", "-")
+    flag = "--trials" if name == "trials_per_activation" else "--" + name.replace("_", "-")
     if isinstance(value, bool):
         return flag if value else flag.replace("--", "--no-", 1)
     return f"{flag} {value}"

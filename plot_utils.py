@@ -31,6 +31,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+if __name__ == "__main__":  # before anything that may be missing is imported
+    from config import require_packages
+
+    require_packages("plot_utils.py")
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 

@@ -31,6 +31,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # before anything that may be missing is imported
+    from config import require_packages
+
+    require_packages("prepare_data.py")
+
 import numpy as np
 
 import storage

@@ -18,6 +18,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+if __name__ == "__main__":  # before anything that may be missing is imported
+    from config import require_packages
+
+    require_packages("train.py")
+
 import activations
 import storage
 from config import (
@@ -190,7 +195,7 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
         more = 0 if overwrite else len(experiment.existing_trials(config, name)) - len(wanted)
         if more > 0:
             display.line(
-                f"{name}: {len(wanted) + more} trials are there, more than {option('trials', len(wanted))}: all count; "
+                f"{name}: {len(wanted) + more} trials are there, more than {option('trials_per_activation', len(wanted))}: all count; "
                 f"for {len(wanted)} alone give {option('study', 'NAME')}"
             )
     if not tasks:
