@@ -445,7 +445,8 @@ class Config:
         _refuse_unknown(changes)
         if changes.get("preset", self.preset) != self.preset:
             raise UserError(
-                f"preset={changes['preset']!r}: chooses what is still open; here every setting has its value"
+                f"preset={changes['preset']!r}: chooses what is still open, and here every setting has a value; leave "
+                f"it out"
             )
         copy = Config.from_dict({**self.to_dict(), **changes})
         copy._left |= self._left - changes.keys()

@@ -159,13 +159,14 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
 
 def _make_folders(config: Config) -> None:
     """Refuse before anything runs what could not be saved in the end."""
-    for name in ("results_dir", "plots_dir", "checkpoint_dir"):
+    for name in ("results_dir", "plots_dir", "checkpoint_dir", "data_dir"):
         folder = getattr(config, name)
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise UserError(f"{name}={folder!r}: can't be made a folder ({error.strerror}); give another") from None
-        if not os.access(folder, os.W_OK | os.X_OK):
+        # a prepared corpus may lie where nothing can be written
+        if name != "data_dir" and not os.access(folder, os.W_OK | os.X_OK):
             raise UserError(f"{name}={folder!r}: permission denied; make it writable or give another folder")
 
 
@@ -194,9 +195,10 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
         tasks += [(name, k) for k in numbers]
         more = 0 if overwrite else len(experiment.existing_trials(config, name)) - len(wanted)
         if more > 0:
+            asked, elsewhere = option("trials_per_activation", len(wanted)), option("study", "NAME")
             display.line(
-                f"{name}: {len(wanted) + more} trials are there, more than {option('trials_per_activation', len(wanted))}: all count; "
-                f"for {len(wanted)} alone give {option('study', 'NAME')}"
+                f"{name}: {len(wanted) + more} trials are there, more than {asked}: all count; for {len(wanted)} alone "
+                f"give {elsewhere}"
             )
     if not tasks:
         return [], {}

@@ -32,7 +32,21 @@ WRONG = [
     ("train", ["--activation", ""], ["activation"]),
     ("train", ["--activation"], ["--activation", "expected"]),
     ("train", ["--n-layr", "3"], ["--n-layr", "did you mean --n-layer"]),
-    ("train", ["relu"], ["relu", "unrecognized"]),
+    ("train", ["relu"], ["relu", "unrecognized", "did you mean --activation relu?"]),
+    ("train", ["relu", "gelu", "--quiet"], ["did you mean --activation relu gelu?"]),
+    ("train", ["--activation", "relu,gelu"], ["'relu,gelu'", "--activation relu gelu"]),
+    ("train", ["--prompt", "To be"], ["--prompt", "--sample NAME"]),
+    ("train", ["--sample", "relu"], ["no trained trial of relu", "--activation relu"]),
+    ("train", ["--status", "--decompose"], ["--decompose", "--status"]),
+    ("train", ["--like", "{otherresults}/relu_results.json", "--config", "x.toml"], ["--config", "--like"]),
+    ("train", ["--like", "{nowhere}"], ["{nowhere}", "no such file"]),
+    ("train", ["--like", "{text}"], ["{text}", "not valid JSON"]),
+    ("train", ["--like", "{otherresults}/relu_results.json", "--n-layer", "0"], ["n_layer=0"]),
+    ("train", ["--like", "{otherresults}/relu_results.json", "--preset", "quick"], ["preset='quick'", "leave it out"]),
+    ("train", ["--config", "{toml}"], ["{toml}", "unknown setting 'n_layr'", "did you mean n_layer?"]),
+    ("train", ["--config", "{nowhere}"], ["{nowhere}", "no such file"]),
+    ("train", ["--replicate", "-1"], ["replicate=-1", "at least 0"]),
+    ("train", ["--replicate", "two"], ["--replicate", "two"]),
     ("train", ["--preset", "quik"], ["quik", "did you mean quick"]),
     ("train", ["--tokenizer", "word"], ["tokenizer='word'", "char"]),
     ("train", ["--model", "gpt5"], ["gpt5", "gpt"]),
@@ -41,7 +55,7 @@ WRONG = [
     ("train", ["--vary", "bit", "order"], ["stand alone"]),
     ("train", ["--vary", ","], ["vary"]),
     ("train", ["--precision", "float16"], ["float16", "bfloat16"]),
-    ("train", ["--device", "gpu"], ["device='gpu'", "cuda"]),
+    ("train", ["--device", "gpu"], ["device='gpu'", "did you mean cuda?"]),
     ("train", ["--device", "cpu:0"], ["device='cpu:0'"]),
     ("train", ["--device", "mps"], ["device='mps'"]),
     ("train", ["--study", "../up"], ["study='../up'", "plain name"]),
@@ -94,6 +108,9 @@ WRONG = [
     ("train", ["--train-split", "0"], ["train_split=0.0"]),
     ("train", ["--bpe-vocab-size", "10"], ["bpe_vocab_size=10", "at least 257"]),
     # folders and corpora
+    ("train", ["--results-dir", "/proc/nope"], ["results_dir='/proc/nope'", "can't be made a folder", "give another"]),
+    ("train", ["--checkpoint-dir", "/proc/nope/c"], ["checkpoint_dir='/proc/nope/c'", "can't be made a folder"]),
+    ("train", ["--data-dir", "/proc/nope"], ["data_dir='/proc/nope'", "can't be made a folder"]),
     ("train", ["--results-dir", "{text}"], ["results_dir", "{text}", "file of that name"]),
     ("train", ["--plots-dir", "{text}"], ["plots_dir", "{text}"]),
     ("train", ["--checkpoint-dir", "{text}"], ["checkpoint_dir", "{text}"]),
@@ -115,6 +132,11 @@ WRONG = [
     ("train", ["--dataset", "{text}", "--train-split", "0.0001"], ["too small", "train split"]),
     ("train", ["--checkpoint-dir", "{othercheckpoints}"], ["trial_1.pt", "other settings", "bias=True there"]),
     ("train", ["--results-dir", "{otherresults}"], ["relu_results.json", "other settings", "bias=True there"]),
+    (
+        "train",
+        ["--preset", "quick", "--results-dir", "{smokeresults}"],
+        ["smoke there, quick now: --preset smoke goes on with it; n_layer=2 there, 4 now", "--study NAME"],
+    ),
     # of an activation that is not trained now: it could not be compared in the end
     (
         "train",
@@ -151,7 +173,7 @@ def files(tmp_path_factory, corpus_file, data_dir):
     from config import Config
 
     root = tmp_path_factory.mktemp("wrong")
-    made = {name: root / name for name in ("nowhere", "emptyfolder", "mixed", "twice", "otherresults")}
+    made = {name: root / name for name in ("nowhere", "emptyfolder", "mixed", "twice", "otherresults", "smokeresults")}
     contents = {
         "empty": b"",
         "binary": bytes(range(256)) * 40,
@@ -162,6 +184,8 @@ def files(tmp_path_factory, corpus_file, data_dir):
     for name, data in contents.items():
         made[name] = root / f"{name}.txt"
         made[name].write_bytes(data)
+    made["toml"] = root / "study.toml"
+    made["toml"].write_text("n_layr = 3")
     made["emptyfolder"].mkdir()
     made["fifo"] = root / "fifo"
     os.mkfifo(made["fifo"])
@@ -171,6 +195,7 @@ def files(tmp_path_factory, corpus_file, data_dir):
         ("relu", config, "mixed"),
         ("gelu", config.replace(seed_base=7), "mixed"),
         ("relu", config.replace(bias=True), "otherresults"),
+        ("relu", config, "smokeresults"),
     ):
         results = synthetic_results(name)
         results.update(config=settings.to_dict(), fingerprint=settings.fingerprint())
@@ -186,7 +211,7 @@ def run(program, arguments, files, root):
     """(program, full command line) with the files' paths filled in and every folder under `root`."""
     filled = [a.format(**files) if "{" in a else a for a in arguments]
     given = [a.split("=")[0] for a in filled if a.startswith("--")]
-    if program in ("train", "prepare_data"):
+    if program in ("train", "prepare_data") and not {"--like", "--config"} & set(given):
         if "--dataset" not in given:
             filled += ["--dataset", str(files["text"])]
         if "--preset" not in given:
@@ -312,3 +337,57 @@ def test_every_setting_has_a_flag_in_help(capsys):
     shown = capsys.readouterr().out
     for field in dataclasses.fields(Config):
         assert "--" + field.name.replace("_", "-") in shown
+
+
+SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils")
+
+
+@pytest.mark.parametrize("program", SCRIPTS)
+def test_without_the_packages(program, tmp_path):
+    """A Python that has none of them (-S: it looks into no site-packages)."""
+    command = [sys.executable, "-S", str(PROJECT / f"{program}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+    assert done.stderr.startswith(f"{program}.py: torch, numpy, ")
+    assert f"not installed for this Python: ./setup.sh, then venv/bin/python {program}.py" in done.stderr
+
+
+def test_one_package_that_is_missing(monkeypatch, capsys):
+    import config
+
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    with pytest.raises(SystemExit) as stopped:
+        config.require_packages("train.py")
+    expected = "train.py: torch is not installed for this Python: ./setup.sh, then venv/bin/python train.py\n"
+    assert (stopped.value.code, capsys.readouterr().err) == (2, expected)
+
+
+REPL = f"""
+import os, sys, threading, signal
+sys.path.insert(0, {str(PROJECT)!r})
+import train
+from config import Config
+from training import experiment
+def asked(*_):
+    raise KeyboardInterrupt
+
+experiment.found = asked
+train.run_experiment(Config(preset="smoke", device="cpu"), "relu")
+print("goes on")
+1 / 0
+"""
+
+
+def test_an_interrupt_in_the_repl_is_one_line(tmp_path):
+    """And what comes after it has tracebacks as ever."""
+    repl = [sys.executable, "-i", "-q"]
+    done = subprocess.run(repl, input=REPL, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    lines = [line.lstrip(">. ") for line in done.stderr.splitlines() if line.strip(">. ")]
+    assert lines[0] == train.INTERRUPTED
+    assert lines[1].startswith("Traceback") and lines[-1] == "ZeroDivisionError: division by zero"
+    assert "goes on" in done.stdout
+
+
+def test_an_interrupt_in_a_notebook_is_one_line():
+    stopped = train.Interrupted(train.INTERRUPTED)
+    assert isinstance(stopped, KeyboardInterrupt) and stopped._render_traceback_() == [train.INTERRUPTED]

@@ -1,9 +1,12 @@
 """Config: validation, presets, fingerprint, and flags generated from the fields."""
 
+import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
+import pickle
 import string
 
 import pytest
@@ -11,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config as config_module
-from config import PRESETS, Config, Parser, UserError, add_arguments, from_args
+import storage
+from config import PRESETS, Config, Parser, UserError, add_arguments, command_line, from_args
 from models import toolchain
+from synthetic import synthetic_results
 
 # (settings, what the message must name: the field and what would be right)
 WRONG = [
@@ -22,6 +27,8 @@ WRONG = [
     ({"n_layer": "four"}, ["n_layer='four'", "whole number"]),
     ({"n_layer": True}, ["n_layer=True", "whole number"]),
     ({"n_embd": 130}, ["n_embd=130", "multiple of n_head=4"]),
+    ({"n_embd": 2, "n_head": 1}, ["n_embd=2", "at least 3", "layer norm"]),
+    ({"n_embd": 2, "n_head": 2, "model": "conv"}, ["n_embd=2", "at least 4"]),
     ({"n_head": 3}, ["n_embd=128", "multiple of n_head=3"]),
     ({"block_size": 1}, ["block_size=1", "at least 2"]),
     ({"dropout": 1.0}, ["dropout=1.0", "at most 0.95"]),
@@ -35,7 +42,7 @@ WRONG = [
     ({"tokenizer": "chars"}, ["tokenizer='chars'", "did you mean char?"]),
     ({"preset": "quik"}, ["preset='quik'", "did you mean quick?"]),
     ({"precision": "float16"}, ["precision='float16'", "bfloat16"]),
-    ({"device": "gpu"}, ["device='gpu'", "cuda"]),
+    ({"device": "gpu"}, ["device='gpu'", "did you mean cuda?"]),
     ({"device": "cpu:1"}, ["device='cpu:1'"]),
     ({"vary": "inti"}, ["vary='inti'", "did you mean init?"]),
     ({"vary": ()}, ["vary=()", "none"]),
@@ -69,9 +76,159 @@ def test_wrong_values_name_the_field_and_what_would_be_right(settings, named):
         assert part in message
 
 
-def test_misspelt_name_suggests_the_nearest():
-    with pytest.raises(UserError, match="did you mean n_layer?"):
-        Config.from_dict({"n_layr": 3})
+@pytest.mark.parametrize("give", [lambda **x: Config.from_dict(x), Config, Config(preset="smoke").replace], ids=str)
+def test_misspelt_name_suggests_the_nearest(give):
+    with pytest.raises(UserError, match="unknown setting 'n_layr': did you mean n_layer?"):
+        give(n_layr=3)
+    with pytest.raises(UserError, match="did you mean trials_per_activation?"):
+        give(trials=3)
+
+
+def test_narrow_models_that_the_causal_check_can_pass():
+    for model, width in (("gpt", 3), ("lstm", 3), ("llama", 2)):
+        assert Config(preset="smoke", device="cpu", model=model, n_embd=width, n_head=1).n_embd == width
+
+
+# -- assigned later -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("max_itres", 5, "unknown setting 'max_itres': did you mean max_iters?"),
+        ("anything", 5, "unknown setting 'anything': must be one of"),
+        ("n_layer", 0, "n_layer=0: must be a whole number at least 1"),
+        ("n_embd", 65, "n_embd=65: must be a multiple of n_head=2"),
+        ("device", "gpu", "device='gpu': did you mean cuda?"),
+        ("device", 3, "device=3: must be text"),
+        ("vary", "inti", "vary='inti': did you mean init?"),
+        ("preset", "quick", "preset='quick': chooses what is still open"),
+    ],
+)
+def test_a_wrong_assignment_is_one_line_and_changes_nothing(name, value, named):
+    config = Config(preset="smoke", device="cpu")
+    before = config.to_dict()
+    with pytest.raises(UserError) as caught:
+        setattr(config, name, value)
+    assert named in str(caught.value) and "\n" not in str(caught.value)
+    assert config.to_dict() == before
+
+
+def test_an_assignment_is_as_good_as_an_argument():
+    config = Config(preset="smoke", device="cpu", precision="bfloat16", native=True)
+    config.max_iters, config.vary, config.study, config.threads = 50, "init", "wide", 2
+    named = Config(
+        preset="smoke", device="cpu", precision="bfloat16", native=True, max_iters=50, vary="init", study="wide",
+        threads=2, warmup_iters=10,
+    )  # fmt: skip
+    assert config == named and config.results_dir == "studies/wide/results" and not config.native
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+
+
+# -- from files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results_of(tmp_path):
+    """Results that record a config: a function from it to their path."""
+
+    def write(settings, **changes):
+        results = {**synthetic_results("gelu"), "config": settings.to_dict(), "fingerprint": settings.fingerprint()}
+        return storage.write_results({**results, **changes}, tmp_path)
+
+    return write
+
+
+def test_like_has_every_recorded_setting_but_the_places(results_of):
+    values = {k: v for k, v in OTHER.items() if k not in ("device", "preset", "compile", "native")}
+    recorded = Config(preset="smoke", device="cpu", **{**values, "n_head": 4, "batch_size": 12})
+    path = results_of(recorded)
+    again = Config.like(path)
+    assert again.fingerprint() == recorded.fingerprint() and not again.automatic
+    places = {name for name, value in again.to_dict().items() if value != recorded.to_dict()[name]}
+    assert places == set(config_module.PLACES)
+    assert (again.results_dir, again.study) == ("results", None)
+    assert Config.like(path, n_layer=5, study="again").differences(recorded) == {"n_layer": (5, 3)}
+    with pytest.raises(UserError, match="did you mean n_layer"):
+        Config.like(path, n_layr=5)
+
+
+def test_like_names_what_this_machine_can_not_have(results_of, monkeypatch):
+    config = Config(preset="smoke", device="cpu", precision="bfloat16", native=True)
+    monkeypatch.setattr(config_module, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(config_module, "_nvidia_present", lambda: False)
+    path = results_of(config)
+    with pytest.raises(
+        UserError, match=r"can't have native=True \(there is no C\+\+ compiler here\).*\(native=False\)"
+    ):
+        Config.like(path)
+    assert not Config.like(path, native=False).native
+    path = results_of(Config.from_dict({**config.to_dict(), "device": "cuda:1"}))
+    with command_line(), pytest.raises(UserError, match=r"device='cuda:1' \(torch finds no CUDA GPU.*\(--device cpu\)"):
+        Config.like(path)
+    assert Config.like(path, device="cpu").device == "cpu"
+    with pytest.raises(UserError, match="device='gpu': did you mean cuda"):
+        Config.like(path, device="gpu")
+
+
+def test_like_needs_results_that_record_settings(results_of, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        Config.like(tmp_path / "none.json")
+    config = Config(preset="smoke", device="cpu")
+    with pytest.raises(UserError, match="records no settings"):
+        Config.like(results_of(config, config=None))
+
+
+def test_settings_in_a_toml_file(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        'preset = "smoke"\nn_layer = 3\nlearning_rate = 1e-3\nvary = ["init"]\nbias = true\ndevice = "cpu"\n'
+    )
+    config = Config.from_toml(path)
+    expected = Config(preset="smoke", device="cpu", n_layer=3, learning_rate=1e-3, vary=("init",), bias=True)
+    assert config == expected
+    assert Config.from_toml(path, n_layer=5) == expected.replace(n_layer=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("n_layr = 3", "unknown setting 'n_layr': did you mean n_layer?"),
+        ("trials = 3", "did you mean trials_per_activation?"),
+        ("n_layer = 0", "n_layer=0: must be"),
+        ("n_layer = '3'", "n_layer='3': must be"),
+        ("n_layer = ", "not TOML"),
+        ("[model]\nn_layer = 3", "[model]: tables are not used"),
+        (b"\xff", "not TOML"),
+        (None, "no such file"),
+    ],
+)
+def test_a_wrong_toml_file_is_one_line(text, named, tmp_path):
+    path = tmp_path / "study.toml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
+        Config.from_toml(path)
+    assert str(caught.value).startswith(f"{path}: ") and named in str(caught.value) and "\n" not in str(caught.value)
+
+
+# -- replications -------------------------------------------------------------------------------------------------
+
+
+def test_replications_share_no_seed_however_many_trials_they_have():
+    most = max(f.metadata["high"] for f in dataclasses.fields(Config) if f.name == "trials_per_activation")
+    config = Config(preset="smoke", device="cpu", trials_per_activation=most)
+    bases = [config.replication(n).seed_base for n in range(20)]
+    assert bases[0] == config.seed_base and min(b - a for a, b in itertools.pairwise(bases)) >= most
+    second = config.replace(study="wide").replication(2)
+    assert (second.study, second.checkpoint_dir) == ("wide_replication_2", "studies/wide_replication_2/checkpoints")
+    assert second.differences(config) == {"seed_base": (21337, 1337)}
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(UserError, match="replicate="):
+            config.replication(wrong)
+
+
+# -- fingerprint --------------------------------------------------------------------------------------------------
 
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
@@ -131,6 +288,52 @@ def test_fingerprint_covers_what_changes_results_and_nothing_else():
 
 
 LATER = {f.name for f in dataclasses.fields(Config) if f.metadata["before"] is not dataclasses.MISSING}
+
+
+@pytest.mark.parametrize(
+    ("beside", "name", "values", "same"),
+    [
+        ({"tokenizer": "char"}, "bpe_vocab_size", (1024, 600), True),
+        ({"tokenizer": "bpe"}, "bpe_vocab_size", (1024, 600), False),
+        ({"device": "cpu"}, "deterministic", (True, False), True),
+        ({"device": "cpu", "compile": True}, "deterministic", (True, False), False),
+        ({"device": "cuda:1"}, "deterministic", (True, False), False),
+        ({"model": "lstm"}, "n_head", (2, 4), True),
+        ({"model": "conv"}, "n_head", (2, 4), True),
+        ({"model": "hybrid"}, "n_head", (2, 4), False),
+        ({"dropout": 0.0}, "vary", (("init", "order", "dropout"), ("init", "order")), True),
+        ({"dropout": 0.0}, "vary", (("init", "dropout"), ("init",)), True),
+        ({"dropout": 0.0}, "vary", (("dropout",), ("none",)), True),
+        ({"dropout": 0.0}, "vary", (("init", "order"), ("init",)), False),
+        ({"dropout": 0.0}, "vary", (("bit",), ("none",)), False),
+        ({"dropout": 0.1}, "vary", (("init", "order", "dropout"), ("init", "order")), False),
+    ],
+)
+def test_settings_that_change_nothing_are_not_in_the_fingerprint(beside, name, values, same):
+    first, second = (
+        Config.from_dict({**Config(preset="smoke", device="cpu").to_dict(), **beside, name: value}) for value in values
+    )
+    assert (first.fingerprint() == second.fingerprint()) is same
+    assert (name in first.differences(second)) is not same
+
+
+def test_how_it_is_measured_is_not_how_it_was_trained():
+    a = Config(preset="smoke", device="cpu")
+    b = a.replace(eval_tokens=2048)
+    assert a.fingerprint() != b.fingerprint()
+    assert a.differences(b) == {"eval_tokens": (1024, 2048)} and not a.differences(b, weights=True)
+    for name, value in {"eval_interval": 40, "probe_tokens": 256, "learning_rate": 1e-3}.items():
+        assert a.differences(a.replace(**{name: value}), weights=True), name
+
+
+def test_another_preset_is_named_first():
+    smoke, quick = (Config(preset=preset, device="cpu") for preset in ("smoke", "quick"))
+    assert quick.describe_differences(smoke).startswith("smoke there, quick now: preset='smoke' goes on with it; n_la")
+    with command_line():
+        assert quick.describe_differences(smoke).startswith("smoke there, quick now: --preset smoke goes on with it; ")
+    named = Config(preset="quick", device="cpu", n_layer=7)  # which the other preset would leave as it is
+    assert named.describe_differences(smoke).startswith("smoke there, quick now; n_layer=2 there, 7 now")
+    assert "preset" not in smoke.replace(n_layer=7).describe_differences(smoke)
 
 
 def test_settings_that_came_later_leave_older_fingerprints_valid():

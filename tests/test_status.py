@@ -130,6 +130,7 @@ def test_other_things_in_the_folder(config):
     (folder / "trial_2.json").mkdir()
     (Path(config.checkpoint_dir) / "stray.pt").write_text("x")
     (Path(config.checkpoint_dir) / ".ipynb_checkpoints").mkdir()
+    (Path(config.checkpoint_dir) / "sources" / "init" / "relu").mkdir(parents=True)  # of --decompose
     assert [s["state"] for s in status.trial_states(config)] == ["missing", "unreadable", "missing"]
 
 

@@ -20,7 +20,8 @@ from conftest import TINY
 from prepare_data import load_corpus
 from synthetic import synthetic_results
 from tools import verify
-from training import experiment
+from tools.sample import print_samples
+from training import experiment, machine
 from training import trial as trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,6 +182,51 @@ def test_results_of_an_earlier_program_are_measured_again(finished, tmp_path, mo
     train.run_experiment(elsewhere, "smelu_05", quiet=True)
 
 
+def test_like_repeats_a_study_to_the_bit(finished, tmp_path, capsys, monkeypatch):
+    """From its results file, and from the same settings in TOML: the same weights; a flag beside it is said."""
+    config, results, _, _ = finished
+    for step in ("_draw", "_compare"):
+        monkeypatch.setattr(train, step, lambda *_: None)
+    path = storage.results_path(config.results_dir, "smelu_05")
+    places = ["--data-dir", config.data_dir, "--activation", "smelu_05", "--trials", "1"]
+
+    def weights(folder, *flags):
+        folders = [f"--{kind}-dir={tmp_path / folder / kind}" for kind in ("results", "plots", "checkpoint")]
+        assert train.main([*flags, *places, *folders]) == 0
+        record = storage.read_results(tmp_path / folder / "results" / "smelu_05_results.json")["trials"][0]
+        return record["weights_sha256"]
+
+    expected = results["trials"][0]["weights_sha256"]
+    assert weights("like", "--like", str(path)) == expected
+    assert "like " not in capsys.readouterr().out
+    toml = tmp_path / "study.toml"
+    kept = {k: v for k, v in config.to_dict().items() if v is not None and not k.endswith("_dir")}
+    toml.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in kept.items()))
+    assert weights("toml", "--config", str(toml)) == expected
+    assert weights("other", "--like", str(path), "--learning-rate", "0.003") != expected
+    assert f"like {path}, but for learning_rate=0.01 there, 0.003 now" in capsys.readouterr().out
+
+
+def test_how_it_is_computed_is_said_before_training(smoke_config, capsys, monkeypatch):
+    for step in ("_draw", "_compare"):
+        monkeypatch.setattr(train, step, lambda *_: None)
+    config = smoke_config.replace(trials_per_activation=1, max_iters=20)
+    train.run_study(config, ["relu"])
+    lines = capsys.readouterr().out.splitlines()
+    said = lines.index(machine.how_computed(config))
+    assert said < next(i for i, line in enumerate(lines) if line.startswith("relu trial 1"))
+
+
+def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys):
+    results = synthetic_results("relu") | {
+        "audit": {"passed": False, "checks": [{"name": n, "status": s} for n, s in (("a", "pass"), ("finite", "fail"))]}
+    }
+    train.Display(quiet=False).finished(results, Path("results/relu_results.json"), "plots")
+    out = capsys.readouterr().out
+    assert 'audit FAILED: finite (measured and needed: "audit" in results/relu_results.json)' in out
+    assert "results in results/relu_results.json, figures in plots" in out
+
+
 def test_a_second_run_reuses_what_is_done(finished, monkeypatch):
     config, results, _, _ = finished
     monkeypatch.setattr(trials, "_run", lambda *_: pytest.fail("trained again"))
@@ -299,6 +345,22 @@ def test_one_bit_moves_one_weight_by_one_unit_in_the_last_place(smoke_config, dt
             step = torch.tensor(torch.finfo(dtype).eps) * 2.0 ** math.floor(math.log2(abs(x.item())))
             assert abs(x.double() - y.double()).item() == pytest.approx(step.item(), rel=1e-6)
     assert changed == 1
+
+
+# -- what the models write ----------------------------------------------------------------------------------------
+
+
+def test_samples_of_the_healthy_trials_by_their_numbers(finished, tmp_path, capsys):
+    """Trial 2 was removed and trial 4 diverged: 1 and 3 are shown as 1 and 3."""
+    config = finished[0].replace(checkpoint_dir=str(tmp_path))
+    for k in (1, 3):
+        saved = storage.load_checkpoint(storage.checkpoint_path(finished[0].checkpoint_dir, "smelu_05", k))
+        storage.save_checkpoint(storage.checkpoint_path(tmp_path, "smelu_05", k), saved)
+    storage.save_checkpoint(storage.checkpoint_path(tmp_path, "smelu_05", 4), {**saved, "trial": 4, "weights": {}})
+    print_samples(config, "smelu_05", "ka", characters=20)
+    out = capsys.readouterr().out
+    assert re.match(r"trial 1 +│ trial 3", out)
+    assert "trial 4 diverged" in out and "trial 2" not in out
 
 
 # -- the ways of starting it --------------------------------------------------------------------------------------

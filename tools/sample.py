@@ -6,8 +6,11 @@ import storage
 from config import Config, UserError
 
 
-def continuations(config: Config, activation: str, prompt: str, characters: int, temperature: float) -> list[str]:
-    """The continuation of `prompt` by every trained trial, all with the same random numbers.
+def continuations(
+    config: Config, activation: str, prompt: str, characters: int, temperature: float
+) -> tuple[dict[int, str], list[int]]:
+    """The continuation of `prompt` by every trained trial, all with the same random numbers: ({trial: text}, the trials
+    that diverged and have nothing to say).
 
     Raises:
         UserError: no trial is trained, or the prompt is empty or has characters outside the vocabulary.
@@ -20,19 +23,22 @@ def continuations(config: Config, activation: str, prompt: str, characters: int,
 
     if not prompt:
         raise UserError("prompt='': give at least one character to begin with")
-    texts = []
+    texts, diverged = {}, []
     for number in experiment.existing_trials(config, activation):
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
+        if not storage.load_checkpoint(path, whole=False).get("weights"):
+            diverged.append(number)
+            continue
         model, tokenizer, _ = trials.load_trial(path)
         idx = torch.from_numpy(tokenizer.encode(prompt).astype("int64"))[None]
         new = generate(model, idx, characters, temperature, seed=config.seed_base)[0, idx.shape[1] :]
-        texts.append(tokenizer.decode(new.numpy()))
+        texts[number] = tokenizer.decode(new.numpy())
     if not texts:
+        what = "all trained trials diverged" if diverged else "no trained trial"
         raise UserError(
-            f"no trained trial of {activation} in {config.checkpoint_dir}; train it first: "
-            f"train.py --activation {activation}"
+            f"{config.checkpoint_dir}: {what} of {activation}; train it first: train.py --activation {activation}"
         )
-    return texts
+    return texts, diverged
 
 
 def parting(texts: list[str]) -> int:
@@ -48,7 +54,8 @@ def print_samples(
     import shutil
     import textwrap
 
-    texts = continuations(config, activation, prompt, characters, temperature)
+    found, diverged = continuations(config, activation, prompt, characters, temperature)
+    numbers, texts = list(found), list(found.values())
     at = parting(texts)
     columns = shutil.get_terminal_size((100, 24)).columns
     width = max(16, (columns - 3 * (len(texts) - 1)) // len(texts))
@@ -57,7 +64,7 @@ def print_samples(
         marked = prompt + text[:at] + ("▸" if at < len(text) else "") + text[at:]
         blocks.append([piece for line in marked.splitlines() for piece in textwrap.wrap(line, width) or [""]])
     height = max(map(len, blocks))
-    print(" │ ".join(f"trial {i}".ljust(width) for i in range(1, len(texts) + 1)))
+    print(" │ ".join(f"trial {i}".ljust(width) for i in numbers))
     for row in range(height):
         print(" │ ".join((block[row] if row < len(block) else "").ljust(width) for block in blocks).rstrip())
     if len(texts) == 1:
@@ -65,5 +72,7 @@ def print_samples(
     elif at == min(map(len, texts)):
         print(f"the {len(texts)} trials agree on all {at} characters")
     else:
-        seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in enumerate(texts, 1))
+        seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in found.items())
         print(f"they part after {at} characters (▸): {seen}")
+    for number in diverged:
+        print(f"trial {number} diverged: it has no model to write with")

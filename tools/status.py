@@ -18,7 +18,8 @@ def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
     A trial is running as long as somebody holds its lock; what a killed process left is `interrupted`.
     """
     root = Path(config.checkpoint_dir)
-    found = sorted(p.name for p in root.glob("[!.]*") if p.is_dir())
+    # `sources` holds the studies of --decompose, each with folders like these
+    found = sorted(p.name for p in root.glob("[!.]*") if p.is_dir() and p.name != "sources")
     states = []
     for name in names or found:
         numbers = set(range(1, config.trials_per_activation + 1))
