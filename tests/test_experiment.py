@@ -109,7 +109,8 @@ def test_more_positions_are_measured_without_training(config, tmp_path, capsys, 
         train.run_study(more, ["relu"], quiet=True)
     capsys.readouterr()
     again = train.run_study(more, ["relu", "gelu"])["relu"]
-    assert "relu: measured anew (eval_tokens=1024 there, 2048 now); nothing is trained again" in capsys.readouterr().out
+    said = "relu_results.json: measured with eval_tokens=1024 there, 2048 now; measured again from the checkpoints"
+    assert said in capsys.readouterr().out
     for key in ("fingerprint", "reproducibility_metrics", "avg_val_loss", "avg_train_loss", "evaluation", "divergence"):
         assert again[key] == fresh[key], key
     for mine, theirs in zip(again["trials"], fresh["trials"], strict=True):

@@ -11,14 +11,13 @@ from analysis.results import (
     Measured,
     load_all_results,
     match_losses,
-    matched_loss_pd,
     matrix,
     measure,
-    pd_at_val_loss,
     seeds_shared,
 )
 from config import UserError
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study, write_study
+from training.matched_loss import matched_loss_pd, pd_at_val_loss
 
 
 def matched_loss(study):

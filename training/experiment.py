@@ -20,11 +20,11 @@ import audit
 import metrics
 import storage
 from analysis.checks import after_training
-from analysis.results import pd_at_val_loss
 from config import Config, UserError, option
 from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
+from training.matched_loss import pd_at_val_loss
 
 # -- what is there ------------------------------------------------------------------------------------------------
 
