@@ -151,9 +151,9 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
     architectures.check_model_name(config.model)
     there = [file for file in experiment.found(config) if not (overwrite and file.activation in names)]
     config, said = experiment.going_on_with(config, there)
+    experiment.refuse_other_settings(config, names, there)
     if said:
         display.line(said)
-    experiment.refuse_other_settings(config, names, there)
     return config, there
 
 
