@@ -275,11 +275,14 @@ class _Study:
 
     def finish(self, name: str) -> None:
         """Measure and draw an activation all of whose trials are done."""
+        from analysis.checks import after_training
         from training import experiment, pool
 
         threads = None if any(self.unfinished.values()) else pool.usable_cores()
         with _results_lock(self.config):
-            results = experiment.finish(self.config, name, self.corpus, self.audits.get(name), self.display, threads)
+            results = experiment.finish(
+                self.config, name, self.corpus, self.audits.get(name), after_training, self.display, threads
+            )
             _draw(self.config, results)
         self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config.plots_dir)
         self.finished[name] = results

@@ -155,11 +155,11 @@ def test_like_has_every_recorded_setting_but_the_places(results_of):
 
 def test_like_names_what_this_machine_can_not_have(results_of, monkeypatch):
     config = Config(preset="smoke", device="cpu", precision="bfloat16", native=True)
-    monkeypatch.setattr(config_module, "cpp_compiler", lambda: None)
+    monkeypatch.setattr(toolchain, "problem", lambda: "there is no C++ compiler here (c++)")
     monkeypatch.setattr(config_module, "_nvidia_present", lambda: False)
     path = results_of(config)
     with pytest.raises(
-        UserError, match=r"can't have native=True \(there is no C\+\+ compiler here\).*\(native=False\)"
+        UserError, match=r"can't have native=True \(there is no C\+\+ compiler here \(c\+\+\)\).*\(native=False\)"
     ):
         Config.like(path)
     assert not Config.like(path, native=False).native

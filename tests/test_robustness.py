@@ -26,6 +26,7 @@ import plot_utils
 import programs
 import storage
 import train
+from analysis.checks import after_training
 from config import Config, UserError
 from prepare_data import load_corpus
 from training import experiment, trial
@@ -380,7 +381,7 @@ def next_run(config, name="relu"):
     notes = []
     for k in missing:
         trial.train_trial(config, name, k, corpus, report=lambda e: notes.append(e) if e["event"] == "note" else None)
-    experiment.finish(config, name, corpus, [], train.Display(quiet=True))
+    experiment.finish(config, name, corpus, [], after_training, train.Display(quiet=True))
     return [note["text"] for note in notes]
 
 

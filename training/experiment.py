@@ -11,6 +11,7 @@ import datetime
 import itertools
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,6 @@ import numpy as np
 import audit
 import metrics
 import storage
-from analysis.checks import after_training
 from config import Config, UserError, option
 from models.architectures import code_checksums
 from prepare_data import Corpus
@@ -206,9 +206,16 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
 
 
 def finish(
-    config: Config, activation: str, corpus: Corpus, checks: list[dict] | None, display, threads: int | None = None
+    config: Config,
+    activation: str,
+    corpus: Corpus,
+    checks: list[dict] | None,
+    after_training: Callable[[dict], list[dict]],
+    display,
+    threads: int | None = None,
 ) -> dict:
-    """Measure the trials of an activation and write its results; what is up to date is left alone. `threads` as for
+    """Measure the trials of an activation and write its results; what is up to date is left alone. Their audit is the
+    `checks` made before training (None: they are made now) and what `after_training` finds in them. `threads` as for
     `measure`."""
     path = storage.results_path(config.results_dir, activation)
     results = storage.read_results(path) if path.exists() else None
