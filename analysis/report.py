@@ -37,7 +37,7 @@ FIGURES = {  # of the study as a whole: file, caption
     ),
     "ratios": (
         "pd_ratios.png",
-        "Mean PD of each activation, and of the smooth ones together, as a ratio to that of ReLU, with its 95 % interval",
+        "Mean PD of each activation, and of the smooth ones together, as a ratio to ReLU's, with its 95 % interval",
     ),
     "divergence": ("divergence_comparison.png", "PD along training, and against validation loss near the end"),
 }
