@@ -21,6 +21,7 @@ import metrics
 import storage
 from config import Config, UserError
 from models import own_code
+from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
 
@@ -77,7 +78,7 @@ class Predictions:
         """The models; or none, and why not."""
         self._models = []
         try:
-            now = own_code.checksums(self.config, activation)
+            now = code_checksums(self.config, activation)
             for k, saved in self._saved.items():
                 if not saved["weights"]:
                     return f"trial {k} has no weights left"
