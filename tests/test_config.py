@@ -76,7 +76,11 @@ def test_wrong_values_name_the_field_and_what_would_be_right(settings, named):
         assert part in message
 
 
-@pytest.mark.parametrize("give", [lambda **x: Config.from_dict(x), Config, Config(preset="smoke").replace], ids=["from_dict", "Config", "replace"])
+@pytest.mark.parametrize(
+    "give",
+    [lambda **x: Config.from_dict(x), Config, Config(preset="smoke").replace],
+    ids=["from_dict", "Config", "replace"],
+)
 def test_misspelt_name_suggests_the_nearest(give):
     with pytest.raises(UserError, match="unknown setting 'n_layr': did you mean n_layer?"):
         give(n_layr=3)
