@@ -45,14 +45,13 @@ constexpr float TINY = 1.17549435e-38f;  // the smallest normal number
 // t = 1 - x = m 2^e with m in [√½, √2): ln t = e ln 2 + ln(1+c), c = m - 1, with a polynomial for what follows
 // c - c²/2. Where e = 0, c is -x without rounding, and t c + x is x²: nothing cancels that is larger than the result.
 INLINE floats shannon_term(floats x) {
-    floats first = x * 0.00067369182f + -0.00390572043f;
-    first = first * x + 0.0108498561f;
-    first = first * x + -0.0204824158f;
-    first = first * x + 0.0323304534f;
-    first = first * x + -0.0498225989f;
-    first = first * x + 0.0833171924f;
-    first = first * x + -0.166666092f;
-    first = first * x + 0.499999997f;
+    floats first = x * -0.00121095315f + 0.0064708593f;
+    first = first * x + -0.0167771108f;
+    first = first * x + 0.0305935917f;
+    first = first * x + -0.0493804887f;
+    first = first * x + 0.0832619287f;
+    first = first * x + -0.16666346f;
+    first = first * x + 0.499999976f;
     floats t = 1.0f - x;
     ints bits = (ints)t, exponent = (bits - 0x3f3504f3) >> 23;  // 0x3f3504f3 is √½
     floats e = __builtin_convertvector(exponent, floats);
