@@ -151,7 +151,8 @@ def loaded(member: Member):
             yield model
     finally:
         del model
-        gc.collect()
+        if member.weights is not None and member.weights.parameters > 10**7:
+            gc.collect()  # before the next one comes
         if member.opening.device.startswith("cuda"):
             torch.cuda.empty_cache()
 

@@ -127,7 +127,8 @@ def _copies(members, pd):
         "no copies",
         problems,
         "no two members are closer than others of their groups",
-        f"relative PD of two members at least {COPY:g} of what is typical of their group ({COPY_ACROSS:g} between groups)",
+        f"relative PD of two members at least {COPY:g} of what is typical of their group, {COPY_ACROSS:g} between "
+        f"groups",
         "a copy is no second training: PD among copies says nothing about seeds",
         "fail",
     )
