@@ -63,6 +63,7 @@ def compare_models(
     targets: str | os.PathLike | None = None,
     trust_remote_code: bool = False,
     max_spool_gb: float = 8.0,
+    report: bool = True,
     quiet: bool = True,
 ) -> Comparison:
     """Compare groups of models at the same positions of a text, and write what was found below `out`.
@@ -79,10 +80,11 @@ def compare_models(
         targets: the .npy of targets for dumps that hold none.
         trust_remote_code: run code that a folder brings.
         max_spool_gb: disk for predictions, below `out`; see foreign/measure.py.
+        report: draw the figures and, with two groups or more, write table, tests and report, as of any study.
 
     Returns:
-        Comparison. Below `out`: results/{group}_results.json, results/matrix.json and matrix.csv, results.parquet, and
-        with two groups or more the table, tests, figures and report of any study.
+        Comparison. Below `out`, in results: {group}_results.json, matrix.json and matrix.csv, results.parquet (a row
+        per member and per pair within a group), and what `report` asks for.
 
     Raises:
         UserError: nothing to compare, tokenizers or vocabularies differ, and whatever else is wrong with the input.
@@ -114,7 +116,7 @@ def compare_models(
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
         sums = measure.measure(members, list(numbers.values()), where, how, Path(out) / "spool", display)
-    return _write(members, numbers, where, how, sums, noise, Path(out), text, display)
+    return _write(members, numbers, where, how, sums, noise, Path(out), text, report, display)
 
 
 # -- input --------------------------------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ def _check_vocabulary(members) -> None:
 # -- output -------------------------------------------------------------------------------------------------------
 
 
-def _write(members, numbers, where, how, sums, noise, out: Path, text, display) -> Comparison:
+def _write(members, numbers, where, how, sums, noise, out: Path, text, report, display) -> Comparison:
     """Results of each group, the matrix over all members, and what follows from them."""
     import itertools
 
@@ -245,13 +247,14 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, display) 
         results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
         written.append(storage.write_results(results, out / "results"))
         all_results[group] = storage.read_results(written[-1])
-        for draw in (plot_utils.plot_reproducibility_metrics, plot_utils.plot_summary_metrics):
-            draw(all_results[group], group, out / "plots")
+        if report:
+            for draw in (plot_utils.plot_reproducibility_metrics, plot_utils.plot_summary_metrics):
+                draw(all_results[group], group, out / "plots")
         display.line(_headline(results))
     records = [{"group": group_of[k], **m.summary(), **noise[k], **models[k]} for k, m in enumerate(members)]
     found = Comparison(all_results, records, pairs, written)
     written += _write_matrix(found, shared, numbers, out / "results")
-    written += analyze_results.write_all(out / "results", out / "plots") if len(numbers) > 1 else []
+    written += analyze_results.write_all(out / "results", out / "plots") if report and len(numbers) > 1 else []
     frame = analyze_results.results_frame(all_results)
     with storage.atomic_path(out / "results" / "results.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
@@ -443,6 +446,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code that a folder of transformers brings"
     )
+    parser.add_argument("--no-report", action="store_true", help="write the results alone: no figures, no report")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     try:
@@ -489,6 +493,7 @@ def _numbers(args) -> dict:
         "targets": args.targets,
         "trust_remote_code": args.trust_remote_code,
         "max_spool_gb": number(args.max_spool_gb, "max_spool_gb", float),
+        "report": not args.no_report,
     }
 
 

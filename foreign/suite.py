@@ -17,8 +17,9 @@ from audit import _check, _list
 
 COPY = 0.3  # of the group's typical PD: seeds of one recipe are within a few percent of one another
 COPY_ACROSS = 0.1  # the same between two groups, whose members may have one seed in common
-OUTLIER_RATIO = 1.3  # of the PD among the others
+OUTLIER_RATIOS = {3: 2.0, 4: 1.5}  # of a member's PD to that among the others, in groups of three, of four and more
 OUTLIER_DEVIATIONS = 6
+OUTLIER_LOSS = 0.1
 NOISE = 0.1  # of the smallest PD between two members
 
 
@@ -145,22 +146,22 @@ def _outliers(members, pd):
         tested += 1
         among = np.array([pd[i, j] for i, j in itertools.combinations(others, 2)])
         mine = float(np.mean([pd[k, i] for i in others]))
-        spread = max(float(among.std()), 0.03 * float(among.mean()))  # of few pairs it is hardly known
-        if mine > max(OUTLIER_RATIO * among.mean(), among.mean() + OUTLIER_DEVIATIONS * spread):
+        ratio = OUTLIER_RATIOS[min(4, len(others) + 1)]
+        if mine > max(ratio * among.mean(), among.mean() + OUTLIER_DEVIATIONS * among.std()):
             text = f"{m.name} differs from its group by {mine:.3g} on average, the others among themselves by"
             problems.append(((m,), f"{text} {among.mean():.3g}"))
             continue
         losses = np.array([members[i].val_loss for i in others if members[i].val_loss is not None])
         if m.val_loss is not None and len(losses) > 1:
-            typical, spread = float(losses.mean()), max(float(losses.std(ddof=1)), 0.01 * float(losses.mean()))
-            if abs(m.val_loss - typical) > max(0.05 * typical, OUTLIER_DEVIATIONS * spread):
+            typical, spread = float(losses.mean()), float(losses.std(ddof=1))
+            if abs(m.val_loss - typical) > max(OUTLIER_LOSS * typical, OUTLIER_DEVIATIONS * spread):
                 problems.append(((m,), f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"))
     return (
         "no outlier",
         problems,
         "no member stands apart from its group" if tested else None,
-        f"PD with the others below {OUTLIER_RATIO:g} times theirs, or within {OUTLIER_DEVIATIONS} of their standard "
-        f"deviations; loss within 5 % or as many",
+        f"PD with the others at most twice theirs (1.5 times in a group of four or more), loss within "
+        f"{100 * OUTLIER_LOSS:g} % of theirs, or either within {OUTLIER_DEVIATIONS} of their standard deviations",
         "one model of another kind, size or text raises the PD of a whole group",
         "fail",
     )

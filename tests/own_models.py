@@ -24,21 +24,22 @@ def config_of(kind: str, vocab: int = 256, width: int = 32):
     return transformers.GPTNeoXConfig(**shared, **sizes)
 
 
-def trained(kind: str, text: str, seed: int, steps: int = 60, width: int = 32, vocab: int = 256):
+def trained(kind: str, text: str, seed: int, steps: int = 100, width: int = 32, vocab: int = 256):
     """A model after some steps of AdamW on windows of the text's bytes."""
     import transformers
 
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config_of(kind, vocab, width))
     data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).astype(np.int64))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.95))
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-2 * (1 - step / steps)
+            group["lr"] = 1e-2 * min((step + 1) / 20, 1 - step / steps)
         starts = torch.randint(len(data) - CONTEXT, (16, 1))
         batch = data[starts + torch.arange(CONTEXT)]
         optimizer.zero_grad()
         model(input_ids=batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model.eval()
 
