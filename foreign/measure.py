@@ -31,10 +31,17 @@ import storage
 from config import UserError
 from foreign.member import Member
 from foreign.windows import Positions
+from metrics_table import metrics_of
 from training import pairs as kernel
 
 MAX_SPOOL_BYTES = 8 * 2**30
 BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time
+# means over positions of what `metrics._distances` gives
+DISTANCES = tuple(
+    metric.key
+    for metric in metrics_of("pair")
+    if metric.key not in (*metrics.NEED_TARGETS, "prediction_differences", "total_predictions", "top1_mismatch_pct")
+)
 BLOCKS = 64  # contiguous groups of windows for the lists by block
 
 
@@ -55,7 +62,7 @@ class Sums:
     def __init__(self, members: int, groups: Sequence[Sequence[int]], positions: Positions, top_k: bool):
         self.n, self.groups, self.positions, self.top_k = members, groups, positions, top_k
         self.pairs = list(itertools.combinations(range(members), 2))
-        self.keys = [*metrics.DISTANCES, "true_label_relative_pd", "mismatches"] + ["relative_pd_upper"] * top_k
+        self.keys = [*DISTANCES, "true_label_relative_pd", "mismatches"] + ["relative_pd_upper"] * top_k
         columns = 2 * members + len(self.keys) * len(self.pairs) + len(groups)
         self.table = np.zeros((positions.windows, columns))
         self.seen: list[set[int]] = [set() for _ in range(members)]  # tokens that were ever the arg-max
@@ -341,7 +348,7 @@ def _compare(members, sums: Sums, positions: Positions, how: How, lo: int, hi: i
         values = [m.nll for m in one] + [m.top == targets for m in one]
         for pair, (i, j) in enumerate(sums.pairs):
             distances = metrics._distances(sums_[:, pair], mass[i] + mass[j], V)
-            values += [distances[key] for key in metrics.DISTANCES]
+            values += [distances[key] for key in DISTANCES]
             values += [metrics._relative_difference(one[i].p_target, one[j].p_target), one[i].top != one[j].top]
         values += [_spread(block[list(group)]) for group in sums.groups]
         sums.add(a, np.stack(values).astype(np.float64), np.stack([m.top for m in one]))
@@ -372,7 +379,7 @@ def _compare_top_k(members, sums: Sums, positions: Positions, how: How, lo: int,
         for i, j in sums.pairs:
             distances = top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j])
             p_y, q_y = np.exp(logprobs[i]), np.exp(logprobs[j])
-            values += [distances.get(key, np.full(b - a, np.nan)) for key in metrics.DISTANCES]
+            values += [distances.get(key, np.full(b - a, np.nan)) for key in DISTANCES]
             values += [metrics._relative_difference(p_y, q_y), best[i] != best[j], distances["relative_pd_upper"]]
         values += [np.zeros(b - a) for _ in sums.groups]
         sums.add(a, np.stack(values).astype(np.float64), best)
