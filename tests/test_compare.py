@@ -572,3 +572,40 @@ def test_a_comparison_of_one_model_has_no_pairs(runs, tmp_path):
     results = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1,))}).results["a"]
     assert results["avg_relative_pd"] is None and results["reproducibility_metrics"] == []
     assert byte_tokenizer().vocab_size == 256
+
+
+# -- our own models, there and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_exported_models_give_what_training_measured(smoke_config, tmp_path):
+    """All activations of the study: trained, exported, loaded by transformers, compared. Half of each group are our
+    checkpoints as they are."""
+    from activations import STUDY
+    from prepare_data import load_corpus
+    from tools.huggingface import export_to_huggingface
+    from train import run_experiment
+
+    config = smoke_config.replace(workers=1)
+    text = tmp_path / "validation.txt"
+    groups, measured = {}, {}
+    for name in STUDY:
+        measured[name], _, tokenizer = run_experiment(config, name)
+        checkpoints = [Path(config.checkpoint_dir) / name / f"trial_{k}.pt" for k in (1, 2, 3)]
+        exported = [export_to_huggingface(path, tmp_path / "hf" / name / path.stem) for path in checkpoints[:2]]
+        groups[name] = [*exported, checkpoints[2]]
+    text.write_text(tokenizer.decode(load_corpus(config).val), encoding="utf-8")
+    found = compare_models(
+        groups, text, out=tmp_path / "out", positions=config.eval_tokens, block_size=config.block_size, device="cpu"
+    )
+    for name, results in measured.items():
+        ours = found.results[name]
+        assert ours["evaluation"]["sha256"] == results["evaluation"]["sha256"]
+        for a, b in zip(ours["reproducibility_metrics"], results["reproducibility_metrics"], strict=True):
+            for key, value in b.items():
+                if isinstance(value, float):
+                    assert a[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, key)
+        assert ours["avg_relative_pd"] == pytest.approx(results["avg_relative_pd"], rel=1e-5)
+        assert ours["avg_val_loss"] == pytest.approx(results["avg_val_loss"], rel=1e-6)
+        assert ours["audit"]["passed"], ours["audit"]
+        assert [t["seed"] for t in ours["trials"]] == [None, None, results["trials"][2]["seed"]]
