@@ -75,7 +75,8 @@ def compare_models(
         block_size: tokens of context of a window; None: the shortest context among the members, at most 2048. For
             dumps: the rows of one window (None: no windows, and so no standard errors).
         device, dtype: where and in which precision models run; `float32` or `bfloat16`.
-        batch_size: windows in one forward pass; None: as many as make 2048 positions on a CPU, 16384 elsewhere.
+        batch_size: windows in one forward pass; None: as many as make 2048 positions on a CPU, 16384 elsewhere, and
+            256 MiB of logits, or one.
         tokenizer: a folder or tokenizer.json in the place of those that lie with the models of transformers.
         targets: the .npy of targets for dumps that hold none.
         trust_remote_code: run code that a folder brings.
@@ -104,8 +105,7 @@ def compare_models(
     else:
         where = windows.of_text(members, _read(text), block_size, _whole(positions, "positions"))
     spool_bytes = int(max_spool_gb * 2**30)
-    most = measure.metrics.MAX_POSITIONS["cpu" if device == "cpu" else "other"]
-    batch = _whole(batch_size, "batch_size") if batch_size is not None else max(1, most // where.block_size)
+    batch = None if batch_size is None else _whole(batch_size, "batch_size")
     how = measure.How(device, dtype, batch, spool_bytes)
     display = _Display(quiet)
     with display, torch.inference_mode():
@@ -284,6 +284,9 @@ def _shared_record(members, where, how, text, unigram) -> dict:
 
     import torch
 
+    from foreign import measure
+
+    batch = None if members[0].is_dump else measure.batch_of(how, where.block_size, members[0].vocab_size)
     settings = {"block_size": where.block_size, "positions": len(where.targets), "dtype": how.dtype}
     dataset = {
         "name": "targets of the dumps" if where.tokens is None else os.fspath(text),
@@ -296,7 +299,7 @@ def _shared_record(members, where, how, text, unigram) -> dict:
     }
     return {
         "fingerprint": storage.sha256_json({**settings, "text": dataset["sha256"], "positions": where.sha256}),
-        "comparison": {**settings, "device": how.device, "batch_size": how.batch_size},
+        "comparison": {**settings, "device": how.device, "batch_size": batch},
         "dataset": dataset,
         "evaluation": {
             "positions": len(where.targets),

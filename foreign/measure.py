@@ -20,7 +20,7 @@ import gc
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ class How:
 
     device: str
     dtype: str
-    batch_size: int  # windows in one forward pass
+    batch_size: int | None  # windows in one forward pass; None: as many as `batch_of` says
     max_bytes: int
 
 
@@ -182,7 +182,7 @@ def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Ten
         raise UserError(f"{member.name}: can't predict windows of {inputs.shape[1]} tokens: {line}") from None
     if logits.ndim != 3 or logits.shape[:2] != inputs.shape:
         raise UserError(f"{member.name}: gives logits of shape {tuple(logits.shape)} for {tuple(inputs.shape)} tokens")
-    if not bool(torch.isfinite(logits).all()):
+    if not all(bool(torch.isfinite(end)) for end in logits.aminmax()):
         raise UserError(f"{member.name}: its logits are not finite; leave it out")
     return logits
 
@@ -194,27 +194,33 @@ def look_at(member: Member, positions: Positions, how: How) -> dict:
     Raises: as `predict`.
     """
     with loaded(member) as model:
-        inputs = positions.inputs(0, min(2, positions.windows))
-        together = predict(member, model, inputs, how.device).float().cpu()
-        alone = torch.cat([predict(member, model, row[None], how.device).float().cpu() for row in inputs])
+        inputs = positions.inputs(0, min(2, positions.windows))[:, :256]
+        together = predict(member, model, inputs, how.device)[-1].float().cpu()
         member.vocab_size = together.shape[-1]
+        alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
     noise = {"own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
     if how.dtype != "float32":
-        exact = type(member)(member.path, _in_float32(member.opening), member.name)
+        exact = type(member)(member.path, replace(member.opening, dtype="float32"), member.name)
         with loaded(exact) as model:
-            noise["own_pd_dtype"] = _own_pd(together, predict(member, model, inputs, how.device).float().cpu())
+            alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
+        noise["own_pd_dtype"] = _own_pd(together, alone)
     return noise
 
 
-def _in_float32(opening):
-    from dataclasses import replace
-
-    return replace(opening, dtype="float32")
-
-
 def _own_pd(a: torch.Tensor, b: torch.Tensor) -> float:
-    p, q = (torch.softmax(x.flatten(0, 1).double(), -1) for x in (a, b))
-    return float(((p - q).abs().sum(-1) / 2).mean())
+    """Relative PD of two windows of logits (T, V), of 64 of their rows at a time."""
+    total = 0.0
+    for x, y in zip(a.split(64), b.split(64), strict=True):
+        total += float((torch.softmax(x.double(), -1) - torch.softmax(y.double(), -1)).abs_().sum()) / 2
+    return total / len(a)
+
+
+def batch_of(how: How, block_size: int, vocab_size: int) -> int:
+    """Windows in one forward pass: about MAX_POSITIONS and BLOCK_BYTES of logits, one at least."""
+    if how.batch_size is not None:
+        return how.batch_size
+    positions = metrics.MAX_POSITIONS["cpu" if how.device == "cpu" else "other"]
+    return max(1, min(positions, BLOCK_BYTES // (4 * vocab_size)) // block_size)
 
 
 # -- all of them --------------------------------------------------------------------------------------------------
@@ -304,8 +310,9 @@ def _spool(member: Member, positions: Positions, how: How, lo: int, hi: int, pat
     with storage.atomic_path(path) as temporary, loaded(member) as model:
         shape = (hi - lo, member.vocab_size)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint16 if half else np.float32, shape)
-        for first in range(lo // T, -(-hi // T), how.batch_size):
-            last = min(first + how.batch_size, -(-hi // T))
+        batch = batch_of(how, T, member.vocab_size)
+        for first in range(lo // T, -(-hi // T), batch):
+            last = min(first + batch, -(-hi // T))
             logits = predict(member, model, positions.inputs(first, last), how.device).flatten(0, 1)
             if logits.shape[1] != member.vocab_size:
                 raise UserError(f"{member.name}: gives {logits.shape[1]} logits, {member.vocab_size} before")
@@ -344,13 +351,13 @@ def _compare(members, sums: Sums, positions: Positions, how: How, lo: int, hi: i
                 raise UserError(
                     f"{member.name}: gives the true token at row {row} no probability: its loss is infinite"
                 )
-        sums_, mass, _ = pair_sums(block)
+        sums_, mass, spread = pair_sums(block)
         values = [m.nll for m in one] + [m.top == targets for m in one]
         for pair, (i, j) in enumerate(sums.pairs):
             distances = metrics._distances(sums_[:, pair], mass[i] + mass[j], V)
             values += [distances[key] for key in DISTANCES]
             values += [metrics._relative_difference(one[i].p_target, one[j].p_target), one[i].top != one[j].top]
-        values += [_spread(block[list(group)]) for group in sums.groups]
+        values += [spread if len(group) == n else _spread(block[list(group)]) for group in sums.groups]
         sums.add(a, np.stack(values).astype(np.float64), np.stack([m.top for m in one]))
 
 
