@@ -25,7 +25,12 @@ import storage
 from config import Config, Parser, UserError
 
 POSITIONS = 32768
-MEASURED = ("degenerate", "consistent", "suspicious loss", "same positions compared")  # of audit.after_training
+MEASURED = (
+    "degenerate",
+    "consistent",
+    "suspicious loss",
+    "same positions compared",
+)  # of analysis.checks.after_training
 
 
 @dataclass(eq=False)
@@ -70,7 +75,7 @@ def compare_models(
 
     Args:
         groups: {name: paths}; see `foreign.loaders.find_members` for what a path may be.
-        text: a file, folder or glob of UTF-8 text; needed unless all members are dumps.
+        text: a file, folder or glob of text, as a study's corpus may be; needed unless all members are dumps.
         positions: predictions compared, in evenly spaced windows that don't overlap.
         block_size: tokens of context of a window; None: the shortest context among the members, at most 2048. For
             dumps: the rows of one window (None: no windows, and so no standard errors).
@@ -151,11 +156,11 @@ def _device(device: str, dtype: str) -> str:
 
 
 def _read(text) -> str:
-    from prepare_data import local_files, read_files
+    from corpora.reading import file_source
 
     if text is None:
         raise UserError("text: models need a text to predict; name a file, folder or glob (--text PATH)")
-    return "".join(read_files(local_files(os.fspath(text))))
+    return "".join(file_source(os.fspath(text), None, "text").pieces())
 
 
 def _find(groups, opening) -> tuple[list, dict[str, list[int]]]:
@@ -220,8 +225,8 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
     import numpy as np
 
     import analyze_results
-    import audit
     import plot_utils
+    from analysis import checks as study_checks
     from foreign import suite
 
     models, pairs, sets = sums.results()
@@ -243,7 +248,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
         mine = [_pair(p, place) for p in pairs if p["a"] in place and p["b"] in place]
         results = {**_group(group, own, mine, set_pd), **shared}
         # what is left of the study's own checks where nobody recorded the training
-        every = [c for c in audit.after_training(results) if c["name"] in MEASURED] + checks[group]
+        every = [c for c in study_checks.after_training(results) if c["name"] in MEASURED] + checks[group]
         results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
         written.append(storage.write_results(results, out / "results"))
         all_results[group] = storage.read_results(written[-1])

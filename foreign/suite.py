@@ -1,8 +1,8 @@
 """Is this a sound suite? Checks of a comparison's members against one another, each naming the members it found.
 
-Published suites of seeds have had members that were copies of one another, or of another training than their name said.
-The checks have the form of audit.py's. Beside "pass", "fail" and "not applicable" one has the status "hint": it goes by
-names, and may be as intended. No torch here.
+Published suites of seeds have had members that were copies of one another, or of another training than their name
+said. The checks have the form of the audit's. Beside "pass", "fail" and "not applicable" one has the status "hint": it
+goes by names, and may be as intended. No torch here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audit import _check, _list
+from training.check import check as _check
+from training.check import listed as _list
 
 COPY = 0.3  # of the group's typical PD: seeds of one recipe are within a few percent of one another
 COPY_ACROSS = 0.1  # the same between two groups, whose members may have one seed in common

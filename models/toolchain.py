@@ -1,7 +1,7 @@
 """The project's C++, `training/native.cpp` and `training/pairs.cpp`, compiled on the machine that runs it and loaded.
 
-SmeLU's loops, the kernels of training and the pair sums come from here. Nothing is required: `Unavailable` says why it can't be, and
-whoever asked goes on with torch's own operations. This module imports no torch.
+SmeLU's loops, the kernels of training and the pair sums come from here. Nothing is required: `Unavailable` says why
+it can't be, and whoever asked goes on with torch's own operations. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Unavailable(Exception):
     """A source can't be compiled or loaded here. One line says why."""
 
 
-def library(source: Path = SOURCE) -> ctypes.CDLL:
-    """The compiled library, loaded. Raises as `build`."""
+def library(source: Path | None = None) -> ctypes.CDLL:
+    """The compiled library of a source (None: SOURCE), loaded. Raises as `build`."""
     return ctypes.CDLL(str(build(source)))
 
 
-def build(source: Path = SOURCE) -> Path:
+def build(source: Path | None = None) -> Path:
     """A compiled library that can be loaded. It is compiled when there is none yet for this source, compiler and
     processor, which takes two seconds, and kept beside the compiled Python code or, where that can't be, among the
     user's files. A damaged one is made anew.
@@ -45,6 +45,7 @@ def build(source: Path = SOURCE) -> Path:
     Raises:
         Unavailable: there is no compiler, it fails, or no folder takes a library that can be loaded.
     """
+    source = source or SOURCE
     if source not in _built:
         try:
             _built[source] = _find(source) or _make(source)
@@ -146,7 +147,8 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         words = next((line for line in said if "error" in line), said[0] if said else "no message")
-        raise Unavailable(f"{command[0]} can't compile {Path(command[-1]).name}: {words}") from error
+        name = next((Path(word).name for word in command if word.endswith(".cpp")), SOURCE.name)
+        raise Unavailable(f"{command[0]} can't compile {name}: {words}") from error
 
 
 def _processor() -> str:

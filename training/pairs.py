@@ -91,4 +91,6 @@ def _check(library: ctypes.CDLL) -> None:
     exact = metrics.PairSums(3, 77, torch.float64)(p.double())
     for a, b in zip(PairSums(3, 77, library)(p), exact, strict=True):
         if not np.allclose(a, b, rtol=3e-6, atol=1e-12):
-            raise toolchain.Unavailable(f"compiled here, pairs.cpp departs from metrics' by {np.abs(a / b - 1).max():.2g}")
+            raise toolchain.Unavailable(
+                f"compiled here, pairs.cpp departs from metrics' by {np.abs(a / b - 1).max():.2g}"
+            )
