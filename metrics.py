@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -460,6 +460,7 @@ def evaluate_models(
     *,
     blocks: int = 64,
     max_block_bytes: int = MAX_BLOCK_BYTES,
+    pair_sums: Callable = PairSums,
 ) -> Evaluation:
     """Loss and accuracy of n models, and all differences between each two of them, on the same fixed windows.
 
@@ -476,6 +477,7 @@ def evaluate_models(
         block_size: T.
         blocks: contiguous groups of windows for the `…_by_block` lists; at most W.
         max_block_bytes: predictions held at a time.
+        pair_sums: makes what sums over the vocabulary: PairSums, or training.pairs.pair_sums, which is faster.
 
     Returns:
         Evaluation with, per model: `val_loss` (nats per token), `val_accuracy` (percent), their standard errors
@@ -494,7 +496,7 @@ def evaluate_models(
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: must be at least 1")
     starts = _check_windows(tokens, starts, block_size)
-    running = _Running(len(models), len(starts), block_size, blocks)
+    running = _Running(len(models), len(starts), block_size, blocks, pair_sums)
     with _evaluating(models):
         for part in _joint_predictions(models, tokens, starts, block_size, device, max_block_bytes):
             running.add(*part)
@@ -538,8 +540,8 @@ def _joint_predictions(models, tokens, starts, T: int, device, max_bytes: int) -
 class _Running:
     """The sums over all positions, and over windows, from which an Evaluation is made."""
 
-    def __init__(self, n: int, windows: int, block_size: int, blocks: int):
-        self.n, self.windows, self.block_size = n, windows, block_size
+    def __init__(self, n: int, windows: int, block_size: int, blocks: int, pair_sums: Callable = PairSums):
+        self.n, self.windows, self.block_size, self.make_pair_sums = n, windows, block_size, pair_sums
         self.pairs = list(itertools.combinations(range(n), 2))
         self.totals = [Counter() for _ in self.pairs]
         self.mismatches = [0] * len(self.pairs)
@@ -547,13 +549,13 @@ class _Running:
         # the loss of each model, its hits, the relative PD of each pair
         self.over_windows = _OverWindows(2 * n + len(self.pairs), windows, blocks)
         self.window_sums = 0.0  # the same, summed over the positions so far of the current windows
-        self.pair_sums: PairSums | None = None
+        self.pair_sums = None  # once the vocabulary is known
 
     def add(self, predictions, probabilities, targets, windows: int, complete: bool) -> None:
         """Take in one yield of `_joint_predictions`."""
         n, _, V = probabilities.shape
         if self.pair_sums is None:
-            self.pair_sums = PairSums(n, V, torch.float32, probabilities.device)
+            self.pair_sums = self.make_pair_sums(n, V, torch.float32, probabilities.device)
             self.seen_tokens = np.zeros((n, V), bool)
         sums, mass, spread = self.pair_sums(probabilities)
         self.spread += spread.sum()

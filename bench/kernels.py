@@ -1,4 +1,4 @@
-"""Do the kernels of native.cpp stay within their arrays, and how exact are they at odd sizes?
+"""Do the kernels of native.cpp and pairs.cpp stay within their arrays, and how exact are they at odd sizes?
 
     python bench/kernels.py                compiled as for training
     python bench/kernels.py --sanitize     compiled with AddressSanitizer and UndefinedBehaviorSanitizer (by g++)
@@ -26,10 +26,11 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 
+import metrics
 from config import Config
 from models import smelu, toolchain
 from models.architectures import MODELS, build_model
-from training import fused, native, trial
+from training import fused, native, pairs, trial
 
 BF16 = torch.bfloat16
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g")
@@ -120,7 +121,17 @@ def kernels() -> None:
     for dtype in (torch.float32, BF16):  # the loops themselves, also at odd sizes; they are compared bit for bit in use
         for size in (1, 3, 17, 1001) if dtype is torch.float32 else (2, 18, 1002):
             smelu.kernel().times_slope(draw(size).to(dtype), draw(size).to(dtype), 0.5)
+    for n, V in [(1, 1), (2, 1), (2, 15), (3, 16), (2, 17), (4, 511), (3, 512), (2, 513), (3, 1031)]:
+        pair_sums(n, V)
     update()
+
+
+def pair_sums(n: int, V: int) -> None:
+    """Of three rows of n models in float32, with memory of their own that ends with the last value."""
+    p = torch.softmax(4 * torch.randn(n, 3, V, generator=torch.Generator().manual_seed(V)), -1)
+    exact = metrics.PairSums(n, V, torch.float64)(p.double())
+    ours, theirs = pairs.PairSums(n, V)(p), metrics.PairSums(n, V, torch.float32)(p)
+    note("pair sums", *([torch.from_numpy(x) for x in sums] for sums in (ours, theirs, exact)))
 
 
 def update() -> None:

@@ -1,6 +1,6 @@
 """Time and memory of the pairwise metrics: for n = 3…32 trials, V = 65…50 257 tokens, N up to 10⁶ positions.
 
-    python bench/metrics_scaling.py [--quick] [--large] [--json FILE] [--threads K]
+    python bench/metrics_scaling.py [--quick] [--large] [--native] [--json FILE] [--threads K]
 
 Each case runs `metrics.evaluate_models` in a process of its own, so that its peak memory can be told. The models are
 stand-ins, one row of a table and an offset per position, so that the metrics are what is timed. Shown are
@@ -38,13 +38,14 @@ CASES = [
 LARGE = (16, 50257, 65536)
 
 
-def measure(n: int, V: int, N: int, threads: int) -> dict:
+def measure(n: int, V: int, N: int, threads: int, native: bool) -> dict:
     """Run one case in this process."""
     import numpy as np
     import torch
 
     sys.path.insert(0, str(ROOT))
     import metrics
+    from training import pairs
 
     class Table(torch.nn.Module):
         rows = torch.randn(16, V, generator=torch.Generator().manual_seed(0))
@@ -75,8 +76,9 @@ def measure(n: int, V: int, N: int, threads: int) -> dict:
     tokens = np.random.default_rng(0).integers(V, size=N + 1).astype(np.uint32)
     starts = metrics.evaluation_windows(len(tokens), T, N)
     models = [Table(seed) for seed in range(1, n + 1)]
+    chosen = pairs.pair_sums if native and pairs.available() else metrics.PairSums
     start = clock()
-    found = metrics.evaluate_models(models, tokens, starts, T)
+    found = metrics.evaluate_models(models, tokens, starts, T, pair_sums=chosen)
     total = clock() - start
     pairs = n * (n - 1) // 2
     return {
@@ -99,12 +101,13 @@ def main(argv=None) -> int:
     parser.add_argument("--large", action="store_true", help="also n = 16, V = 50 257, N = 65 536")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; the median is shown (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
+    parser.add_argument("--native", action="store_true", help="with the compiled pair sums (training/pairs.cpp)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--case", type=int, nargs=3, metavar=("n", "V", "N"), help="this one case only")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
     args = parser.parse_args(argv)
     if args.here:
-        print(json.dumps(measure(*args.case, args.threads)))
+        print(json.dumps(measure(*args.case, args.threads, args.native)))
         return 0
     cases = [(*case, args.repeats) for case in ([args.case] if args.case else QUICK if args.quick else CASES)]
     cases += [(*LARGE, 1)] if args.large else []
@@ -112,6 +115,7 @@ def main(argv=None) -> int:
     figures = []
     for n, V, N, repeats in cases:
         command = [sys.executable, __file__, "--here", "--threads", str(args.threads), "--case", *map(str, (n, V, N))]
+        command += ["--native"] if args.native else []
         runs = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(repeats)]
         case = sorted(runs, key=lambda run: run["total_s"])[len(runs) // 2]
         figures.append(case)

@@ -1,7 +1,7 @@
-"""The project's one piece of C++, `training/native.cpp`, compiled on the machine that runs it and loaded.
+"""The project's C++, `training/native.cpp` and `training/pairs.cpp`, compiled on the machine that runs it and loaded.
 
-SmeLU's loops and the kernels of training come from here. Nothing is required: `Unavailable` says why it can't be, and
-whoever asked goes on with torch's own operations. This module imports no torch.
+SmeLU's loops, the kernels of training and the pair sums come from here. Nothing is required: `Unavailable` says why
+it can't be, and whoever asked goes on with torch's own operations. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ FLAGS = (
 _CACHE = os.path.expanduser("~/.cache/activation-reproducibility")  # stays as it is for a user without a home
 FOLDERS = (SOURCE.parent / "__pycache__", *(() if _CACHE.startswith("~") else (Path(_CACHE),)))
 
-_built: Path | Unavailable | None = None  # in this process
+_built: dict[Path, Path | Unavailable] = {}  # in this process
 
 
 class Unavailable(Exception):
-    """native.cpp can't be compiled or loaded here. One line says why."""
+    """A source can't be compiled or loaded here. One line says why."""
 
 
-def library() -> ctypes.CDLL:
-    """The compiled library, loaded. Raises as `build`."""
-    return ctypes.CDLL(str(build()))
+def library(source: Path | None = None) -> ctypes.CDLL:
+    """The compiled library of a source (None: SOURCE), loaded. Raises as `build`."""
+    return ctypes.CDLL(str(build(source)))
 
 
-def build() -> Path:
+def build(source: Path | None = None) -> Path:
     """A compiled library that can be loaded. It is compiled when there is none yet for this source, compiler and
     processor, which takes two seconds, and kept beside the compiled Python code or, where that can't be, among the
     user's files. A damaged one is made anew.
@@ -45,15 +45,15 @@ def build() -> Path:
     Raises:
         Unavailable: there is no compiler, it fails, or no folder takes a library that can be loaded.
     """
-    global _built
-    if _built is None:
+    source = source or SOURCE
+    if source not in _built:
         try:
-            _built = _find() or _make()
+            _built[source] = _find(source) or _make(source)
         except Unavailable as error:
-            _built = error
-    if isinstance(_built, Unavailable):
-        raise _built
-    return _built
+            _built[source] = error
+    if isinstance(_built[source], Unavailable):
+        raise _built[source]
+    return _built[source]
 
 
 def problem() -> str | None:
@@ -83,9 +83,9 @@ def compiler_version() -> str:
 # The name holds what the library was made of, and its own checksum: one that was cut short would end the process.
 
 
-def _stem() -> str:
-    made_of = "\0".join([SOURCE.read_text(encoding="utf-8"), compiler_version(), *FLAGS, _processor()])
-    return f"native-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+def _stem(source: Path) -> str:
+    made_of = "\0".join([source.read_text(encoding="utf-8"), compiler_version(), *FLAGS, _processor()])
+    return f"{source.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
 
 def _digest(path: Path) -> str:
@@ -98,8 +98,8 @@ def _try(path: Path) -> Path:
     return path
 
 
-def _find() -> Path | None:
-    stem = _stem()
+def _find(source: Path) -> Path | None:
+    stem = _stem(source)
     for folder in FOLDERS:
         for path in sorted(folder.glob(f"{stem}-*.so")):
             with contextlib.suppress(OSError):
@@ -109,8 +109,8 @@ def _find() -> Path | None:
     return None
 
 
-def _make() -> Path:
-    stem, problems = _stem(), []
+def _make(source: Path) -> Path:
+    stem, problems = _stem(source), []
     for folder in FOLDERS:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def _make() -> Path:
         os.close(handle)
         made = Path(temporary)
         try:
-            _compile(temporary)
+            _compile(source, temporary)
             made.chmod(0o755)
             # at once: workers that begin together never see half of it
             return made.replace(folder / f"{stem}-{_digest(_try(made))}.so")
@@ -133,8 +133,8 @@ def _make() -> Path:
     raise Unavailable("; ".join(problems))
 
 
-def _compile(target: str) -> None:
-    command = [cpp_compiler(), *FLAGS, "-o", target, str(SOURCE)]
+def _compile(source: Path, target: str) -> None:
+    command = [cpp_compiler(), *FLAGS, "-o", target, str(source)]
     try:
         _output([*command, "-fopenmp"])
     except Unavailable:  # some compilers have no OpenMP; one thread then
@@ -147,7 +147,8 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         words = next((line for line in said if "error" in line), said[0] if said else "no message")
-        raise Unavailable(f"{command[0]} can't compile native.cpp: {words}") from error
+        name = next((Path(word).name for word in command if word.endswith(".cpp")), SOURCE.name)
+        raise Unavailable(f"{command[0]} can't compile {name}: {words}") from error
 
 
 def _processor() -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,7 +49,7 @@ def checkpoint(folder, activation="gelu", tokenizer="char", **changes):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("activation", ["gelu", "relu", "swish"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "swish", "smelu_05", "smelu_1", "smelu_0.3"])
 def test_the_exported_model_gives_the_same_logits(tmp_path, monkeypatch, activation, bias):
     from training.trial import load_trial
 
@@ -62,9 +63,11 @@ def test_the_exported_model_gives_the_same_logits(tmp_path, monkeypatch, activat
         a, b = ours(idx), theirs(idx).logits
     assert b.abs().max() > 1
     assert (a - b).abs().max() < 1e-4
+    assert (folder / "model.safetensors").is_file()
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     zero = [name for name, p in theirs.named_parameters() if not p.any()]
-    assert len(zero) == (0 if bias else 3 * 6 + 1)
+    shifted = 3 if activation.startswith("smelu") else 0  # biases of c_fc that stand for β
+    assert len(zero) == (0 if bias else 3 * 6 + 1 - shifted)
     assert all(name.endswith("bias") for name in zero)
     # generation: greedy continuations agree token by token
     from model import generate
@@ -102,11 +105,41 @@ def test_characters_outside_the_vocabulary_are_one_token():
     assert theirs.encode("axb\n").ids == ours.encode("axb\n").tolist() == [0, 3, 1, 3]
 
 
-@pytest.mark.parametrize("activation", ["smelu_05", "smelu_1", "swiglu", "softplus"])
+@pytest.mark.parametrize("activation", ["smeglu", "swiglu", "softplus"])
 def test_an_activation_that_transformers_lacks_is_refused(tmp_path, activation):
-    with pytest.raises(UserError, match=f"'{activation}' has no counterpart .* which has gelu, gelu_tanh, .* swish"):
+    with pytest.raises(UserError, match=f"'{activation}' has no counterpart .* which has gelu, gelu_tanh, .* SmeLU"):
         export_to_huggingface(checkpoint(tmp_path, activation), tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize("beta", [0.3, 0.5, 1.0])
+def test_smelu_is_made_of_two_squares(beta):
+    """In float64, where it can be seen to be an identity, against SmeLU's definition."""
+    x = np.linspace(-4, 4, 8001)
+    smelu = np.where(x <= -beta, 0, np.where(x >= beta, x, (x + beta) ** 2 / (4 * beta)))
+    squares = (np.maximum(x + beta, 0) ** 2 - np.maximum(x - beta, 0) ** 2) / (4 * beta)
+    np.testing.assert_allclose(squares, smelu, atol=1e-14)
+
+
+def test_the_card_says_what_was_measured_on_this_checkpoint_and_nothing_else(tmp_path):
+    from synthetic import synthetic_results
+
+    path = checkpoint(tmp_path, "smelu_1")
+    bare = (export_to_huggingface(path, tmp_path / "bare", tmp_path / "results") / "README.md").read_text()
+    assert "| loss, relative PD | not measured |" in bare and "relu2" in bare
+    results = synthetic_results("smelu_1")
+    results["trials"][0]["checkpoint"] = {"path": str(path), "sha256": storage.sha256_file(path)}
+    storage.write_results(results, tmp_path / "results")
+    card = (export_to_huggingface(path, tmp_path / "card", tmp_path / "results") / "README.md").read_text()
+    first = results["trials"][0]["val_loss"]
+    assert f"| loss | {first:.4f} nats/token |" in card
+    own = [p["relative_pd"] for p in results["reproducibility_metrics"] if "1" in p["model_pair"].split("_vs_")]
+    assert f"| relative PD with the {len(own)} other trials, mean | {np.mean(own):.4f} |" in card
+    results["trials"][0]["checkpoint"]["sha256"] = "another"
+    storage.write_results(results, tmp_path / "results")
+    assert (
+        "not measured" in (export_to_huggingface(path, tmp_path / "o", tmp_path / "results") / "README.md").read_text()
+    )
 
 
 def test_another_model_is_refused(tmp_path):
@@ -132,7 +165,7 @@ def test_the_command_line_answers_with_its_exit_status(tmp_path, capsys):
     assert main([str(path), str(tmp_path / "exported")]) == 0
     assert "GPT2LMHeadModel.from_pretrained" in capsys.readouterr().out
     assert main([str(tmp_path / "none.pt"), str(tmp_path / "b")]) == 2
-    assert main([str(checkpoint(tmp_path / "smelu", "smelu_1")), str(tmp_path / "b")]) == 2
+    assert main([str(checkpoint(tmp_path / "softplus", "softplus")), str(tmp_path / "b")]) == 2
     path.write_bytes(path.read_bytes()[:1000])
     assert main([str(path), str(tmp_path / "b")]) == 1
     for line in capsys.readouterr().err.splitlines():

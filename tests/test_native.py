@@ -362,7 +362,7 @@ def test_trials_differ_from_torchs_by_rounding_alone(smoke_config):
 @pytest.fixture
 def unmade(monkeypatch, tmp_path):
     """As in a process on a machine where it was never compiled."""
-    monkeypatch.setattr(toolchain, "_built", None)
+    monkeypatch.setattr(toolchain, "_built", {})
     monkeypatch.setattr(native, "_library", None)
     monkeypatch.setattr(toolchain, "FOLDERS", (tmp_path / "first", tmp_path / "second"))
     return tmp_path
@@ -370,7 +370,7 @@ def unmade(monkeypatch, tmp_path):
 
 def anew(monkeypatch):
     """As in another process."""
-    monkeypatch.setattr(toolchain, "_built", None)
+    monkeypatch.setattr(toolchain, "_built", {})
 
 
 def test_made_once(unmade, monkeypatch):
@@ -554,5 +554,7 @@ def test_how_it_is_computed(monkeypatch):
     assert line(fast=False, **bfloat16) == "bfloat16 with torch's kernels: precision=bfloat16"
     assert line(threads=2, precision="bfloat16").endswith("those of native.cpp are for one thread, not 2")
     assert line(compile=True, precision="float32") == "float32 with kernels that torch.compile makes: compile=True"
-    monkeypatch.setattr(toolchain, "_built", toolchain.Unavailable("there is no C++ compiler here (…)"))
+    monkeypatch.setattr(
+        toolchain, "_built", {toolchain.SOURCE: toolchain.Unavailable("there is no C++ compiler here (…)")}
+    )
     assert line(**bfloat16) == "bfloat16 with torch's kernels: there is no C++ compiler here (…)"

@@ -5,7 +5,13 @@
     from transformers import AutoTokenizer, GPT2LMHeadModel
     model, tokenizer = GPT2LMHeadModel.from_pretrained("my-model"), AutoTokenizer.from_pretrained("my-model")
 
-The logits are compared with ours before anything is written.
+SmeLU, which transformers has not, is written as what it is made of: with r(x) = max(0, x)², which transformers calls
+relu2, SmeLU(x) = (r(x + β) - r(x - β)) / 4β for every x. So a layer of SmeLU is one of relu2 twice as wide: both halves
+have its weights, their biases are shifted by β and -β, and what they write is divided by 4β and -4β. Such a folder
+loads as any other, without code of ours; keep it in float32, where the two squares that cancel leave enough digits.
+
+The logits are compared with ours before anything is written. README.md in the folder is a model card, with loss and PD
+where the study's results are found.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
 
 import activations
 import storage
+from analysis.results import number
 from config import Config, Parser, UserError
 
 # our name -> the name of the same function in transformers.activations
@@ -37,8 +44,11 @@ TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2's linear
 TOLERANCE = 1e-4  # of the logits; what differs is the order of sums
 
 
-def export_to_huggingface(checkpoint: str | os.PathLike, folder: str | os.PathLike) -> Path:
-    """Write the model and the tokenizer of a finished trial to `folder`, in float32; returns the folder.
+def export_to_huggingface(
+    checkpoint: str | os.PathLike, folder: str | os.PathLike, results_dir: str | os.PathLike | None = None
+) -> Path:
+    """Write the model (safetensors, float32), the tokenizer and a model card of a finished trial to `folder`; returns
+    the folder. `results_dir` holds the results that the card quotes; None: where the trial's study put them.
 
     Raises:
         UserError: transformers is not installed; there is no such file; the model isn't a `gpt`, or its activation has
@@ -61,7 +71,7 @@ def export_to_huggingface(checkpoint: str | os.PathLike, folder: str | os.PathLi
             raise UserError(f"{checkpoint}: its model is {config.model}; only gpt has a counterpart, GPT2LMHeadModel")
         their_activation(saved["activation"])
     model, tokenizer, _ = trial.load_trial(checkpoint)
-    theirs = _gpt2(transformers, config, their_activation(saved["activation"]), model)
+    theirs = _gpt2(transformers, config, saved["activation"], model)
     difference = _largest_difference(model, theirs, tokenizer.vocab_size)
     if not difference <= TOLERANCE:
         raise storage.StorageError(
@@ -71,30 +81,44 @@ def export_to_huggingface(checkpoint: str | os.PathLike, folder: str | os.PathLi
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast_tokenizer(tokenizer), clean_up_tokenization_spaces=False
     )
-    folder = Path(folder)
+    folder, before = Path(folder), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.disable_progress_bar()  # a folder of megabytes is written at once
     with tempfile.TemporaryDirectory() as temporary:
-        theirs.save_pretrained(temporary)
-        fast.save_pretrained(temporary)
+        try:
+            theirs.save_pretrained(temporary)
+            fast.save_pretrained(temporary)
+        finally:
+            if before:
+                transformers.logging.enable_progress_bar()
+        results = _results_of(checkpoint, saved, results_dir or config.results_dir)
+        (Path(temporary) / "README.md").write_text(model_card(saved, results), encoding="utf-8")
         for path in sorted(Path(temporary).iterdir()):
             storage.write_bytes(folder / path.name, path.read_bytes())
     return folder
 
 
 def their_activation(name: str) -> str:
-    """The name in transformers of an activation. Raises UserError if there is none."""
-    found = THEIR_NAMES.get(activations.canonical_name(name))
+    """The name in transformers of an activation, or of what it is made of. Raises UserError if there is none."""
+    found = THEIR_NAMES.get(activations.canonical_name(name)) or ("relu2" if _smelu_beta(name) else None)
     if found is None:
         raise UserError(
-            f"activation {name!r} has no counterpart in transformers' GPT-2, which has {', '.join(THEIR_NAMES)}"
+            f"activation {name!r} has no counterpart in transformers' GPT-2, which has {', '.join(THEIR_NAMES)} and, "
+            f"made of relu2, SmeLU"
         )
     return found
+
+
+def _smelu_beta(name: str) -> float | None:
+    """β where an activation is SmeLU, else None."""
+    module, gated = activations.make_activation(name), activations.get_info(name).gated
+    return module.beta if type(module).__name__ == "SmeLU" and not gated else None
 
 
 def _gpt2(transformers, config: Config, activation: str, model):
     """A GPT2LMHeadModel with the weights of our model; biases that ours does without are zero."""
     import torch
 
-    V = model.wte.num_embeddings
+    V, beta = model.wte.num_embeddings, _smelu_beta(activation)
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
             vocab_size=V,
@@ -102,7 +126,8 @@ def _gpt2(transformers, config: Config, activation: str, model):
             n_embd=config.n_embd,
             n_layer=config.n_layer,
             n_head=config.n_head,
-            activation_function=activation,
+            n_inner=8 * config.n_embd if beta else None,
+            activation_function=their_activation(activation),
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
@@ -115,9 +140,29 @@ def _gpt2(transformers, config: Config, activation: str, model):
     ours = dict(model.named_parameters())
     with torch.no_grad():
         for name, p in theirs.transformer.named_parameters():
-            value = ours[name] if name in ours else torch.zeros_like(p)
+            shape = p.t().shape if name.endswith(TRANSPOSED) else p.shape
+            value = ours[name] if name in ours else torch.zeros(1).expand(_narrow(name, shape) if beta else shape)
+            value = _of_relu2(name, value, beta) if beta else value
             p.copy_(value.t() if name.endswith(TRANSPOSED) else value)
     return theirs.eval()
+
+
+def _narrow(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape in our layer of a bias whose layer of relu2 is twice as wide."""
+    return (shape[0] // 2,) if name.endswith("mlp.c_fc.bias") else shape
+
+
+def _of_relu2(name: str, value, beta: float):
+    """A parameter of a layer of SmeLU as that of a layer of relu2, see above."""
+    import torch
+
+    if name.endswith("mlp.c_fc.weight"):
+        return torch.cat((value, value))
+    if name.endswith("mlp.c_fc.bias"):
+        return torch.cat((value + beta, value - beta))
+    if name.endswith("mlp.c_proj.weight"):
+        return torch.cat((value, -value), 1) / (4 * beta)
+    return value
 
 
 def _largest_difference(ours, theirs, vocab_size: int) -> float:
@@ -126,6 +171,80 @@ def _largest_difference(ours, theirs, vocab_size: int) -> float:
     idx = torch.randint(vocab_size, (4, ours.block_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return float((ours(idx) - theirs(idx).logits).abs().max())
+
+
+# -- the model card -----------------------------------------------------------------------------------------------
+
+
+def _results_of(checkpoint, saved: dict, results_dir) -> dict | None:
+    """The results that were measured on this very checkpoint, if they are there."""
+    path = storage.results_path(results_dir, saved["activation"])
+    try:
+        results = storage.read_results(path)
+    except storage.StorageError:
+        return None
+    sha = storage.sha256_file(checkpoint)
+    same = [t for t in results["trials"] if (t.get("checkpoint") or {}).get("sha256") == sha]
+    return results if same else None
+
+
+def model_card(saved: dict, results: dict | None) -> str:
+    """README.md of an exported model, with what the results say of it."""
+    config, name = saved["config"], saved["activation"]
+    what = activations.label(name)
+    made_of = "; SmeLU is written as relu2 layers twice as wide, see below" if _smelu_beta(name) else ""
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [reproducibility, prediction-difference]",
+        "---",
+        "",
+        f"# {what}, trial {saved['trial']}",
+        "",
+        f"A GPT-2 of {config['n_layer']} layers, {config['n_head']} heads and width {config['n_embd']} with {what} as "
+        f"its activation, context {config['block_size']}, {saved['vocab_size']} tokens ({config['tokenizer']})"
+        f"{made_of}. "
+        f"Trained {config['max_iters']} steps on {config['dataset']}, seed {saved['record'].get('seed')}.",
+        "",
+        "| measured on the validation text | |",
+        "|---|---|",
+        *(f"| {label} | {value} |" for label, value in _measured(saved, results)),
+        "",
+        "Relative PD is the mean total-variation distance between the next-token predictions of two models that differ",
+        "in their random seed alone, at the same positions: 0 for equal predictions, 1 for disjoint ones.",
+        "",
+        "```python",
+        "from transformers import AutoTokenizer, GPT2LMHeadModel",
+        "model, tokenizer = GPT2LMHeadModel.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+        "```",
+    ]
+    if made_of:
+        lines += [
+            "",
+            "SmeLU(x) = (r(x + β) − r(x − β)) / 4β with r(x) = max(0, x)², so no code of its own is needed; load it in",
+            "float32, since in half precision the difference of the two squares loses its digits.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _measured(saved: dict, results: dict | None) -> list[tuple[str, str]]:
+    if results is None:
+        return [("loss, relative PD", "not measured")]
+    mine = next(t for t in results["trials"] if t["trial_id"] == saved["trial"])
+    pairs = [p for p in results["reproducibility_metrics"] if str(saved["trial"]) in p["model_pair"].split("_vs_")]
+    others = [p["relative_pd"] for p in pairs if number(p["relative_pd"]) is not None]
+    rows = [("loss", f"{mine['val_loss']:.4f} nats/token" if number(mine["val_loss"]) is not None else "not known")]
+    if others:
+        rows.append((f"relative PD with the {len(others)} other trials, mean", f"{sum(others) / len(others):.4f}"))
+    if number(results["avg_relative_pd"]) is not None:
+        rows.append(
+            (f"relative PD among all {len(results['trials'])} trials, mean", f"{results['avg_relative_pd']:.4f}")
+        )
+    return rows
+
+
+# -- the tokenizer ------------------------------------------------------------------------------------------------
 
 
 def fast_tokenizer(tokenizer):
@@ -158,10 +277,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="huggingface.py", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
     parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
+    parser.add_argument("--results-dir", help="results for the model card (default: where the study put them)")
     args = parser.parse_args(argv)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # a folder of megabytes is written at once
     try:
-        folder = export_to_huggingface(args.checkpoint, args.folder)
+        folder = export_to_huggingface(args.checkpoint, args.folder, args.results_dir)
     except UserError as error:
         print(f"huggingface.py: {error}", file=sys.stderr)
         return 2

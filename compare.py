@@ -1,0 +1,509 @@
+"""Anyone's models: how much do these seeds, checkpoints, fine-tunes or quantisations differ in what they predict?
+
+    python compare.py --group base runs/base/* --group smooth runs/smooth/* --text my.txt
+
+    from compare import compare_models
+    found = compare_models({"base": ["runs/base/1", …], "smooth": […]}, text="my.txt", out="comparison")
+    found.results["base"]["avg_relative_pd"];  found.matrix         # {group: results}; a DataFrame over all members
+
+A member is a checkpoint of ours (or a folder of them), a folder that transformers' AutoModelForCausalLM loads, or a
+dump of predictions (.npy, .npz, .safetensors, .parquet: see foreign/dumps.py). All are compared at the same windows of
+one text by the measures of the study; each group becomes a `{group}_results.json` that everything else here reads:
+tables, tests, figures and report. OWN_MODELS_GUIDE.md shows how.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import storage
+from config import Config, Parser, UserError
+
+POSITIONS = 32768
+MEASURED = (
+    "degenerate",
+    "consistent",
+    "suspicious loss",
+    "same positions compared",
+)  # of analysis.checks.after_training
+
+
+@dataclass(eq=False)
+class Comparison:
+    """What `compare_models` found."""
+
+    results: dict[str, dict]  # {group: results}, as they were written
+    members: list[dict]  # one record each: name, group, path, steps, loss, …
+    pairs: list[dict]  # every pair of members, within and between groups, with all measures
+    written: list[Path]
+
+    @property
+    def matrix(self):
+        """Relative PD between all members, a DataFrame with their names on both sides."""
+        import pandas as pd
+
+        names = [m["member"] for m in self.members]
+        table = pd.DataFrame(0.0, index=names, columns=names)
+        for pair in self.pairs:
+            table.loc[pair["a"], pair["b"]] = table.loc[pair["b"], pair["a"]] = pair["relative_pd"]
+        return table
+
+
+def compare_models(
+    groups: Mapping[str, Sequence[str | os.PathLike]],
+    text: str | os.PathLike | None = None,
+    *,
+    out: str | os.PathLike = "comparison",
+    positions: int = POSITIONS,
+    block_size: int | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    tokenizer: str | os.PathLike | None = None,
+    targets: str | os.PathLike | None = None,
+    trust_remote_code: bool = False,
+    max_spool_gb: float = 8.0,
+    report: bool = True,
+    quiet: bool = True,
+) -> Comparison:
+    """Compare groups of models at the same positions of a text, and write what was found below `out`.
+
+    Args:
+        groups: {name: paths}; see `foreign.loaders.find_members` for what a path may be.
+        text: a file, folder or glob of text, as a study's corpus may be; needed unless all members are dumps.
+        positions: predictions compared, in evenly spaced windows that don't overlap.
+        block_size: tokens of context of a window; None: the shortest context among the members, at most 2048. For
+            dumps: the rows of one window (None: no windows, and so no standard errors).
+        device, dtype: where and in which precision models run; `float32` or `bfloat16`.
+        batch_size: windows in one forward pass; None: as many as make 2048 positions on a CPU, 16384 elsewhere, and
+            256 MiB of logits, or one.
+        tokenizer: a folder or tokenizer.json in the place of those that lie with the models of transformers.
+        targets: the .npy of targets for dumps that hold none.
+        trust_remote_code: run code that a folder brings.
+        max_spool_gb: disk for predictions, below `out`; see foreign/measure.py.
+        report: draw the figures and, with two groups or more, write table, tests and report, as of any study.
+
+    Returns:
+        Comparison. Below `out`, in results: {group}_results.json, matrix.json and matrix.csv, results.parquet (a row
+        per member and per pair within a group), and what `report` asks for.
+
+    Raises:
+        UserError: nothing to compare, tokenizers or vocabularies differ, and whatever else is wrong with the input.
+        storage.StorageError: a checkpoint is damaged, or the disk refuses.
+    """
+    import torch
+
+    from foreign import measure, windows
+    from foreign.member import Opening
+
+    _check_groups(groups)
+    device = _device(device, dtype)
+    opening = Opening(device, dtype, _path(tokenizer, "tokenizer"), bool(trust_remote_code), _path(targets, "targets"))
+    members, numbers = _find(groups, opening)
+    if all(m.is_dump for m in members):
+        where = windows.of_dumps(members, block_size)
+    else:
+        where = windows.of_text(members, _read(text), block_size, _whole(positions, "positions"))
+    spool_bytes = int(max_spool_gb * 2**30)
+    batch = None if batch_size is None else _whole(batch_size, "batch_size")
+    how = measure.How(device, dtype, batch, spool_bytes)
+    display = _Display(quiet)
+    with display, torch.inference_mode():
+        display.line(
+            f"{len(members)} members in {len(groups)} groups at {len(where.targets):,} positions: {where.windows} "
+            f"windows of {where.block_size}, sha256 {where.sha256[:12]}…"
+        )
+        noise = _look(members, where, how, display)
+        _check_vocabulary(members)
+        sums = measure.measure(members, list(numbers.values()), where, how, Path(out) / "spool", display)
+    return _write(members, numbers, where, how, sums, noise, Path(out), text, report, display)
+
+
+# -- input --------------------------------------------------------------------------------------------------------
+
+
+def _check_groups(groups) -> None:
+    if not isinstance(groups, Mapping) or not groups:
+        raise UserError("groups: name at least one group of models (--group NAME PATH …)")
+    for name, paths in groups.items():
+        if not isinstance(name, str) or not name.strip() or name.startswith((".", "-")) or set("/\\:\0\n") & set(name):
+            raise UserError(f"group {name!r}: its name becomes a file's; give a plain name without slashes or colons")
+        if isinstance(paths, (str, os.PathLike)) or not list(paths):
+            raise UserError(f"group {name!r}: must be a list of one or more paths")
+
+
+def _whole(value, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{what}={value!r}: must be a whole number of at least 1")
+    return value
+
+
+def _path(path, what: str) -> str | None:
+    if path is not None and not Path(path).exists():
+        raise UserError(f"{what}={os.fspath(path)!r}: no such file or folder")
+    return None if path is None else os.fspath(path)
+
+
+def _device(device: str, dtype: str) -> str:
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype={dtype!r}: must be float32 or bfloat16")
+    return Config(preset="smoke", device=device, precision="float32").device  # which resolves and checks it
+
+
+def _read(text) -> str:
+    from corpora.reading import file_source
+
+    if text is None:
+        raise UserError("text: models need a text to predict; name a file, folder or glob (--text PATH)")
+    return "".join(file_source(os.fspath(text), None, "text").pieces())
+
+
+def _find(groups, opening) -> tuple[list, dict[str, list[int]]]:
+    """All members, named, and the numbers of each group's."""
+    from foreign.loaders import find_members
+
+    members, numbers, places = [], {}, {}
+    for group, paths in groups.items():
+        numbers[group] = []
+        for member in find_members(list(paths), opening):
+            place = os.path.realpath(member.path)
+            if place in places:
+                raise UserError(f"{member.path}: given twice, in {places[place]} and in {group}")
+            places[place] = group
+            member.name = _name(group, member, {m.name for m in members})
+            numbers[group].append(len(members))
+            members.append(member)
+    kinds = {getattr(m, "is_top_k", None) if m.is_dump else False for m in members}
+    if kinds == {True, False}:
+        short = next(m for m in members if getattr(m, "is_top_k", False))
+        raise UserError(f"{short.path}: holds the most likely tokens only; compare it with others of its kind")
+    return members, numbers
+
+
+def _name(group: str, member, taken: set[str]) -> str:
+    """group/what the path ends in, with as much of the path as tells members apart."""
+    parts = Path(member.path).with_suffix("").parts if member.kind == "checkpoint" else Path(member.path).parts
+    for length in range(1, len(parts) + 1):
+        name = f"{group}/{'/'.join(parts[-length:])}"
+        if name not in taken:
+            return name
+    return f"{group}/{member.path}"
+
+
+def _look(members, where, how, display) -> list[dict]:
+    from foreign import measure
+
+    noise = []
+    for k, member in enumerate(members):
+        display.step(f"looking at {member.name}", k, len(members))
+        noise.append({} if member.is_dump else measure.look_at(member, where, how))
+    return noise
+
+
+def _check_vocabulary(members) -> None:
+    first = members[0]
+    for member in members[1:]:
+        if member.vocab_size != first.vocab_size:
+            raise UserError(
+                f"{first.name} predicts {first.vocab_size} tokens, {member.name} {member.vocab_size}: distributions "
+                f"over different vocabularies can't be compared"
+            )
+
+
+# -- output -------------------------------------------------------------------------------------------------------
+
+
+def _write(members, numbers, where, how, sums, noise, out: Path, text, report, display) -> Comparison:
+    """Results of each group, the matrix over all members, and what follows from them."""
+    import itertools
+
+    import numpy as np
+
+    import analyze_results
+    import plot_utils
+    from analysis import checks as study_checks
+    from foreign import suite
+
+    models, pairs, sets = sums.results()
+    group_of = {k: group for group, ks in numbers.items() for k in ks}
+    pd = np.zeros((len(members), len(members)))
+    for (i, j), entry in zip(itertools.combinations(range(len(members)), 2), pairs, strict=True):
+        pd[i, j] = pd[j, i] = entry["relative_pd"]
+        entry.update(a=members[i].name, b=members[j].name, within=group_of[i] == group_of[j])
+    unigram = where.unigram()
+    examined = [_examined(m, group_of[k], models[k], noise[k], suite) for k, m in enumerate(members)]
+    checks = suite.check(examined, pd, unigram["unigram_entropy"], where.block_size, members[0].vocab_size)
+    for line in suite.named(checks):
+        display.line(f"audit: {line}")
+    shared = _shared_record(members, where, how, text, unigram)
+    all_results, written = {}, []
+    for (group, ks), set_pd in zip(numbers.items(), sets, strict=True):
+        own = [_trial(number, members[k], models[k], noise[k]) for number, k in enumerate(ks, 1)]
+        place = {members[k].name: number for number, k in enumerate(ks, 1)}
+        mine = [_pair(p, place) for p in pairs if p["a"] in place and p["b"] in place]
+        results = {**_group(group, own, mine, set_pd), **shared}
+        # what is left of the study's own checks where nobody recorded the training
+        every = [c for c in study_checks.after_training(results) if c["name"] in MEASURED] + checks[group]
+        results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
+        written.append(storage.write_results(results, out / "results"))
+        all_results[group] = storage.read_results(written[-1])
+        if report:
+            for draw in (plot_utils.plot_reproducibility_metrics, plot_utils.plot_summary_metrics):
+                draw(all_results[group], group, out / "plots")
+        display.line(_headline(results))
+    records = [{"group": group_of[k], **m.summary(), **noise[k], **models[k]} for k, m in enumerate(members)]
+    found = Comparison(all_results, records, pairs, written)
+    written += _write_matrix(found, shared, numbers, out / "results")
+    written += analyze_results.write_all(out / "results", out / "plots") if report and len(numbers) > 1 else []
+    frame = analyze_results.results_frame(all_results)
+    with storage.atomic_path(out / "results" / "results.parquet") as temporary:
+        frame.to_parquet(temporary, index=False)
+    written.append(out / "results" / "results.parquet")
+    display.line("written: " + ", ".join(map(str, written)))
+    return found
+
+
+def _examined(member, group, model, noise, suite):
+    w = member.weights
+    own = [x for x in noise.values() if x is not None]
+    return suite.Examined(
+        name=member.name,
+        group=group,
+        val_loss=model["val_loss"],
+        weights_sha256=w and w.sha256,
+        coarse_sha256=w and w.coarse_sha256,
+        steps=member.steps,
+        context=member.context,
+        own_pd=max(own) if own else None,
+    )
+
+
+def _shared_record(members, where, how, text, unigram) -> dict:
+    """What all groups have in common: where and how they were measured."""
+    import platform
+
+    import torch
+
+    from foreign import measure
+
+    batch = None if members[0].is_dump else measure.batch_of(how, where.block_size, members[0].vocab_size)
+    settings = {"block_size": where.block_size, "positions": len(where.targets), "dtype": how.dtype}
+    dataset = {
+        "name": "targets of the dumps" if where.tokens is None else os.fspath(text),
+        "sha256": where.sha256 if where.tokens is None else storage.sha256_bytes(where.tokens.astype("<i8").tobytes()),
+        "vocab_size": members[0].vocab_size,
+        "train_tokens": 0,
+        "val_tokens": len(where.targets if where.tokens is None else where.tokens),
+        "characters": where.characters,
+        **unigram,
+    }
+    return {
+        "fingerprint": storage.sha256_json({**settings, "text": dataset["sha256"], "positions": where.sha256}),
+        "comparison": {**settings, "device": how.device, "batch_size": batch},
+        "dataset": dataset,
+        "evaluation": {
+            "positions": len(where.targets),
+            "windows": where.windows,
+            "block_size": where.block_size,
+            "sha256": where.sha256,
+        },
+        "environment": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "platform": platform.platform(),
+            "device": how.device,
+            "threads": torch.get_num_threads(),
+            "precision": how.dtype,
+        },
+    }
+
+
+def _trial(number: int, member, model: dict, noise: dict) -> dict:
+    """A member as a trial of its group; what nobody recorded is None."""
+    record = getattr(member, "record", {})
+    known = ("seed", "train_loss", "train_accuracy", "training_time")
+    return {
+        "trial_id": number,
+        "status": "done",
+        **{key: record.get(key) for key in known},
+        "train_loss_history": record.get("train_loss_history") or [],
+        "val_loss_history": record.get("val_loss_history") or [],
+        "steps": record.get("steps") or [],
+        **member.summary(),
+        **noise,
+        **model,
+    }
+
+
+def _pair(pair: dict, place: dict[str, int]) -> dict:
+    rest = {k: v for k, v in pair.items() if k not in ("a", "b", "within")}
+    return {"model_pair": f"{place[pair['a']]}_vs_{place[pair['b']]}", **rest}
+
+
+def _group(group: str, trials: list[dict], pairs: list[dict], set_pd: float | None) -> dict:
+    from analysis.results import mean, std
+
+    def values(key):
+        return [t[key] for t in trials]
+
+    return {
+        "activation": group,
+        "model_name": ", ".join(dict.fromkeys(t["kind"] for t in trials)),
+        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seeds": values("seed"),
+        "parameters": trials[0]["parameters"],
+        "trials": trials,
+        "reproducibility_metrics": pairs,
+        "set_prediction_difference": set_pd,
+        "avg_train_loss": mean(values("train_loss")),
+        "avg_val_loss": mean(values("val_loss")),
+        "std_val_loss": std(values("val_loss")),
+        "avg_train_accuracy": mean(values("train_accuracy")),
+        "avg_val_accuracy": mean(values("val_accuracy")),
+        "std_val_accuracy": std(values("val_accuracy")),
+        "avg_relative_pd": mean(p["relative_pd"] for p in pairs),
+        "avg_training_time": mean(values("training_time")),
+    }
+
+
+def _headline(results: dict) -> str:
+    loss, pd = results["avg_val_loss"], results["avg_relative_pd"]
+    return (
+        f"{results['activation']}: "
+        + ("loss not known" if loss is None else f"loss {loss:.4f} nats/token")
+        + (", no pair to compare" if pd is None else f", relative PD {pd:.4f}")
+        + (", audit passed" if results["audit"]["passed"] else ", audit FAILED")
+    )
+
+
+def _write_matrix(found: Comparison, shared: dict, numbers, folder: Path) -> list[Path]:
+    """The matrix over all members, and the mean PD within and between groups."""
+    from analysis.results import mean
+
+    group_of = {m["member"]: m["group"] for m in found.members}
+    between = {}
+    for pair in found.pairs:
+        a, b = sorted((group_of[pair["a"]], group_of[pair["b"]]), key=list(numbers).index)
+        between.setdefault(a, {}).setdefault(b, []).append(pair["relative_pd"])
+    means = {a: {b: mean(values) for b, values in row.items()} for a, row in between.items()}
+    contents = {**shared, "members": found.members, "pairs": found.pairs, "mean_relative_pd": means}
+    storage.write_json(folder / "matrix.json", {**contents, "content_sha256": storage.sha256_json(contents)})
+    storage.write_text(folder / "matrix.csv", found.matrix.to_csv(index_label="Member", lineterminator="\n"))
+    return [folder / "matrix.json", folder / "matrix.csv"]
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+class _Display:
+    """Lines on stdout, and on a terminal a bar with the time left."""
+
+    def __init__(self, quiet: bool):
+        self.quiet, self.bar = quiet, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._close()
+
+    def _close(self):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def line(self, text: str) -> None:
+        if not self.quiet:
+            self._close()
+            print(text, flush=True)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self.quiet:
+            return
+        if self.bar is None or self.bar.total != total:
+            self._close()
+            self.bar = tqdm(total=total, initial=done, disable=None, leave=False, unit_scale=True)
+        self.bar.set_description(what)
+        self.bar.update(done - self.bar.n)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
+    parser = Parser(prog="compare.py", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
+        help="a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions",
+    )  # fmt: skip
+    parser.add_argument("--text", help="the text to predict: a file, folder or glob")
+    parser.add_argument("--out", default="comparison", help="where to write (default: comparison)")
+    parser.add_argument("--positions", default=str(POSITIONS), help=f"predictions compared (default: {POSITIONS})")
+    parser.add_argument("--block-size", help="tokens in a window (default: the shortest context, at most 2048)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.add_argument("--batch-size", help="windows in one forward pass (default: what makes 2048 positions)")
+    parser.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or folder, for models without their own")
+    parser.add_argument("--targets", metavar="FILE", help="targets of dumps that hold none (.npy)")
+    parser.add_argument("--max-spool-gb", default="8", help="disk for predictions on their way (default: 8)")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run code that a folder of transformers brings"
+    )
+    parser.add_argument("--no-report", action="store_true", help="write the results alone: no figures, no report")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    args = parser.parse_args(argv)
+    try:
+        compare_models(_groups(args.group), args.text, quiet=args.quiet, **_numbers(args))
+    except UserError as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
+    except storage.StorageError as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("compare.py: interrupted; what was finished is kept: the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _groups(given: list[list[str]]) -> dict[str, list[str]]:
+    groups = {}
+    for name, *paths in given:
+        if name in groups:
+            raise UserError(f"group {name!r}: given twice; name all its members after one --group")
+        groups[name] = paths
+    return groups
+
+
+def _numbers(args) -> dict:
+    def number(text, what, kind=int):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise UserError(f"{what}={text!r}: must be a number") from None
+        if not value > 0 or value == float("inf"):
+            raise UserError(f"{what}={text!r}: must be above 0")
+        return value
+
+    return {
+        "out": args.out,
+        "positions": number(args.positions, "positions"),
+        "block_size": None if args.block_size is None else number(args.block_size, "block_size"),
+        "device": args.device,
+        "dtype": args.dtype,
+        "batch_size": None if args.batch_size is None else number(args.batch_size, "batch_size"),
+        "tokenizer": args.tokenizer,
+        "targets": args.targets,
+        "trust_remote_code": args.trust_remote_code,
+        "max_spool_gb": number(args.max_spool_gb, "max_spool_gb", float),
+        "report": not args.no_report,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

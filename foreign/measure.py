@@ -1,0 +1,421 @@
+"""Every member and every pair of members at the same positions, one model in memory at a time.
+
+The positions are taken in chunks. Of a chunk each member in turn predicts all positions and leaves its logits on disk,
+as the numbers it computed (4 bytes each, or 2 in bfloat16); then all pairs are compared, a block of rows of all members
+at a time, the sums are added to those of each window, and the logits are deleted. A chunk is as large as `max_bytes` of
+disk allow, so
+
+    disk      at most `max_bytes`                               memory    one model, one batch of its logits, one block
+    loading   each model once per chunk                         forward   once per position and model (a chunk smaller
+                                                                          than one window: once per part of it)
+
+After each chunk the sums are saved; a run that is killed goes on with the member and chunk it was at. Dumps are read
+where they lie. The arithmetic is metrics': the same functions that the study's own results come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import metrics
+import storage
+from config import UserError
+from foreign.member import Member
+from foreign.windows import Positions
+from metrics_table import metrics_of
+from training import pairs as kernel
+
+MAX_SPOOL_BYTES = 8 * 2**30
+BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time
+# means over positions of what `metrics._distances` gives
+DISTANCES = tuple(
+    metric.key
+    for metric in metrics_of("pair")
+    if metric.key not in (*metrics.NEED_TARGETS, "prediction_differences", "total_predictions", "top1_mismatch_pct")
+)
+BLOCKS = 64  # contiguous groups of windows for the lists by block
+
+
+@dataclass(frozen=True)
+class How:
+    """How members are run. None of it changes a member's predictions beyond rounding; `own_noise` measures that."""
+
+    device: str
+    dtype: str
+    batch_size: int | None  # windows in one forward pass; None: as many as `batch_of` says
+    max_bytes: int
+
+
+class Sums:
+    """What is summed over the positions of each window: float64, (W, columns). For members: loss and hits; for pairs:
+    each distance, true-label PD and mismatches; for groups: the set's spread."""
+
+    def __init__(self, members: int, groups: Sequence[Sequence[int]], positions: Positions, top_k: bool):
+        self.n, self.groups, self.positions, self.top_k = members, groups, positions, top_k
+        self.pairs = list(itertools.combinations(range(members), 2))
+        self.keys = [*DISTANCES, "true_label_relative_pd", "mismatches"] + ["relative_pd_upper"] * top_k
+        columns = 2 * members + len(self.keys) * len(self.pairs) + len(groups)
+        self.table = np.zeros((positions.windows, columns))
+        self.seen: list[set[int]] = [set() for _ in range(members)]  # tokens that were ever the arg-max
+        self.done = 0  # positions
+
+    def add(self, lo: int, by_position: np.ndarray, tops: np.ndarray) -> None:
+        """The values of positions lo…, (columns, R), and the arg-max of each member there, (n, R)."""
+        window = (lo + np.arange(by_position.shape[1])) // self.positions.block_size
+        edges = np.flatnonzero(np.diff(window, prepend=-1))
+        self.table[window[edges]] += np.add.reduceat(by_position, edges, axis=1).T
+        for seen, top in zip(self.seen, tops, strict=True):
+            seen.update(np.unique(top).tolist())
+
+    def save(self, path: Path, key: str) -> None:
+        with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
+            seen = {f"seen_{m}": np.array(sorted(tokens), np.int64) for m, tokens in enumerate(self.seen)}
+            np.savez(file, key=key, done=self.done, table=self.table, **seen)
+
+    def load(self, path: Path, key: str) -> bool:
+        """Go on from a file of the same comparison; False where there is none."""
+        try:
+            with np.load(path, allow_pickle=False) as saved:
+                if str(saved["key"]) != key or saved["table"].shape != self.table.shape:
+                    return False
+                self.table, self.done = saved["table"], int(saved["done"])
+                self.seen = [set(saved[f"seen_{m}"].tolist()) for m in range(self.n)]
+        except (OSError, ValueError, KeyError, EOFError):
+            return False
+        return True
+
+    # what they say in the end
+
+    def statistics(self):
+        """Means, standard errors and blocks over windows of every column."""
+        W, T = self.positions.windows, self.positions.block_size
+        over = metrics._OverWindows(self.table.shape[1], W, BLOCKS)
+        over.add(self.table.T / T)
+        return over
+
+    def results(self) -> tuple[list[dict], list[dict], list[float | None]]:
+        """The entries of members and of pairs, as `metrics.evaluate_models` has them, and each group's set PD."""
+        over, n, N = self.statistics(), self.n, len(self.positions.targets)
+
+        def known(x):
+            return float(x) if x is not None and math.isfinite(x) else None
+
+        models = [
+            {
+                "val_loss": known(over.mean[m]),
+                "val_loss_se": known(over.standard_error(m)),
+                "val_accuracy": 100 * float(over.mean[n + m]),
+                "val_accuracy_se": known(100 * se) if (se := over.standard_error(n + m)) is not None else None,
+                "val_loss_by_block": [known(x) for x in over.by_block(m)],
+                "distinct_argmax": len(self.seen[m]),
+            }
+            for m in range(n)
+        ]
+        entries = []
+        for k, (i, j) in enumerate(self.pairs):
+            first = 2 * n + k * len(self.keys)
+            means = dict(zip(self.keys, over.mean[first : first + len(self.keys)], strict=True))
+            mismatches = round(means.pop("mismatches") * N)
+            upper = means.pop("relative_pd_upper", None)
+            means["val_loss_difference"] = over.mean[i] - over.mean[j]
+            entry = metrics._pair_entry(means, mismatches, N)
+            entry |= {key: known(value) for key, value in entry.items() if isinstance(value, float)}
+            entries.append(
+                {
+                    **entry,
+                    **({} if upper is None else {"relative_pd_upper": known(upper)}),
+                    "relative_pd_se": known(over.standard_error(first)),
+                    "relative_pd_halves_difference": known(over.halves_difference(first)),
+                    "relative_pd_by_block": [known(x) for x in over.by_block(first)],
+                }
+            )
+        spread = over.mean[over.mean.shape[0] - len(self.groups) :]
+        sets = [
+            known(s / len(g)) if len(g) > 1 and not self.top_k else None
+            for s, g in zip(spread, self.groups, strict=True)
+        ]
+        return models, entries, sets
+
+
+# -- one model ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def loaded(member: Member):
+    """A member's function from tokens to logits, for as long as it is needed."""
+    model = member.load()
+    try:
+        with torch.inference_mode():
+            yield model
+    finally:
+        del model
+        if member.weights is not None and member.weights.parameters > 10**7:
+            gc.collect()  # before the next one comes
+        if member.opening.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Tensor:
+    """Logits (B, T, V) of windows (B, T), in the precision that they were computed in.
+
+    Raises:
+        UserError: tokens outside the model's vocabulary, logits that are not finite or of another shape.
+    """
+    if member.vocab_size is not None and int(inputs.max()) >= member.vocab_size:
+        raise UserError(
+            f"{member.name}: the text has token {int(inputs.max())}, its vocabulary ends at {member.vocab_size - 1}: "
+            f"model and tokenizer do not belong together"
+        )
+    try:
+        logits = model(torch.from_numpy(inputs).to(device))
+    except (IndexError, RuntimeError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"{member.name}: can't predict windows of {inputs.shape[1]} tokens: {line}") from None
+    if logits.ndim != 3 or logits.shape[:2] != inputs.shape:
+        raise UserError(f"{member.name}: gives logits of shape {tuple(logits.shape)} for {tuple(inputs.shape)} tokens")
+    if not all(bool(torch.isfinite(end)) for end in logits.aminmax()):
+        raise UserError(f"{member.name}: its logits are not finite; leave it out")
+    return logits
+
+
+def look_at(member: Member, positions: Positions, how: How) -> dict:
+    """Load a model once before the long work: checksums of its weights, the size of its vocabulary, and how far its
+    predictions depend on batch size and precision: its own relative PD on the first windows.
+
+    Raises: as `predict`.
+    """
+    with loaded(member) as model:
+        inputs = positions.inputs(0, min(2, positions.windows))[:, :256]
+        together = predict(member, model, inputs, how.device)[-1].float().cpu()
+        member.vocab_size = together.shape[-1]
+        alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
+    noise = {"own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
+    if how.dtype != "float32":
+        exact = type(member)(member.path, replace(member.opening, dtype="float32"), member.name)
+        with loaded(exact) as model:
+            alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
+        noise["own_pd_dtype"] = _own_pd(together, alone)
+    return noise
+
+
+def _own_pd(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative PD of two windows of logits (T, V), of 64 of their rows at a time."""
+    total = 0.0
+    for x, y in zip(a.split(64), b.split(64), strict=True):
+        total += float((torch.softmax(x.double(), -1) - torch.softmax(y.double(), -1)).abs_().sum()) / 2
+    return total / len(a)
+
+
+def batch_of(how: How, block_size: int, vocab_size: int) -> int:
+    """Windows in one forward pass: about MAX_POSITIONS and BLOCK_BYTES of logits, one at least."""
+    if how.batch_size is not None:
+        return how.batch_size
+    positions = metrics.MAX_POSITIONS["cpu" if how.device == "cpu" else "other"]
+    return max(1, min(positions, BLOCK_BYTES // (4 * vocab_size)) // block_size)
+
+
+# -- all of them --------------------------------------------------------------------------------------------------
+
+
+def measure(
+    members: Sequence[Member], groups: Sequence[Sequence[int]], positions: Positions, how: How, folder: Path, display
+) -> Sums:
+    """All sums over the positions; goes on from what `folder` holds of the same comparison.
+
+    Args:
+        members: looked at, all of one vocabulary.
+        groups: the members of each group, by number.
+        folder: for the logits of a chunk and the sums so far; at the end it holds the sums alone.
+        display: `.step(what, done, total)` as the work goes on.
+    """
+    top_k = any(getattr(m, "is_top_k", False) for m in members)
+    sums = Sums(len(members), groups, positions, top_k)
+    key = storage.sha256_json(
+        {
+            "members": [m.weights.sha256 if m.weights else _dump_key(m) for m in members],
+            "groups": [list(g) for g in groups],
+            "positions": positions.sha256,
+            "block_size": positions.block_size,
+            "dtype": how.dtype,
+            "device": how.device.split(":")[0],
+        }
+    )
+    path = folder / "sums.npz"
+    if not sums.load(path, key):
+        _clear(folder)
+    models = [k for k, m in enumerate(members) if not m.is_dump]
+    N, chunk = len(positions.targets), _chunk(members, models, positions, how)
+    total = len(members) * N
+    while sums.done < N:
+        lo, hi = sums.done, min(N, _end(sums.done, chunk, positions.block_size))
+        for k in models:
+            spool = folder / f"{key[:12]}_{lo}_{hi}_{k}.npy"
+            if not spool.exists():
+                display.step(f"predicting: {members[k].name}", lo * len(members) + k * (hi - lo), total)
+                _spool(members[k], positions, how, lo, hi, spool)
+        display.step("comparing", lo * len(members) + len(models) * (hi - lo), total)
+        compare = _compare_top_k if top_k else _compare
+        compare(members, sums, positions, how, lo, hi, folder / f"{key[:12]}_{lo}_{hi}_{{}}.npy")
+        sums.done = hi
+        sums.save(path, key)
+        _clear(folder, but=path)
+        display.step("comparing", hi * len(members), total)
+    return sums
+
+
+def _dump_key(dump) -> str:
+    stat = Path(dump.path).stat()
+    return f"{Path(dump.path).resolve()} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def _clear(folder: Path, but: Path | None = None) -> None:
+    for path in folder.glob("*.np[yz]"):
+        if path != but:
+            path.unlink(missing_ok=True)
+    storage.clean_temporaries(folder)
+
+
+def _chunk(members, models, positions: Positions, how: How) -> int:
+    """Positions in a chunk: whole windows where one fits."""
+    if not models:
+        return len(positions.targets)
+    width = max(members[k].vocab_size for k in models) * (2 if how.dtype == "bfloat16" else 4)
+    fits = how.max_bytes // (width * len(models))
+    if fits < 1:
+        raise UserError(
+            f"max_bytes={how.max_bytes}: one position of {len(models)} models takes {width * len(models)} bytes"
+        )
+    T = positions.block_size
+    return int(fits // T * T or fits)
+
+
+def _end(lo: int, chunk: int, T: int) -> int:
+    """Where a chunk that begins at `lo` ends: no chunk goes beyond a window it did not begin."""
+    return lo + chunk if chunk % T == 0 else min(lo + chunk, (lo // T + 1) * T)
+
+
+def _spool(member: Member, positions: Positions, how: How, lo: int, hi: int, path: Path) -> None:
+    """Write a member's logits of positions lo…hi - 1."""
+    T, rows = positions.block_size, 0
+    half = how.dtype == "bfloat16"
+    with storage.atomic_path(path) as temporary, loaded(member) as model:
+        shape = (hi - lo, member.vocab_size)
+        array = np.lib.format.open_memmap(temporary, "w+", np.uint16 if half else np.float32, shape)
+        batch = batch_of(how, T, member.vocab_size)
+        for first in range(lo // T, -(-hi // T), batch):
+            last = min(first + batch, -(-hi // T))
+            logits = predict(member, model, positions.inputs(first, last), how.device).flatten(0, 1)
+            if logits.shape[1] != member.vocab_size:
+                raise UserError(f"{member.name}: gives {logits.shape[1]} logits, {member.vocab_size} before")
+            logits = logits[max(0, lo - first * T) : hi - first * T].cpu()
+            values = logits.view(torch.uint16).numpy() if half else logits.float().numpy()
+            array[rows : rows + len(values)] = values
+            rows += len(values)
+        array.flush()
+        del array
+
+
+def _logits_of(member: Member, spool: str, k: int, lo: int, a: int, b: int, half: bool) -> torch.Tensor:
+    """(b - a, V) float32: logits of positions a…b - 1, of a chunk that begins at `lo`."""
+    if member.is_dump:
+        return member.logits(a, b)
+    rows = np.array(np.load(str(spool).format(k), mmap_mode="r")[a - lo : b - lo])
+    return torch.from_numpy(rows).view(torch.bfloat16).float() if half else torch.from_numpy(rows)
+
+
+def _compare(members, sums: Sums, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+    """All pairs at positions lo…hi - 1, a block of rows at a time."""
+    n, V = len(members), members[0].vocab_size
+    rows = max(1, min(hi - lo, BLOCK_BYTES // (4 * n * V)))
+    pair_sums = kernel.pair_sums(n, V, torch.float32, how.device)
+    buffer = torch.empty(n, rows, V, device=how.device)
+    for a in range(lo, hi, rows):
+        b = min(a + rows, hi)
+        block, targets = buffer[:, : b - a], positions.targets[a:b]
+        y = torch.from_numpy(targets).to(how.device)
+        one = []
+        for k, member in enumerate(members):
+            logits = _logits_of(member, spool, k, lo, a, b, how.dtype == "bfloat16").to(how.device)
+            one.append(metrics._predict(logits, y, out=block[k]))
+            if not np.isfinite(one[-1].nll).all():
+                row = a + int((~np.isfinite(one[-1].nll)).argmax())
+                raise UserError(
+                    f"{member.name}: gives the true token at row {row} no probability: its loss is infinite"
+                )
+        sums_, mass, spread = pair_sums(block)
+        values = [m.nll for m in one] + [m.top == targets for m in one]
+        for pair, (i, j) in enumerate(sums.pairs):
+            distances = metrics._distances(sums_[:, pair], mass[i] + mass[j], V)
+            values += [distances[key] for key in DISTANCES]
+            values += [metrics._relative_difference(one[i].p_target, one[j].p_target), one[i].top != one[j].top]
+        values += [spread if len(group) == n else _spread(block[list(group)]) for group in sums.groups]
+        sums.add(a, np.stack(values).astype(np.float64), np.stack([m.top for m in one]))
+
+
+def _spread(p: torch.Tensor) -> np.ndarray:
+    """Σ_m Σ_v|p_m - p̄| of a group's predictions (m, R, V): (R,)."""
+    total = np.zeros(p.shape[1])
+    step = max(1, 2**22 // p[:, 0].numel())
+    for lo in range(0, p.shape[1], step):
+        apart = p[:, lo : lo + step] - p[0, lo : lo + step]
+        total[lo : lo + step] = (apart - apart.mean(0)).abs_().sum(-1).double().sum(0).cpu().numpy()
+    return total
+
+
+def _compare_top_k(members, sums: Sums, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+    """All pairs of top-k dumps. Tokens that both name are compared; all others are one outcome. Relative PD over
+    these outcomes is a lower bound of the whole one (a coarser partition has no larger total variation), and so are
+    the Hellinger distance and the Jensen–Shannon divergence; were the two models' other tokens all different ones, it
+    would be the upper bound. What needs every token is not known."""
+    rows = max(1, 2**22 // max(m.values.shape[1] for m in members))
+    for a in range(lo, hi, rows):
+        b = min(a + rows, hi)
+        tops, probabilities, logprobs = zip(*(m.top_k(a, b) for m in members), strict=True)
+        best = np.stack([t[np.arange(len(t)), p.argmax(1)] for t, p in zip(tops, probabilities, strict=True)])
+        targets = positions.targets[a:b]
+        values = [-x for x in logprobs] + [top == targets for top in best]
+        for i, j in sums.pairs:
+            distances = top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j])
+            p_y, q_y = np.exp(logprobs[i]), np.exp(logprobs[j])
+            values += [distances.get(key, np.full(b - a, np.nan)) for key in DISTANCES]
+            values += [metrics._relative_difference(p_y, q_y), best[i] != best[j], distances["relative_pd_upper"]]
+        values += [np.zeros(b - a) for _ in sums.groups]
+        sums.add(a, np.stack(values).astype(np.float64), best)
+
+
+def top_k_distances(tokens_p, p, tokens_q, q) -> dict[str, np.ndarray]:
+    """Bounds on the distances of two distributions of which the k most likely tokens are known, each (n,).
+
+    Args:
+        tokens_p, tokens_q: (n, k) and (n, k') distinct tokens; p, q: their probabilities, float64.
+    """
+    order = np.argsort(tokens_q, 1)
+    tokens_q, q = np.take_along_axis(tokens_q, order, 1), np.take_along_axis(q, order, 1)
+    # searchsorted row by row: rows apart by more than any token
+    apart = np.arange(len(p))[:, None] * (max(tokens_p.max(), tokens_q.max()) + 1)
+    place = np.searchsorted((tokens_q + apart).ravel(), tokens_p + apart)
+    place = np.minimum(place, tokens_q.size - 1)
+    both = (tokens_q + apart).ravel()[place] == tokens_p + apart
+    shared_p, shared_q = p * both, q.ravel()[place] * both
+    rest_p, rest_q = (np.clip(1 - x.sum(1), 0, 1) for x in (shared_p, shared_q))
+    one = np.concatenate((shared_p, rest_p[:, None]), 1), np.concatenate((shared_q, rest_q[:, None]), 1)
+    middle = (one[0] + one[1]) / 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = [np.where(x > 0, x * np.log(x / middle), 0) for x in one]
+    l1 = np.abs(one[0] - one[1]).sum(1)
+    return {
+        "relative_pd": l1 / 2,
+        "pd_l1": l1,
+        "hellinger": np.sqrt(((np.sqrt(one[0]) - np.sqrt(one[1])) ** 2).sum(1) / 2),
+        "jensen_shannon": (terms[0] + terms[1]).sum(1) / 2,
+        "relative_pd_upper": (np.abs(shared_p - shared_q).sum(1) + rest_p + rest_q) / 2,
+    }

@@ -1,0 +1,611 @@
+"""compare.py: models from elsewhere against an independent computation, and what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import metrics
+import storage
+from compare import compare_models, main
+from config import UserError
+from conftest import pseudo_english
+from foreign import dumps, measure, windows
+
+transformers = pytest.importorskip("transformers")
+from own_models import CONTEXT, KINDS, byte_tokenizer, predictions, save, trained  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+POSITIONS = 512
+TEXT = pseudo_english(64_000)[60_000:]  # goes on where the corpus ends
+
+
+@pytest.fixture(scope="module", autouse=True)
+def offline():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def models(corpus_file):
+    """{kind: three models}, by seed."""
+    text = corpus_file.read_text()
+    return {kind: [trained(kind, text, seed) for seed in (1, 2, 3)] for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, models):
+    """A folder: {kind}/seed_{k} of each model, and the text."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "my.txt").write_text(TEXT, encoding="utf-8")
+    for kind, seeds in models.items():
+        for k, model in enumerate(seeds, 1):
+            save(model, folder / kind / f"seed_{k}")
+    return folder
+
+
+def members(runs, kind, seeds=(1, 2, 3)):
+    return [runs / kind / f"seed_{k}" for k in seeds]
+
+
+def compared(runs, out, groups=None, **options):
+    groups = groups or {"gpt2": members(runs, "gpt2"), "llama": members(runs, "llama")}
+    options = {"positions": POSITIONS, "report": False, **options}
+    return compare_models(groups, runs / "my.txt", out=out, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def found(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("found")
+    return compared(runs, out, {kind: members(runs, kind) for kind in KINDS}, report=True), out
+
+
+# -- the numbers --------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_is_what_its_predictions_say(found, models):
+    """Against compare_predictions in float64 on predictions that were computed window by window."""
+    comparison, _ = found
+    every = [predictions(model, TEXT, POSITIONS) for kind in KINDS for model in models[kind]]
+    names = [f"{kind}/seed_{k}" for kind in KINDS for k in (1, 2, 3)]
+    assert [m["member"] for m in comparison.members] == names
+    assert len(comparison.pairs) == 36
+    for pair in comparison.pairs:
+        (p, targets), (q, _) = every[names.index(pair["a"])], every[names.index(pair["b"])]
+        exact = metrics.compare_predictions(p, q, targets)
+        for key, value in exact.items():
+            assert pair[key] == pytest.approx(value, rel=2e-5, abs=1e-7), key
+    for member, (p, targets) in zip(comparison.members, every, strict=True):
+        assert member["val_loss"] == pytest.approx(-np.log(p[np.arange(len(p)), targets]).mean(), rel=1e-5)
+        assert member["val_accuracy"] == pytest.approx(100 * (p.argmax(1) == targets).mean())
+    for k, kind in enumerate(KINDS):
+        together = np.stack([p for p, _ in every[3 * k : 3 * k + 3]])
+        exact = metrics.set_prediction_difference(together)
+        assert comparison.results[kind]["set_prediction_difference"] == pytest.approx(exact, rel=1e-5)
+
+
+def test_the_statistics_over_windows_are_those_of_the_study(runs, models):
+    """Standard errors, blocks and halves as evaluate_models has them."""
+
+    class Ours(torch.nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, idx):
+            return self.model(input_ids=idx).logits
+
+    tokens = np.frombuffer(TEXT.encode(), np.uint8)
+    starts = metrics.evaluation_windows(len(tokens), CONTEXT, POSITIONS)
+    exact = metrics.evaluate_models([Ours(m) for m in models["gpt2"]], tokens, starts, CONTEXT, blocks=measure.BLOCKS)
+    mine = compared(runs, runs / "statistics", {"gpt2": members(runs, "gpt2")}).results["gpt2"]
+    for entries, others in ((mine["reproducibility_metrics"], exact.pairs), (mine["trials"], exact.models)):
+        for entry, other in zip(entries, others, strict=True):
+            for key, value in other.items():
+                if key != "finite":
+                    np.testing.assert_allclose(entry[key], value, rtol=2e-5, atol=1e-8, err_msg=key)
+    assert mine["evaluation"]["sha256"] == metrics.windows_checksum(tokens, starts, CONTEXT)
+
+
+def test_the_files_are_read_by_everything_else(found):
+    from analyze_results import calculate_statistical_significance, load_all_results, rank_activations
+
+    comparison, out = found
+    everything = load_all_results(out / "results")
+    assert set(everything) == set(KINDS)
+    assert all(results["audit"]["passed"] for results in everything.values()), everything
+    tests = calculate_statistical_significance(everything)
+    assert len(tests) == 3 and set(tests["Seeds"]) == {"not shared"}
+    assert rank_activations(everything).empty  # nobody recorded how long training took
+    report = (out / "results" / "FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert all(kind in report for kind in KINDS) and "nan" not in report.lower().split()
+    for name in ("matrix.csv", "matrix.json", "summary.csv", "significance.csv", "results.parquet"):
+        assert (out / "results" / name).is_file()
+    assert (out / "plots" / "gpt2_reproducibility.png").is_file()
+    import pandas as pd
+
+    frame = pd.read_parquet(out / "results" / "results.parquet")
+    assert len(frame) == 9 + 9
+    matrix = pd.read_csv(out / "results" / "matrix.csv", index_col=0)
+    assert list(matrix.index) == list(matrix.columns) == [m["member"] for m in comparison.members]
+    assert np.allclose(matrix, matrix.T) and not np.diag(matrix).any()
+    assert np.allclose(matrix.to_numpy(), comparison.matrix.to_numpy())
+    stored = storage.read_json(out / "results" / "matrix.json")
+    within = [p["relative_pd"] for p in comparison.pairs if p["a"][:4] == p["b"][:4] == "gpt2"]
+    assert stored["mean_relative_pd"]["gpt2"]["gpt2"] == pytest.approx(np.mean(within))
+    assert not list((out / "spool").glob("*.npy"))
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_member_is_the_same_at_any_batch_size_and_nearly_in_bfloat16(runs, model, tmp_path):
+    group = {"a": members(runs, model, (1, 2))}
+    one = compared(runs, tmp_path / "1", group, batch_size=1).results["a"]
+    many = compared(runs, tmp_path / "16", group, batch_size=16).results["a"]
+    half = compared(runs, tmp_path / "half", group, dtype="bfloat16").results["a"]
+    exact = one["avg_relative_pd"]
+    assert many["avg_relative_pd"] == pytest.approx(exact, rel=1e-5)
+    assert half["avg_relative_pd"] == pytest.approx(exact, rel=0.05)
+    for trial in many["trials"]:
+        assert trial["own_pd_batch"] < 1e-6 and trial["own_pd_dtype"] is None
+    for trial in half["trials"]:
+        assert 0 < trial["own_pd_dtype"] < 0.02
+
+
+# -- at any size --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bytes_", [100 * 3 * 1024, 3 * 1024 * CONTEXT * 5, 7 * 3 * 1024])
+def test_small_chunks_change_no_number(runs, tmp_path, bytes_):
+    """Windows in parts, five at a time, seven positions at a time; a position of three models takes 3 KiB."""
+    group = {"gpt2": members(runs, "gpt2")}
+    whole = compared(runs, tmp_path / "whole", group, positions=128).results["gpt2"]
+    parts = compared(runs, tmp_path / "parts", group, positions=128, max_spool_gb=bytes_ / 2**30).results["gpt2"]
+    for key in ("reproducibility_metrics", "trials"):
+        for a, b in zip(whole[key], parts[key], strict=True):
+            for name, value in a.items():
+                if isinstance(value, float):
+                    assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+    assert parts["set_prediction_difference"] == pytest.approx(whole["set_prediction_difference"], rel=1e-6)
+
+
+def test_the_spool_keeps_to_its_limit(runs, tmp_path, monkeypatch):
+    limit, largest = 3 * 1024 * CONTEXT * 2, []
+    spool = measure._spool
+
+    def watched(*arguments):
+        spool(*arguments)
+        largest.append(sum(p.stat().st_size for p in (tmp_path / "spool").glob("*.npy")))
+
+    monkeypatch.setattr(measure, "_spool", watched)
+    compared(runs, tmp_path, {"gpt2": members(runs, "gpt2")}, max_spool_gb=limit / 2**30)
+    assert limit / 2 < max(largest) <= limit + 3 * 128  # the header of each file
+
+
+def test_what_was_interrupted_goes_on_at_the_member_it_was_at(runs, tmp_path, monkeypatch):
+    group, options = {"gpt2": members(runs, "gpt2")}, {"max_spool_gb": 3 * 1024 * CONTEXT * 4 / 2**30}
+    whole = compared(runs, tmp_path / "whole", group, **options).results["gpt2"]
+    spool, spooled = measure._spool, []
+
+    def dying(member, *rest):
+        if len(spooled) == 4:  # the second of the three members of the second chunk
+            raise KeyboardInterrupt
+        spool(member, *rest)
+        spooled.append(member.name)
+
+    monkeypatch.setattr(measure, "_spool", dying)
+    with pytest.raises(KeyboardInterrupt):
+        compared(runs, tmp_path / "cut", group, **options)
+    monkeypatch.setattr(measure, "_spool", lambda member, *rest: (spooled.append(member.name), spool(member, *rest)))
+    resumed = compared(runs, tmp_path / "cut", group, **options).results["gpt2"]
+    assert spooled == ["gpt2/seed_1", "gpt2/seed_2", "gpt2/seed_3"] * 4  # 512 positions in chunks of 128
+    assert resumed["reproducibility_metrics"] == whole["reproducibility_metrics"]
+    assert [t["val_loss"] for t in resumed["trials"]] == [t["val_loss"] for t in whole["trials"]]
+
+
+def test_sums_of_other_members_are_not_gone_on_from(runs, tmp_path):
+    first = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1, 2))}).results["a"]
+    second = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1, 3))}).results["a"]
+    assert first["avg_relative_pd"] != second["avg_relative_pd"]
+
+
+# -- dumps --------------------------------------------------------------------------------------------------------
+
+
+def write_dump(path, kind, p, targets, **more):
+    """One model's predictions p (N, V) in a file."""
+    values = {"probabilities": p, "logprobs": np.log(p), "logits": np.log(p) + 3}[kind].astype(np.float32)
+    if path.suffix == ".npy":
+        np.save(path, values)
+        np.save(path.parent / "targets.npy", targets)
+    elif path.suffix == ".npz":
+        np.savez(path, **{kind: values}, targets=targets, **more)
+    elif path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({kind: values, "targets": targets, **more}, path)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {kind: list(values), "targets": targets, **{k: list(v) for k, v in more.items()}}
+        pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", dumps.SUFFIXES)
+@pytest.mark.parametrize("kind", dumps.VALUES)
+def test_dumps_give_what_the_models_gave(found, models, tmp_path, suffix, kind):
+    comparison, _ = found
+    paths = []
+    for k, model in enumerate(models["gpt2"], 1):
+        p, targets = predictions(model, TEXT, POSITIONS)
+        paths.append(write_dump(tmp_path / f"model_{k}{suffix}", kind, p, targets))
+    dumped = compare_models({"gpt2": paths}, out=tmp_path / "out", block_size=CONTEXT, report=False).results["gpt2"]
+    expected = comparison.results["gpt2"]
+    for a, b in zip(dumped["reproducibility_metrics"], expected["reproducibility_metrics"], strict=True):
+        for key, value in b.items():
+            if isinstance(value, float):
+                assert a[key] == pytest.approx(value, rel=2e-4, abs=1e-6), key
+    assert dumped["avg_val_loss"] == pytest.approx(expected["avg_val_loss"], rel=1e-5)
+
+
+def test_a_dump_beside_models_must_have_the_windows_targets(runs, models, tmp_path):
+    p, targets = predictions(models["gpt2"][0], TEXT, POSITIONS)
+    path = write_dump(tmp_path / "first.npz", "probabilities", p, targets)
+    pair = compared(runs, tmp_path / "out", {"a": [path, *members(runs, "gpt2", (2,))]}).results["a"]
+    q, _ = predictions(models["gpt2"][1], TEXT, POSITIONS)
+    assert pair["avg_relative_pd"] == pytest.approx(metrics.compare_predictions(p, q)["relative_pd"], rel=1e-5)
+    write_dump(path, "probabilities", p, np.roll(targets, 1))
+    with pytest.raises(UserError, match="have other targets, at row"):
+        compared(runs, tmp_path / "out", {"a": [path, *members(runs, "gpt2", (2,))]})
+
+
+def top_k(p, targets, k):
+    tokens = np.argsort(-p, 1)[:, :k]
+    return {
+        "tokens": tokens,
+        "probabilities": np.take_along_axis(p, tokens, 1).astype(np.float32),
+        "targets": targets,
+        "target_logprobs": np.log(p[np.arange(len(p)), targets]),
+        "vocab_size": np.array([p.shape[1]]),
+    }
+
+
+@pytest.mark.parametrize("k", [1, 5, 40, 256])
+def test_top_k_dumps_give_bounds(found, models, tmp_path, k):
+    comparison, _ = found
+    paths = []
+    for m, model in enumerate(models["gpt2"], 1):
+        paths.append(tmp_path / f"{m}.npz")
+        np.savez(paths[-1], **top_k(*predictions(model, TEXT, POSITIONS), k))
+    dumped = compare_models({"gpt2": paths}, out=tmp_path / "out", block_size=CONTEXT, report=False).results["gpt2"]
+    for a, b in zip(
+        dumped["reproducibility_metrics"], comparison.results["gpt2"]["reproducibility_metrics"], strict=True
+    ):
+        slack = 1e-5
+        assert a["relative_pd"] - slack <= b["relative_pd"] <= a["relative_pd_upper"] + slack
+        assert a["hellinger"] <= b["hellinger"] + slack and a["jensen_shannon"] <= b["jensen_shannon"] + slack
+        for key in ("prediction_differences", "total_predictions", "true_label_relative_pd", "val_loss_difference"):
+            assert a[key] == pytest.approx(b[key], rel=1e-4, abs=1e-6)
+        assert a["symmetric_pd"] is None
+        if k == 256:
+            assert a["relative_pd"] == pytest.approx(b["relative_pd"], rel=1e-5)
+            assert a["relative_pd_upper"] == pytest.approx(b["relative_pd"], rel=1e-5)
+    assert dumped["avg_val_loss"] == pytest.approx(comparison.results["gpt2"]["avg_val_loss"], rel=1e-5)
+
+
+def test_the_bounds_of_top_k_by_hand():
+    """p = (.5, .3, .2, 0), q = (.4, 0, .1, .5) of which the two most likely are known: token 0 in common."""
+    bounds = measure.top_k_distances(
+        np.array([[0, 1]]), np.array([[0.5, 0.3]]), np.array([[3, 0]]), np.array([[0.5, 0.4]])
+    )
+    assert bounds["relative_pd"] == pytest.approx([(0.1 + 0.1) / 2])
+    assert bounds["relative_pd_upper"] == pytest.approx([(0.1 + 0.5 + 0.6) / 2])
+    assert 0.1 <= (0.1 + 0.3 + 0.1 + 0.5) / 2 <= 0.6
+
+
+# -- where they lie -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_trainer_is_its_last_checkpoint(runs, models, tmp_path):
+    for k, model in enumerate(models["gpt2"][:2], 1):
+        save(models["gpt2"][2], tmp_path / f"run_{k}", steps=90)  # written by name first, but earlier in training
+        save(model, tmp_path / f"run_{k}", steps=300)
+    shutil.move(tmp_path / "run_2/checkpoint-300/tokenizer.json", tmp_path / "run_2/tokenizer.json")
+    (tmp_path / "run_2/checkpoint-300/tokenizer_config.json").unlink()
+    results = compared(runs, tmp_path / "out", {"a": [tmp_path / "run_1", tmp_path / "run_2"]}).results["a"]
+    same = compared(runs, tmp_path / "out", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
+    assert results["avg_relative_pd"] == pytest.approx(same["avg_relative_pd"], rel=1e-6)
+    assert [t["training_steps"] for t in results["trials"]] == [300, 300]
+    assert [Path(t["path"]).name for t in results["trials"]] == ["checkpoint-300"] * 2
+    assert len({t["member"] for t in results["trials"]}) == 2
+
+
+def test_any_tokenizer_json_will_do(runs, models, tmp_path):
+    for k, model in enumerate(models["gpt2"][:2], 1):
+        model.save_pretrained(tmp_path / f"bare_{k}")
+    bare = [tmp_path / "bare_1", tmp_path / "bare_2"]
+    with pytest.raises(UserError, match="bare_1: there is no tokenizer in it or beside it; name one with --tokenizer"):
+        compared(runs, tmp_path / "out", {"a": bare})
+    results = compared(runs, tmp_path / "out", {"a": bare}, tokenizer=runs / "gpt2/seed_1/tokenizer.json").results["a"]
+    same = compared(runs, tmp_path / "out", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
+    assert results["avg_relative_pd"] == same["avg_relative_pd"]
+
+
+def test_unigram_entropy_leaves_each_token_out():
+    def of(tokens):
+        return windows.Positions(1, np.array(tokens)).unigram()["unigram_entropy"]
+
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(50))
+    held_out = -(p * np.log(p)).sum()
+    assert of(rng.choice(50, 20_000, p=p)) == pytest.approx(held_out, rel=0.02)
+    short = rng.choice(50, 100, p=p)
+    counted = np.bincount(short) / 100
+    assert of(short) > -(counted[counted > 0] * np.log(counted[counted > 0])).sum()
+    assert of(np.zeros(10, int)) == pytest.approx(0) and of(np.arange(30)) == pytest.approx(np.log(30))
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+def command(runs, out, *more):
+    groups = [
+        "--group",
+        "gpt2",
+        *map(str, members(runs, "gpt2")),
+        "--group",
+        "llama",
+        *map(str, members(runs, "llama")),
+    ]
+    return [*groups, "--text", str(runs / "my.txt"), "--out", str(out), "--positions", "128", "--device=cpu", *more]
+
+
+def test_the_command_line(runs, tmp_path, capsys):
+    assert main(command(runs, tmp_path)) == 0
+    shown = capsys.readouterr()
+    assert "6 members in 2 groups at 128 positions" in shown.out and "audit passed" in shown.out
+    assert shown.err == ""  # no bar where nobody looks
+    assert main(command(runs, tmp_path, "--quiet")) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    check = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    check += "except SystemExit: pass\nassert not {'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)"
+    code = (
+        f"import sys; sys.argv = [{str(ROOT / 'compare.py')!r}, '--help']; sys.path.insert(0, {str(ROOT)!r})\n{check}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--group" in done.stdout
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(runs, tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "measure", interrupted)
+    assert main(command(runs, tmp_path)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_without_transformers_the_package_is_named(runs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="need that package"):
+        compared(runs, tmp_path)
+
+
+# -- wrong input --------------------------------------------------------------------------------------------------
+
+
+def changed(runs, tmp_path, what):
+    """A copy of gpt2's first member whose folder `what(folder)` has changed."""
+    folder = tmp_path / "changed"
+    shutil.copytree(runs / "gpt2/seed_1", folder)
+    what(folder)
+    return [str(folder), str(runs / "gpt2/seed_2")]
+
+
+def edit(name, **values):
+    def change(folder):
+        record = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**record, **values}))
+
+    return change
+
+
+def a_dump(tmp_path, name="a.npz", **arrays):
+    p = np.full((8, 4), 0.25, np.float32)
+    np.savez(tmp_path / name, **{"probabilities": p, "targets": np.zeros(8, int), **arrays})
+    return [str(tmp_path / name)]
+
+
+def a_file(tmp_path, name, contents=b"not this"):
+    (tmp_path / name).write_bytes(contents)
+    return [str(tmp_path / name)]
+
+
+def two_dumps(tmp_path, **second):
+    return a_dump(tmp_path) + a_dump(tmp_path, "b.npz", **second)
+
+
+def an_npy(tmp_path, values):
+    np.save(tmp_path / "a.npy", values)
+    return [str(tmp_path / "a.npy")]
+
+
+def with_nan(runs, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1")
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    return [str(save(model, tmp_path / "nan"))]
+
+
+def of_vocabulary(runs, tmp_path, size):
+    return [*map(str, members(runs, "gpt2", (1,))), str(save(trained("gpt2", TEXT, 4, 0, vocab=size), tmp_path / "v"))]
+
+
+def other_tokenizer(runs, tmp_path):
+    import tokenizers
+
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    other = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
+    model = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_2")
+    return [str(runs / "gpt2/seed_1"), str(save(model, tmp_path / "other", other))]
+
+
+HALF = np.full((8, 4), 0.125, np.float32)
+NAN = np.full((8, 4), np.nan, np.float32)
+# what is wrong: (members of a group, further arguments, what the line says)
+WRONG = {
+    "no such path": (lambda r, t: [t / "none"], [], "none: no such file or folder"),
+    "an empty folder": (lambda r, t: [(t / "e").mkdir() or t / "e"], [], "a folder with neither a model"),
+    "no weights": (lambda r, t: changed(r, t, lambda f: (f / "model.safetensors").unlink()), [], "but no weights"),
+    "weights cut off": (
+        lambda r, t: changed(r, t, lambda f: os.truncate(f / "model.safetensors", 5000)), [], "can't load it"),
+    "config not JSON": (lambda r, t: changed(r, t, lambda f: (f / "config.json").write_text("{")), [], "can't load"),
+    "unknown kind of model": (
+        lambda r, t: changed(r, t, edit("config.json", model_type="nonesuch")), [], "transformers can't load it"),
+    "weights of another size": (
+        lambda r, t: changed(r, t, edit("config.json", n_layer=3)), [], "would be random"),
+    "not a language model": (
+        lambda r, t: changed(r, t, edit("config.json", model_type="vit")), [], "can't load it"),
+    "its own code": (
+        lambda r, t: changed(r, t, edit("config.json", model_type="mine", auto_map={"AutoConfig": "m.C"})), [],
+        "--trust-remote-code"),
+    "weights not finite": (with_nan, [], "not finite"),
+    "given twice": (lambda r, t: members(r, "gpt2", (1, 1)), [], "given twice"),
+    "another vocabulary": (lambda r, t: of_vocabulary(r, t, 300), [], "predicts 256 tokens"),
+    "a vocabulary too small": (lambda r, t: of_vocabulary(r, t, 60), [], "its vocabulary ends at 59"),
+    "another tokenizer": (other_tokenizer, [], "have different tokenizers"),
+    "a broken tokenizer": (
+        lambda r, t: changed(r, t, lambda f: (f / "tokenizer.json").write_text("{}")), [], "not a tokenizer"),
+    "no such text": (lambda r, t: members(r, "gpt2"), ["--text", "none.txt"], "none.txt"),
+    "an empty text": (lambda r, t: members(r, "gpt2"), ["--text", "empty.txt"], "empty"),
+    "a text too short": (lambda r, t: members(r, "gpt2"), ["--text", "short.txt"], "too few for one window"),
+    "a text not UTF-8": (lambda r, t: members(r, "gpt2"), ["--text", "latin.txt"], "UTF-8"),
+    "beyond the context": (lambda r, t: members(r, "gpt2"), ["--block-size=64"], "longer than the context of g/seed_1"),
+    "block size no number": (lambda r, t: members(r, "gpt2"), ["--block-size=x"], "must be a number"),
+    "no positions": (lambda r, t: members(r, "gpt2"), ["--positions=0"], "must be above 0"),
+    "an unknown precision": (lambda r, t: members(r, "gpt2"), ["--dtype=int4"], "must be float32 or bfloat16"),
+    "an unknown device": (lambda r, t: members(r, "gpt2"), ["--device=tpu"], "must be one of"),
+    "a spool too small": (lambda r, t: members(r, "gpt2"), ["--max-spool-gb=1e-7"], "one position of 3 models"),
+    "no such tokenizer": (lambda r, t: members(r, "gpt2"), ["--tokenizer=none.json"], "no such file or folder"),
+    "not our checkpoint": (lambda r, t: a_file(t, "trial_1.pt"), [], "not a checkpoint"),
+    "a suffix of nothing": (lambda r, t: a_file(t, "model.gguf"), [], "predictions are .npy"),
+    "no npy": (lambda r, t: a_file(t, "a.npy"), [], "can't be read as .npy"),
+    "no npz": (lambda r, t: a_file(t, "a.npz"), [], "can't be read as .npz"),
+    "no parquet": (lambda r, t: a_file(t, "a.parquet"), [], "can't be read as .parquet"),
+    "no safetensors": (lambda r, t: a_file(t, "a.safetensors"), [], "can't be read as .safetensors"),
+    "a file of weights": (lambda r, t: [r / "gpt2/seed_1/model.safetensors"], [], "must hold one of probabilities"),
+    "pickled objects": (lambda r, t: an_npy(t, np.array([{}, {}])), [], "can't be read as .npy"),
+    "no targets": (lambda r, t: an_npy(t, HALF * 2), [], "its targets are missing"),
+    "targets out of range": (lambda r, t: a_dump(t, targets=np.full(8, 4)), [], "must be tokens 0…3"),
+    "targets too few": (lambda r, t: a_dump(t, targets=np.zeros(7, int)), [], "must be 8 integers"),
+    "one axis": (lambda r, t: a_dump(t, probabilities=np.zeros(8, np.float32)), [], "shape (N, V)"),
+    "whole numbers": (lambda r, t: a_dump(t, probabilities=np.zeros((8, 4), int)), [], "floating-point"),
+    "both kinds": (lambda r, t: a_dump(t, logits=np.zeros((8, 4))), [], "must hold one of"),
+    "sums of a half": (lambda r, t: a_dump(t, probabilities=HALF), [], "add up to 0.5, not 1"),
+    "not a number": (lambda r, t: a_dump(t, probabilities=NAN), [], "row 0 holds NaN"),
+    "below 0": (lambda r, t: a_dump(t, probabilities=HALF - 1), [], "holds a probability below 0"),
+    "no probability": (
+        lambda r, t: a_dump(t, probabilities=np.eye(4, dtype=np.float32)[np.ones(8, int)]), [], "its loss is infinite"),
+    "other targets": (lambda r, t: two_dumps(t, targets=np.ones(8, int)), [], "have other targets"),
+    "other positions": (
+        lambda r, t: two_dumps(t, probabilities=HALF[:4] * 2, targets=np.zeros(4, int)), [], "has 4 positions"),
+    "other widths": (
+        lambda r, t: two_dumps(t, probabilities=np.full((8, 2), 0.5, np.float32)), [], "different vocabularies"),
+    "uneven windows": (lambda r, t: a_dump(t), ["--block-size=3"], "not whole windows"),
+    "equal tokens": (lambda r, t: a_dump(t, tokens=np.zeros((8, 4), int)), [], "must be different"),
+    "top-k beside all": (
+        lambda r, t: two_dumps(t, tokens=np.tile(np.arange(4), (8, 1))), [], "most likely tokens only"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)
+    Path("empty.txt").write_text(" \n")
+    Path("short.txt").write_text("s")
+    Path("latin.txt").write_bytes("é".encode("latin-1") * 100)
+    make, more, says = WRONG[what]
+    paths = [str(p) for p in make(runs, tmp_path)]
+    capsys.readouterr()
+    status = main(["--group", "g", *paths, "--text", str(runs / "my.txt"), "--device=cpu", "--quiet", *more])
+    shown = capsys.readouterr()
+    assert status == (1 if what == "not our checkpoint" else 2), shown.err
+    assert shown.err.startswith("compare.py: ") and shown.err.count("\n") == 1 and says in shown.err, shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name at least one group"),
+        (["--group", "a"], "one or more paths"),
+        (["--group", "a/b", "x"], "plain name"),
+        (["--group", "a", "x", "--group", "a", "y"], "given twice"),
+        (["--group", "a", "none", "--targets", "none.npy"], "no such file or folder"),
+    ],
+)
+def test_wrong_groups_are_one_line_and_status_2(arguments, says, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("compare.py: ") and error.count("\n") == 1 and says in error
+
+
+def test_models_need_a_text(runs, capsys):
+    assert main(["--group", "a", str(runs / "gpt2/seed_1"), "--device=cpu"]) == 2
+    assert "models need a text" in capsys.readouterr().err
+
+
+def test_a_comparison_of_one_model_has_no_pairs(runs, tmp_path):
+    results = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1,))}).results["a"]
+    assert results["avg_relative_pd"] is None and results["reproducibility_metrics"] == []
+    assert byte_tokenizer().vocab_size == 256
+
+
+# -- our own models, there and back -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_exported_models_give_what_training_measured(smoke_config, tmp_path):
+    """All activations of the study: trained, exported, loaded by transformers, compared. Half of each group are our
+    checkpoints as they are."""
+    from activations import STUDY
+    from prepare_data import load_corpus
+    from tools.huggingface import export_to_huggingface
+    from train import run_experiment
+
+    config = smoke_config.replace(workers=1)
+    text = tmp_path / "validation.txt"
+    groups, measured = {}, {}
+    for name in STUDY:
+        measured[name], _, tokenizer = run_experiment(config, name)
+        checkpoints = [Path(config.checkpoint_dir) / name / f"trial_{k}.pt" for k in (1, 2, 3)]
+        exported = [export_to_huggingface(path, tmp_path / "hf" / name / path.stem) for path in checkpoints[:2]]
+        groups[name] = [*exported, checkpoints[2]]
+    text.write_text(tokenizer.decode(load_corpus(config).val), encoding="utf-8")
+    found = compare_models(
+        groups, text, out=tmp_path / "out", positions=config.eval_tokens, block_size=config.block_size, device="cpu"
+    )
+    for name, results in measured.items():
+        ours = found.results[name]
+        assert ours["evaluation"]["sha256"] == results["evaluation"]["sha256"]
+        for a, b in zip(ours["reproducibility_metrics"], results["reproducibility_metrics"], strict=True):
+            for key, value in b.items():
+                if isinstance(value, float):
+                    assert a[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, key)
+        assert ours["avg_relative_pd"] == pytest.approx(results["avg_relative_pd"], rel=1e-5)
+        assert ours["avg_val_loss"] == pytest.approx(results["avg_val_loss"], rel=1e-6)
+        assert ours["audit"]["passed"], ours["audit"]
+        assert [t["seed"] for t in ours["trials"]] == [None, None, results["trials"][2]["seed"]]

@@ -1,0 +1,174 @@
+"""The audit of foreign suites: planted faults are named with their members, and a sound suite raises no alarm."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from compare import compare_models
+from conftest import pseudo_english
+from foreign import suite
+from foreign.suite import Examined
+
+transformers = pytest.importorskip("transformers")
+from own_models import save, trained  # noqa: E402
+
+TEXT = pseudo_english(64_000)[60_000:]
+SEEDS = range(1, 5)
+
+
+def examined(n=8, groups=("a", "b"), **changes):
+    """n members in equal groups with unremarkable numbers; `changes` {field: {number: value}}."""
+    rng = np.random.default_rng(0)
+    members = []
+    for k in range(n):
+        group = groups[k * len(groups) // n]
+        fields = {"val_loss": 2.0 + 0.01 * rng.standard_normal(), "weights_sha256": f"w{k}", "coarse_sha256": f"c{k}"}
+        fields |= {"steps": 100, "context": 64, "own_pd": 1e-8}
+        fields |= {name: values[k] for name, values in changes.items() if k in values}
+        members.append(Examined(f"{group}/{k}", group, **fields))
+    return members
+
+
+def distances(members, within=0.1, between=0.12, jitter=0.05, seed=0):
+    rng = np.random.default_rng(seed)
+    pd = np.zeros((len(members), len(members)))
+    for i, j in itertools.combinations(range(len(members)), 2):
+        typical = within if members[i].group == members[j].group else between
+        pd[i, j] = pd[j, i] = typical * (1 + jitter * rng.standard_normal())
+    return pd
+
+
+def check(members, pd, unigram=3.0):
+    return suite.check(members, pd, unigram, 64, 256)
+
+
+def failed(checks):
+    return {
+        (group, c["name"]): c["measured"] for group, cs in checks.items() for c in cs if c["status"] in ("fail", "hint")
+    }
+
+
+def test_a_sound_suite_raises_no_alarm():
+    """Over sizes, spreads and ratios between and within groups: no false alarm in 200 suites."""
+    rng = np.random.default_rng(1)
+    for trial in range(200):
+        members = examined(int(rng.integers(2, 9)) * 2)
+        pd = distances(members, 0.1, rng.uniform(0.05, 0.5), rng.uniform(0.01, 0.12), trial)
+        assert failed(check(members, pd)) == {}
+
+
+@pytest.mark.parametrize("n", [3, 4, 8])
+def test_an_outlier_is_named_and_its_group_alone_fails(n):
+    members = examined(2 * n)
+    pd = distances(members)
+    pd[n - 1, : n - 1] = pd[: n - 1, n - 1] = 0.3
+    found = failed(check(members, pd))
+    assert set(found) == {("a", "no outlier")} and f"a/{n - 1} differs from its group" in found["a", "no outlier"]
+
+
+def test_what_two_groups_share_fails_in_both():
+    members = examined(weights_sha256={1: "same", 6: "same"})
+    found = failed(check(members, distances(members)))
+    assert set(found) == {("a", "distinct members"), ("b", "distinct members")}
+    assert found["b", "distinct members"] == "a/1 and b/6 have identical weights"
+
+
+def test_different_steps_are_a_hint_that_fails_nothing():
+    members = examined(steps={2: 200})
+    checks = check(members, distances(members))
+    hints = [c for cs in checks.values() for c in cs if c["status"] == "hint"]
+    assert len(hints) == 1 and "a/1 100, a/2 200" in hints[0]["measured"]
+    assert not any(c["status"] == "fail" for cs in checks.values() for c in cs)
+
+
+def test_what_is_not_known_is_not_applicable():
+    bare = [Examined(f"a/{k}", "a", None) for k in range(2)]
+    checks = suite.check(bare, distances(bare), 3.0, 64, None)["a"]
+    assert {c["name"] for c in checks if c["status"] == "not applicable"} == {
+        "no outlier", "not broken", "same steps", "within context", "one vocabulary", "own noise",
+    }  # fmt: skip
+
+
+# -- real models --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeds(corpus_file):
+    return {k: trained("gpt2", corpus_file.read_text(), k) for k in SEEDS}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, seeds):
+    folder = tmp_path_factory.mktemp("suite")
+    (folder / "my.txt").write_text(TEXT)
+    for k, model in seeds.items():
+        save(model, folder / f"seed_{k}")
+    return folder
+
+
+def alarms(runs, out, paths, **options):
+    """What the comparison of one group says, by check."""
+    results = compare_models(
+        {"g": paths}, runs / "my.txt", out=out, positions=512, device="cpu", report=False, **options
+    ).results["g"]
+    return {c["name"]: c["measured"] for c in results["audit"]["checks"] if c["status"] in ("fail", "hint")}
+
+
+def sound(runs, but=()):
+    return [runs / f"seed_{k}" for k in SEEDS if k not in but]
+
+
+def half(model):
+    copy = transformers.AutoModelForCausalLM.from_config(model.config)
+    copy.load_state_dict(model.state_dict())
+    return copy.bfloat16()
+
+
+def test_a_sound_suite_of_models_raises_no_alarm(runs, tmp_path):
+    assert alarms(runs, tmp_path, sound(runs)) == {}
+
+
+def fault_identical(runs, seeds, folder, text):
+    return [save(seeds[2], folder / "seed_5")], "distinct members", ["g/seed_2 and g/seed_5", "identical weights"]
+
+
+def fault_outlier(runs, seeds, folder, text):
+    return [save(trained("gpt2", text, 5, steps=30), folder / "seed_5")], "no outlier", ["g/seed_5"]
+
+
+def fault_copy(runs, seeds, folder, text):
+    return [save(half(seeds[3]), folder / "seed_5")], "no copies", ["g/seed_3 and g/seed_5", "different precision"]
+
+
+def fault_quantised(runs, seeds, folder, text):
+    copy = transformers.AutoModelForCausalLM.from_config(seeds[1].config)
+    copy.load_state_dict(seeds[1].state_dict())
+    with torch.no_grad():
+        for p in copy.parameters():  # 8 bits to each tensor
+            scale = p.abs().max() / 127
+            p.copy_((p / scale).round() * scale)
+    return [save(copy, folder / "seed_5")], "no copies", ["g/seed_1 and g/seed_5", "a copy at another precision"]
+
+
+def fault_random(runs, seeds, folder, text):
+    return [save(trained("gpt2", text, 5, steps=0), folder / "seed_5")], "not broken", ["g/seed_5 has loss"]
+
+
+def fault_steps(runs, seeds, folder, text):
+    late = [save(seeds[k], folder / f"run_{k}", steps=100) for k in (1, 2, 3)]
+    early = save(seeds[4], folder / "run_4", steps=50)
+    return ["only", *late, early], "same steps", ["100", "50"]
+
+
+@pytest.mark.parametrize(
+    "fault", [fault_identical, fault_outlier, fault_copy, fault_quantised, fault_random, fault_steps]
+)
+def test_planted_faults_are_named(runs, seeds, tmp_path, corpus_file, fault):
+    added, name, says = fault(runs, seeds, tmp_path / "added", corpus_file.read_text())
+    paths = added[1:] if added[0] == "only" else [*sound(runs), *added]
+    found = alarms(runs, tmp_path / "out", paths)
+    assert name in found and all(part in found[name] for part in says), found
+    others = {"no outlier", "degenerate"} if fault in (fault_random, fault_outlier) else set()  # which they are, too
+    assert set(found) - (others - {name}) == {name}
