@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from analysis.metrics_table import METRICS as METRICS  # part of this module's face
+from analysis.metrics_table import metrics_of
 from config import UserError
-from metrics_table import METRICS as METRICS  # part of this module's face
-from metrics_table import metrics_of
 
 NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference")
 # positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it

@@ -16,10 +16,10 @@ import activations
 import storage
 from analysis import sections, where
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
+from analysis.metrics_table import BY_KEY
 from analysis.results import mean, std
 from analysis.sections import pd_text
 from analysis.study import REDUCTIONS, REFERENCE, Study
-from metrics_table import BY_KEY
 
 SECTIONS = (  # title, its lines, the figure at its end
     ("Executive Summary", sections.executive_summary, None),

@@ -19,8 +19,8 @@ import numpy as np
 import significance
 import storage
 from activations import STUDY
+from analysis.metrics_table import Metric
 from config import Config, UserError
-from metrics_table import Metric
 from models import own_code
 from storage import number
 from training.matched_loss import matched_loss_pd

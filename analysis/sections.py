@@ -32,10 +32,10 @@ from analysis.markdown import (
     table,
     trials_planned,
 )
+from analysis.metrics_table import BY_KEY, METRICS
 from analysis.results import mean, std
 from analysis.study import ALPHA, QUANTITIES, REDUCTIONS, REFERENCE, WEIGHTINGS, PairTests, Study, reduction
 from config import Config
-from metrics_table import BY_KEY, METRICS
 from storage import number
 
 MARGINS = {"PD": "±5 %", "Matched_PD": "±5 %", "Loss": "±0.01 nats per token"}  # "practically equal"

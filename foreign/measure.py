@@ -28,10 +28,10 @@ import torch
 
 import metrics
 import storage
+from analysis.metrics_table import metrics_of
 from config import UserError
 from foreign.member import Member
 from foreign.windows import Positions
-from metrics_table import metrics_of
 from training import pairs as kernel
 
 MAX_SPOOL_BYTES = 8 * 2**30

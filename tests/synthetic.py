@@ -11,7 +11,7 @@ import numpy as np
 
 import storage
 from analysis import positions
-from metrics_table import METRICS
+from analysis.metrics_table import METRICS
 from training.matched_loss import pd_at_val_loss
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")

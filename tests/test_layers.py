@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A module may import what stands on a line above its own, or before it on its own line.
 LAYERS = """
 storage models.toolchain config
-significance metrics_table metrics
+significance analysis.metrics_table metrics training.pairs
 models.smelu models.own_code tokenizer
 corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables corpora.encodings corpora.hub
 corpora.files corpora.reading prepare_data
@@ -23,13 +23,16 @@ analysis.positions analysis.sequential analysis.results analysis.checks analysis
 analysis.disagreement_page analysis.where
 plotting.style plotting.one plotting.several plotting.where plot_utils
 analysis.sections analysis.report analysis.studies
-tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.where
+tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.trackers
+tools.where
 tools.checklist tools.verify
+foreign.member foreign.windows foreign.dumps foreign.loaders foreign.suite foreign.measure
 analyze_results
 train
+compare
 """
 ORDER = LAYERS.split()
-PACKAGES = ("models", "corpora", "training", "analysis", "plotting", "tools")
+PACKAGES = ("models", "corpora", "training", "analysis", "plotting", "foreign", "tools")
 
 
 def files() -> dict[str, Path]:

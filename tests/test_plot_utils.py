@@ -20,9 +20,9 @@ from PIL import Image
 import activations
 import plot_utils
 import storage
+from analysis.metrics_table import METRICS
 from analysis.study import Study
 from config import UserError
-from metrics_table import METRICS
 from plotting import one, several, style
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study, synthetic_where
 

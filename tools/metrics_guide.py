@@ -1,4 +1,4 @@
-"""Write the tables of REPRODUCIBILITY_METRICS_GUIDE.md anew from metrics_table.py: `python -m tools.metrics_guide`."""
+"""Write the tables of REPRODUCIBILITY_METRICS_GUIDE.md anew from analysis/metrics_table.py: `python -m tools.metrics_guide`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import storage
-from metrics_table import metrics_of
+from analysis.metrics_table import metrics_of
 
 GUIDE = Path(__file__).resolve().parent.parent / "REPRODUCIBILITY_METRICS_GUIDE.md"
 TABLES = {
