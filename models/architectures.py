@@ -293,8 +293,9 @@ def _try_out(model: OwnModel, precision: str, what: str) -> None:
         parameters = {name: p for name, p in tried.module.named_parameters() if p.requires_grad}
         for p in parameters.values():
             p.data = p.data.to(getattr(torch, precision))
-        loss = tried(idx, idx)[1]
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        with torch.enable_grad():
+            loss = tried(idx, idx)[1]
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     except UserError:
         raise
     except Exception as error:  # the user's code can raise anything

@@ -82,6 +82,18 @@ def test_an_activation_that_learns_passes(config, corpus, activation, precision)
     assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
 
 
+def own_gpt(config, activation, vocab_size):
+    own = model.GPT(config, activation, vocab_size)
+    architectures.initialise(own, torch.initial_seed(), config.n_layer)
+    return own
+
+
+@pytest.mark.parametrize("changes", [{"precision": "float32"}, {"precision": "bfloat16"}])
+def test_a_model_of_ones_own_passes(config, corpus, changes):
+    checks = audit.before_training(config.replace(model="test_audit:own_gpt", n_embd=64, **changes), "gelu", corpus)
+    assert set(status(checks).values()) == {"pass"}, [c for c in checks if c["status"] != "pass"]
+
+
 def make_through(monkeypatch, factory):
     """Let the models, and only they, get their activation modules from `factory(name)`."""
     proxy = types.SimpleNamespace(
