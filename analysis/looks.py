@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import activations
 import significance
@@ -24,7 +23,6 @@ from analysis.markdown import duration, fixed, label, listed, table
 from analysis.results import Measured, seeds_shared
 from analysis.study import REFERENCE
 
-LOOKS_FILE = "looks.json"
 SCHEMA_VERSION = 1
 TOLERANCE = 1e-6  # relative; where the results were made the difference is 0
 KINDS = ("lower", "higher", "equal", "open")
@@ -135,7 +133,7 @@ def load(results_dir: str | os.PathLike) -> dict | None:
     Raises:
         storage.StorageError: it can't be read, or is no record of looks.
     """
-    path = Path(results_dir) / LOOKS_FILE
+    path = storage.looks_path(results_dir)
     if not path.exists():
         return None
     record = storage.read_json(path)
@@ -267,6 +265,6 @@ def looks_section(looks: Mapping | None) -> list[str]:
         f"repeated confidence intervals (Jennison & Turnbull 1989): each comparison's hold its true ratio at all looks "
         f"together with {percent(1 - plan['alpha'])} confidence. Over looks and comparisons together, any claim of a "
         f"difference errs in at most {percent(plan['alpha'])} of studies, and so does any claim of equality where the "
-        f"difference is {percent(plan['margin'])} (bench/calibration.py). Intervals and tests elsewhere in this report are "
-        f"those of a number of trials that was fixed before; having stopped at a look, go by these.",
+        f"difference is {percent(plan['margin'])} (bench/calibration.py). Intervals and tests elsewhere in this report "
+        f"are those of a number of trials that was fixed before; having stopped at a look, go by these.",
     ]

@@ -85,7 +85,7 @@ class _Record:
     """looks.json while trials are under way: within, the time spent is written every few seconds."""
 
     def __init__(self, config: Config, names: list[str], margin: float | None):
-        self.config, self.path = config, Path(config.results_dir) / looks.LOOKS_FILE
+        self.config, self.path = config, storage.looks_path(config.results_dir)
         self.contents = _agreed(looks.load(config.results_dir), names, margin, self.path)
         self.before, self.start = self.contents["seconds_spent"], time.monotonic()
         self._writing, self._done = threading.Lock(), threading.Event()
