@@ -74,7 +74,7 @@ def seconds_of(budget: str | float) -> float:
     Raises:
         UserError: anything else, or nothing left.
     """
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", budget.strip()) if isinstance(budget, str) else None
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh])", budget.strip()) if isinstance(budget, str) else None
     seconds = float(match[1]) * _UNITS[match[2]] if match else storage.number(budget)
     if seconds is None or seconds <= 0:
         raise UserError(f"budget={budget!r}: must be a time above 0 such as 90s, 30m or 2h")
@@ -132,16 +132,9 @@ def _agreed(recorded: dict | None, names: list[str], margin: float | None, path:
     if share is None or not 0 < share < 100:
         raise UserError(f"margin={margin!r}: must be a number of percent above 0 and below 100")
     plan = {"activations": names, "margin": share / 100, "looks": list(LOOKS), "alpha": ALPHA}
+    begun = {"schema_version": looks.SCHEMA_VERSION, "looks": [], "trained": 0, "seconds_spent": 0.0}
     if recorded is None or not recorded["looks"]:
-        spent = recorded["seconds_spent"] if recorded else 0.0
-        return {
-            "schema_version": looks.SCHEMA_VERSION,
-            "plan": plan,
-            "looks": [],
-            "trained": 0,
-            "seconds_spent": spent,
-            "ended": None,
-        }
+        return {**begun, **(recorded or {}), "plan": plan, "ended": None}
     fixed, elsewhere = recorded["plan"], f"or use another folder ({option('study', 'NAME')})"
     if margin is not None and plan["margin"] != fixed["margin"]:
         raise UserError(
