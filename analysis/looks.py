@@ -19,7 +19,7 @@ import activations
 import significance
 import storage
 from analysis import sequential
-from analysis.markdown import duration, fixed, label, listed, table
+from analysis.markdown import duration, fixed, label, listed, safe, table
 from analysis.results import Measured, seeds_shared
 from analysis.study import REFERENCE
 
@@ -268,3 +268,15 @@ def looks_section(looks: Mapping | None) -> list[str]:
         f"difference is {percent(plan['margin'])} (bench/calibration.py). Intervals and tests elsewhere in this report "
         f"are those of a number of trials that was fixed before; having stopped at a look, go by these.",
     ]
+
+
+def told(all_results: Mapping[str, dict], folder: str | os.PathLike) -> list[str]:
+    """`looks_section` of the record in a folder, where it is of these results; else one line, that it isn't."""
+    record = load(folder)
+    if record and (problems := derive_looks(all_results, record)):
+        return [
+            "",
+            f"The looks in {storage.looks_path(folder).name} are not of these results ({safe(problems[0])}).",
+            "",
+        ]
+    return ["", *looks_section(record), ""]

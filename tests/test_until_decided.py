@@ -18,6 +18,7 @@ from scipy import stats
 import storage
 import train
 from analysis import looks, sequential
+from analyze_results import generate_final_report
 from config import UserError
 from conftest import TINY
 from synthetic import STUDY, synthetic_results
@@ -432,6 +433,18 @@ def test_the_section_of_the_report(taken):
     assert "Still open after the look at 3 trials: " in "\n".join(
         looks.looks_section({**record, "looks": record["looks"][:1]})
     )
+
+
+def test_the_report_has_the_section_of_its_own_results_only(taken, tmp_path):
+    config, pretended, record = taken
+    all_results = {name: pretended.first(name, 20) for name in STUDY}
+    folder = Path(config.results_dir)
+    text = generate_final_report(all_results, save_path=folder / "FINAL_REPORT.md")
+    assert "\n".join(looks.looks_section(record)[:3]) in text
+    assert "Looks while training" not in generate_final_report(all_results, save_path=tmp_path / "r.md")
+    all_results["gelu"]["reproducibility_metrics"][0]["relative_pd"] *= 1.01
+    text = generate_final_report(all_results, save_path=folder / "FINAL_REPORT.md")
+    assert "The looks in looks.json are not of these results (look at 3 trials, " in text
 
 
 def test_status_shows_the_looks(taken, capsys):
