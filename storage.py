@@ -219,6 +219,11 @@ def results_path(results_dir: str | os.PathLike, activation: str) -> Path:
     return Path(results_dir) / f"{file_name(activation)}_results.json"
 
 
+def looks_path(results_dir: str | os.PathLike) -> Path:
+    """The record of a study that is trained until it is decided."""
+    return Path(results_dir) / "looks.json"
+
+
 def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
     """Write `{activation}_results.json`, sealed with a checksum over its contents, and return its path.
 

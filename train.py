@@ -10,6 +10,7 @@ matplotlib out of what is answered without them, at once: --help, --status and m
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -132,6 +133,34 @@ def run_study(
     if board and board.problem:  # all else is done; the same command writes the log alone
         raise board.problem
     return {name: study.finished[name] for name in names}
+
+
+def run_until_decided(
+    config: Config,
+    names: list[str],
+    budget: str | float | None = None,
+    margin: float | None = None,
+    quiet: bool = False,
+    strict_audit: bool = True,
+    tensorboard: str | os.PathLike | None = None,
+) -> dict:
+    """Add trials to all named activations, relu among them, until each one's mean PD is known to be lower than ReLU's,
+    higher, or practically equal: at looks at 3, 5, 8, 12 and 20 trials, whose errors are those of one test.
+
+    `budget`: the time that all runs together may take, '90s', '30m', '2h' or seconds. `margin`: percent of PD that is
+    practically nothing (default 5). The number of trials in `config` doesn't count. Returns what is also in
+    `results_dir/looks.json`; see tools/until_decided.py.
+
+    Raises as run_experiment; StorageError when results contradict a look that was recorded.
+    """
+    from tools.until_decided import until_decided
+
+    _check_names(names)
+    display = Display(quiet)
+    study = functools.partial(run_study, quiet=quiet, strict_audit=strict_audit, tensorboard=tensorboard)
+    record = until_decided(config, names, study, display.line, budget, margin)
+    _compare(config, display)  # the report shows the last look too
+    return record
 
 
 # -- the steps of a study -----------------------------------------------------------------------------------------
@@ -371,10 +400,19 @@ def _parser() -> Parser:
         f"studies/replication_N",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="where --sample begins (default: a new line)")
+    parser.add_argument("--budget", metavar="TIME", help="how long all runs of --until-decided may take: 90s, 30m, 2h")
+    parser.add_argument(
+        "--margin", type=float, metavar="PERCENT", help="of PD, practically nothing to --until-decided (default: 5)"
+    )
     modes = parser.add_mutually_exclusive_group()
     for flag, mode, text in (
         ("--audit-only", _audit, "check the experiment's integrity, train nothing"),
         ("--status", _status, "how far every trial is; works while others train"),
+        (
+            "--until-decided",
+            _until_decided,
+            "add trials until each PD is known to be lower or higher than ReLU's, or equal",
+        ),
         ("--decompose", _decompose, "how much each source of randomness alone makes differ"),
         ("--list-activations", _list_activations, "names, formulas and sources, then exit"),
         ("--list-models", _list_models, "models by name, then exit"),
@@ -433,6 +471,9 @@ def _main(argv) -> int:
     args = _parser().parse_args(argv)
     if args.prompt is not None and args.sample is None:
         raise UserError("--prompt: is where --sample begins; give --sample NAME too, or leave it out")
+    for flag in ("budget", "margin"):
+        if getattr(args, flag) is not None and args.mode is not _until_decided:
+            raise UserError(f"--{flag}: is for --until-decided; give that too, or leave it out")
     return (_sample if args.sample is not None else args.mode)(args)
 
 
@@ -499,6 +540,23 @@ def _decompose(args) -> int:
         ranks.share(config, sources)
     else:
         sources()
+    return 0
+
+
+def _until_decided(args) -> int:
+    if args.overwrite:
+        raise UserError("--until-decided: goes on from the trials that are there; leave --overwrite out")
+    if ranks.rank_and_size()[1] > 1:
+        raise UserError("--until-decided: runs in one process; start it without torchrun")
+    run_until_decided(
+        _settings(args),
+        _names(args.activation),
+        args.budget,
+        args.margin,
+        quiet=args.quiet,
+        strict_audit=not args.no_strict_audit,
+        tensorboard=args.tensorboard,
+    )
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import activations
 import storage
-from analysis import sections, where
+from analysis import looks, sections, where
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.metrics_table import BY_KEY
 from analysis.results import mean, std
@@ -61,7 +61,7 @@ def write_report(
             links[key] = address(plots / name, folder)
             images[links[key]] = plots / name
     found = where.Told(study.all_results, folder, plots)
-    text = report_text(study, links, found.lines)
+    text = report_text(study, links, [*looks.told(study.all_results, folder), *found.lines])
     if save_path is not None:
         storage.write_text(save_path, text)
         page = found.in_html(to_html(text, images | found.images))

@@ -98,3 +98,7 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
     for name in dict.fromkeys(s["activation"] for s in states):
         path = storage.results_path(config.results_dir, name)
         print(f"{name}: {'results in ' + str(path) if path.exists() else 'no results yet'}")
+    if storage.looks_path(config.results_dir).exists():
+        from analysis import looks  # loads scipy
+
+        print("\n".join(looks.status_lines(looks.load(config.results_dir))))

@@ -25,8 +25,7 @@ class Display:
 
     def announce(self, config: Config, tasks, workers, corpus, seconds_per_step) -> None:
         """What will run and about how long it takes, before it starts."""
-        at_once = min(workers, pool.places(config))
-        seconds = 1.15 * seconds_per_step * config.max_iters * len(tasks) / at_once + 5
+        seconds = seconds_to_train(config, len(tasks), workers, seconds_per_step)
         self.line(
             f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
             f"tokens, vocabulary {corpus.vocab_size}"
@@ -86,6 +85,11 @@ class Display:
         ]
         self.line(f"{results['activation']}: {', '.join(said)}")
         self.line(f"{results['activation']}: results in {path}, figures in {plots_dir}")
+
+
+def seconds_to_train(config: Config, trials: float, workers: int, seconds_per_step: float) -> float:
+    """About how long so many trials take, training, measuring and drawing, `workers` at a time."""
+    return 1.15 * seconds_per_step * config.max_iters * trials / min(workers, pool.places(config)) + 5
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,282 @@
+"""The looks of a study that is trained until it is decided: each activation's mean PD against ReLU's.
+
+    record = load(results_dir)                   what looks.json holds, or None
+    take(all_results, plan, (3, 5))              the looks at 3 and 5 trials, from results of at least 5
+    derive_looks(all_results, record)            what in the record the results contradict
+    looks_section(record)                        the report's lines
+
+A look at n trials reads the first n trials of each activation and no others, so that it can be taken again from the
+results of any larger number. Nothing here trains or writes; the procedure is analysis.sequential's.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import activations
+import significance
+import storage
+from analysis import sequential
+from analysis.markdown import duration, fixed, label, listed, safe, table
+from analysis.results import Measured, seeds_shared
+from analysis.study import REFERENCE
+
+SCHEMA_VERSION = 1
+TOLERANCE = 1e-6  # relative; where the results were made the difference is 0
+KINDS = ("lower", "higher", "equal", "open")
+NUMBERS = ("ratio", "low", "high", "p", "level", "p_adjusted", "p_equal")  # of a comparison at a look; or None
+
+ENDED = {
+    "decided": "every comparison is decided",
+    "last look": "the last look is taken",
+    "budget": "the time ended before all was decided",
+}
+
+
+# -- the looks --------------------------------------------------------------------------------------------------------
+
+
+def family(all_results: Mapping[str, dict], names: Sequence[str], trials: int) -> dict[str, significance.Comparison]:
+    """{activation: its mean PD against ReLU's} from the first `trials` trials of each, moderated as in a report.
+
+    Raises:
+        ValueError: the results of an activation lack one of these trials.
+    """
+    measured = {name: _first(name, all_results[name], trials) for name in names}
+    own = {name: _compare(m, measured[REFERENCE]) for name, m in measured.items() if name != REFERENCE}
+    variance = significance.family_variance(own.values())
+    return {name: significance.moderate(comparison, variance) for name, comparison in own.items()}
+
+
+def _first(name: str, results: dict, trials: int) -> Measured:
+    planned = Measured(name, results).planned
+    if not set(range(1, trials + 1)) <= planned.keys():
+        raise ValueError(f"the results of {name} lack some of its first {trials} trials")
+    return Measured(name, {**results, "trials": [planned[k] for k in range(1, trials + 1)]})
+
+
+def _compare(a: Measured, b: Measured) -> significance.Comparison:
+    paired = seeds_shared(a, b)
+    ids = [[k for k in m.pd_ids if not paired or k in other.pd_ids] for m, other in ((a, b), (b, a))]
+    if a.unfit or b.unfit or min(map(len, ids)) < 2:
+        note = a.unfit or b.unfit or "too few trials have a PD"
+        return significance.Comparison("pd", "none", tuple(map(len, ids)), note=note)
+    return significance.compare_pd(a.pd(ids[0]), b.pd(ids[1]), paired=paired)
+
+
+def take(all_results: Mapping[str, dict], plan: Mapping, trials: Sequence[int]) -> list[dict]:
+    """The looks at these numbers of trials, the plan's first ones in order: what each finds of every comparison.
+
+    plan: {"activations", "margin" (a fraction of PD), "looks", "alpha"}. Returns for each look {"trials",
+    "comparisons": {activation: {"ratio", "low", "high", "p", "level", "p_adjusted", "p_equal", "decision",
+    "decided_at"}}}: the ratio to ReLU's mean PD with its repeated confidence interval, p and the look's level for a
+    single comparison, and, as of when it was decided, p of a difference and of one as large as the margin, both
+    adjusted for the looks and the family. What is undefined is None.
+
+    Raises:
+        ValueError: results lack a trial, or these are not the plan's looks.
+    """
+    looks, decided, taken = tuple(plan["looks"]), None, []
+    if tuple(trials) != looks[: len(trials)]:
+        raise ValueError(f"looks at {list(trials)} trials; planned are {list(looks)}")
+    levels = sequential.sequential_levels(looks, plan["alpha"])
+    for n, level in zip(trials, levels, strict=False):
+        found = family(all_results, plan["activations"], n)
+        decided = sequential.decide(found, n, decided, looks, plan["margin"], plan["alpha"])
+        comparisons = {}
+        for name, comparison in found.items():
+            low, high = sequential.repeated_interval(comparison, n, looks, plan["alpha"])
+            decision = decided[name]
+            comparisons[name] = {
+                "ratio": comparison.effect,
+                "low": low,
+                "high": high,
+                "p": comparison.p,
+                "level": level,
+                "p_adjusted": decision.p,
+                "p_equal": decision.p_equal,
+                "decision": decision.kind,
+                "decided_at": decision.look,
+            }
+        taken.append({"trials": n, "comparisons": comparisons})
+    return taken
+
+
+def undecided(look: Mapping) -> list[str]:
+    return [name for name, found in look["comparisons"].items() if found["decision"] == "open"]
+
+
+def look_that_decides(all_results: Mapping[str, dict], plan: Mapping, look: Mapping) -> int | None:
+    """The planned look at which every comparison still open would be seen to differ by the margin with 80 % power, by
+    the spread measured so far and at its level, shared by those that are open; None: not by the last, or unknown.
+
+    Source: significance.plan_trials; the levels of analysis.sequential.
+    """
+    rest, needed = undecided(look), []
+    found = family(all_results, plan["activations"], look["trials"])
+    levels = sequential.sequential_levels(tuple(plan["looks"]), plan["alpha"])
+    later = [(n, level / len(rest)) for n, level in zip(plan["looks"], levels, strict=True) if n > look["trials"]]
+    for name in rest:
+        trials = ((n, significance.plan_trials(found[name], math.log1p(-plan["margin"]), alpha=a)[0]) for n, a in later)
+        needed.append(next((n for n, m in trials if m is not None and m <= n), None))
+    return None if None in needed else max(needed)
+
+
+# -- the record -------------------------------------------------------------------------------------------------------
+
+
+def load(results_dir: str | os.PathLike) -> dict | None:
+    """What `looks.json` in this folder holds; None where there is none.
+
+    Raises:
+        storage.StorageError: it can't be read, or is no record of looks.
+    """
+    path = storage.looks_path(results_dir)
+    if not path.exists():
+        return None
+    record = storage.read_json(path)
+    try:
+        sound = _sound(record)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        sound = False
+    if not sound:
+        raise storage.StorageError(f"{path}: not a record of looks; restore it, or move it away to begin them again")
+    return record
+
+
+def _sound(record: dict) -> bool:
+    plan, taken = record["plan"], record["looks"]
+    sequential.sequential_levels(tuple(plan["looks"]), plan["alpha"])
+    names, number = set(plan["activations"]) - {REFERENCE}, storage.number
+    return (
+        record["schema_version"] == SCHEMA_VERSION
+        and 0 < number(plan["margin"]) < 1
+        and REFERENCE in plan["activations"]
+        and number(record["seconds_spent"]) >= 0
+        and number(record["trained"]) >= 0
+        and record["ended"] in (None, *ENDED)
+        and [look["trials"] for look in taken] == plan["looks"][: len(taken)]
+        and all(number(look[key]) >= 0 for look in taken for key in ("seconds", "trained"))
+        and all(set(look["comparisons"]) == names for look in taken)
+        and all(_sound_comparison(c, plan) for look in taken for c in look["comparisons"].values())
+    )
+
+
+def _sound_comparison(found: dict, plan: dict) -> bool:
+    at = [None] if found["decision"] == "open" else plan["looks"]
+    numbers = all(found[key] is None or storage.number(found[key]) is not None for key in NUMBERS)
+    return found["decision"] in KINDS and found["decided_at"] in at and numbers
+
+
+def derive_looks(all_results: Mapping[str, dict], recorded: Mapping) -> list[str]:
+    """Take every recorded look again from the results; one line for each thing that they contradict."""
+    plan = recorded["plan"]
+    if missing := [name for name in plan["activations"] if name not in all_results]:
+        return [f"there are no results of {', '.join(missing)}"]
+    try:
+        again = take(all_results, plan, [look["trials"] for look in recorded["looks"]])
+    except ValueError as error:
+        return [str(error)]
+    return [
+        f"look at {look['trials']} trials, {name}: {key}={found[key]!r} in the file, {expected[key]!r} by the results"
+        for look, derived in zip(recorded["looks"], again, strict=True)
+        for name, expected in derived["comparisons"].items()
+        for found in [look["comparisons"][name]]
+        for key in expected
+        if not _same(found[key], expected[key])
+    ]
+
+
+def _same(a, b) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=TOLERANCE)
+    return a == b
+
+
+# -- in words ---------------------------------------------------------------------------------------------------------
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g} %"
+
+
+def finding(found: Mapping, margin: float) -> str:
+    """One comparison at a look: the ratio of mean PDs, its repeated interval, the decision."""
+    said = {"open": "open", "equal": f"practically equal (±{percent(margin)})"}.get(
+        found["decision"], found["decision"]
+    )
+    limits = "" if found["low"] is None else f" [{fixed(found['low'], 3)}, {fixed(found['high'], 3)}]"
+    return f"{fixed(found['ratio'], 3)}{limits} {said}"
+
+
+def names_of(names: Sequence[str]) -> str:
+    return listed(map(activations.label, names))
+
+
+def look_line(look: Mapping, plan: Mapping) -> str:
+    """A look, for a terminal."""
+    found, reference = look["comparisons"], activations.label(REFERENCE)
+    told = (f"{activations.label(name)} {finding(one, plan['margin'])}" for name, one in found.items())
+    return (
+        f"look at {look['trials']} trials: {len(found) - len(undecided(look))} of {len(found)} decided; PD against "
+        f"{reference}'s: {', '.join(told)}"
+    )
+
+
+def status_lines(record: Mapping) -> list[str]:
+    """The looks for a terminal: one line each, and how the procedure stands."""
+    spent = duration(record["seconds_spent"] / 3600)
+    ended = ENDED.get(record["ended"], "under way, or interrupted")
+    return [
+        *(look_line(look, record["plan"]) for look in record["looks"]),
+        f"until decided: {ended}; time spent: {spent}",
+    ]
+
+
+def looks_section(looks: Mapping | None) -> list[str]:
+    """The looks as lines of Markdown for the report, from what `load` returns; [] where none was taken."""
+    if not looks or not looks["looks"]:
+        return []
+    plan, taken = looks["plan"], looks["looks"]
+    header = ["PD against " + label(REFERENCE), *(f"{look['trials']} trials" for look in taken)]
+    rows = [
+        [label(name), *(finding(look["comparisons"][name], plan["margin"]) for look in taken)]
+        for name in taken[0]["comparisons"]
+    ]
+    rest = [label(name) for name in undecided(taken[-1])]
+    planned = [str(n) for n in plan["looks"]]
+    ended = (
+        f"Still open after the look at {taken[-1]['trials']} trials: {listed(rest)}."
+        if rest
+        else (f"All are decided after the look at {taken[-1]['trials']} trials.")
+    )
+    return [
+        "### Looks while training",
+        "",
+        f"Trials were added until each comparison with {label(REFERENCE)} was decided: lower, higher, or practically "
+        f"equal within {percent(plan['margin'])}. Looks were planned at {listed(planned)} trials per "
+        f"activation. {ended}",
+        "",
+        *table(header, rows),
+        "",
+        f"Each cell: the ratio of mean PDs, its sequential interval, the decision, which stands. The intervals are "
+        f"repeated confidence intervals (Jennison & Turnbull 1989): each comparison's hold its true ratio at all looks "
+        f"together with {percent(1 - plan['alpha'])} confidence. Over looks and comparisons together, any claim of a "
+        f"difference errs in at most {percent(plan['alpha'])} of studies, and so does any claim of equality where the "
+        f"difference is {percent(plan['margin'])} (bench/calibration.py). Intervals and tests elsewhere in this report "
+        f"are those of a number of trials that was fixed before; having stopped at a look, go by these.",
+    ]
+
+
+def told(all_results: Mapping[str, dict], folder: str | os.PathLike) -> list[str]:
+    """`looks_section` of the record in a folder, where it is of these results; else one line, that it isn't."""
+    record = load(folder)
+    if record and (problems := derive_looks(all_results, record)):
+        return [
+            "",
+            f"The looks in {storage.looks_path(folder).name} are not of these results ({safe(problems[0])}).",
+            "",
+        ]
+    return ["", *looks_section(record), ""]
