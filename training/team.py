@@ -126,7 +126,7 @@ class Team:
             training.optimiser.load(state)
 
     def compare(self, training) -> None:
-        """All ranks took the same steps, so they must hold the same bits."""
+        """All ranks took the same steps, so they must hold the same bits: at the end, and at that of each branch."""
         digest = int(storage.contents_sha256(training.optimiser.state())[:15], 16)
         ends = torch.tensor([digest, -digest], device=training.config.device)
         with _another_may_be_lost():

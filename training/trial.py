@@ -146,6 +146,10 @@ class Training:
         return loss
 
     def back_to_trunk(self) -> None:
+        """From the end of a branch to where it left. Ranks hold the same bits here, or what parts in a branch would
+        be gone with it."""
+        if self.team:
+            self.team.compare(self)
         self.optimiser.load(self.trunk)
         self.trunk = {}
 
