@@ -98,14 +98,12 @@ def test_a_branch_is_the_model_of_a_shorter_training(at, dropout):  # noqa: F811
     record = trial.train_trial(config, "gelu", 2)
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "gelu", 2))
     branches = [branch["record"] for branch in saved["branches"].values()]
-    assert [(b["leaves"], b["steps"]) for b in branches] == [(20, 30), (30, 45)]
+    assert [(b["leaves"], b["ends"]) for b in branches] == [(20, 30), (30, 45)]
     assert record["steps_trained"] == 40 + 10 + 15 + 20 and record["steps"] == [0, 20, 40, 60]
     tokens = record["tokens_per_second"] * record["training_time"]
     assert tokens == pytest.approx(85 * config.batch_size * config.block_size)
-    for branch in [*branches, {**record, "steps": 60}]:
-        alone = at(
-            str(branch["steps"]), **{**TRUNK, "branch_points": (1.0,)}, max_iters=branch["steps"], dropout=dropout
-        )
+    for branch in [*branches, {**record, "ends": 60}]:
+        alone = at(str(branch["ends"]), **{**TRUNK, "branch_points": (1.0,)}, max_iters=branch["ends"], dropout=dropout)
         expected = trial.train_trial(alone, "gelu", 2)
         for key in ("weights_sha256", "train_loss", "train_accuracy"):
             assert branch[key] == expected[key]

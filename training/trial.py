@@ -217,7 +217,7 @@ class Training:
             return
         record = {
             "leaves": leg.branch.leaves,
-            "steps": leg.branch.ends,
+            "ends": leg.branch.ends,
             "train_loss": loss,
             "train_accuracy": accuracy,
             "weights_sha256": storage.contents_sha256(weights),
