@@ -19,7 +19,7 @@ Frontiers = dict[str, list[Point]]
 def frontiers(data: Frontiers) -> Figure:
     names = [named(name, 20) for name in data]
     rows = legend_rows(names)
-    figure, axes = panels(1, 2, 3.4 + 0.16 * rows, bottom=0.8 + 0.16 * rows)
+    figure, axes = panels(1, 2, 3.5 + 0.16 * rows, bottom=0.88 + 0.16 * rows)
     note = (
         "each point: the models of one branch of the trunk, their learning rate cooled to the end; mean loss, and mean "
         "PD over pairs of trials.\nbars: 95 % over trials (of PD by the jackknife); none with fewer than three trials"
@@ -62,7 +62,5 @@ def _line(ax: Axes, name: str, x: list[float], values: list[tuple]) -> None:
     colour, marker = activation_style(name)
     means = np.array([mean for mean, _, _ in values])
     ends = np.array([(mean, mean) if low is None else (low, high) for mean, low, high in values]).T
-    bars = abs(ends - means)
-    ax.errorbar(
-        x, means, bars, color=colour, marker=marker, markersize=3.5, elinewidth=0.7, gid=name, label=named(name)
-    )
+    ax.errorbar(x, means, abs(ends - means), fmt="none", ecolor=colour, elinewidth=0.7)
+    ax.plot(x, means, color=colour, marker=marker, markersize=3.5, gid=name, label=named(name))
