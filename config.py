@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from dataclasses import MISSING, dataclass, field
 
 import storage
 from models import toolchain
+from training import schedule as schedules
 
 
 class UserError(ValueError):
@@ -148,6 +150,12 @@ REPLICATION_STEP = 10_000  # between the seeds of two replications: as many as a
 MACHINE = ("device", "precision", "native", "threads")  # chosen for the machine where the user names nothing
 PLACES = ("study", "results_dir", "plots_dir", "checkpoint_dir", "data_dir", "workers")  # of one run, not of a study
 
+# What a preset has instead where the rate is constant (see bench/RESULTS.md); `full` has not been measured with it.
+TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0.0}}
+
+BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
+COOLDOWN = 0.25
+
 
 def setting(
     default,
@@ -232,9 +240,30 @@ class Config:
     bias: bool = setting(False, "biases in linear layers and layer norms", kind=bool)
     # training
     batch_size: int | None = setting(None, "windows per step", kind=int, low=1, high=2**20)
-    max_iters: int | None = setting(None, "training steps", kind=int, low=1, high=10**9)
+    max_iters: int | None = setting(None, "training steps of the final model", kind=int, low=1, high=10**9)
     learning_rate: float | None = setting(None, "peak learning rate of AdamW", kind=float, above=0.0, high=10.0)
-    min_lr: float | None = setting(None, "learning rate at the end of the cosine", kind=float, low=0.0, high=10.0)
+    schedule: str = setting(
+        "cosine",
+        "cosine; or trunk: a constant rate, and branches cooled from several of its steps, each a trained model",
+        kind=str,
+        choices=("cosine", "trunk"),
+        before="cosine",
+    )
+    branch_points: tuple[float, ...] = setting(
+        BRANCH_POINTS,
+        "of the trunk: lengths of its branches as parts of max_iters, the last one 1",
+        kind=tuple,
+        before=list(BRANCH_POINTS),
+    )
+    cooldown: float = setting(
+        COOLDOWN,
+        "of the trunk: steps that a branch cools, as a part of those before it",
+        kind=float,
+        above=0.0,
+        high=9.0,
+        before=COOLDOWN,
+    )
+    min_lr: float | None = setting(None, "learning rate at the end of the schedule", kind=float, low=0.0, high=10.0)
     warmup_iters: int | None = setting(None, "steps of linear warm-up (at most max_iters)", kind=int, low=0, high=10**9)
     weight_decay: float | None = setting(
         None, "decoupled weight decay, on matrices only", kind=float, low=0.0, high=10.0
@@ -361,7 +390,8 @@ class Config:
             self.preset = "full" if _cuda_available() else "quick"
         if not isinstance(self.preset, str) or self.preset not in PRESETS:
             raise UserError(f"preset={self.preset!r}: {_choices(self.preset, PRESETS)}")
-        for name, value in PRESETS[self.preset].items():
+        instead = TRUNK.get(self.preset, {}) if self.schedule == "trunk" else {}
+        for name, value in {**PRESETS[self.preset], **instead}.items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         # a run shortened by one flag shrinks the preset's dependent values too, instead of failing on them
@@ -386,7 +416,7 @@ class Config:
     def _validate(self):
         for f in dataclasses.fields(self):
             if (
-                f.name not in ("preset", "study", "encoding", "vary", "workers", "native")
+                f.name not in ("preset", "study", "encoding", "vary", "branch_points", "workers", "native")
                 or getattr(self, f.name) is not None
             ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
@@ -408,6 +438,7 @@ class Config:
                 f"eval_tokens={self.eval_tokens}"
             )
         self._validate_vary()
+        self._validate_branches()
         if not self.dataset.strip():
             raise UserError("dataset='': name a corpus (shakespeare), hf:NAME, or a file, folder or glob")
         for name in ("data_dir", "results_dir", "plots_dir", "checkpoint_dir"):
@@ -423,6 +454,29 @@ class Config:
             raise UserError(
                 f"n_embd={self.n_embd}: must be at least {-(-3 // self.n_head) * self.n_head}; layer norm makes 1 and "
                 f"-1 of any two numbers, so that tokens can't be told apart"
+            )
+
+    def _validate_branches(self):
+        try:
+            self.branch_points = tuple(float(x) for x in self.branch_points)
+        except (TypeError, ValueError):
+            raise UserError(f"branch_points={self.branch_points!r}: must be numbers, such as 0.4 0.6 0.8 1") from None
+        points = self.branch_points
+        if not points or points[-1] != 1 or not all(0 < a < b for a, b in itertools.pairwise((*points, 2))):
+            shown = " ".join(f"{x:g}" for x in points)
+            raise UserError(f"branch_points={shown}: must be parts of max_iters, above 0, ascending, the last one 1")
+        if self.schedule == "cosine":
+            return
+        branches = schedules.branches(self)
+        leaves = [0, *(branch.leaves for branch in branches)]
+        if not all(a < b for a, b in itertools.pairwise(leaves)) or any(b.leaves == b.ends for b in branches):
+            raise UserError(
+                f"max_iters={self.max_iters}: too few for branches at {' '.join(f'{x:g}' for x in points)} of it, each "
+                f"cooled over {self.cooldown:g} of the steps before"
+            )
+        if self.warmup_iters > leaves[1]:
+            raise UserError(
+                f"warmup_iters={self.warmup_iters}: must be at most {leaves[1]}, where the first branch begins"
             )
 
     def _validate_vary(self):
@@ -468,7 +522,7 @@ class Config:
     def to_dict(self) -> dict:
         """All settings as plain JSON types."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values["vary"] = list(self.vary)
+        values |= {name: list(values[name]) for name in ("vary", "branch_points")}
         return values
 
     @classmethod
@@ -571,10 +625,12 @@ class Config:
             "bpe_vocab_size": self.tokenizer != "bpe",
             "deterministic": kept["device"] != "cuda" and not self.compile,  # kernels of the CPU are
             "n_head": self.model in ("lstm", "conv"),
+            **dict.fromkeys(("branch_points", "cooldown"), self.schedule == "cosine"),
         }
         for name, changes_nothing in idle.items():
             if changes_nothing:
-                kept[name] = 1 if _FIELDS[name].default is None else _FIELDS[name].default
+                default = _FIELDS[name].default
+                kept[name] = 1 if default is None else list(default) if isinstance(default, tuple) else default
         if not self.dropout and set(self.vary) <= set(SOURCES):
             rest = [source for source in self.vary if source != "dropout"]
             kept["vary"] = list(SOURCES) if rest == ["init", "order"] else rest or ["none"]
@@ -644,7 +700,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flags = ["--" + f.name.replace("_", "-")]
         if f.name == "trials_per_activation":
             flags.append("--trials")
-        default = "" if f.default is None or f.name == "vary" else f" (default: {f.default})"
+        default = "" if f.default is None or f.name == "vary" else f" (default: {_shown(f.default)})"
         help_text = (meta["help"] + default).replace("%", "%%")
         if meta["kind"] is bool:
             group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
@@ -669,6 +725,10 @@ def from_args(args: argparse.Namespace) -> Config:
     if getattr(args, "config", None):
         return Config.from_toml(args.config, **values)
     return Config(**values)
+
+
+def _shown(value) -> str:
+    return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
 
 
 def _parsed(f: dataclasses.Field, text):

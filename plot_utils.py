@@ -41,10 +41,12 @@ from matplotlib.figure import Figure
 
 import activations
 import storage
+from analysis.frontier import frontier
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
 from analysis.where import WHERE_FILE, fitting, load
 from config import Config, Parser, UserError
+from plotting import frontier as annealed
 from plotting import one, several
 from plotting import where as by_position
 from plotting.style import activation_style, house_style
@@ -58,6 +60,7 @@ __all__ = [
     "plot_all_activation_results",
     "plot_divergence_comparison",
     "plot_pd_ratios",
+    "plot_frontiers",
     "plot_beta_sweep",
     "plot_activation_functions",
     "plot_studies",
@@ -357,6 +360,21 @@ def plot_pd_ratios(table: Mapping[str, dict] | Study | Iterable[Mapping]):
     return _rows(table)
 
 
+@figure("frontiers", annealed.frontiers, pd=annealed.pd_by_loss, loss=annealed.loss_by_steps)
+def plot_frontiers(all_results: Mapping[str, dict] | Study):
+    """Relative PD of fully trained models against their validation loss, a point for each branch of the trunk, and that
+    loss against their steps, with 95 % intervals over trials. Writes `frontiers.png`. Panels: pd, loss.
+
+    Raises:
+        UserError: no results of trials with branches (--schedule trunk), or results of different settings.
+        storage.StorageError: the disk refuses.
+    """
+    found = {name: points for name, m in _study(all_results).measured.items() if (points := frontier(m))}
+    if not found:
+        raise UserError("no results hold branches of two trials; train some first (python train.py --schedule trunk)")
+    return found
+
+
 @figure("beta_sweep", several.beta_sweep, pd=several.pd_by_beta, loss=several.loss_by_beta)
 def plot_beta_sweep(all_results: Mapping[str, dict] | Study):
     """Relative PD and validation loss of SmeLU against β, with ReLU as its limit β → 0.
@@ -449,8 +467,8 @@ def plot_comparisons(
 ) -> list[Path]:
     """Every figure over several activations that the results allow; their paths.
 
-    The six panels always; divergence where predictions along training were stored; PD ratios where there is ReLU and
-    another activation; the β sweep from three β of SmeLU on.
+    The six panels always; divergence where predictions along training were stored; frontiers where the trials have
+    branches; PD ratios where there is ReLU and another activation; the β sweep from three β of SmeLU on.
 
     Raises:
         UserError: there are no results, or they are of different settings.
@@ -460,6 +478,8 @@ def plot_comparisons(
     plots = [_plot_six_panels]
     if any(one.recorded_divergence(m)[1] for m in study.measured.values()):
         plots.append(plot_divergence_comparison)
+    if any(map(frontier, study.measured.values())):
+        plots.append(plot_frontiers)
     if several.ratio_rows(study):
         plots.append(plot_pd_ratios)
     if sum(bool(several.beta(name)) for name in study.measured) >= 3:

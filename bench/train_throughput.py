@@ -45,7 +45,8 @@ from config import PRESETS, Config
 from models.architectures import build_model
 from prepare_data import load_corpus
 from training import pool
-from training.trial import LOSS_CHECK_STEPS, Batches, Training, learning_rate, own_randomness, torch_settings
+from training.schedule import learning_rate
+from training.trial import LOSS_CHECK_STEPS, Batches, Training, own_randomness, torch_settings
 
 
 def recipe(args, folder: Path, **changes) -> Config:

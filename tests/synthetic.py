@@ -176,6 +176,35 @@ def synthetic_results(
     }
 
 
+def add_frontier(results, above=(0.25, 0.1, 0.0), pd_factors=(1.02, 1.01, 1.0)):
+    """Branches whose trials' losses lie that far `above` the final ones, and whose PDs are the final ones times
+    `pd_factors`, a little different for every trial and pair; the last branch is the final models."""
+    rng = np.random.default_rng(sum(results["activation"].encode()))
+    done = [t for t in results["trials"] if t["status"] == "done"]
+    results["frontier"] = []
+    for b, (more, factor) in enumerate(zip(above, pd_factors, strict=True)):
+        last = b == len(above) - 1
+        noise = 0.0 if last else 1.0
+        trials = [
+            {"trial_id": t["trial_id"], "val_loss": t["val_loss"] + more + noise * rng.normal(0, 0.003)} for t in done
+        ]
+        pairs = [
+            {
+                "model_pair": p["model_pair"],
+                "relative_pd": p["relative_pd"] * factor * float(np.exp(noise * rng.normal(0, 0.003))),
+            }
+            for p in results["reproducibility_metrics"]
+        ]
+        branch = {"leaves": 320 + 240 * b, "ends": 400 + 300 * b, "trials": trials, "pairs": pairs}
+        averages = {f"avg_{key}": _mean(x, key) for key, x in (("val_loss", trials), ("relative_pd", pairs))}
+        results["frontier"].append(branch | averages)
+    return results
+
+
+def _mean(entries, key):
+    return float(np.mean([entry[key] for entry in entries])) if entries else None
+
+
 def minimal_results(activation="relu", **kwargs):
     """Only the keys that older tools of this kind write."""
     full = synthetic_results(activation, **kwargs)
@@ -315,6 +344,11 @@ DEGENERATE = {
     "identical trials": identical_trials,
     "no variation": no_variation,
     "seeds not shared": seeds_apart,
+    "branches": lambda: {n: add_frontier(r) for n, r in synthetic_study().items()},
+    "branches of one": lambda: {**synthetic_study(), "relu": add_frontier(synthetic_results("relu"))},
+    "branches and a diverged trial": lambda: {
+        n: add_frontier(synthetic_results(n, n_trials=4, diverged=(2,) if n == "gelu" else ())) for n in STUDY
+    },
     "unknown names": lambda: {**synthetic_study(("relu",)), "m<b>|*y": synthetic_results("m<b>|*y")},
 }
 

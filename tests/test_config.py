@@ -271,7 +271,7 @@ OTHER = {
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
     "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "native": False,
     "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
-    "encoding": "cp1251", "text_column": "story",
+    "encoding": "cp1251", "text_column": "story", "schedule": "trunk", "branch_points": (0.5, 1.0), "cooldown": 0.5,
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
@@ -283,7 +283,8 @@ NO_EFFECT_ON_RESULTS = {
 def test_fingerprint_covers_what_changes_results_and_nothing_else():
     base = {**Config(preset="quick", device="cpu").to_dict(), "precision": "bfloat16", "native": True}
     assert set(OTHER) == {f.name for f in dataclasses.fields(Config)}
-    beside = {"bpe_vocab_size": {"tokenizer": "bpe"}, "deterministic": {"device": "cuda"}}  # there they count
+    trunk = dict.fromkeys(("branch_points", "cooldown"), {"schedule": "trunk"})
+    beside = {"bpe_vocab_size": {"tokenizer": "bpe"}, "deterministic": {"device": "cuda"}} | trunk  # there they count
     for name, value in OTHER.items():
         first = {**base, **beside.get(name, {})}
         changed = Config.from_dict({**first, name: value})
@@ -386,7 +387,7 @@ def test_every_field_is_a_flag():
         if isinstance(value, bool):
             words = [flag if value else flag.replace("--", "--no-", 1)]
         elif isinstance(value, tuple):
-            words = [flag, *value]
+            words = [flag, *map(str, value)]
         else:
             words = [flag, str(value)]
         assert getattr(_parse("--preset", "quick", "--device", "cpu", *words), name) == value, name

@@ -23,8 +23,9 @@ TWO = ("--standalone", "--nproc-per-node", "2")
 
 @pytest.fixture
 def config(smoke_config):
-    """One trial by two ranks, long enough to be disturbed."""
-    return smoke_config.replace(data_parallel=2, dropout=0.1, max_iters=300, eval_interval=100, trials_per_activation=1)
+    """One trial by two ranks, long enough to be disturbed, on the trunk and within branches."""
+    settings = {"dropout": 0.1, "schedule": "trunk", "max_iters": 220, "eval_interval": 100}
+    return smoke_config.replace(data_parallel=2, trials_per_activation=1, **settings)
 
 
 def arguments(config, *more):

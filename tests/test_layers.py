@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up. A module may import what stands on a line above its own, or before it on its own line.
 LAYERS = """
-storage models.toolchain config
+storage models.toolchain training.schedule config
 significance analysis.metrics_table metrics training.pairs
 models.smelu models.own_code tokenizer
 corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables corpora.encodings corpora.hub
@@ -19,9 +19,9 @@ training.check training.matched_loss training.native training.fused
 training.team training.machine training.batches training.optimiser training.trial training.predictions
 audit
 training.pool training.ranks training.experiment training.progress
-analysis.positions analysis.sequential analysis.results analysis.checks analysis.study analysis.tables analysis.markdown
-analysis.disagreement_page analysis.where analysis.looks
-plotting.style plotting.one plotting.several plotting.where plot_utils
+analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
+analysis.markdown analysis.disagreement_page analysis.where analysis.looks
+plotting.style plotting.one plotting.several plotting.where plotting.frontier plot_utils
 analysis.sections analysis.report analysis.studies
 tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.trackers
 tools.where

@@ -24,7 +24,7 @@ from analysis.metrics_table import METRICS
 from analysis.study import Study
 from config import UserError
 from plotting import one, several, style
-from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study, synthetic_where
+from synthetic import STUDY, add_frontier, minimal_results, synthetic_results, synthetic_study, synthetic_where
 
 ROOT = Path(__file__).resolve().parent.parent
 TWELVE = (*STUDY, "smelu_0.1", "smelu_0.25", "smelu_2", "mish", "tanh", "swiglu", "leaky_relu")
@@ -75,6 +75,8 @@ SITUATIONS = {
     "minimal": lambda: {name: minimal_results(name, val_loss=1.8 + 0.01 * i) for i, name in enumerate(STUDY)},
     "minimal, one trial": lambda: {"relu": minimal_results("relu", n_trials=1)},
     "identical": lambda: {name: zero_pd(name) for name in ("relu", "gelu")},
+    "branches": lambda: {name: add_frontier(results) for name, results in a_study(LONG).items()},
+    "branches, two trials": lambda: {"relu": add_frontier(synthetic_results("relu", n_trials=2))},
     "nothing trained": lambda: {"relu": synthetic_results("relu", n_trials=0)},
 }
 OF_ONE = {
@@ -178,6 +180,8 @@ def test_every_situation_can_be_read(situation, monkeypatch):
     assert_readable(comparison(all_results), monkeypatch)
     if any(one.recorded_divergence(m)[1] for m in study.measured.values()):
         assert_readable(plot_utils.plot_divergence_comparison.figure(study), monkeypatch)
+    if any(results.get("frontier") for results in all_results.values()):
+        assert_readable(plot_utils.plot_frontiers.figure(study), monkeypatch)
     if several.ratio_rows(study):
         assert_readable(plot_utils.plot_pd_ratios.figure(study), monkeypatch)
     if any(several.beta(name) for name in all_results):
@@ -342,6 +346,7 @@ REFUSED = {  # what is wrong: the call, and what its one line names
     "no such folder": (lambda d: plot_utils.plot_all_activation_results(d, d / "none"), "no such folder"),
     "results of one": (lambda d: plot_utils.plot_comparisons(OF_RELU, d), "of one activation"),
     "a folder's name": (lambda d: plot_utils.plot_comparisons("results", d), "load_all_results"),
+    "no branches": (lambda d: plot_utils.plot_frontiers(ALL, d), "--schedule trunk"),
     "results in a list": (lambda d: plot_utils.plot_beta_sweep([OF_RELU], d), "not a list"),
     "no results at all": (lambda d: plot_utils.plot_comparisons({}, d), "no results"),
     "nothing along training": (
@@ -414,6 +419,7 @@ ON_AXES = {
     plot_utils.plot_sources: ({"init": [0.1, 0.2], "all": [0.2]}, "relu"),
     plot_utils.plot_divergence_comparison: (STUDY_OF_TWELVE,),
     plot_utils.plot_pd_ratios: (STUDY_OF_TWELVE,),
+    plot_utils.plot_frontiers: ({"relu": add_frontier(synthetic_results("relu"))},),
     plot_utils.plot_beta_sweep: (STUDY_OF_TWELVE,),
     plot_utils.plot_activation_functions: (),
     plot_utils.plot_studies: (ONE_ROW,),
@@ -846,6 +852,30 @@ def test_pd_at_equal_loss_is_marked_where_the_curves_cross_it():
     assert by_loss.get_xlabel() == "validation loss (nats/token, on 2,048 positions)"
 
 
+def test_frontiers_are_the_branches(monkeypatch):
+    """A line for each activation that has them, a point for each branch, and intervals over trials."""
+    study = synthetic_study(n_trials=5)
+    del study["swish"]
+    for name in ("relu", "gelu"):
+        add_frontier(study[name])
+    figure = plot_utils.plot_frontiers.figure(study)
+    assert_readable(figure, monkeypatch)
+    pd, loss = figure.axes
+    for name in ("relu", "gelu"):
+        branches = study[name]["frontier"]
+        losses = [[t["val_loss"] for t in b["trials"]] for b in branches]
+        pds = [{tuple(map(int, p["model_pair"].split("_vs_"))): p["relative_pd"] for p in b["pairs"]} for b in branches]
+        means, lows, highs = zip(*map(jackknife_interval, pds), strict=True)
+        (line,) = lines(pd, name)
+        np.testing.assert_allclose(line.get_xydata(), np.column_stack([np.mean(losses, 1), means]))
+        assert np.allclose(bars(pd, "y")[:3] if name == "relu" else bars(pd, "y")[3:], np.column_stack([lows, highs]))
+        (line,) = lines(loss, name)
+        np.testing.assert_allclose(line.get_xydata(), np.column_stack([[400, 700, 1000], np.mean(losses, 1)]))
+        found = bars(loss, "y")[:3] if name == "relu" else bars(loss, "y")[3:]
+        np.testing.assert_allclose(found, [t_interval(x) for x in losses])
+    assert pd.xaxis_inverted() and len(bars(pd, "y")) == 6
+
+
 def test_forest_of_ratios(monkeypatch):
     table = [
         {"activation": "smelu_05", "ratio": 0.9, "low": 0.85, "high": 0.95, "verdict": "lower"},
@@ -1030,6 +1060,8 @@ def test_comparisons_that_the_results_allow(tmp_path):
         return [path.name for path in plot_utils.plot_comparisons(all_results, tmp_path)]
 
     assert drawn({"relu": minimal_results("relu")}) == ["comprehensive_comparison.png"]
+    branches = {"relu": add_frontier(synthetic_results("relu"))}
+    assert drawn(branches) == ["comprehensive_comparison.png", "divergence_comparison.png", "frontiers.png"]
     assert drawn(a_study(["smelu_0.1", "smelu_05", "smelu_2", "relu"])) == [
         "comprehensive_comparison.png",
         "divergence_comparison.png",

@@ -312,14 +312,6 @@ def test_batches_of_different_steps_are_independent(smoke_config):
     assert not torch.equal(x, batches(4)[0])
 
 
-def test_learning_rate_is_warm_up_and_cosine():
-    config = Config(preset="smoke", device="cpu", learning_rate=0.1, min_lr=0.01, warmup_iters=10, max_iters=110)
-    rates = [trials.learning_rate(config, t) for t in range(111)]
-    assert rates[:10] == pytest.approx([0.01 * (t + 1) for t in range(10)])
-    assert rates[10] == pytest.approx(0.1) and rates[110] == pytest.approx(0.01)
-    assert rates[60] == pytest.approx(0.01 + 0.09 * 0.5 * (1 + math.cos(math.pi / 2)))
-
-
 @pytest.mark.parametrize("vary", [("init",), ("order",), ("bit",), ("none",), ("init", "order", "dropout")])
 def test_seeds_say_what_varies(vary):
     config = Config(preset="smoke", device="cpu", vary=vary)

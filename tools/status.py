@@ -12,8 +12,9 @@ from config import Config
 
 
 def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
-    """One dict per trial: activation, trial, state (done, running, interrupted, diverged, missing, unreadable), step,
-    max_iters, loss, val_loss, seconds_left, last_sign (seconds ago); what is not known is left out or None.
+    """One dict per trial: activation, trial, state (done, running, interrupted, diverged, missing, unreadable), step
+    and max_iters (done and in all, those of branches too), branch (where the one under way left the trunk), loss,
+    val_loss, seconds_left, last_sign (seconds ago); what is not known is left out or None.
 
     A trial is running as long as somebody holds its lock; what a killed process left is `interrupted`.
     """
@@ -36,7 +37,7 @@ def _state(root: Path, activation: str, trial: int) -> dict:
     if path.exists():
         try:
             progress = _progress(path)
-            state.update({key: progress[key] for key in ("step", "max_iters", "loss", "val_loss")})
+            state.update({key: progress[key] for key in ("step", "max_iters", "branch", "loss", "val_loss")})
             state["last_sign"] = max(0.0, time.time() - progress["time"])
         except storage.StorageError:
             readable = False
@@ -61,7 +62,7 @@ def _progress(path: Path) -> dict:
     progress = storage.read_json(path)
     if not isinstance(progress, dict) or not isinstance(progress.get("state"), str):
         raise storage.StorageError(f"{path}: not the progress of a trial")
-    for key in ("step", "max_iters", "time", "loss", "val_loss", "seconds_left"):
+    for key in ("step", "max_iters", "time", "branch", "loss", "val_loss", "seconds_left"):
         value = progress.setdefault(key, None)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e12
         if not number and (value is not None or key in ("step", "max_iters", "time")):
@@ -90,6 +91,7 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
     rows = []
     for s in states:
         step = "" if s.get("step") is None else f"{s['step']}/{s['max_iters']}"
+        step += f", branch at {s['branch']}" if s.get("branch") else ""
         left = "" if s.get("seconds_left") is None else str(datetime.timedelta(seconds=round(s["seconds_left"])))
         sign = "" if s.get("last_sign") is None else f"{datetime.timedelta(seconds=round(s['last_sign']))} ago"
         rows.append((s["activation"], s["trial"], s["state"], step, s.get("loss"), s.get("val_loss"), left, sign))

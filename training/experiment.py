@@ -25,6 +25,7 @@ from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
 from training.matched_loss import pd_at_val_loss
+from training.schedule import branches
 
 # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -204,6 +205,8 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
 
 # -- measuring ----------------------------------------------------------------------------------------------------
 
+BRANCH_KEYS = "trial_id weights_sha256 val_loss val_loss_se val_accuracy val_accuracy_se".split()  # of its trials
+
 
 def finish(
     config: Config,
@@ -260,7 +263,7 @@ def up_to_date(results: dict, config: Config, activation: str) -> bool:
 def measure(config: Config, activation: str, corpus: Corpus, threads: int | None = None) -> dict:
     """The results dict of an activation (all but its audit) from its checkpoints: n forward passes for n trials.
     `threads`: how many cores are free for it (default: as many as a trial has)."""
-    records, models, probes, environment, code = [], [], {}, None, None
+    records, checkpoints, models, probes, environment, code = [], [], [], {}, None, None
     for number in existing_trials(config, activation):
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
         saved = storage.load_checkpoint(path)
@@ -272,6 +275,7 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         environment = environment or saved["environment"]
         code = code or saved.get("own_code")
         if record["status"] == "done":
+            checkpoints.append(saved)
             models.append(trials.model_from(saved).to(config.device))
             probes[number] = (saved["probe"].numpy(), saved["probe_argmax"].numpy())
     done = [r for r in records if r["status"] == "done"]
@@ -285,9 +289,7 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
             self_pd = self_difference(models[0], corpus, starts, config)
         for record, values in zip(done, measured.models, strict=True):
             record.update(values)
-        for (i, j), values in zip(itertools.combinations(range(len(done)), 2), measured.pairs, strict=True):
-            name = f"{done[i]['trial_id']}_vs_{done[j]['trial_id']}"
-            pairs.append({"model_pair": name, **values})
+        pairs = _named_pairs(done, measured)
         set_pd = measured.set_prediction_difference
     return {
         "schema_version": storage.SCHEMA_VERSION,
@@ -311,8 +313,53 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         "self_prediction_difference": self_pd,
         "divergence": along_training,
         "pd_at_val_loss": pd_at_val_loss(along_training),
+        **(
+            {"frontier": frontier(config, corpus, checkpoints, done, pairs, threads)}
+            if done and config.schedule == "trunk"
+            else {}
+        ),
         **_averages(done, pairs),
     }
+
+
+def _named_pairs(done: list[dict], measured: metrics.Evaluation) -> list[dict]:
+    names = (f"{a['trial_id']}_vs_{b['trial_id']}" for a, b in itertools.combinations(done, 2))
+    return [{"model_pair": name, **values} for name, values in zip(names, measured.pairs, strict=True)]
+
+
+def frontier(
+    config: Config, corpus: Corpus, checkpoints: list[dict], done: list[dict], pairs: list[dict], threads: int | None
+) -> list[dict]:
+    """What the branches of the trunk came to, shortest first, each measured as the final models are. The last of them
+    are the final models: their `done` records and `pairs`.
+
+    [{"leaves", "ends" (steps of the trunk before, and of its models in all), "trials": [{"trial_id", "val_loss", …}],
+    "pairs": [{"model_pair", "relative_pd", …}], "avg_val_loss", "avg_relative_pd"}].
+    """
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    *sides, final = branches(config)
+    found = []
+    for branch in sides:
+        kept = [saved["branches"][str(branch.leaves)] for saved in checkpoints]
+        models = [trials.model_from(*both).to(config.device) for both in zip(checkpoints, kept, strict=True)]
+        with trials.torch_settings(config, threads):
+            measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
+        entries = [
+            {"trial_id": r["trial_id"], "weights_sha256": b["record"]["weights_sha256"], **values}
+            for r, b, values in zip(done, kept, measured.models, strict=True)
+        ]
+        found.append((branch, entries, _named_pairs(done, measured)))
+    return [
+        {
+            "leaves": branch.leaves,
+            "ends": branch.ends,
+            "trials": [{key: entry[key] for key in BRANCH_KEYS} for entry in entries],
+            "pairs": [{key: x for key, x in pair.items() if not isinstance(x, list)} for pair in compared],
+            "avg_val_loss": _mean(entries, "val_loss"),
+            "avg_relative_pd": _mean(compared, "relative_pd"),
+        }
+        for branch, entries, compared in [*found, (final, done, pairs)]
+    ]
 
 
 def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:

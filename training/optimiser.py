@@ -1,8 +1,7 @@
-"""AdamW with float32 master weights, and the learning rate."""
+"""AdamW with float32 master weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -12,14 +11,6 @@ from config import Config
 from training.team import EXTRA
 
 EPSILON = 1e-8  # of AdamW
-
-
-def learning_rate(config: Config, step: int) -> float:
-    """Linear warm-up to `learning_rate`, then half a cosine down to `min_lr` at the last step."""
-    if step < config.warmup_iters:
-        return config.learning_rate * (step + 1) / config.warmup_iters
-    progress = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
-    return config.min_lr + 0.5 * (config.learning_rate - config.min_lr) * (1 + math.cos(math.pi * progress))
 
 
 class Optimiser:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config import Config
 from training import pool
+from training.schedule import total_steps
 
 
 class Display:
@@ -25,6 +26,7 @@ class Display:
 
     def announce(self, config: Config, tasks, workers, corpus, seconds_per_step) -> None:
         """What will run and about how long it takes, before it starts."""
+        steps = total_steps(config)
         seconds = seconds_to_train(config, len(tasks), workers, seconds_per_step)
         self.line(
             f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
@@ -32,7 +34,8 @@ class Display:
         )
         self.line(
             f"{config.model} {config.n_layer} layers × {config.n_embd} wide, context {config.block_size}; "
-            f"{config.max_iters} steps of {config.batch_size} × {config.block_size} tokens"
+            f"{config.max_iters} steps{f' ({steps} with all branches)' if steps > config.max_iters else ''} of "
+            f"{config.batch_size} × {config.block_size} tokens"
         )
         names = ", ".join(dict.fromkeys(name for name, _ in tasks))
         at_a_time = f"{workers} at a time" if config.data_parallel == 1 else f"each on {config.data_parallel} ranks"
@@ -45,7 +48,7 @@ class Display:
         from tqdm import tqdm  # only where there is something to show
 
         self.bar = tqdm(
-            total=len(tasks) * config.max_iters,
+            total=len(tasks) * total_steps(config),
             unit="step",
             disable=self.quiet or not sys.stderr.isatty(),
             dynamic_ncols=True,
@@ -89,7 +92,7 @@ class Display:
 
 def seconds_to_train(config: Config, trials: float, workers: int, seconds_per_step: float) -> float:
     """About how long so many trials take, training, measuring and drawing, `workers` at a time."""
-    return 1.15 * seconds_per_step * config.max_iters * trials / min(workers, pool.places(config)) + 5
+    return 1.15 * seconds_per_step * total_steps(config) * trials / min(workers, pool.places(config)) + 5
 
 
 def duration(seconds: float) -> str:

@@ -203,9 +203,13 @@ def _take_part(known: dict, team: Team, config: Config, activation: str, trial: 
         training = trials.Training(config, activation, trial, corpus, team)
         training.model.train()
         training.warm_up()
+        training.step = step
         team.share_state(training)
-        for t in range(step, config.max_iters):
-            training.one_step(t)
+        while training.step < training.steps:
+            leg = training.leg(training.step)
+            training.advance()
             if team.left():
                 return
+            if leg.side and training.step == leg.ends:
+                training.back_to_trunk()
         team.compare(training)

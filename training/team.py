@@ -92,7 +92,7 @@ class Team:
         self._end(training)
 
     def _end(self, training) -> None:
-        if training.step < training.config.max_iters:
+        if training.step < training.steps:
             message = training.optimiser.message.zero_()
             message[-1] = 1.0
             self._reduce(message)
@@ -116,17 +116,17 @@ class Team:
     # at both ends of a trial
 
     def share_state(self, training) -> None:
-        """Rank 0's weights and moments on all ranks: those of its snapshot, or the initial ones."""
-        state = training.optimiser.state()
-        for name, tensor in state.items():
-            state[name] = tensor.to(training.config.device)
-            with _another_may_be_lost():
-                dist.broadcast(state[name], 0)
+        """Rank 0's weights and moments on all ranks: those of its snapshot, or the initial ones; within a branch the
+        trunk's, too."""
+        leg, device = training.leg(training.step), training.config.device
+        if leg.side and training.step > leg.begins:
+            training.trunk = _from_lead(training.trunk or training.optimiser.state(), device)
+        state = _from_lead(training.optimiser.state(), device)
         if self.rank:
             training.optimiser.load(state)
 
     def compare(self, training) -> None:
-        """All ranks took the same steps, so they must hold the same bits."""
+        """All ranks took the same steps, so they must hold the same bits: at the end, and at that of each branch."""
         digest = int(storage.contents_sha256(training.optimiser.state())[:15], 16)
         ends = torch.tensor([digest, -digest], device=training.config.device)
         with _another_may_be_lost():
@@ -136,6 +136,15 @@ class Team:
                 f"{training.activation} trial {training.trial}: the ranks have come to hold different weights; are "
                 f"their processors of one kind?"
             )
+
+
+def _from_lead(state: dict, device: str) -> dict:
+    """Rank 0's tensors, in the place of those of the same shapes that the others hold."""
+    state = {name: tensor.to(device) for name, tensor in state.items()}
+    for tensor in state.values():
+        with _another_may_be_lost():
+            dist.broadcast(tensor, 0)
+    return state
 
 
 def wait_for(store, key: str, stop: Callable[[], bool]):

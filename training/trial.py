@@ -28,7 +28,8 @@ from prepare_data import Corpus, load_corpus
 from training import fused, native
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
-from training.optimiser import Optimiser, learning_rate
+from training.optimiser import Optimiser
+from training.schedule import Leg, learning_rate, legs
 from training.team import Team, check_ranks
 
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
@@ -105,7 +106,10 @@ class Training:
             metrics.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
             for tokens in (corpus.val, corpus.train)
         )
-        self.step = 0
+        self.legs = legs(config)
+        self.step = 0  # steps done, those of branches too; those of the model itself: model_step
+        self.trunk: dict = {}  # within a branch that the trunk goes on after: the optimiser's state to go on from
+        self.branches: dict[str, dict] = {}  # {step at which it left the trunk: its record and weights}
         self.history: dict[str, list] = {name: [] for name in HISTORIES}
         self.probe: list[torch.Tensor] = []  # (P, buckets) float16 at each recorded step
         self.probe_argmax: list[torch.Tensor] = []  # (P,) int32
@@ -117,8 +121,42 @@ class Training:
 
     # training
 
+    @property
+    def steps(self) -> int:
+        """How many the trial takes in all."""
+        return self.legs[-1].ends
+
+    def leg(self, step: int) -> Leg:
+        """What the step after so many belongs to."""
+        return next(leg for leg in reversed(self.legs) if leg.begins <= step)
+
+    @property
+    def model_step(self) -> int:
+        """How many steps have made the model what it is now."""
+        leg = self.leg(self.step)
+        return leg.start + self.step - leg.begins
+
+    def advance(self) -> torch.Tensor:
+        """The next step; its loss (a device scalar)."""
+        leg = self.leg(self.step)
+        if leg.side and self.step == leg.begins:
+            self.trunk = self.optimiser.state()
+        loss = self.one_step(self.step)
+        self.step += 1
+        return loss
+
+    def back_to_trunk(self) -> None:
+        """From the end of a branch to where it left. Ranks hold the same bits here, or what parts in a branch would
+        be gone with it."""
+        if self.team:
+            self.team.compare(self)
+        self.optimiser.load(self.trunk)
+        self.trunk = {}
+
     def one_step(self, step: int) -> torch.Tensor:
-        """Forward, backward, update; returns the loss (a device scalar)."""
+        """Forward, backward, update of the step after so many; returns the loss (a device scalar)."""
+        leg = self.leg(step)
+        step = leg.start + step - leg.begins
         if self.config.dropout:
             seed = int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63))
             draw_from(seed, self.config.device)
@@ -127,7 +165,7 @@ class Training:
         # the memory of a CUDA graph's loss is that of the next step's
         loss = loss.detach().clone() if self.config.compile else loss.detach()
         average = self.team and functools.partial(self.team.average, loss)  # of the loss and the gradients
-        self.last_norm = self.optimiser.step(learning_rate(self.config, step), average)
+        self.last_norm = self.optimiser.step(learning_rate(self.config, step, leg.branch), average)
         return loss
 
     def warm_up(self) -> None:
@@ -152,19 +190,39 @@ class Training:
         values = (
             train_loss,
             probe.loss,
-            learning_rate(c, min(self.step, c.max_iters - 1)),
+            learning_rate(c, min(self.model_step, c.max_iters - 1)),
             float(self.last_norm),
-            self.step,
+            self.model_step,
         )
         if not all(math.isfinite(v) for v in values):
-            self.diverged_at = self.diverged_at or self.step
+            self.diverged_at = self.diverged_at or self.model_step
             return
         for name, value in zip(HISTORIES, values, strict=True):
             self.history[name].append(value)
         self.probe.append(torch.from_numpy(probe.probabilities))
         self.probe_argmax.append(torch.from_numpy(probe.argmax))
         if train_loss > 3 * math.log(corpus.vocab_size) + 3:  # three times worse than knowing nothing
-            self.diverged_at = self.step
+            self.diverged_at = self.model_step
+
+    def record_branch(self, leg: Leg) -> None:
+        """Keep the model at the end of a branch: its weights, and the loss on what it was trained on."""
+        self.optimiser.use_master_weights()
+        self.model.eval()
+        loss, accuracy = self._training_loss()
+        weights = self._weights()
+        self.model.train()
+        self.optimiser.use_working_weights()
+        if not math.isfinite(loss):
+            self.diverged_at = leg.stop
+            return
+        record = {
+            "leaves": leg.branch.leaves,
+            "ends": leg.branch.ends,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "weights_sha256": storage.contents_sha256(weights),
+        }
+        self.branches[str(leg.branch.leaves)] = {"record": record, "weights": weights}
 
     # snapshots
 
@@ -176,6 +234,8 @@ class Training:
             **self._identity(),
             "step": self.step,
             "optimiser": self.optimiser.state(),
+            "trunk": self.trunk,
+            "branches": self.branches,
             "history": self.history,
             "probe": _stacked(self.probe),
             "probe_argmax": _stacked(self.probe_argmax),
@@ -203,6 +263,8 @@ class Training:
                 continue
             self.step = saved["step"]
             self.optimiser.load(saved["optimiser"])
+            self.trunk = saved.get("trunk", {})
+            self.branches = saved.get("branches", {})
             self.history = saved["history"]
             self.probe = list(saved["probe"])
             self.probe_argmax = list(saved["probe_argmax"])
@@ -245,6 +307,7 @@ class Training:
             "train_accuracy": None,
             "training_time": self.watch.seconds,
             "total_time": None,
+            "steps_trained": self.step,
             "tokens_per_second": self.step * c.batch_size * c.block_size / max(self.watch.seconds, 1e-9),
             **self.history,
             "initial_loss": self.history["val_loss_history"][0] if self.history["val_loss_history"] else None,
@@ -260,13 +323,10 @@ class Training:
             # worse at the end than at its best by more than a percent: the reported model is past its best
             record["overfit"] = self.history["val_loss_history"][-1] > 1.01 * record["best_val_loss"]
         if self.diverged_at is None:
-            starts = metrics.evaluation_windows(len(corpus.train), c.block_size, c.eval_tokens)
-            loss, accuracy = metrics.evaluate_loss(self.model, corpus.train, starts, c.block_size, c.device)
+            loss, accuracy = self._training_loss()
             record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
         record["total_time"] = self.elapsed()
-        weights = {
-            n: w.detach().cpu().clone() for n, w in zip(self.optimiser.names, self.optimiser.weights, strict=True)
-        }
+        weights = self._weights()
         record["weights_sha256"] = storage.contents_sha256(weights)
         storage.save_checkpoint(
             storage.checkpoint_path(c.checkpoint_dir, self.activation, self.trial),
@@ -278,12 +338,23 @@ class Training:
                 "record": record,
                 "environment": environment(c),
                 "weights": weights if self.diverged_at is None else {},
+                "branches": self.branches if self.diverged_at is None else {},
                 "probe": _stacked(self.probe),
                 "probe_argmax": _stacked(self.probe_argmax),
             },
         )
         storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=0)
         return record
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        named = zip(self.optimiser.names, self.optimiser.weights, strict=True)
+        return {name: weight.detach().cpu().clone() for name, weight in named}
+
+    def _training_loss(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the windows of the training split that final models are evaluated on."""
+        c, tokens = self.config, self.corpus.train
+        starts = metrics.evaluation_windows(len(tokens), c.block_size, c.eval_tokens)
+        return metrics.evaluate_loss(self.model, tokens, starts, c.block_size, c.device)
 
     def _sample(self, tokens: int = 200) -> str:
         """What the model writes after the first token of the validation split."""
@@ -356,34 +427,36 @@ def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | N
     config = training.config
     saved_at = time.monotonic()
     losses = torch.zeros(LOSS_CHECK_STEPS)
-    while training.step < config.max_iters and training.diverged_at is None:
-        # up to the next point of the curves or the next check of the loss, whichever comes first
-        first = training.step
-        last = min(config.max_iters, _next(first, config.eval_interval), _next(first, LOSS_CHECK_STEPS))
+    while training.step < training.steps and training.diverged_at is None:
+        # up to the next point of the curves, the next check of the loss or the end of the leg, whichever comes first
+        first, leg, at = training.step, training.leg(training.step), training.model_step
+        point = first - at + _next(at, config.eval_interval)
+        last = min(leg.ends, point, _next(first, LOSS_CHECK_STEPS))
         stopped = False
         with training.watch.running():
             chunk = []
             while training.step < last and not stopped:
-                chunk.append(training.one_step(training.step))
-                training.step += 1
+                chunk.append(training.advance())
                 stopped = bool(stop and stop())
             losses = torch.stack(chunk).cpu()  # the one place where training waits for the device
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
-            training.diverged_at = first + int(bad[0])
+            training.diverged_at = at + int(bad[0])
             break
         progress.loss(float(losses[-1]))
-        due = training.step % config.eval_interval == 0 or training.step == config.max_iters
-        if due:
+        if leg.side and training.step == leg.ends:
+            training.record_branch(leg)
+            training.back_to_trunk()
+        elif not leg.side and training.step in (point, training.steps):
             training.record_point()
             progress.point()
         if training.diverged_at is not None:
             break  # before any snapshot: one taken of diverged weights would hide when it happened
-        if stopped and training.step < config.max_iters:
+        if stopped and training.step < training.steps:
             training.save_snapshot()
             progress.write("interrupted")
-            raise Interrupted(f"{training.activation} trial {training.trial} at step {training.step}")
-        if time.monotonic() - saved_at > config.snapshot_seconds and training.step < config.max_iters:
+            raise Interrupted(f"{training.activation} trial {training.trial} after {training.step} steps")
+        if time.monotonic() - saved_at > config.snapshot_seconds and training.step < training.steps:
             training.save_snapshot()
             saved_at = time.monotonic()
 
@@ -413,19 +486,20 @@ class _Progress:
         history = self.t.history
         if history["steps"] and history["steps"][-1] == self.t.step:
             point = {name.removesuffix("_history"): history[name][-1] for name in HISTORIES}
-            self.report({"event": "point", **self._where(), **point})
+            self.report({"event": "point", **self._where(), **point, "step": self.t.model_step})
 
     def write(self, state: str) -> None:
         done = self.t.step - self.first_step
         per_step = (time.monotonic() - self.first_time) / done if done else None
-        left = per_step * (self.t.config.max_iters - self.t.step) if per_step else None
-        losses = self.t.history["val_loss_history"]
+        left = per_step * (self.t.steps - self.t.step) if per_step else None
+        losses, leg = self.t.history["val_loss_history"], self.t.leg(self.t.step)
         storage.write_json(
             self.path,
             {
                 **self._where(),
                 "state": state,
-                "max_iters": self.t.config.max_iters,
+                "max_iters": self.t.steps,
+                "branch": leg.branch.leaves if leg.side else None,
                 "loss": self.last_loss if self.last_loss is not None and math.isfinite(self.last_loss) else None,
                 "val_loss": losses[-1] if losses else None,
                 "seconds_left": left if state == "running" else None,
@@ -468,11 +542,12 @@ def check_same_experiment(
             f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
             f"{mine[:12]}… now); undo the change, {ways}"
         )
-    weights = saved.get("weights") or {}  # a snapshot or a diverged trial has none
-    if weights and storage.contents_sha256(weights) != saved["record"]["weights_sha256"]:
-        raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
-    if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
-        raise storage.StorageError(f"{path}: holds weights that are not finite. {storage.REMEDY}")
+    models = [saved] if saved.get("weights") else []  # a snapshot or a diverged trial has none
+    for model in [*models, *saved.get("branches", {}).values()]:
+        if storage.contents_sha256(model["weights"]) != model["record"]["weights_sha256"]:
+            raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
+        if not all(bool(torch.isfinite(w).all()) for w in model["weights"].values()):
+            raise storage.StorageError(f"{path}: holds weights that are not finite. {storage.REMEDY}")
 
 
 def refuse_other_settings(config: Config, saved: dict, corpus: Corpus | None, path: Path, ways: str) -> None:
@@ -509,9 +584,9 @@ def load_trial(path: str | os.PathLike):
     return model, tokenizers.from_dict(saved["tokenizer"]), saved["record"]
 
 
-def model_from(saved: dict) -> LanguageModel:
-    """The model in the contents of a checkpoint, in eval mode on the CPU."""
+def model_from(saved: dict, branch: dict | None = None) -> LanguageModel:
+    """The model in the contents of a checkpoint, or that of one of its branches, in eval mode on the CPU."""
     config = Config.from_dict(saved["config"])
     model = build_model(config, saved["activation"], saved["vocab_size"])
-    model.load_state_dict(saved["weights"])
+    model.load_state_dict((branch or saved)["weights"])
     return model.eval()

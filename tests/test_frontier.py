@@ -1,0 +1,202 @@
+"""PD at equal loss between branches: against NumPy, by simulation, and from trained branches to the files."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import metrics
+import significance
+import storage
+import train
+from analysis.frontier import Point, equal_loss, frontier
+from analysis.results import Measured
+from prepare_data import load_corpus
+from synthetic import add_frontier, synthetic_results
+from tools.verify import verify
+from training import experiment, trial
+
+# -- reading off ------------------------------------------------------------------------------------------------------
+
+
+def made(seed, n=4, branches=4, pd=0.14, loss=1.8, spread=0.01):
+    """Branches whose losses fall and whose PDs differ a little."""
+    rng = np.random.default_rng(seed)
+    ids = range(1, n + 1)
+    own = rng.normal(0, spread, n)
+    points = []
+    for b in range(branches):
+        losses = loss + 0.08 * (branches - 1 - b) + own + rng.normal(0, 0.003, n)
+        pds = {(i, j): pd * np.exp(0.02 * rng.normal() + 0.01 * b) for i, j in itertools.combinations(ids, 2)}
+        points.append(Point(100 * b, 125 * b, dict(zip(ids, losses, strict=True)), pds))
+    return points
+
+
+def test_against_numpy():
+    """The largest final mean loss of a pair; ln PD by numpy.interp along each pair's line."""
+    frontiers = {"a": made(1), "b": made(2, loss=1.84), "c": made(3, loss=1.95)}
+    for names in (("a", "b"), ("b", "a"), ("a", "c"), ("a", "b", "c")):
+        some = {name: frontiers[name] for name in names}
+        ids = {name: [1, 2, 4] for name in names}
+        target, found = equal_loss(some, ids)
+        finals = [np.mean([points[-1].losses[i], points[-1].losses[j]]) for points in some.values() for i, j in
+                  ((1, 2), (1, 4), (2, 4))]  # fmt: skip
+        assert target == max(finals)
+        for name, points in some.items():
+            for (a, i), (b, j) in itertools.combinations(enumerate(ids[name]), 2):
+                line = sorted(((p.losses[i] + p.losses[j]) / 2, np.log(p.pds[i, j])) for p in points)
+                expected = np.exp(np.interp(target, *zip(*line, strict=True)))
+                assert found[name][a, b] == found[name][b, a] == pytest.approx(expected, rel=1e-12)
+        assert all((np.diag(m) == 0).all() for m in found.values())
+
+
+def test_the_loss_is_of_the_compared_alone():
+    """A third activation, a trial that is left out, and the order change nothing."""
+    frontiers = {"a": made(1), "b": made(2, loss=1.84)}
+    target, _ = equal_loss(frontiers, {"a": [1, 2, 3], "b": [1, 2, 3]})
+    worse = [dataclasses.replace(p, losses={**p.losses, 4: 5.0}) for p in frontiers["b"]]
+    assert equal_loss({"b": worse, "a": frontiers["a"]}, {"a": [1, 2, 3], "b": [1, 2, 3]})[0] == target
+
+
+def test_nothing_is_read_beyond_the_branches():
+    """Where one is better from its first branch on than the other in the end; and where two models are the same."""
+    good, bad = made(1, loss=1.5), made(2, loss=1.9)
+    ids = {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}
+    assert equal_loss({"a": good, "b": bad}, ids) is None
+    same = [dataclasses.replace(p, pds={**p.pds, (1, 2): 0.0}) for p in made(3)]
+    assert equal_loss({"a": made(1), "b": same}, ids) is None
+
+
+def test_the_models_of_the_last_branch_are_the_final_ones():
+    """With itself an activation is compared at its own final loss, where the worst pair has its final PD."""
+    points = made(5)
+    ids = {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}
+    target, found = equal_loss({"a": points, "b": points}, ids)
+    final = points[-1]
+    worst = max(final.pds, key=lambda pair: sum(final.losses[k] for k in pair))
+    assert found["a"][worst[0] - 1, worst[1] - 1] == np.exp(np.log(final.pds[worst]))
+    np.testing.assert_array_equal(found["a"], found["b"])
+
+
+def test_what_is_not_recorded_completely_is_left_out():
+    whole = add_frontier(synthetic_results("relu", n_trials=4, diverged=(2,)))
+    points = frontier(Measured("relu", whole))
+    assert [p.ends for p in points] == [400, 700, 1000]
+    assert set(points[0].losses) == {1, 3, 4} and set(points[0].pds) == {(1, 3), (1, 4), (3, 4)}
+    assert set(frontier(Measured("relu", whole, without=3))[0].losses) == {1, 4}
+    for spoil in (
+        lambda f: f[0]["trials"].pop(),
+        lambda f: f[1]["pairs"].pop(),
+        lambda f: f[2]["trials"][0].update(val_loss=None),
+        lambda f: f[0]["pairs"][0].update(relative_pd=float("nan")),
+    ):
+        results = add_frontier(synthetic_results("relu", n_trials=4, diverged=(2,)))
+        spoil(results["frontier"])
+        assert frontier(Measured("relu", results)) == []
+    assert frontier(Measured("relu", synthetic_results("relu"))) == []
+    assert frontier(Measured("relu", add_frontier(synthetic_results("relu", n_trials=1)))) == []
+
+
+# -- by simulation ----------------------------------------------------------------------------------------------------
+
+
+def predicted(rng, n, sharpness, positions=60, tokens=8):
+    """Points of n trials whose predicted distributions get sharper from branch to branch, as they do with learning: the
+    same signal in all, and noise of its own in each trial that its branches largely share."""
+    signal = np.random.default_rng(0).normal(size=(positions, tokens))
+    target = signal.argmax(-1)
+    lasting = rng.normal(size=(n, positions, tokens))
+    points = []
+    for b, sharp in enumerate(sharpness):
+        noise = 0.8 * lasting + 0.6 * rng.normal(size=lasting.shape)
+        logits = sharp * (signal + (0.25 + 0.05 * rng.normal(size=(n, 1, 1))) * noise)
+        p = np.exp(logits - logits.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        losses = -np.log(p[:, np.arange(positions), target]).mean(-1)
+        pds = {(i + 1, j + 1): abs(p[i] - p[j]).sum(-1).mean() / 2 for i, j in itertools.combinations(range(n), 2)}
+        points.append(Point(b, b + 1, dict(enumerate(losses.tolist(), 1)), pds))
+    return points
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_same_activation_under_two_names(paired):
+    """With other seeds: the 95 % interval of the ratio contains 1 in about 95 % of the cases, and never in fewer than
+    the simulation's own error explains, although one of the two happens to have learnt more."""
+    rng = np.random.default_rng(7)
+    rounds, outside, compared = 400, 0, 0
+    for _ in range(rounds):
+        frontiers = {name: predicted(rng, 4, (1.0, 1.5, 2.0, 2.4)) for name in ("one", "other")}
+        found = equal_loss(frontiers, dict.fromkeys(frontiers, [1, 2, 3, 4]))
+        if found is None:
+            continue
+        compared += 1
+        test = significance.compare_pd(*found[1].values(), paired=paired)
+        outside += not test.low < 1 < test.high
+    assert compared > 0.9 * rounds
+    assert outside / compared < 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / compared)
+
+
+def test_a_difference_at_equal_loss_is_found_whichever_learns_faster():
+    """One activation's trials agree more at every loss; the other learns faster, so that its final models are sharper
+    and differ more or less for that reason alone."""
+    rng = np.random.default_rng(8)
+    ratios = []
+    for sharpness in ((1.0, 1.5, 2.0, 2.4), (1.2, 1.8, 2.3, 2.7)):
+        for _ in range(40):
+            slow, fast = predicted(rng, 4, (1.0, 1.5, 2.0, 2.4)), predicted(rng, 4, sharpness)
+            lower = [dataclasses.replace(p, pds={k: 0.9 * x for k, x in p.pds.items()}) for p in fast]
+            target, found = equal_loss({"a": lower, "b": slow}, dict.fromkeys("ab", [1, 2, 3, 4]))
+            ratios.append(significance.compare_pd(found["a"], found["b"], paired=False).effect)
+    ratios = np.log(ratios).reshape(2, -1)
+    assert ratios.mean(1) == pytest.approx([np.log(0.9)] * 2, abs=4 * ratios.std() / np.sqrt(40))
+
+
+# -- from checkpoints to files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(smoke_config):
+    config = smoke_config.replace(schedule="trunk", trials_per_activation=3)
+    return config, train.run_study(config, ["relu"], quiet=True)["relu"]
+
+
+def test_measured_as_the_final_models_are(trained):
+    """Against predictions taken from the weights in the checkpoints, compared two by two; verified from them again."""
+    config, results = trained
+    corpus = load_corpus(config)
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    windows = torch.from_numpy(corpus.val[starts[:, None] + np.arange(config.block_size + 1)].astype(np.int64))
+    x, y = windows[:, :-1], windows[:, 1:].reshape(-1).numpy()
+    branches = results["frontier"]
+    assert [(b["leaves"], b["ends"]) for b in branches] == [(19, 24), (29, 36), (38, 48), (48, 60)]
+    paths = [storage.checkpoint_path(config.checkpoint_dir, "relu", k) for k in (1, 2, 3)]
+    checkpoints = [storage.load_checkpoint(path) for path in paths]
+    for found in branches:
+        p = []
+        for saved, entry in zip(checkpoints, found["trials"], strict=True):
+            branch = saved["branches"].get(str(found["leaves"]))
+            with torch.no_grad():
+                p.append(torch.softmax(trial.model_from(saved, branch)(x).double(), -1).flatten(0, 1).numpy())
+            loss = -np.log(p[-1][np.arange(len(y)), y]).mean()
+            assert entry["val_loss"] == pytest.approx(loss, rel=1e-6)
+            assert entry["weights_sha256"] == (branch or saved)["record"]["weights_sha256"]
+        for (i, j), pair in zip(itertools.combinations(range(3), 2), found["pairs"], strict=True):
+            assert pair["model_pair"] == f"{i + 1}_vs_{j + 1}"
+            assert pair["relative_pd"] == pytest.approx(0.5 * abs(p[i] - p[j]).sum(-1).mean(), rel=1e-6)
+            assert pair["prediction_differences"] == (p[i].argmax(-1) != p[j].argmax(-1)).sum()
+    assert branches[-1]["avg_relative_pd"] == results["avg_relative_pd"]
+    assert branches[-1]["avg_val_loss"] == results["avg_val_loss"]
+    assert experiment.measure(config, "relu", corpus)["frontier"] == branches
+    assert storage.read_results(storage.results_path(config.results_dir, "relu"))["frontier"] == branches
+
+
+def test_verify_sees_a_changed_branch(trained):
+    config, results = trained
+    (path,) = [str(storage.results_path(config.results_dir, "relu"))]
+    assert dict(verify(config))[path] == []
+    results["frontier"][1]["pairs"][0]["relative_pd"] *= 1.01
+    storage.write_results(results, config.results_dir)
+    (problem,) = dict(verify(config))[path]
+    assert problem.startswith("frontier[1].pairs[0].relative_pd: ")

@@ -1,0 +1,79 @@
+"""The learning rate at each step, and the order in which the steps of a trial are taken.
+
+`cosine`: linear warm-up, then half a cosine down to `min_lr` at the last step.
+
+`trunk`: linear warm-up, then a constant rate, and branches: at several steps the trunk's state is kept, and the rate
+cooled linearly to `min_lr` from there (Hägele et al. 2024, arXiv 2405.18392). Every branch ends as a model trained to
+its end, with a loss of its own; the last one, to which the trunk leads, is the final model and has `max_iters` steps,
+as with the cosine. A branch goes on with the batches and the dropout of its own steps: those that the trunk's next
+steps see too. So each branch is, bit for bit, the model that training to this length alone gives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A way from the first step to a model: it `leaves` the trunk after so many steps and `ends` after so many."""
+
+    leaves: int
+    ends: int
+
+
+@dataclass(frozen=True)
+class Leg:
+    """Steps taken one after another on the way of one branch: the model's steps `start` to `stop`, when the trial has
+    done `begins` steps in all."""
+
+    branch: Branch
+    start: int
+    stop: int
+    begins: int
+    side: bool = False  # the trunk goes on after it from where it began
+
+    @property
+    def ends(self) -> int:
+        return self.begins + self.stop - self.start
+
+
+def branches(config) -> list[Branch]:
+    """The branches of the trunk, shortest first. The last, or the only one of the cosine, is the final model's."""
+    if config.schedule == "cosine":
+        return [Branch(config.max_iters, config.max_iters)]
+    lengths = [round(share * config.max_iters) for share in config.branch_points]
+    return [Branch(round(length / (1 + config.cooldown)), length) for length in lengths]
+
+
+def legs(config) -> list[Leg]:
+    """All steps of a trial in their order: the trunk up to a branch, the branch, the trunk up to the next one, …"""
+    *sides, final = branches(config)
+    found, trunk, begins = [], 0, 0
+    for branch in sides:
+        for start, side in ((trunk, False), (branch.leaves, True)):
+            stop = branch.ends if side else branch.leaves
+            found.append(Leg(branch if side else final, start, stop, begins, side))
+            begins = found[-1].ends
+        trunk = branch.leaves
+    return [*found, Leg(final, trunk, final.ends, begins)]
+
+
+def total_steps(config) -> int:
+    """How many steps a trial takes, those of all its branches together."""
+    return legs(config)[-1].ends
+
+
+def learning_rate(config, step: int, branch: Branch | None = None) -> float:
+    """The rate at a step of the final model, or of the model of another branch."""
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / config.warmup_iters
+    above = config.learning_rate - config.min_lr
+    if config.schedule == "cosine":
+        progress = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
+        return config.min_lr + 0.5 * above * (1 + math.cos(math.pi * progress))
+    branch = branch or branches(config)[-1]
+    if step < branch.leaves:
+        return config.learning_rate
+    return config.min_lr + above * (branch.ends - step) / (branch.ends - branch.leaves)
