@@ -9,7 +9,9 @@ and says what to do.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -18,20 +20,12 @@ import numbers
 import os
 import re
 import socket
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 SCHEMA_VERSION = 2  # of results files; train.py measures results of another one again, from their checkpoints
-
-# What older tools of this kind write, and so what every results file must have.
-RESULT_KEYS = (
-    "activation model_name timestamp trials reproducibility_metrics avg_train_loss avg_val_loss std_val_loss "
-    "avg_train_accuracy avg_val_accuracy std_val_accuracy avg_relative_pd avg_training_time"
-).split()
-TRIAL_KEYS = (
-    "trial_id seed train_loss val_loss train_accuracy val_accuracy training_time train_loss_history val_loss_history"
-).split()
-PAIR_KEYS = "model_pair relative_pd prediction_differences total_predictions".split()
 
 
 class StorageError(Exception):
@@ -166,13 +160,14 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 
 def read_json(path: str | os.PathLike):
-    """The JSON in a file. NaN and Infinity tokens, which other tools write, are read as null.
+    """The JSON in a file, with or without a byte-order mark. NaN and Infinity tokens, which other tools write, are read
+    as null.
 
     Raises:
         StorageError: the file is missing, truncated or not JSON.
     """
     try:
-        return json.loads(read_bytes(path).decode("utf-8"), parse_constant=lambda token: None)
+        return json.loads(read_bytes(path), parse_constant=lambda token: None)
     except (ValueError, RecursionError) as error:
         message = f"{path}: not valid JSON ({' '.join(str(error).split())}); move it away or restore it"
         raise StorageError(message) from None
@@ -228,79 +223,156 @@ def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
     """Write `{activation}_results.json`, sealed with a checksum over its contents, and return its path.
 
     Raises:
-        ValueError: a documented key is missing or a number is not finite.
+        ValueError: it departs from results.schema.json, or a number is not finite.
         StorageError: the disk refuses.
     """
     path = results_path(results_dir, results["activation"])
-    problem = _results_problem(results)
+    left_out: list[str] = []
+    problem = _problem(copy.deepcopy(results), results_schema(), "", left_out) or next(iter(left_out), None)
     if problem:
         raise ValueError(f"results of {results['activation']}: {problem}")
-    sealed = {key: value for key, value in results.items() if key != "content_sha256"}
+    sealed = {key: value for key, value in results.items() if key not in ("content_sha256", "left_out")}
     write_json(path, {**sealed, "content_sha256": sha256_json(sealed)})
     return path
 
 
 def read_results(path: str | os.PathLike) -> dict:
-    """The results in a file, ours or another tool's, with the documented keys present and numbers finite or None.
+    """The results in a file, ours or another tool's: what results.schema.json says, numbers finite or None.
+
+    Optional keys that depart from it are left out, and named in `left_out`, a list, which is there only then.
 
     Raises:
-        StorageError: missing, damaged, edited since it was written, or without the documented keys.
+        StorageError: missing, damaged, edited since it was written, or a documented key is missing or of another type.
     """
-    results = read_json(path)
-    problem = _results_problem(results)
+    results, left_out = read_json(path), []
+    try:
+        problem = None if isinstance(results, dict) else "it is not a JSON object"
+        if not problem and not _sealed(results):
+            raise StorageError(
+                f"{path}: its numbers were changed after it was written (checksum differs); restore it, or delete it "
+                f"and run train.py again to derive it from the checkpoints"
+            )
+        # half of a surrogate pair is no text that could be written again
+        text = json.dumps(results, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        results = json.loads(text.decode("utf-16", "replace"))
+        problem = problem or _problem(results, results_schema(), "", left_out) or _contradiction(results, left_out)
+    except RecursionError:
+        problem = "it is nested too deeply"
     if problem:
         raise StorageError(f"{path}: not a results file: {problem}")
-    seal = results.get("content_sha256")
-    ours = "schema_version" in results  # which are always sealed; other tools' files never are
-    if (ours or seal is not None) and seal != sha256_json({k: v for k, v in results.items() if k != "content_sha256"}):
-        raise StorageError(
-            f"{path}: its numbers were changed after it was written (checksum differs); restore it, or delete it and "
-            f"run train.py again to derive it from the checkpoints"
-        )
-    return results
+    return {**results, "left_out": left_out} if left_out else results
 
 
-def _results_problem(results) -> str | None:
-    """What makes `results` unusable, or None."""
-    if not isinstance(results, dict):
-        return "it is not a JSON object"
-    missing = [key for key in RESULT_KEYS if key not in results]
+def _sealed(results: dict) -> bool:
+    """Whether the checksum is that of the contents. Ours always have one, other tools' files never."""
+    seal, ours = results.get("content_sha256"), "schema_version" in results
+    return not ours and seal is None or seal == sha256_json({k: v for k, v in results.items() if k != "content_sha256"})
+
+
+@functools.cache
+def results_schema() -> dict:
+    """What a results file is: results.schema.json, a JSON Schema."""
+    return read_json(Path(__file__).with_name("results.schema.json"))
+
+
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "null": type(None),
+    "number": (int, float),
+    "integer": (int, float),
+}
+
+
+def _problem(value, schema: dict, where: str, left_out: list[str]) -> str | None:
+    """What departs from a JSON Schema, in words, or None. Keys of an object that it doesn't require are removed where
+    they depart, and named in `left_out`. The keywords are those that results.schema.json uses."""
+    while "$ref" in schema:
+        schema = results_schema()["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if not any(_is(value, kind) for kind in kinds):
+        named = " or ".join(f"a{'n' if kind[0] in 'aeiou' else ''} {kind}" for kind in kinds if kind != "null")
+        return f"{_shown(where, value)} is not {named}"
+    if isinstance(value, dict):
+        return _problem_of_object(value, schema, where, left_out)
+    if isinstance(value, list):
+        problems = (_problem(x, schema["items"], f"{where}[{i}]", left_out) for i, x in enumerate(value))
+        return next(filter(None, problems), None)
+    if isinstance(value, str):
+        if len(value) > schema.get("maxLength", math.inf):
+            return f"{_shown(where, value)} is longer than {schema['maxLength']} characters"
+        if "pattern" in schema and not re.fullmatch(schema["pattern"], value):
+            return f"{_shown(where, value)} is not {'a name' if where == 'activation' else 'of the documented form'}"
+    elif value is not None and not isinstance(value, bool):
+        if value < schema.get("minimum", -math.inf):
+            return f"{_shown(where, value)} is less than {schema['minimum']:g}"
+        if value > schema.get("maximum", math.inf):
+            return f"{_shown(where, value)} is more than {schema['maximum']:g}"
+    return None
+
+
+def _problem_of_object(value: dict, schema: dict, where: str, left_out: list[str]) -> str | None:
+    required, known = schema.get("required", ()), schema.get("properties", {})
+    missing = [key for key in required if key not in value]
     if missing:
-        return f"it lacks {', '.join(missing)}"
-    if not isinstance(results["activation"], str) or not re.fullmatch(r"[^/\\\0\s.][^/\\\0]*", results["activation"]):
-        return f"activation={results['activation']!r} is not a name"
-    for key, needed in (("trials", TRIAL_KEYS), ("reproducibility_metrics", PAIR_KEYS)):
-        if not isinstance(results[key], list) or not all(isinstance(entry, dict) for entry in results[key]):
-            return f"{key} is not a list of objects"
-        for entry in results[key]:
-            missing = [name for name in needed if name not in entry]
-            if missing:
-                return f"an entry of {key} lacks {', '.join(missing)}"
-            for name in needed:
-                if not _number_or_none(entry[name]) and name not in (
-                    "model_pair",
-                    "train_loss_history",
-                    "val_loss_history",
-                ):
-                    return f"{name}={entry[name]!r} in {key} is not a number"
-                if name.endswith("_history") and not (
-                    isinstance(entry[name], list) and all(_number_or_none(x) for x in entry[name])
-                ):
-                    return f"{name} in {key} is not a list of numbers"
-    for key in RESULT_KEYS:
-        if key.startswith(("avg_", "std_")) and not _number_or_none(results[key]):
-            return f"{key}={results[key]!r} is not a number"
+        return f"{where or 'it'} lacks {', '.join(missing)}"
+    for key in list(value):
+        place = f"{where}.{key}" if where else key
+        problem = _problem(value[key], known.get(key, schema["additionalProperties"]), place, left_out)
+        if problem and key in required:
+            return problem
+        if problem:
+            del value[key]
+            left_out.append(problem)
+    return None
+
+
+def _is(value, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    return isinstance(value, TYPES[kind]) and not (kind == "integer" and isinstance(value, float) and value % 1)
+
+
+def _shown(where: str, value) -> str:
+    """`where=value` in one line, however long the value is."""
+    digits = isinstance(value, int) and abs(value) > 10**40
+    text = f"an integer of {len(str(abs(value)))} digits" if digits else repr(value)
+    return f"{where}={text if len(text) <= 60 else text[:57] + '…'}"
+
+
+def _contradiction(results: dict, left_out: list[str]) -> str | None:
+    """What no schema can say: trials and pairs are there once; curves that belong together have one length."""
+    ids = (t["trial_id"] for t in results["trials"] if t["trial_id"] is not None)
+    pairs = [tuple(sorted(map(int, re.findall("[0-9]+", p["model_pair"])))) for p in results["reproducibility_metrics"]]
+    for what, found in (("trial_id", ids), ("model_pair", (f"{i}_vs_{j}" for i, j in pairs))):
+        twice = [x for x, times in Counter(found).items() if times > 1]
+        if twice:
+            return f"{what}={twice[0]} is there twice"
+    itself = next((a for a, b in pairs if a == b), None)
+    if itself is not None:
+        return f"model_pair={itself}_vs_{itself} is not of two trials"
+    blocks = {len(p["relative_pd_by_block"]) for p in results["reproducibility_metrics"] if "relative_pd_by_block" in p}
+    if len(blocks) > 1:
+        left_out.append("relative_pd_by_block of different lengths")
+        for pair in results["reproducibility_metrics"]:
+            pair.pop("relative_pd_by_block", None)
+    if divergence := results.get("divergence"):
+        curves = [x for pair in divergence["pairs"].values() for x in pair.values() if x is not None]
+        lengths = {
+            len(x) for x in [*divergence["val_loss"].values(), *curves, divergence.get("steps")] if x is not None
+        }
+        if len(lengths) > 1:
+            left_out.append("divergence, whose lists are of different lengths")
+            del results["divergence"]
     return None
 
 
 def number(x) -> float | None:
     """A finite number as a float, anything else as None."""
-    usable = isinstance(x, numbers.Real) and not isinstance(x, bool) and math.isfinite(x)
+    usable = isinstance(x, numbers.Real) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
     return float(x) if usable else None
-
-
-def _number_or_none(x) -> bool:
-    return x is None or number(x) is not None
 
 
 # -- checkpoints --------------------------------------------------------------------------------------------------

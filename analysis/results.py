@@ -6,9 +6,12 @@ missing. Trials that diverged never enter a number here. No torch, no pandas.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+import activations
 import significance
 import storage
 from activations import STUDY
@@ -31,18 +35,23 @@ from training.matched_loss import matched_loss_pd
 def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, dict]:
     """{activation: results} of every `*_results.json` in a folder, in the order of the study; {} when there is none.
 
+    Hidden files are ignored. Files that are no results, copies beside the original, and optional keys that
+    results.schema.json doesn't allow are left out, with a line on standard error for each.
+
     Raises:
         UserError: no such folder; two files for one activation; files of different settings, corpora or evaluation
             positions, whose numbers can't be compared (the message names what differs).
-        storage.StorageError: a file is damaged or not a results file.
+        storage.StorageError: a file is damaged, or a documented key is missing or of another type.
     """
     folder = Path(results_dir)
     if not folder.is_dir():
         raise UserError(f"results_dir={str(folder)!r}: no such folder; train first (python train.py) or name another")
     loaded, origin = {}, {}
-    for path in sorted(folder.glob("*_results.json")):
+    for path in results_files(folder):
         results = storage.read_results(path)
         name = results["activation"]
+        for what in results.get("left_out", ()):
+            _say(f"{path}: left out: {what}")
         if results.get("fingerprint") and path != storage.results_path(folder, name):
             raise UserError(f"{path}: holds the results of {name}; rename it to {name}_results.json or move it away")
         if name in loaded:
@@ -51,6 +60,48 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
     loaded = {name: loaded[name] for name in study_order(loaded)}
     refuse_mixture(loaded)
     return loaded
+
+
+DOCUMENTED = {"activation", "trials", "reproducibility_metrics"}  # keys by which a results file is known
+
+
+def results_files(results_dir: str | os.PathLike) -> list[Path]:
+    """The results files of a folder, by name. A file that is none is left out, with a line on standard error: valid
+    JSON without any documented key and not in an activation's place, or a copy (`Copy of relu_results.json`) beside
+    the original. What is damaged is not left out."""
+    kept = []
+    for path in sorted(Path(results_dir).glob("[!.]*_results.json")):
+        contents = None
+        with contextlib.suppress(storage.StorageError):
+            contents = storage.read_json(path)
+        named = storage.activation_name(path.name.removesuffix("_results.json"))
+        if contents is None or _is_activation(named):
+            kept.append(path)
+            continue
+        known = isinstance(contents, dict) and DOCUMENTED & set(contents)
+        original = known and isinstance(contents.get("activation"), str) and f"{contents['activation']}_results.json"
+        if not known:
+            _say(f"{path}: left out: it is no results file")
+        elif original and original in path.name and original != path.name and path.with_name(original).exists():
+            _say(f"{path}: left out: a copy of {original}, by its name")
+        else:
+            kept.append(path)
+    return kept
+
+
+def _is_activation(name: str) -> bool:
+    if ":" in name:  # one's own, by its import path; nothing is imported
+        return True
+    try:
+        return bool(activations.get_info(name))
+    except UserError:
+        return False
+
+
+@functools.cache
+def _say(text: str) -> None:
+    """Tell the user, once."""
+    print(text, file=sys.stderr)
 
 
 def study_order(names: Iterable[str]) -> list[str]:
@@ -150,7 +201,7 @@ class Measured:
         """{(i, j): record} with i < j, both finished and the PD a number."""
         found = {}
         for pair in self.results["reproducibility_metrics"]:
-            ids = [int(k) for k in re.findall(r"\d+", str(pair["model_pair"]))]
+            ids = [int(k) for k in re.findall("[0-9]+", str(pair["model_pair"]))]
             if len(ids) != 2 or ids[0] == ids[1]:
                 raise UserError(f"{self.name}: model_pair={pair['model_pair']!r} must name two trials, like '1_vs_2'")
             if set(ids) <= set(self.trials) and number(pair["relative_pd"]) is not None:

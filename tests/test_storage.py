@@ -183,7 +183,10 @@ def break_results(change):
         (break_results(lambda r: r["trials"][1].pop("seed")), "lacks seed"),
         (break_results(lambda r: r["trials"][0].update(val_loss="low")), "val_loss='low'"),
         (break_results(lambda r: r["trials"][0].update(val_loss_history=[1, "x"])), "val_loss_history"),
-        (break_results(lambda r: r["reproducibility_metrics"].append(3)), "list of objects"),
+        (
+            break_results(lambda r: r["reproducibility_metrics"].append(3)),
+            "reproducibility_metrics[3]=3 is not an object",
+        ),
         (break_results(lambda r: r.update(avg_val_loss=True)), "avg_val_loss=True"),
         (break_results(lambda r: r.update(activation="../../etc/passwd")), "not a name"),
     ],

@@ -76,7 +76,7 @@ def test_the_json_is_what_was_returned_and_has_the_documented_keys(finished):
     assert {k: v for k, v in written.items() if k != "content_sha256"} == json.loads(json.dumps(results)) | {
         k: v for k, v in written.items() if k not in results and k != "content_sha256"
     }
-    for key in storage.RESULT_KEYS + [
+    for key in storage.results_schema()["required"] + [
         "schema_version", "config", "fingerprint", "dataset", "steps", "seeds", "environment", "audit", "divergence",
     ]:  # fmt: skip
         assert key in written

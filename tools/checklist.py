@@ -10,7 +10,7 @@ from pathlib import Path
 import storage
 from activations import STUDY
 from analysis import checks
-from analysis.results import Measured, study_order
+from analysis.results import Measured, results_files, study_order
 from analysis.study import Study
 from config import UserError
 from storage import number
@@ -40,8 +40,8 @@ def check_study(
 ) -> list[Line]:
     """Every line of the checklist for `activations` (default: the five of the study and any other found there)."""
     results_dir, plots_dir = Path(results_dir), Path(plots_dir)
-    files = sorted(results_dir.glob("*_results.json"))
-    found = {path.name.removesuffix("_results.json") for path in files}
+    files = results_files(results_dir)
+    found = {storage.activation_name(path.name.removesuffix("_results.json")) for path in files}
     names = study_order(set(STUDY) | found if activations is None else activations)
     studied, unreadable = {}, []
     for name in names:
