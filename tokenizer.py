@@ -105,6 +105,10 @@ class CharTokenizer:
     def decode(self, ids) -> str:
         return self._points[_checked(ids, self.vocab_size)].tobytes().decode("utf-32-le", "surrogatepass")
 
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) bytes of UTF-8 that each token stands for; those of an unknown character are U+FFFD's three."""
+        return np.array([len(self.decode([i]).encode("utf-8", "surrogatepass")) for i in range(self.vocab_size)])
+
     def to_dict(self) -> dict:
         return {"name": self.name, "characters": self.characters, "unknown": self.unknown}
 
@@ -125,6 +129,9 @@ class ByteTokenizer:
     def decode(self, ids) -> str:
         """The text; bytes that are no UTF-8, which a model may sample, show as U+FFFD."""
         return _checked(ids, self.vocab_size).astype(np.uint8).tobytes().decode("utf-8", "replace")
+
+    def token_bytes(self) -> np.ndarray:
+        return np.ones(self.vocab_size, np.int64)
 
     def to_dict(self) -> dict:
         return {"name": self.name}
@@ -174,6 +181,10 @@ class BPETokenizer:
     def decode(self, ids) -> str:
         """The text; bytes that are no UTF-8, which a model may sample, show as U+FFFD."""
         return self._tokenizer.decode(_checked(ids, self.vocab_size).tolist(), skip_special_tokens=False)
+
+    def token_bytes(self) -> np.ndarray:
+        """(vocab_size,) bytes: a token is written with one character of the byte-level alphabet for each."""
+        return np.array([len(self._tokenizer.id_to_token(i)) for i in range(self.vocab_size)])
 
     def to_dict(self) -> dict:
         return {"name": self.name, "tokenizer": self._tokenizer.to_str()}

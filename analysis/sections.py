@@ -237,6 +237,8 @@ def cautions(s: Study) -> list[str]:
             note(name, f"failed the audit; kept out of rankings and tests. {check}")
         if m.audit == "not recorded":
             note(name, "no audit is on record")
+        if left_out := m.results.get("left_out"):
+            note(name, f"left out of its results file, as results.schema.json says: {safe('; '.join(left_out))}")
         if not m.results.get("fingerprint"):
             note(name, "no settings are on record, so whether this is comparable can't be checked")
         for trial, record in m.failed.items():

@@ -9,6 +9,7 @@ study and activation), `results/all_studies_pooled.csv` (a row per activation), 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import urllib.parse
@@ -25,10 +26,11 @@ import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
 from analysis.metrics_table import BY_KEY
-from analysis.results import Measured, load_all_results, mean, median, std, study_order
+from analysis.results import Measured, load_all_results, matrix, mean, median, seeds_shared, std, study_order
 from analysis.study import ALPHA, REFERENCE, PairTests, Study
 from analysis.tables import csv, frame
 from config import UserError
+from storage import number
 
 __all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "write_studies"]
 
@@ -55,12 +57,41 @@ class Member(Study):
         return os.path.basename(next(filter(None, names), "").rstrip("/"))
 
     @cached_property
-    def recipe(self) -> tuple:
-        """What makes two studies the same experiment; a study that recorded no settings is like no other."""
-        first = next((m for m in self.measured.values() if m.results.get("fingerprint")), None)
-        if first is None:
-            return ("unrecorded", self.name)
-        return first.results["fingerprint"], first.record("dataset").get("sha256")
+    def marks(self) -> dict[int, set]:
+        """{trial: what shows that another study's trial is not independent of it}: the same weights, or the same seed
+        on the same corpus; where weights are not recorded, the same curve, digit by digit."""
+        found: dict[int, set] = {}
+        for m in self.measured.values():
+            corpus = m.record("dataset").get("sha256")
+            for k, trial in m.trials.items():
+                marks = found.setdefault(k, set())
+                if trial.get("weights_sha256"):
+                    marks.add(("weights", trial["weights_sha256"]))
+                elif len(trial["val_loss_history"]) > 2:
+                    marks.add(("curve", *trial["val_loss_history"]))
+                if corpus and trial["seed"] is not None:
+                    marks.add(("seed", corpus, trial["seed"]))
+        return found
+
+    def by_trial(self, name: str, quantity: str) -> dict[int, float] | None:
+        """{trial: its ln PD (as a pseudo-value) minus that of ReLU's trial of the same seed}, whose mean is the ln of
+        the ratio; None where seeds are not shared or there are too few trials."""
+        names = self.contrast.smooth if name == SMOOTH else [name]
+        measured = [self.measured[n] for n in (*names, REFERENCE)]
+        if not all(seeds_shared(m, measured[-1]) for m in measured):
+            return None
+        common = set.intersection(*(set(self._ids(n, quantity)) for n in (*names, REFERENCE)))
+        ids = [k for k in self._ids(REFERENCE, quantity) if k in common]
+        logs = [significance.log_pseudo_values(self._matrix(n, quantity, ids)) for n in (*names, REFERENCE)]
+        if any(values is None for values in logs):
+            return None
+        return dict(zip(ids, (np.mean(logs[:-1], axis=0) - logs[-1]).tolist(), strict=True))
+
+    def _ids(self, name: str, quantity: str) -> list[int]:
+        return self.measured[name].pd_ids if quantity == "PD" else self.matched.ids(name)
+
+    def _matrix(self, name: str, quantity: str, ids: list[int]) -> np.ndarray:
+        return self.measured[name].pd(ids) if quantity == "PD" else matrix(self.matched.pairs[name], ids)
 
     @cached_property
     def against(self) -> dict[str, PairTests]:
@@ -121,17 +152,25 @@ def studies_frame(studies: Mapping[str, Member]):
     return frame([_row(study, m) for study in studies.values() for m in study.measured.values()])
 
 
+def bits_per_byte(m: Measured) -> float | None:
+    """Mean validation loss in bits for each byte of the text, comparable across tokenizers; None where not recorded."""
+    loss, (positions, size) = mean(m.losses()), (number(m.record("evaluation").get(k)) for k in ("positions", "bytes"))
+    return loss * positions / (size * math.log(2)) if loss is not None and positions and size else None
+
+
 def _row(study: Member, m: Measured) -> dict:
     config = m.record("config")
     row = {
         "Study": study.name,
         "Model": study.model,
         "Dataset": study.dataset,
+        "Tokenizer": m.record("dataset").get("tokenizer") or "",
         "Activation": m.name,
         "Trials": len(m.trials),
         "Diverged_Trials": len(m.failed),
         "Avg_Val_Loss": mean(m.losses()),
         "Std_Val_Loss": std(m.losses()),
+        "Bits_Per_Byte": bits_per_byte(m),
         "Avg_Relative_PD": m.pd_interval[0],
         "Avg_Pred_Diff_Pct": m.average(BY_KEY["top1_mismatch_pct"]),
     }
@@ -140,7 +179,6 @@ def _row(study: Member, m: Measured) -> dict:
     return row | {
         "Parameters": m.results.get("parameters"),
         "Median_Training_Time_Sec": median(m.trial_values("training_time")),
-        "Tokenizer": m.record("dataset").get("tokenizer") or "",
         "Preset": config.get("preset") or "",
         "Steps": config.get("max_iters"),
         "Audit": m.audit,
@@ -174,12 +212,13 @@ class Pooled:
     activation: str
     quantity: str
     studies: list[str]  # that enter it
-    verdicts: list[str]  # theirs
+    groups: list[list[str]]  # the same, those together that are not independent
+    verdicts: list[str]  # of the studies
     ratios: list[float]
-    effects: significance.RandomEffects | None  # of ln ratios; None without any study
+    effects: significance.RandomEffects | None = None  # of ln ratios, one for each group; None without any study
     p: float | None = None  # of no mean effect
     p_holm: float | None = None  # over the activations
-    heterogeneity_p: float | None = None  # of one and the same effect in all studies
+    heterogeneity_p: float | None = None  # of one and the same effect in all groups
     low90: float | None = None
     high90: float | None = None
     predicted: tuple[float, float] | None = None  # 95 % limits of the ratio in another study of this kind
@@ -187,6 +226,11 @@ class Pooled:
     def ratio(self, attribute: str = "mean") -> float | None:
         x = getattr(self.effects, attribute) if self.effects else None
         return None if x is None else math.exp(x)
+
+    @property
+    def as_one(self) -> bool:
+        """Several studies, all of which depend on one another."""
+        return len(self.groups) == 1 < len(self.studies)
 
     @property
     def verdict(self) -> str:
@@ -208,7 +252,13 @@ def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
     errors are made of the variance pooled over the studies, s² / n_i (Doncaster & Spake 2018, Methods in Ecology and
     Evolution 9:634-644). With equal numbers of trials the interval is that of a one-sample t over studies, and the test
     of heterogeneity is the F test of the analysis of variance, F = Q / (k - 1). The limits of another study are those
-    of Higgins, Thompson & Spiegelhalter 2009. Studies that repeat the same experiment count once.
+    of Higgins, Thompson & Spiegelhalter 2009.
+
+    Studies that share trials, or seeds and corpus, are not independent (`dependent`). Taken for independent they err in
+    7 to 92 % of cases. They enter as one study, trial by trial: the differences of the same trial or seed are averaged
+    over the studies, and the spread is that of these means. When all studies are of one such group, the test is a t
+    over its trials, and speaks about these studies alone: 2 to 3 % of errors, however strongly they depend on one
+    another (bench/calibration.py, table pooling).
     """
     names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
     pooled = [_pool(studies, name, quantity) for name in names]
@@ -224,41 +274,86 @@ def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
     return [p for p in pooled if p.studies]
 
 
+def linked(items: Mapping[object, set]) -> list[list]:
+    """The keys in groups: those whose sets have an element in common are together, also through others."""
+    groups: list[tuple[list, set]] = []
+    for key, marks in items.items():
+        joined = [group for group in groups if group[1] & marks]
+        groups = [group for group in groups if group not in joined]
+        groups.append(([k for keys, _ in joined for k in keys] + [key], marks.union(*(m for _, m in joined))))
+    order = list(items)
+    return sorted((sorted(keys, key=order.index) for keys, _ in groups), key=lambda keys: order.index(keys[0]))
+
+
+def dependent(studies: Mapping[str, Member]) -> list[list[str]]:
+    """The studies in groups; those of one group share trials, or seeds on the same corpus, directly or through
+    another."""
+    return linked({name: set().union(*study.marks.values()) for name, study in studies.items()})
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """Of one study, or of several that count as one: mean ln ratio, standard error, number of trials and df."""
+
+    mean: float
+    se: float
+    n: float
+    df: float
+
+
+def _effect(group: list[Member], name: str, quantity: str) -> _Effect:
+    by_trial = [study.by_trial(name, quantity) for study in group] if len(group) > 1 else [None]
+    if None in by_trial:  # one study, or not paired: then the one with the most trials stands for all
+        test = max((study.test(name, quantity) for study in group), key=lambda test: min(test.n))
+        return _Effect(math.log(test.effect), test.se, float(scipy.stats.hmean(test.n)), test.df)
+    marks = {(i, k): study.marks[k] for i, study in enumerate(group) for k in by_trial[i]}
+    means = [np.mean([by_trial[i][k] for i, k in same]) for same in linked(marks)]
+    n = len(means)
+    return _Effect(float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(n), n, n - 1)
+
+
 def _pool(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
-    entering: dict[tuple, Member] = {}
-    for study in studies.values():
-        test = study.test(name, quantity)
-        if test is None or test.p is None:
-            continue
-        known = entering.get(study.recipe)
-        if known is None or min(test.n) > min(known.test(name, quantity).n):
-            entering[study.recipe] = study
-    found = list(entering.values())
-    tests = [study.test(name, quantity) for study in found]
+    tests = {key: study.test(name, quantity) for key, study in studies.items()}
+    entering = {key: studies[key] for key, test in tests.items() if test is not None and test.p is not None}
+    groups = dependent(entering)
     result = Pooled(
         name,
         quantity,
-        [study.name for study in found],
-        [study.said(name, quantity) for study in found],
-        [t.effect for t in tests],
-        None,
+        list(entering),
+        groups,
+        [study.said(name, quantity) for study in entering.values()],
+        [tests[key].effect for key in entering],
     )
-    if not tests:
+    if not entering:
         return result
-    effects = np.log([t.effect for t in tests])
-    sizes = np.array([scipy.stats.hmean(t.n) for t in tests])
-    df = np.array([t.df for t in tests])
-    variance = df @ [n * t.se**2 for n, t in zip(sizes, tests, strict=True)] / df.sum()
-    result.effects = summary = significance.random_effects(effects, np.sqrt(variance / sizes))
+    found = [_effect([entering[key] for key in group], name, quantity) for group in groups]
+    if result.as_one:
+        return _as_one(result, found[0])
+    means, df = np.array([e.mean for e in found]), np.array([e.df for e in found])
+    sizes = np.array([e.n for e in found])
+    variance = df @ [e.n * e.se**2 for e in found] / df.sum()
+    result.effects = summary = significance.random_effects(means, np.sqrt(variance / sizes))
     k = summary.k
     if k > 1 and summary.se:  # without any spread between studies there is no test
         result.p = float(2 * scipy.stats.t.sf(abs(summary.mean) / summary.se, k - 1))
-        ninety = significance.random_effects(effects, np.sqrt(variance / sizes), confidence=0.9)
+        ninety = significance.random_effects(means, np.sqrt(variance / sizes), confidence=0.9)
         result.low90, result.high90 = math.exp(ninety.low), math.exp(ninety.high)
         result.heterogeneity_p = float(scipy.stats.f.sf(summary.q / (k - 1), k - 1, df.sum()))
     if k > 2 and summary.se:
         half = scipy.stats.t.ppf(0.975, k - 2) * math.sqrt(summary.tau2 + summary.se**2)
         result.predicted = math.exp(summary.mean - half), math.exp(summary.mean + half)
+    return result
+
+
+def _as_one(result: Pooled, effect: _Effect) -> Pooled:
+    """Studies that all depend on one another: a t-test over their trials."""
+    half, half90 = (scipy.stats.t.ppf(q, effect.df) * effect.se for q in (0.975, 0.95))
+    result.effects = significance.RandomEffects(
+        effect.mean, effect.mean - half, effect.mean + half, effect.se, None, None, None, None, 1
+    )
+    if effect.se > significance.NO_VARIATION:
+        result.p = float(2 * scipy.stats.t.sf(abs(effect.mean) / effect.se, effect.df))
+        result.low90, result.high90 = math.exp(effect.mean - half90), math.exp(effect.mean + half90)
     return result
 
 
@@ -268,6 +363,7 @@ def pooled_frame(studies: Mapping[str, Member]):
     `Ratio` with its 95 % limits, p of no effect (raw, and after Holm over the activations), verdict; heterogeneity as
     tau (standard deviation of the true ln ratios between studies), I2 (share of variation that is between studies, in
     percent), Q, and the p of one and the same effect everywhere; the limits of the ratio in another such study.
+    `Independent` counts studies that share trials, or seeds and corpus, once.
     """
     rows = []
     for p in (p for quantity in QUANTITIES for p in pool(studies, quantity)):
@@ -277,7 +373,8 @@ def pooled_frame(studies: Mapping[str, Member]):
             {
                 "Activation": p.activation,
                 "Compared_At": NAMES[p.quantity],
-                "Studies": e.k,
+                "Studies": len(p.studies),
+                "Independent": e.k,
                 "Ratio": p.ratio(),
                 "CI_Low": p.ratio("low"),
                 "CI_High": p.ratio("high"),
@@ -294,7 +391,7 @@ def pooled_frame(studies: Mapping[str, Member]):
             }
         )
     columns = (
-        "Activation Compared_At Studies Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Q Heterogeneity_p "
+        "Activation Compared_At Studies Independent Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Q Heterogeneity_p "
         "Predicted_Low Predicted_High Names"
     ).split()
     return frame(rows, columns)
@@ -308,10 +405,11 @@ READING = (
     "three trials hardly knows its own. With equal numbers of trials all studies weigh the same.",
     "At equal validation loss an activation that learns more slowly is read off later in the learning-rate schedule, "
     "where PD is lower; a change that shows there and not on the final models may be no more than that.",
-    "Studies that share a model, a corpus or seeds are not independent draws from all models and corpora; the "
-    "summary speaks about studies like these.",
-    "Loss and PD of different models or corpora are not comparable with each other; their changes relative to ReLU "
-    "are.",
+    "Studies that share trained models, or seeds on the same corpus, count as one, trial by trial; the column "
+    "*independent* says how many are left. Studies that share a model or a corpus are no independent draws from all "
+    "models and corpora either: the summary speaks about studies like these.",
+    "Validation losses are nats per token, and tokens differ between tokenizers and corpora: compare bits per byte. "
+    "PD of different models or corpora is not comparable with each other; its changes relative to ReLU are.",
 )
 
 
@@ -346,12 +444,16 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
 
 
 def _studies_table(studies: Mapping[str, Member]) -> list[str]:
-    header = "study|model|dataset|activation|validation loss|relative PD|change to ReLU|verdict|at equal loss|trials"
+    header = (
+        "study|model|dataset|tokenizer|activation|validation loss|bits per byte|relative PD|change to ReLU|verdict|"
+        "at equal loss|trials"
+    )
     rows = []
     for study in studies.values():
         for m in study.measured.values():
-            cells = [safe(x) for x in (study.name, study.model, study.dataset or DASH)] + [label(m.name)]
-            cells += [plus_minus(mean(m.losses()), std(m.losses())), fixed(m.pd_interval[0])]
+            tokenizer = m.record("dataset").get("tokenizer") or DASH
+            cells = [safe(x) for x in (study.name, study.model, study.dataset or DASH, tokenizer)] + [label(m.name)]
+            cells += [plus_minus(mean(m.losses()), std(m.losses())), fixed(bits_per_byte(m)), fixed(m.pd_interval[0])]
             for quantity in QUANTITIES:
                 c = _comparison(study, m.name, quantity)
                 change = _percent(c["Change_Pct"], c["CI_Low_Pct"], c["CI_High_Pct"])
@@ -359,18 +461,29 @@ def _studies_table(studies: Mapping[str, Member]) -> list[str]:
             time, parameters = median(m.trial_values("training_time")), m.results.get("parameters")
             cells += [str(len(m.trials)), DASH if not parameters else f"{parameters:,}", fixed(time, 1)]
             rows.append(cells)
-    return table([*header.split("|"), "parameters", "seconds a trial"], rows, left=4)
+    return table([*header.split("|"), "parameters", "seconds a trial"], rows, left=5)
 
 
 def _pooled_table(pooled: list[Pooled]) -> list[str]:
-    header = "activation|studies|change to ReLU|p (Holm)|verdict|τ|I²|Q|p of heterogeneity|another study".split("|")
+    header = (
+        "activation|studies|independent|change to ReLU|p (Holm)|verdict|τ|I²|Q|p of heterogeneity|another study".split(
+            "|"
+        )
+    )
     rows = []
     for p in pooled:
         e = p.effects
         tau = None if e.tau2 is None else math.sqrt(e.tau2)
         i2 = DASH if e.i2 is None else f"{100 * e.i2:.0f} %"
         rows.append(
-            [_name(p), str(e.k), _change(p.ratio(), p.ratio("low"), p.ratio("high")), p_value(p.p_holm), p.verdict]
+            [
+                _name(p),
+                str(len(p.studies)),
+                str(e.k),
+                _change(p.ratio(), p.ratio("low"), p.ratio("high")),
+                p_value(p.p_holm),
+                p.verdict,
+            ]
             + [fixed(tau, 3), i2, fixed(e.q, 2), p_value(p.heterogeneity_p), _range(p.predicted)]
         )
     return table(header, rows)
@@ -427,18 +540,22 @@ def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]
 
 
 def _about(p: Pooled, equal: Pooled | None) -> str:
-    k, below = p.effects.k, sum(ratio < 1 for ratio in p.ratios)
+    k, below = len(p.studies), sum(ratio < 1 for ratio in p.ratios)
     own = [f"{p.verdicts.count(kind)} {kind}" for kind in ("lower", "higher", "equal") if kind in p.verdicts]
+    once = "" if len(p.groups) == k else f", of which {len(p.groups)} independent" if len(p.groups) > 1 else ""
     text = (
         f"{_name(p)}: PD {_change(p.ratio(), p.ratio('low'), p.ratio('high'))} relative to {label(REFERENCE)} over "
-        f"{k} studies (p = {p_value(p.p_holm)}); lower in {below} of {k}"
+        f"{k} studies{once} (p = {p_value(p.p_holm)}); lower in {below} of {k}"
         f"{', tested on their own: ' + listed(own) if own else ', none of them conclusive on its own'}."
     )
-    i2 = f"I² = {100 * p.effects.i2:.0f} %, p = {p_value(p.heterogeneity_p)}"
-    if p.heterogeneity_p < 0.1:
-        text += f" The effect differs between studies ({i2}): it depends on model or corpus, and the mean hides that."
-    else:
-        text += f" No heterogeneity shown ({i2}); with {k} studies only a large one would show."
+    if p.as_one:
+        text += " They are not independent, so they count as one study, trial by trial: true of these studies alone."
+    elif p.effects.i2 is not None:
+        i2 = f"I² = {100 * p.effects.i2:.0f} %, p = {p_value(p.heterogeneity_p)}"
+        if p.heterogeneity_p < 0.1:
+            text += f" The effect differs between studies ({i2}): it depends on model or corpus, and the mean hides it."
+        else:
+            text += f" No heterogeneity shown ({i2}); with {len(p.groups)} studies only a large one would show."
     if p.predicted:
         text += f" Expected in another study of this kind: {_range(p.predicted)}."
     if equal is not None and equal.p is not None:
@@ -447,15 +564,27 @@ def _about(p: Pooled, equal: Pooled | None) -> str:
     return text
 
 
+def _shared(group: list[Member]) -> str:
+    """What studies that are not independent have in common."""
+    kinds = {
+        mark[0]
+        for a, b in itertools.combinations(group, 2)
+        for mark in set().union(*a.marks.values()) & set().union(*b.marks.values())
+    }
+    if kinds & {"weights", "curve"}:
+        return "hold the same trained models"
+    return "have seeds in common on the same corpus"
+
+
 def cautions(studies: Mapping[str, Member]) -> list[str]:
     """What is odd about these studies."""
     points = []
-    recipes: dict[tuple, list[str]] = {}
-    for study in studies.values():
-        recipes.setdefault(study.recipe, []).append(study.name)
-    for same in recipes.values():
-        if len(same) > 1:
-            points.append(f"{listed(map(safe, same))} are the same experiment; it counts once in the summary.")
+    for names in dependent(studies):
+        if len(names) > 1:
+            points.append(
+                f"{listed(map(safe, names))} {_shared([studies[n] for n in names])}: they are not independent, and "
+                f"count as one study. `train.py --replicate N` repeats a study with seeds that no other one has."
+            )
     presets = {s.name: {m.record("config").get("preset") for m in s.measured.values()} for s in studies.values()}
     smoke = [safe(name) for name, found in presets.items() if "smoke" in found]
     if smoke:

@@ -27,7 +27,7 @@ def frame(rows: Iterable[dict], columns: list[str] | None = None):
             table[name] = table[name].fillna("")
         elif kind == "boolean":
             table[name] = table[name].astype("boolean" if missing else bool)
-        elif kind == "integer":
+        elif kind == "integer" and all(abs(x) < 2**63 for x in table[name].dropna()):  # larger ones are rounded
             table[name] = table[name].astype("Int64" if missing else int)
         else:
             table[name] = table[name].astype("Float64" if missing else float)

@@ -453,7 +453,8 @@ def pooling(rng, replications):
     """k studies of three trials each and nothing to find: how often the pooled interval excludes it. Same weights: as
     one study evaluated k times, with a tenth of the spread between evaluations. Overlapping: seeds [a b c], [b c d],
     ... Same seeds: other weights, effects correlated .3. Counted once: overlapping studies that sig.separate_studies
-    leaves, alone if it is one. One study: all k + 2 distinct trials. Found: where the true PD is 5 % lower."""
+    leaves, alone if it is one. One study: all k + 2 distinct trials. By trial: the differences of the same trial or
+    seed averaged over the studies, as analysis.studies does. Found: where the true PD is 5 % lower."""
     for k in (2, 3, 6):
         logs = pooled_logs(rng, replications, k)
         kept = [i for i, other in sig.separate_studies([range(i, i + 3) for i in range(k)]).items() if other is None]
@@ -467,9 +468,32 @@ def pooling(rng, replications):
             single(once[1], shift) if len(kept) == 1 else pooled(once[0], shift) for shift in (0.0, TRUE_FIVE)
         ]
         rates["one study"], found_one = [single(logs["distinct"], shift) for shift in (0.0, TRUE_FIVE)]
+        rates |= by_trial(rng, logs, k)
         found = pooled(effects["independent"], TRUE_FIVE), found_once, found_one
         names = ("found: independent", "found: counted once", "found: one study")
         yield {"k": k} | rates | {"studies left": len(kept)} | dict(zip(names, found, strict=True))
+
+
+def by_trial(rng, logs, k):
+    """Rates of a t-test on the mean differences of each trial or seed over the studies that have it."""
+    own, overlapping = (logs[name][:, :, 1] - logs[name][:, :, 0] for name in ("independent", "overlapping"))
+    same = np.tile(np.arange(3), (k, 1))
+    designs = {
+        "same weights": (own[:, :1] + 0.1 * own.std() * rng.standard_normal(own.shape), same),
+        "overlapping": (overlapping, same + np.arange(k)[:, None]),
+        **{
+            f"same seeds, {r:g}": (math.sqrt(r) * overlapping[:, :1] + math.sqrt(1 - r) * own, same)
+            for r in (0.0, 0.3, 0.9)
+        },
+    }
+    rates = {}
+    for name, (differences, trials) in designs.items():
+        member = np.zeros((k, 3, trials.max() + 1))
+        np.put_along_axis(member, trials[..., None], 1.0, axis=-1)
+        means = np.einsum("rst,stu->ru", differences, member) / member.sum(axis=(0, 1))
+        means = np.stack((np.zeros_like(means), means), axis=1)
+        rates[f"by trial: {name}"], rates[f"found by trial: {name}"] = single(means), single(means, TRUE_FIVE)
+    return rates
 
 
 def pooled_logs(rng, replications, k):

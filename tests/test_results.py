@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import analyze_results
 import storage
 from analysis.results import (
     Measured,
@@ -98,6 +99,145 @@ def test_the_wrong_name_and_two_of_a_name_are_refused(tmp_path):
     (tmp_path / "z_results.json").write_text(json.dumps(minimal_results("relu")))
     with pytest.raises(UserError, match="holds results of relu too"):
         load_all_results(tmp_path)
+
+
+def written(folder, results, name="relu"):
+    path = folder / f"{name}_results.json"
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dataset", "shakespeare"),
+        ("evaluation", 5),
+        ("audit", {"passed": "yes", "checks": None}),
+        ("audit", [True]),
+        ("parameters", "804k"),
+        ("divergence", {"val_loss": None, "pairs": None}),
+        ("divergence", {"val_loss": {"1": [1.0, 2.0]}, "pairs": {"1_vs_2": {"relative_pd": [0.1]}}}),
+        ("fingerprint", {"sha": 1}),
+        ("config", ["lr", 0.1]),
+        ("environment", {"gpus": ["A", "B"]}),
+        ("own_code", {"model": 5}),
+        ("steps", "0, 100"),
+        ("note", 10**400),
+    ],
+)
+def test_an_optional_key_of_another_type_is_named_and_left_out(tmp_path, capsys, key, value):
+    whole, odd = minimal_results("relu"), {**minimal_results("relu"), key: value}
+    path = written(tmp_path, odd)
+    (results,) = load_all_results(tmp_path).values()
+    said = capsys.readouterr().err
+    assert said.startswith(f"{path}: left out: {key}") and said.count("\n") == 1
+    assert [text.split("=")[0].split(".")[0].split(",")[0] for text in results["left_out"]] == [key]
+    report = analyze_results.generate_final_report({"relu": results}, None)
+    assert "left out of its results file" in report and key in report
+    kept = {k: v for k, v in results.items() if k not in (key, "left_out")}
+    assert kept == whole and results.get(key) in (None, {})  # {}: a part of it was wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda r: r["trials"][1].update(seed=10**400), "trials[1].seed=an integer of 401 digits is more than 1e+100"),
+        (lambda r: r.update(avg_val_loss=-(10**400)), "avg_val_loss=an integer of 401 digits is less than -1e+100"),
+        (lambda r: r["reproducibility_metrics"][0].update(relative_pd=-0.1), "[0].relative_pd=-0.1 is less than 0"),
+        (lambda r: r.update(model_name={"name": "x"}), "model_name={'name': 'x'} is not a string"),
+        (lambda r: r.update(trials={}), "trials={} is not an array"),
+        (lambda r: r["trials"][1].update(trial_id=1), "trial_id=1 is there twice"),
+        (lambda r: r["trials"][1].update(trial_id=1.5), "trials[1].trial_id=1.5 is not an integer"),
+        (lambda r: r["reproducibility_metrics"][0].update(model_pair="1 vs 3"), "model_pair=1_vs_3 is there twice"),
+        (
+            lambda r: r["reproducibility_metrics"][0].update(model_pair="2_vs_2"),
+            "model_pair=2_vs_2 is not of two trials",
+        ),
+        (lambda r: r["reproducibility_metrics"][0].update(model_pair="first, last"), "model_pair='first, last'"),
+        (lambda r: r.update(activation="a\nb"), "is not a name"),
+    ],
+)
+def test_a_documented_key_of_another_type_refuses_the_file_in_one_line(tmp_path, change, named):
+    results = minimal_results("relu")
+    change(results)
+    path = written(tmp_path, results)
+    with pytest.raises(storage.StorageError) as caught:
+        load_all_results(tmp_path)
+    assert str(caught.value).startswith(f"{path}: not a results file: ") and "\n" not in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_a_seed_of_128_bits_is_a_seed(tmp_path):
+    """As numpy.random.SeedSequence().entropy gives."""
+    results = minimal_results("relu")
+    results["trials"][0]["seed"] = 2**127 + 1
+    written(tmp_path, results)
+    table = analyze_results.results_frame(load_all_results(tmp_path))
+    assert float(table["seed"].iloc[0]) == 2.0**127
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("results", [synthetic_results("relu"), minimal_results("relu")])
+def test_byte_order_marks_and_line_ends_of_editors(tmp_path, encoding, results):
+    path = storage.write_results(results, tmp_path)
+    before = load_all_results(tmp_path)
+    path.write_bytes(path.read_text(encoding="utf-8").replace("\n", "\r\n").encode(encoding))
+    assert load_all_results(tmp_path) == before
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_report(tmp_path):
+    path = written(tmp_path, {**minimal_results("relu"), "model_name": "tiny \ud800 model"})
+    (results,) = load_all_results(tmp_path).values()
+    assert results["model_name"] == "tiny \ufffd model"
+    analyze_results.generate_final_report({"relu": results}, tmp_path / "FINAL_REPORT.md")
+    assert path.exists()
+
+
+FOREIGN = {
+    "eval_results.json": json.dumps({"epoch": 3.0, "eval_loss": 1.2}),
+    "all_results.json": json.dumps({"epoch": 3.0, "train_loss": 1.1}),
+    "list_results.json": "[1, 2]",
+    "test_results.json": '"text"',
+}
+
+
+def test_hidden_files_are_ignored_and_files_that_are_no_results_named(tmp_path, capsys):
+    study = synthetic_study(("relu", "gelu"))
+    write_study(tmp_path, study)
+    (tmp_path / "._relu_results.json").write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    (tmp_path / ".relu_results.json").write_text("{")
+    for name, text in FOREIGN.items():
+        (tmp_path / name).write_text(text)
+    for name in ("Copy of relu_results.json", "relu-laptop-relu_results.json", "relu_results (1).json"):
+        (tmp_path / name).write_bytes((tmp_path / "relu_results.json").read_bytes())
+    assert list(load_all_results(tmp_path)) == ["relu", "gelu"]
+    said = capsys.readouterr().err
+    for name in FOREIGN:
+        assert f"{name}: left out: it is no results file" in said
+    assert "Copy of relu_results.json: left out: a copy of relu_results.json" in said and "._" not in said
+    load_all_results(tmp_path)
+    assert not capsys.readouterr().err  # once is enough
+
+
+def test_what_is_damaged_is_not_left_out(tmp_path):
+    """A results file of ours, by its place or its contents, stops the analysis however little of it is left."""
+    study = synthetic_study(("relu", "gelu"))
+    for name, text in {
+        "gelu_results.json": "[]",
+        "smelu_0.7_results.json": '{"epoch": 1}',
+        "package.module--mine_results.json": "{}",
+        "eval_results.json": '{"epoch": 1',  # no JSON: it may have been ours
+        "other_results.json": '{"trials": []}',
+    }.items():
+        folder = write_study(tmp_path / name, {"relu": study["relu"]})
+        (folder / name).write_text(text)
+        with pytest.raises(storage.StorageError, match=name) as caught:
+            load_all_results(folder)
+        assert "\n" not in str(caught.value)
+    edited = write_study(tmp_path / "edited", study) / "relu_results.json"
+    edited.write_text(edited.read_text().replace('"avg_val_loss": 1', '"avg_val_loss": 2'))
+    with pytest.raises(storage.StorageError, match="changed after it was written"):
+        load_all_results(tmp_path / "edited")
 
 
 def test_what_cannot_be_understood_is_an_error():

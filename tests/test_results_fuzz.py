@@ -4,6 +4,7 @@ report, or with one line."""
 import copy
 import itertools
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -19,7 +20,7 @@ from plot_utils import plot_comparisons
 from synthetic import minimal_results, synthetic_results
 from tools.checklist import check_study
 
-SCHEMA = json.loads(open("results.schema.json", encoding="utf-8").read())
+SCHEMA = json.loads(Path(storage.__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
 ODD = [
     None, True, False, 0, -1, 1, 0.5, -0.0, 1e-320, 1e-17, 1e15, 1e99, 1e100, 1e101, 1e308, -1e99, 2**63, 10**400,
     float("inf"), float("nan"), "", "804k", "0.5", "NaN", "a\nb", "\ud800", "|*<b>", "$x^2$", "\x00", "é" * 300, [],

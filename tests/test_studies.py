@@ -1,5 +1,7 @@
 """All studies in one table, and pooled: against SciPy on the trials themselves, and what the words may say."""
 
+import copy
+import json
 import math
 
 import numpy as np
@@ -13,15 +15,17 @@ import storage
 from analysis import studies
 from analysis.results import Measured
 from config import UserError
-from synthetic import synthetic_results, synthetic_study
+from synthetic import minimal_results, synthetic_results, synthetic_study
 
 
 def write(folder, study=0, names=("smelu_05", "relu", "gelu"), **kwargs):
-    """A study of three activations, whose settings differ from those of other numbers."""
+    """A study of three activations, whose settings, corpus and trials differ from those of other numbers."""
     made = synthetic_study(names, **{"seed": study, **kwargs})
     for results in made.values():
         results["fingerprint"] = f"{study:x}" * 64
-        results["dataset"]["name"] = f"/corpora/plays_{study}.txt"
+        results["dataset"] |= {"name": f"/corpora/plays_{study}.txt", "sha256": f"{study:x}" * 64}
+        for t in results["trials"]:
+            t["weights_sha256"] = f"{study:x}" + t["weights_sha256"][1:]
         storage.write_results(results, folder)
     return made
 
@@ -107,8 +111,8 @@ class _Bare:
     """A study of which only the ln PD differences to ReLU are known."""
 
     def __init__(self, differences):
-        self.name, self.recipe = "", id(self)
-        positive = np.exp(differences)
+        self.name, self.marks = "", {1: {id(self)}}
+        self.differences, positive = differences, np.exp(differences)
         n, se = len(differences), differences.std(ddof=1) / math.sqrt(len(differences))
         self.comparison = significance.Comparison(
             "pd", "paired t", (n, n), float(np.exp(np.log(positive).mean())), p=0.5, se=float(se), df=n - 1.0
@@ -116,6 +120,9 @@ class _Bare:
 
     def test(self, name, quantity):
         return self.comparison
+
+    def by_trial(self, name, quantity):
+        return dict(enumerate(self.differences, 1))
 
     def said(self, name, quantity):
         return "inconclusive"
@@ -162,15 +169,180 @@ def test_the_same_experiment_twice_counts_once(three):
     before = studies.pool(load(folder))
     write(folder / "studies" / "copy" / "results", 1)
     found = load(folder)
-    assert [(p.p, p.effects.k) for p in studies.pool(found)] == [(p.p, 3) for p in before]
-    assert "copy are the same experiment" in studies.studies_text(found)
+    for p, q in zip(before, studies.pool(found), strict=True):
+        assert (q.p, q.effects.k, len(q.studies)) == (pytest.approx(p.p), 3, 4)
+    assert "main and copy hold the same trained models" in studies.studies_text(found)
+
+
+# -- studies that are not independent ---------------------------------------------------------------------------------
+
+
+def again(folder, made, noise=0.0, **changes):
+    """A study written once more: the same trials evaluated again, with a little noise, and with `changes`."""
+    rng = np.random.default_rng(len(str(folder)))
+    for results in copy.deepcopy(made).values():
+        results.update(changes)
+        for pair in results["reproducibility_metrics"]:
+            pair["relative_pd"] *= math.exp(noise * rng.standard_normal())
+        storage.write_results(results, folder)
+
+
+def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_path):
+    """The same trained weights at 1024, 1088 and 1152 positions: pooled as independent they would be conclusive."""
+    made = write(tmp_path / "results", 1, names=("gelu", "relu"), pd=0.1, spread=0.3)
+    for tokens in (1088, 1152):
+        evaluation = {"positions": tokens, "sha256": f"{tokens:064x}"}
+        again(
+            tmp_path / "studies" / f"at_{tokens}" / "results",
+            made,
+            0.002,
+            evaluation=evaluation,
+            fingerprint=f"{tokens:064x}",
+        )
+    found = load(tmp_path)
+    assert studies.dependent(found) == [["main", "at_1088", "at_1152"]]
+    for p in studies.pool(found):
+        logs = [log_differences(m.all_results, p.activation) for m in found.values()] if p.activation in made else None
+        if logs is None:
+            continue
+        one = scipy.stats.ttest_1samp(np.mean(logs, axis=0), 0)  # over trials, not over studies
+        three = scipy.stats.ttest_1samp(np.mean(logs, axis=1), 0)
+        assert p.p == pytest.approx(one.pvalue) and p.p > 10 * three.pvalue
+        assert three.pvalue < 0.05 < p.p and p.verdict == "inconclusive" and len(p.studies) == 3
+        assert p.effects.k == 1 and p.predicted is None and p.heterogeneity_p is None
+        interval = one.confidence_interval()
+        assert (p.ratio("low"), p.ratio("high")) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    text = studies.studies_text(found)
+    assert "main, at_1088 and at_1152 hold the same trained models" in text
+    assert "count as one study, trial by trial: true of these studies alone" in text and "**Higher" not in text
+
+
+def test_seed_bases_that_overlap_are_counted_trial_by_trial(tmp_path):
+    """--seed-base 1337, 1338, 1339: trials [a b c], [b c d], [c d e] are five, not nine."""
+    everything = synthetic_study(("gelu", "relu"), n_trials=5, seed=3)
+    for base in range(3):
+        made = copy.deepcopy(everything)
+        for results in made.values():
+            results["trials"] = results["trials"][base : base + 3]
+            kept = {t["trial_id"]: k for k, t in enumerate(results["trials"], 1)}
+            pairs = []
+            for pair in results["reproducibility_metrics"]:
+                i, j = map(int, pair["model_pair"].split("_vs_"))
+                if i in kept and j in kept:
+                    pairs.append({**pair, "model_pair": f"{kept[i]}_vs_{kept[j]}"})
+            for k, t in enumerate(results["trials"], 1):
+                t["trial_id"] = k  # trial 1 of the second study is trial 2 of the first, by its seed and weights
+            results.update(reproducibility_metrics=pairs, fingerprint=f"{base:064x}")
+            results.pop("divergence")
+            storage.write_results(results, tmp_path / "studies" / f"base_{base}" / "results")
+    found = load(tmp_path)
+    (p,) = [p for p in studies.pool(found) if p.activation == "gelu"]
+    logs = [log_differences(m.all_results, "gelu") for m in found.values()]
+    by_seed = [np.mean([logs[s][k - s] for s in range(3) if 0 <= k - s < 3]) for k in range(5)]
+    assert p.p == pytest.approx(scipy.stats.ttest_1samp(by_seed, 0).pvalue) and p.as_one
+    assert (p.ratio(), p.effects.k) == (pytest.approx(math.exp(np.mean(by_seed))), 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "together"),
+    [
+        (lambda r: None, True),
+        (lambda r: [t.update(weights_sha256=t["weights_sha256"][::-1]) for t in r["trials"]], True),  # seeds, corpus
+        (lambda r: [t.update(seed=t["seed"] + 10_000) for t in r["trials"]], True),  # weights: a file that was moved
+        (lambda r: r["trials"][2].update(seed=1) or [t.update(weights_sha256="") for t in r["trials"][:2]], True),
+        (
+            lambda r: [t.update(weights_sha256=t["weights_sha256"][::-1], seed=t["seed"] + 3) for t in r["trials"]],
+            False,
+        ),
+        (lambda r: [t.update(weights_sha256=None, seed=None) for t in r["trials"]], False),  # curves differ
+    ],
+)
+def test_what_makes_studies_dependent(tmp_path, change, together):
+    write(tmp_path / "results", 1)
+    other = write(tmp_path / "studies" / "other" / "results", 1, spread=0.03)
+    for results in other.values():
+        results["fingerprint"] = "9" * 64
+        change(results)
+        storage.write_results(results, tmp_path / "studies" / "other" / "results")
+    assert studies.dependent(load(tmp_path)) == ([["main", "other"]] if together else [["main"], ["other"]])
+
+
+def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
+    for name in ("relu", "gelu"):
+        for folder in (tmp_path / "results", tmp_path / "studies" / "copy" / "results"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}_results.json").write_text(json.dumps(minimal_results(name)))
+    assert studies.dependent(load(tmp_path)) == [["main", "copy"]]
+
+
+def test_dependent_studies_among_independent_ones_count_once(three):
+    folder, made = three
+    before = studies.pool(load(folder))
+    again(folder / "studies" / "longer" / "results", made["deep"], fingerprint="8" * 64)
+    found = load(folder)
+    assert studies.dependent(found) == [["main"], ["deep", "longer"], ["wide"]]
+    for p, q in zip(before, studies.pool(found), strict=True):
+        assert (q.p, q.effects.k, len(q.studies)) == (pytest.approx(p.p), 3, 4)
+    table = studies.pooled_frame(found)
+    assert set(table["Studies"]) == {4} and set(table["Independent"]) == {3}
+    assert "4 studies, of which 3 independent" in studies.studies_text(found)
+
+
+def test_where_seeds_are_not_shared_the_study_with_more_trials_stands_for_all(tmp_path):
+    small = write(tmp_path / "results", 1)
+    large = write(tmp_path / "studies" / "more" / "results", 1, n_trials=5)
+    for made, folder in ((small, tmp_path / "results"), (large, tmp_path / "studies" / "more" / "results")):
+        for t in made["relu"]["trials"]:
+            t["seed"] += 500
+        storage.write_results(made["relu"], folder)
+    found = load(tmp_path)
+    for p in studies.pool(found):
+        if p.activation != studies.SMOOTH:
+            test = found["more"].test(p.activation, "PD")
+            assert p.as_one and p.ratio() == pytest.approx(test.effect) and p.effects.se == pytest.approx(test.se)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("k", [2, 6])
+def test_the_rate_of_errors_of_dependent_studies(k, correlation):
+    """Nothing to find, k studies of the same three seeds whose effects are correlated: at most 5 % of errors, where
+    taking them for independent gives up to three quarters."""
+    rng, wrong, rounds = np.random.default_rng(k), 0, 600
+    for _ in range(rounds):
+        common = rng.normal(0, 0.05, 3)
+        own = rng.normal(0, 0.05, (k, 3))
+        found = {s: _Bare(math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own[s]) for s in range(k)}
+        for study in found.values():
+            study.marks = {trial: {("seed", trial)} for trial in (1, 2, 3)}
+        wrong += studies._pool(found, "gelu", "PD").p < 0.05
+    assert scipy.stats.binomtest(wrong, rounds, 0.05, alternative="greater").pvalue > 0.001
+
+
+def test_bits_per_byte_compare_tokenizers(tmp_path):
+    """2.88 nats a character, 3.00 a byte and 4.81 a token of 3.4 bytes, each with its own tokenizer."""
+    for name, loss, size in (("char", 2.88, 1.02), ("byte", 3.0, 1.0), ("bpe", 4.81, 3.4)):
+        made = write(tmp_path / "studies" / name / "results", len(name), val_loss=loss)
+        for results in made.values():
+            results["dataset"]["tokenizer"] = name
+            results["evaluation"]["bytes"] = round(size * results["evaluation"]["positions"])
+            storage.write_results(results, tmp_path / "studies" / name / "results")
+    found = load(tmp_path)
+    table = studies.studies_frame(found).set_index("Study")
+    for name, size in (("char", 1.02), ("byte", 1.0), ("bpe", 3.4)):
+        rows = table.loc[name]
+        assert set(rows["Tokenizer"]) == {name}
+        expected = rows["Avg_Val_Loss"].astype(float) / math.log(2) / size
+        assert rows["Bits_Per_Byte"].astype(float).to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4)
+    text = studies.studies_text(found)
+    assert all(words in text for words in ("tokenizer", "bits per byte", "compare bits per byte"))
+    assert studies.bits_per_byte(Measured("relu", minimal_results("relu"))) is None
 
 
 def test_a_failed_audit_a_hostile_name_and_unequal_sizes_are_told(three):
     folder, _ = three
     made = write(folder / "studies" / "a|b<i>" / "results", 5)
     storage.write_results({**made["gelu"], "parameters": 900_000}, folder / "studies" / "a|b<i>" / "results")
-    bad = synthetic_results("swish", audit_passed=False) | {"fingerprint": "5" * 64}
+    bad = synthetic_results("swish", audit_passed=False) | {"fingerprint": "5" * 64, "dataset": made["gelu"]["dataset"]}
     storage.write_results(bad, folder / "studies" / "a|b<i>" / "results")
     text = studies.studies_text(load(folder))
     assert "<i>" not in text and r"a\|b&lt;i&gt;" in text

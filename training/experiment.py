@@ -369,6 +369,7 @@ def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:
         "windows": len(starts),
         "block_size": config.block_size,
         "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
+        "bytes": evaluated_bytes(corpus, starts, config.block_size),
         "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
     }
 
@@ -393,6 +394,12 @@ def _training_loss(config: Config, saved: dict, corpus: Corpus) -> dict:
     with trials.torch_settings(config):
         loss, accuracy = metrics.evaluate_loss(model, corpus.train, starts, config.block_size, config.device)
     return {"train_loss": loss, "train_accuracy": accuracy}
+
+
+def evaluated_bytes(corpus: Corpus, starts: np.ndarray, length: int) -> int:
+    """Bytes of UTF-8 that the evaluated tokens stand for: nats per token become bits per byte by it."""
+    lengths = corpus.tokenizer.token_bytes()
+    return sum(int(lengths[corpus.val[start + 1 : start + length + 1]].sum()) for start in starts)
 
 
 def self_difference(model, corpus: Corpus, starts: np.ndarray, config: Config) -> float:
