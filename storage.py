@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-SCHEMA_VERSION = 2  # of results files; train.py measures results of another one again, from their checkpoints
+SCHEMA_VERSION = 3  # of results files; train.py measures results of another one again, from their checkpoints
 
 
 class StorageError(Exception):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 
@@ -28,7 +29,9 @@ def after_training(results: dict) -> list[dict]:
         _consistent(results, done),
         _suspicious(results, done),
         _positions_compared(results, done),
-        _converged(results, done),
+        _learning_curve(results, done),
+        _one_machine(results),
+        _unseen(results),
     ]
 
 
@@ -114,21 +117,34 @@ def _degenerate(results, done):
     )
 
 
+ALIKE = 1e-5  # relative PD of two models that differ by rounding; trained apart they differ by 1e-3 and more
+
+
 def _distinct(results, done):
-    vary = (results.get("config") or {}).get("vary")
+    vary = list((results.get("config") or {}).get("vary") or ())
+    pds = {
+        frozenset(re.findall("[0-9]+", str(p["model_pair"]))): p["relative_pd"]
+        for p in results["reproducibility_metrics"]
+    }
     same = []
     for a, b in itertools.combinations(done, 2):
         names = f"trials {a['trial_id']} and {b['trial_id']}"
+        pd = pds.get(frozenset((str(a["trial_id"]), str(b["trial_id"]))))
         if a.get("weights_sha256") and a.get("weights_sha256") == b.get("weights_sha256"):
             same.append(f"{names} have identical weights")
         elif _fingerprint([a]) == _fingerprint([b]):
             same.append(f"{names} have identical results")
-    applies = len(done) > 1 and list(vary or ()) != ["none"]
+        elif _number(pd) and pd < ALIKE and vary != ["bit"]:
+            same.append(f"{names} predict the same (relative PD {pd:.2g})")
+        elif results.get("fingerprint") and a["seed"] is not None and a["seed"] == b["seed"]:
+            same.append(f"{names} have the same seed")
+    applies = len(done) > 1 and vary != ["none"]
     return check(
         "distinct",
         not same if applies else None,
         listed(same, f"{len(done)} trials, no two alike" if len(done) > 1 else "fewer than two trials"),
-        "no two trials with identical weights or results" + ("" if applies else " (vary = none aside)"),
+        f"no two trials with identical weights, results or seeds, or a relative PD below {ALIKE:g}"
+        + ("" if applies else " (vary = none aside)"),
         "a checkpoint counted twice makes training look perfectly reproducible",
     )
 
@@ -281,9 +297,9 @@ def _positions_compared(results, done):
     )
 
 
-def _converged(results, done):
-    """Least-squares slope of the last third of each validation curve, reported; failed only by a model that ends no
-    better than it began."""
+def _learning_curve(results, done):
+    """How steeply each validation curve still falls: least squares over its last third. Reported, since no length of
+    training is the right one; failed only by a model that ends no better than it began."""
     slopes, problems = [], []
     for t in done:
         curve = [x for x in t["val_loss_history"] if _number(x)]
@@ -298,13 +314,72 @@ def _converged(results, done):
         slope = np.polyfit(np.array(steps[-last:], float), curve[-last:], 1)[0]
         slopes.append(f"{slope * (steps[-1] - steps[0]) / 10:+.4f}")
     return check(
-        "converged",
+        "learning curve",
         not problems if slopes else None,
         listed(
-            problems, f"over the last third, nats per tenth of training: {', '.join(slopes)}" if slopes else "no curve"
+            problems,
+            f"at the end of training the validation loss changes by {', '.join(slopes)} nats in a tenth of training"
+            if slopes
+            else "no curve",
         ),
-        "reported; the last point must be below the first",
+        "reported, not judged; the last point must be below the first",
         "trials compared while they still improve differ by how far they have come, too",
+    )
+
+
+# -- confounds ----------------------------------------------------------------------------------------------------
+
+
+def _environments(results) -> dict:
+    """{trial id: its environment, {what: value}}, of the trials that record one."""
+    found = {t["trial_id"]: t.get("environment") for t in results["trials"]}
+    return {k: {what: str(value) for what, value in e.items()} for k, e in found.items() if isinstance(e, dict)}
+
+
+def _apart(environments: dict) -> list[str]:
+    """In what environments, by whose they are, differ: "torch: 2.13.0 (1, 2), 2.12.0 (3)"."""
+    facts = []
+    for what in dict.fromkeys(what for environment in environments.values() for what in environment):
+        values: dict[str, list[str]] = {}
+        for whose, environment in environments.items():
+            values.setdefault(environment.get(what, "not recorded"), []).append(str(whose))
+        if len(values) > 1:
+            facts.append(f"{what}: " + ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items()))
+    return facts
+
+
+def _one_machine(results):
+    environments = _environments(results)
+    first = next(iter(environments.values()), {})
+    versions = ", ".join(f"{what} {first[what]}" for what in ("torch", "device_name", "computed") if what in first)
+    apart = _apart({f"trial {k}": environment for k, environment in environments.items()})
+    return check(
+        "one machine",
+        ("caution" if apart else True) if environments else None,
+        listed(apart, f"{len(environments)} trials with {versions}" if environments else "not recorded"),
+        "the same versions, processor, precision and kernels for every trial",
+        "where they differ, part of the difference between trials is the machine's",
+    )
+
+
+MOST_UNSEEN = 0.01
+
+
+def _unseen(results):
+    dataset = results.get("dataset") or {}
+    pairs = [("unseen_val_tokens", "val_tokens", "tokens"), ("unseen_val_characters", "val_characters", "characters")]
+    shares = {what: dataset[n] / dataset[of] for n, of, what in pairs if _number(dataset.get(n)) and dataset.get(of)}
+    worst = max(shares.values(), default=0.0)
+    return check(
+        "unseen characters",
+        ("caution" if worst > MOST_UNSEEN else True) if shares else None,
+        ", ".join(
+            f"{100 * share:.2g} % of the validation {what} never occur in training" for what, share in shares.items()
+        )
+        or "not recorded",
+        f"at most {100 * MOST_UNSEEN:g} %",
+        "what was never seen can't be learnt and costs about 7 nats each time, with every activation: part of the loss "
+        "and of the differences is not the models'",
     )
 
 
@@ -324,6 +399,8 @@ def across_activations(all_results: dict[str, dict]) -> list[dict]:
         ),
         _same_settings(all_results),
         _parameters_across(all_results),
+        _one_machine_across(all_results),
+        _order_of_training(all_results),
     ]
 
 
@@ -402,4 +479,46 @@ def _parameters_across(all_results):
         ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "not recorded",
         "equal within 1 %",
         "a larger model is better for its size, not for its activation",
+    )
+
+
+def _one_machine_across(all_results):
+    """Whether trial k of every activation was trained in the same environment: then machines that differ from trial to
+    trial are the same for all, and what is compared are not machines."""
+    environments = {name: found for name, results in all_results.items() if (found := _environments(results))}
+    apart, common = [], set.intersection(*map(set, environments.values())) if environments else set()
+    for k in sorted(common, key=str):
+        apart += [
+            fact for fact in _apart({name: found[k] for name, found in environments.items()}) if fact not in apart
+        ]
+    measured = f"the same for trial {', '.join(map(str, sorted(common, key=str)))} of every activation"
+    if apart:
+        measured = f"a confound, since a difference between activations may be the machines': {listed(apart, '')}"
+    return check(
+        "same machines across activations",
+        ("caution" if apart else True) if len(environments) > 1 and common else None,
+        measured if len(environments) > 1 and common else "not recorded",
+        "trial k of every activation with the same versions, processor, precision and kernels",
+        "activations trained on different machines are compared with their machines",
+    )
+
+
+def _order_of_training(all_results):
+    """Reported: times drift with the machine's state, so activations that were trained one after another are compared
+    with their hours."""
+    spans = {}
+    for name, results in all_results.items():
+        ends = [(t.get("ended"), t.get("total_time")) for t in results["trials"]]
+        if ends and all(_number(x) for both in ends for x in both):
+            spans[name] = min(end - total for end, total in ends), max(end for end, _ in ends)
+    order = sorted(spans, key=spans.get)
+    apart = all(spans[a][1] <= spans[b][0] for a, b in itertools.pairwise(order))
+    return check(
+        "order of training",
+        True if len(spans) > 1 else None,
+        (f"one activation after another: {', '.join(order)}" if apart else "activations were trained side by side")
+        if len(spans) > 1
+        else "not recorded",
+        "reported, not judged; it touches times alone",
+        "a machine that grows warm or busy slows whatever is trained last",
     )

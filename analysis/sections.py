@@ -217,11 +217,11 @@ def across(s: Study) -> list[dict]:
     return checks.across_activations(s.all_results)
 
 
-def failed_checks(checks: list[dict]) -> list[str]:
+def failed_checks(checks: list[dict], status: str = "fail") -> list[str]:
     return [
         f"*{safe(c.get('name', ''))}*: {safe(c.get('measured', ''))}; needed: {safe(c.get('threshold', ''))}."
         for c in checks
-        if c.get("status") == "fail"
+        if c.get("status") == status
     ]
 
 
@@ -235,6 +235,8 @@ def cautions(s: Study) -> list[str]:
     for name, m in s.measured.items():
         for check in failed_checks(m.record("audit").get("checks", [])):
             note(name, f"failed the audit; kept out of rankings and tests. {check}")
+        for check in failed_checks(m.record("audit").get("checks", []), "caution"):
+            note(name, check)
         if m.audit == "not recorded":
             note(name, "no audit is on record")
         if left_out := m.results.get("left_out"):
@@ -256,7 +258,8 @@ def cautions(s: Study) -> list[str]:
             used = listed(map(str, m.pd_ids)) or DASH
             note(name, f"some pairs of trials have no PD on record; the mean is over trials {used}")
     lines = [f"{labels(names)}: {text.rstrip('.')}." for text, names in found.items()]
-    lines += [f"Across activations: {check}" for check in failed_checks(across(s))]
+    for status in ("fail", "caution"):
+        lines += [f"Across activations: {check}" for check in failed_checks(across(s), status)]
     if len({len(m.trials) for m in s.fit.values()}) > 1:
         lines.append(
             "Activations have different numbers of finished trials; where seeds are shared, a comparison uses the "
@@ -293,6 +296,9 @@ def how_measured(s: Study) -> list[str]:
         checksum = str(evaluation.get("sha256"))[:12]
         rows["Evaluated at"] = f"{evaluation['positions']:,} positions, the same for all models (sha256 {checksum})"
     rows["Machine"] = ", ".join(f"{k} {plain(v)}" for k, v in m.record("environment").items() if v not in (None, ""))
+    every = [*across(s), *(c for m in studied for c in m.record("audit").get("checks", []))]
+    if any("machine" in c.get("name", "") and c.get("status") == "caution" for c in every):
+        rows["Machine"] += "; not the same for all trials: see above"
     rows["Units"] = "losses in nats per token; times in seconds, of training alone"
     rows["Fingerprint of the settings"] = str(m.results.get("fingerprint") or "")[:16]
     return table(["What", "Value"], ([what, safe(value)] for what, value in rows.items() if value), left=2)
@@ -676,7 +682,8 @@ def integrity(s: Study) -> list[str]:
     every = [c for listed_checks in checks.values() for c in listed_checks]
     if every:
         states = [
-            f"{sum(c.get('status') == kind for c in every)} {kind}" for kind in ("pass", "fail", "not applicable")
+            f"{sum(c.get('status') == kind for c in every)} {kind}"
+            for kind in ("pass", "fail", "caution", "not applicable")
         ]
         names = ", ".join(dict.fromkeys(str(c.get("name")) for c in every))
         points.append(
@@ -685,10 +692,10 @@ def integrity(s: Study) -> list[str]:
     states = ", ".join(f"{check['name']}: {check['status']}" for check in across(s))
     points.append(f"Across activations: {safe(states)}.")
     points += [
-        f"Convergence of {label(n)}: {safe(c.get('measured', ''))}."
+        f"{label(n)}: {safe(c.get('measured', ''))}."
         for n, listed_checks in checks.items()
         for c in listed_checks
-        if c.get("name") == "converged"
+        if c.get("name") == "learning curve"
     ]
     failed = {n: m for n, m in s.measured.items() if m.failed}
     points += [

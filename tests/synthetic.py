@@ -35,6 +35,7 @@ def synthetic_results(
     g = pd * spread * (0.8 * shared.standard_normal(n_trials) + 0.6 * rng.standard_normal(n_trials)) / 2
     steps = list(range(0, 1001, 100))
     start_loss = 4.3
+    environment = {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "threads": 1, "precision": "bfloat16"}
     trials = []
     for k in range(1, n_trials + 1):
         final = val_loss * (1 + spread * 0.2 * shared.standard_normal() + spread * 0.1 * rng.standard_normal())
@@ -66,6 +67,7 @@ def synthetic_results(
                 "distinct_argmax": 50,
                 "sample": "ROMEO:\nO, she doth teach the torches to burn bright!",
                 "checkpoint": {"path": f"checkpoints/{activation}/trial_{k}.pt", "sha256": f"{seed:02x}{k:02x}" * 16},
+                "environment": dict(environment),
                 "weights_sha256": f"{sum(activation.encode()):04x}{k:04x}" * 8,
             }
         )
@@ -145,7 +147,7 @@ def synthetic_results(
         "evaluation": {"positions": 65536, "windows": 1024, "block_size": 64, "blocks": 64, "sha256": "e" * 64},
         "steps": steps,
         "seeds": [t["seed"] for t in trials],
-        "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "threads": 1, "precision": "bfloat16"},
+        "environment": environment,
         "parameters": 804096,
         "trials": trials,
         "reproducibility_metrics": pairs,

@@ -182,20 +182,131 @@ def test_planted_missing_pair():
     assert caught(lambda results: results["reproducibility_metrics"].pop(), "same positions compared")
 
 
-@planted("a loss that only rises", "converged")
+@planted("a loss that only rises", "learning curve")
 def test_planted_training_that_only_gets_worse():
     def rising(results):
         curve = results["trials"][1]["val_loss_history"]
         results["trials"][1]["val_loss_history"] = curve[::-1]
 
-    assert caught(rising, "converged")
+    assert caught(rising, "learning curve")
+
+
+@planted("a trial that is a copy but for rounding", "distinct")
+def test_planted_near_copy():
+    """One weight moved by a unit in the last place: another checksum, the same model."""
+
+    def near_copy(results):
+        results["reproducibility_metrics"][1]["relative_pd"] = 3e-8
+
+    assert caught(near_copy, "distinct")
+
+    def one_bit(results):
+        near_copy(results)
+        results["config"]["vary"] = ["bit"]  # where it may still be so after a short training
+
+    assert not caught(one_bit, "distinct")
+
+
+@planted("two trials of one seed", "distinct")
+def test_planted_seed_twice():
+    def same_seed(results):
+        results["trials"][2]["seed"] = results["trials"][0]["seed"]
+
+    assert caught(same_seed, "distinct")
+    assert "trials 1 and 3 have the same seed" in measured(checks.after_training(changed(same_seed)), "distinct")
+
+
+def changed(mutate):
+    results = synthetic_results()
+    mutate(results)
+    return results
+
+
+def cautioned(mutate, name):
+    """What a check says that is a caution on results that `mutate` changed, and passes without it."""
+    assert status(checks.after_training(synthetic_results()))[name] == "pass"
+    found = checks.after_training(changed(mutate))
+    assert status(found)[name] == "caution" and "fail" not in status(found).values()
+    return measured(found, name)
+
+
+@planted("trials of different machines", "one machine")
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("torch", "1.13"), ("device_name", "another processor"), ("precision", "float32"), ("compiler", "g++ 13")],
+)
+def test_planted_machines_that_differ(what, value):
+    def mixed(results):
+        for t in results["trials"][1:]:
+            t["environment"][what] = value
+
+    assert f"{value} (trial 2, trial 3)" in cautioned(mixed, "one machine")
+    study = synthetic_study()
+    mixed(study["gelu"])
+    study["gelu"]["audit"]["checks"] += checks.after_training(study["gelu"])
+    text = analyze_results.generate_final_report(study, None)
+    assert "not the same for all trials" in text and f"{value} (trial 2, trial 3)" in text
+    assert "a confound" in text and f"{value} (gelu)" in text
+
+
+def test_machines_that_differ_from_trial_to_trial_are_no_confound_where_they_are_the_same_for_all():
+    study = synthetic_study()
+    for results in study.values():
+        results["trials"][1]["environment"]["device_name"] = "another processor"
+    assert status(checks.across_activations(study))["same machines across activations"] == "pass"
+    assert status(checks.after_training(study["relu"]))["one machine"] == "caution"
+    study["relu"]["trials"][0]["environment"], study["relu"]["trials"][1]["environment"] = (
+        study["relu"]["trials"][1]["environment"],
+        study["relu"]["trials"][0]["environment"],
+    )
+    found = checks.across_activations(study)
+    assert status(found)["same machines across activations"] == "caution"
+    assert "device_name" in measured(found, "same machines across activations")
+
+
+@planted("3 % of the validation text unseen in training", "unseen characters")
+def test_planted_unseen_characters():
+    def unseen(results):
+        results["dataset"]["unseen_val_tokens"] = 14_400
+
+    assert "3 % of the validation tokens" in cautioned(unseen, "unseen characters")
+    study = synthetic_study()
+    unseen(study["relu"])
+    study["relu"]["audit"]["checks"] += checks.after_training(study["relu"])
+    assert "3 % of the validation tokens never occur" in analyze_results.generate_final_report(study, None)
+
+    def characters(results):  # of a byte tokenizer, to which no token is unseen
+        results["dataset"] |= {"unseen_val_characters": 3000, "val_characters": 100_000}
+
+    assert "3 % of the validation characters" in cautioned(characters, "unseen characters")
+
+
+def test_the_order_of_training_is_reported():
+    study = synthetic_study(("relu", "gelu", "swish"))
+    assert status(checks.across_activations(study))["order of training"] == "not applicable"
+    for place, name in enumerate(("gelu", "relu", "swish")):
+        for k, t in enumerate(study[name]["trials"]):
+            t.update(ended=1000.0 + 100 * place + 30 * k, total_time=29.0)
+    found = checks.across_activations(study)
+    assert "one activation after another: gelu, relu, swish" in measured(found, "order of training")
+    study["relu"]["trials"][1]["ended"] += 500
+    assert "side by side" in measured(checks.across_activations(study), "order of training")
+
+
+def test_a_loss_that_still_falls_is_not_called_converged():
+    results = synthetic_results()
+    for t in results["trials"]:
+        t["val_loss_history"] = [4.3 - 0.024 * k for k in range(11)]
+    found = checks.after_training(results)
+    assert "changes by -0.0240, -0.0240, -0.0240 nats in a tenth of training" in measured(found, "learning curve")
+    assert not any("converge" in text for check in found for text in check.values())
 
 
 def test_slope_of_the_last_third_is_reported():
     results = synthetic_results(n_trials=1)
     results["trials"][0].update(val_loss_history=[4.0, 3.0, 2.0, 1.9, 1.8, 1.7], steps=[0, 20, 40, 60, 80, 100])
     # 0.1 nats per 20 steps; a tenth of training is 10 steps
-    assert "-0.0500" in measured(checks.after_training(results), "converged")
+    assert "-0.0500" in measured(checks.after_training(results), "learning curve")
 
 
 # -- across activations -------------------------------------------------------------------------------------------

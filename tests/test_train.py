@@ -27,7 +27,7 @@ from training import trial as trials
 ROOT = Path(__file__).resolve().parent.parent
 # Times and places: what may differ between two runs of one experiment.
 NOT_COMPARED = {
-    "training_time", "total_time", "tokens_per_second", "timestamp", "path", "sha256", "content_sha256",
+    "training_time", "total_time", "ended", "tokens_per_second", "timestamp", "path", "sha256", "content_sha256",
     "avg_training_time", "results_dir", "plots_dir", "checkpoint_dir", "workers", "audit",
 }  # fmt: skip
 
@@ -165,7 +165,7 @@ def without_the_last_metric(results):
 @pytest.mark.parametrize(
     ("older", "reason"),
     [
-        (lambda r: {**r, "schema_version": 1}, "written with schema 1, this program's is 2"),
+        (lambda r: {**r, "schema_version": 1}, "written with schema 1, this program's is 3"),
         (lambda r: {k: v for k, v in r.items() if k != "metrics"}, "relative_pd, .* not measured yet"),
         (without_the_last_metric, "tokens_per_second not measured yet"),
     ],

@@ -268,7 +268,8 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
         saved = storage.load_checkpoint(path)
         trials.check_same_experiment(config, activation, number, saved, corpus, path)
-        record = {**saved["record"], "checkpoint": {"path": str(path), "sha256": storage.sha256_file(path)}}
+        checkpoint = {"path": str(path), "sha256": storage.sha256_file(path)}
+        record = {**saved["record"], "checkpoint": checkpoint, "environment": saved["environment"]}
         if record["status"] == "done" and saved["config"]["eval_tokens"] != config.eval_tokens:
             record.update(_training_loss(config, saved, corpus))
         records.append(record)

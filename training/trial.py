@@ -307,6 +307,7 @@ class Training:
             "train_accuracy": None,
             "training_time": self.watch.seconds,
             "total_time": None,
+            "ended": None,
             "steps_trained": self.step,
             "tokens_per_second": self.step * c.batch_size * c.block_size / max(self.watch.seconds, 1e-9),
             **self.history,
@@ -325,7 +326,7 @@ class Training:
         if self.diverged_at is None:
             loss, accuracy = self._training_loss()
             record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
-        record["total_time"] = self.elapsed()
+        record.update(total_time=self.elapsed(), ended=time.time())
         weights = self._weights()
         record["weights_sha256"] = storage.contents_sha256(weights)
         storage.save_checkpoint(
