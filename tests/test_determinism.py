@@ -15,7 +15,8 @@ import train
 from prepare_data import load_corpus
 from training import trial
 
-NOT_THE_SAME = {"training_time", "total_time", "ended", "tokens_per_second", "path", "sha256"}  # times; files that hold them
+# times; files that hold them
+NOT_THE_SAME = {"training_time", "total_time", "ended", "tokens_per_second", "path", "sha256"}
 
 
 def numbers(record: dict) -> dict:

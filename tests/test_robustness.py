@@ -39,7 +39,8 @@ SETTINGS = {
 }  # fmt: skip
 # times, where things lie, and checksums of files that hold these
 NOT_COMPARED = {
-    "timestamp", "training_time", "total_time", "ended", "tokens_per_second", "avg_training_time", "sha256", "content_sha256",
+    "timestamp", "training_time", "total_time", "ended", "tokens_per_second", "avg_training_time", "sha256",
+    "content_sha256",
     "path", "results_dir", "plots_dir", "checkpoint_dir", "data_dir", "workers", "git_commit", "environment",
 }  # fmt: skip
 

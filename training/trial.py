@@ -292,11 +292,10 @@ class Training:
 
     # the end
 
-    def finish(self) -> dict:
-        """The final losses and the checkpoint; returns the trial's record."""
-        c, corpus = self.config, self.corpus
-        self.optimiser.use_master_weights()
-        self.model.eval()
+    def record(self) -> dict:
+        """What is recorded of the trial as it is now, with the final losses; all but times follows from the settings,
+        the seeds, the curves and the weights."""
+        c, history = self.config, self.history
         record = {
             "trial_id": self.trial,
             "seed": c.seed_base + self.trial - 1,
@@ -310,40 +309,48 @@ class Training:
             "ended": None,
             "steps_trained": self.step,
             "tokens_per_second": self.step * c.batch_size * c.block_size / max(self.watch.seconds, 1e-9),
-            **self.history,
-            "initial_loss": self.history["val_loss_history"][0] if self.history["val_loss_history"] else None,
-            "best_val_loss": min(self.history["val_loss_history"], default=None),
+            **history,
+            "initial_loss": history["val_loss_history"][0] if history["val_loss_history"] else None,
+            "best_val_loss": min(history["val_loss_history"], default=None),
             "best_step": None,
             "overfit": False,
             "parameters": self.model.n_parameters(),
             "sample": "",
         }
-        if self.history["val_loss_history"]:
-            best = int(np.argmin(self.history["val_loss_history"]))
-            record["best_step"] = self.history["steps"][best]
+        if history["val_loss_history"]:
+            best = int(np.argmin(history["val_loss_history"]))
+            record["best_step"] = history["steps"][best]
             # worse at the end than at its best by more than a percent: the reported model is past its best
-            record["overfit"] = self.history["val_loss_history"][-1] > 1.01 * record["best_val_loss"]
+            record["overfit"] = history["val_loss_history"][-1] > 1.01 * record["best_val_loss"]
         if self.diverged_at is None:
+            self.optimiser.use_master_weights()
+            self.model.eval()
             loss, accuracy = self._training_loss()
             record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
-        record.update(total_time=self.elapsed(), ended=time.time())
-        weights = self._weights()
-        record["weights_sha256"] = storage.contents_sha256(weights)
-        storage.save_checkpoint(
-            storage.checkpoint_path(c.checkpoint_dir, self.activation, self.trial),
-            {
-                "kind": "trial",
-                **self._identity(),
-                "vocab_size": corpus.vocab_size,
-                "tokenizer": corpus.tokenizer.to_dict(),
-                "record": record,
-                "environment": environment(c),
-                "weights": weights if self.diverged_at is None else {},
-                "branches": self.branches if self.diverged_at is None else {},
-                "probe": _stacked(self.probe),
-                "probe_argmax": _stacked(self.probe_argmax),
-            },
-        )
+        weights_sha256 = storage.contents_sha256(self._weights())
+        return record | {"total_time": self.elapsed(), "ended": time.time(), "weights_sha256": weights_sha256}
+
+    def contents(self, record: dict) -> dict:
+        """Of a finished trial's checkpoint."""
+        done = self.diverged_at is None
+        return {
+            "kind": "trial",
+            **self._identity(),
+            "vocab_size": self.corpus.vocab_size,
+            "tokenizer": self.corpus.tokenizer.to_dict(),
+            "record": record,
+            "environment": environment(self.config),
+            "weights": self._weights() if done else {},
+            "branches": self.branches if done else {},
+            "probe": _stacked(self.probe),
+            "probe_argmax": _stacked(self.probe_argmax),
+        }
+
+    def finish(self) -> dict:
+        """Write the checkpoint; returns the trial's record."""
+        c, record = self.config, self.record()
+        path = storage.checkpoint_path(c.checkpoint_dir, self.activation, self.trial)
+        storage.save_checkpoint(path, self.contents(record))
         storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=0)
         return record
 
