@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verify:
             from tools.verify import print_verification  # brings torch
 
-            return 1 if print_verification(folders) else 0
+            return 1 if print_verification(folders, args.studies_dir) else 0
         if args.where:
             return _where(folders)
         if args.plan:

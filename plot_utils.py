@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 _NO_DATES = {  # metadata left out, so that the same results give the same bytes
-    "png": {"Software": None},
+    "png": {},  # it names the version of matplotlib: another one may draw other bytes
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
     "svg": {"Date": None, "Creator": None},
 }
@@ -460,6 +460,14 @@ def plot_where(where: Mapping):
 
 
 # -- all at once --------------------------------------------------------------------------------------------------
+
+
+OF_ONE = {  # the figures of each activation, by the end of their names
+    "training_curves": plot_training_curves,
+    "reproducibility": plot_reproducibility_metrics,
+    "summary": plot_summary_metrics,
+    "divergence": plot_divergence,
+}
 
 
 def plot_comparisons(

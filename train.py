@@ -330,13 +330,7 @@ def _draw(config: Config, results: dict) -> None:
 
     name = results["activation"]
     newest = storage.results_path(config.results_dir, name).stat().st_mtime
-    figures = {
-        "training_curves": plot_utils.plot_training_curves,
-        "reproducibility": plot_utils.plot_reproducibility_metrics,
-        "summary": plot_utils.plot_summary_metrics,
-        "divergence": plot_utils.plot_divergence,
-    }
-    for figure, draw in figures.items():
+    for figure, draw in plot_utils.OF_ONE.items():
         path = Path(config.plots_dir) / f"{storage.file_name(name)}_{figure}.png"
         if not path.exists() or path.stat().st_mtime < newest:
             draw(results, name, config.plots_dir)

@@ -54,7 +54,15 @@ def write_report(
     default a folder beside the figures."""
     folder = Path(save_path).parent if save_path is not None else results_dir
     folder = Path(folder if folder is not None else Path(plots_dir or "plots").parent / "results")
-    plots = Path(plots_dir) if plots_dir is not None else folder.parent / "plots"
+    text, page = composed(study, folder, Path(plots_dir) if plots_dir is not None else folder.parent / "plots")
+    if save_path is not None:
+        storage.write_text(save_path, text)
+        storage.write_text(Path(save_path).with_suffix(".html"), page)
+    return text
+
+
+def composed(study: Study, folder: Path, plots: Path) -> tuple[str, str]:
+    """The report as Markdown and as a page, as they read in `folder` beside the figures in `plots`."""
     links, images = {}, {}
     for key, (name, _) in FIGURES.items():
         if (plots / name).is_file():
@@ -62,11 +70,7 @@ def write_report(
             images[links[key]] = plots / name
     found = where.Told(study.all_results, folder, plots)
     text = report_text(study, links, [*looks.told(study.all_results, folder), *found.lines])
-    if save_path is not None:
-        storage.write_text(save_path, text)
-        page = found.in_html(to_html(text, images | found.images))
-        storage.write_text(Path(save_path).with_suffix(".html"), page)
-    return text
+    return text, found.in_html(to_html(text, images | found.images))
 
 
 def report_text(study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> str:

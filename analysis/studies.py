@@ -608,27 +608,38 @@ def write_studies(
     plots_dir: str | os.PathLike = "plots",
     studies_dir: str | os.PathLike = "studies",
 ) -> list[Path]:
-    """Write the tables, the figure and the text over all studies; returns their paths.
+    """Write the tables, the figure and the text over all studies; returns their paths, the text's last.
 
     Raises: what `load_studies` raises, and storage.StorageError when the disk refuses.
     """
-    studies = load_studies(results_dir, studies_dir)
-    folder, paths = Path(results_dir), []
-    for name, made in (("all_studies", studies_frame(studies)), ("all_studies_pooled", pooled_frame(studies))):
-        paths.append(folder / f"{name}.csv")
-        storage.write_text(paths[-1], csv(made))
-    rows, figure = figure_rows(studies), None
-    if rows:
-        pooled = [
-            {"activation": p.activation, "ratio": p.ratio(), "low": p.ratio("low"), "high": p.ratio("high")}
-            for p in pool(studies)
-            if p.p is not None and p.activation != SMOOTH
-        ]
-        paths.append(plot_utils.plot_studies(rows, plots_dir, pooled))
-        figure = urllib.parse.quote(Path(os.path.relpath(paths[-1], folder)).as_posix())
-    paths.append(folder / "ALL_STUDIES.md")
-    storage.write_text(paths[-1], studies_text(studies, figure))
-    return paths
+    studies, folder = load_studies(results_dir, studies_dir), Path(results_dir)
+    drawn = draw_studies(studies, plots_dir)
+    made = {folder / name: text for name, text in made_of(studies, folder, drawn).items()}
+    for path, text in made.items():
+        storage.write_text(path, text)
+    *tables, text = made
+    return [*tables, *([drawn] if drawn else []), text]
+
+
+def draw_studies(studies: Mapping[str, Member], plots_dir: str | os.PathLike) -> Path | None:
+    """Draw all_studies.png; None where no study has a ratio to ReLU."""
+    rows = figure_rows(studies)
+    pooled = [
+        {"activation": p.activation, "ratio": p.ratio(), "low": p.ratio("low"), "high": p.ratio("high")}
+        for p in pool(studies)
+        if p.p is not None and p.activation != SMOOTH
+    ]
+    return plot_utils.plot_studies(rows, plots_dir, pooled) if rows else None
+
+
+def made_of(studies: Mapping[str, Member], folder: Path, figure: Path | None) -> dict[str, str]:
+    """{file name: contents} of the tables and the text; `folder` is where they lie, `figure` the drawn one."""
+    link = figure and urllib.parse.quote(Path(os.path.relpath(figure, folder)).as_posix())
+    return {
+        "all_studies.csv": csv(studies_frame(studies)),
+        "all_studies_pooled.csv": csv(pooled_frame(studies)),
+        "ALL_STUDIES.md": studies_text(studies, link),
+    }
 
 
 def figure_rows(studies: Mapping[str, Member]) -> list[dict]:

@@ -29,8 +29,10 @@ def frame(rows: Iterable[dict], columns: list[str] | None = None):
             table[name] = table[name].astype("boolean" if missing else bool)
         elif kind == "integer" and all(abs(x) < 2**63 for x in table[name].dropna()):  # larger ones are rounded
             table[name] = table[name].astype("Int64" if missing else int)
-        else:
+        elif all(isinstance(x, int | float) for x in table[name].dropna()):
             table[name] = table[name].astype("Float64" if missing else float)
+        else:  # another tool's key, now text and now a number
+            table[name] = table[name].map(lambda x: "" if x is None else str(x))
     return table
 
 

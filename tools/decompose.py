@@ -9,7 +9,7 @@ source alone, one bit included, causes nearly as much variation as all together.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,21 @@ def decompose(
         if vary == config.vary:
             varied, log = config.replace(vary=vary), tensorboard
         else:
-            varied = _in_folder(config, name, vary)
+            varied = in_folder(config, name, vary)
             log = tensorboard and Path(tensorboard, config.study or "", "sources", name)
         results = run_study(varied, [activation], tensorboard=log, **options)[activation]
+        table[name] = (vary, results)
+    decomposition = decomposed(config, activation, table)
+    storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
+    pds = {name: row["relative_pd"] for name, row in decomposition["sources"].items()}
+    plot_utils.plot_sources(pds, activation, config.plots_dir)
+    return decomposition
+
+
+def decomposed(config: Config, activation: str, sources: Mapping[str, tuple[tuple[str, ...], dict]]) -> dict:
+    """The table of `decompose`, from {name: (what varies, results of the activation)}."""
+    table = {}
+    for name, (vary, results) in sources.items():
         pairs = results["reproducibility_metrics"]
         table[name] = {
             "vary": list(vary),
@@ -59,13 +71,11 @@ def decompose(
     whole = table["all"]["mean"]
     for row in table.values():
         row["share_of_all"] = row["mean"] / whole if whole and row["mean"] is not None else None
-    decomposition = {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
-    storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
-    plot_utils.plot_sources({name: row["relative_pd"] for name, row in table.items()}, activation, config.plots_dir)
-    return decomposition
+    return {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
 
 
-def _in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
+def in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
+    """The settings of a source's own study."""
     folders = {key: str(Path(getattr(config, key)) / "sources" / name) for key in ("results_dir", "checkpoint_dir")}
     return config.replace(vary=vary, study=None, plots_dir=str(Path(config.plots_dir) / "sources" / name), **folders)
 

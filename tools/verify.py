@@ -1,121 +1,441 @@
-"""Derive every published number again: results from the checkpoints, table and report from the results.
+"""Derive every published number again: checkpoints from settings, seeds and weights; results, with their audit, from
+the checkpoints; tables, reports and figures from the results.
 
-`python analyze_results.py --verify` is for whoever doubts a number, or received a folder from somebody else.
+`python analyze_results.py --verify` is for whoever doubts a number, or received a folder from somebody else. What only
+training itself could give again is listed in RECORDED_ONLY, and said.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterator
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import torch
+
+import audit
+import plot_utils
 import storage
-from analysis import report, tables
-from analysis.results import load_all_results
+from analysis import checks, disagreement_page, report, studies, tables
+from analysis.results import load_all_results, results_files
 from analysis.study import Study
-from analysis.where import WHERE_FILE, load
-from config import Config, UserError
-from prepare_data import load_corpus
+from analysis.where import PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
+from config import Config, UserError, lacking
+from prepare_data import Corpus, load_corpus
+from tools import decompose
 from tools.where import compute, recorded_config
-from training import experiment
+from training import experiment, machine
+from training import trial as trials
+from training.optimiser import learning_rate
 
-# what is about the occasion, not the experiment
-NOT_COMPARED = {"timestamp", "content_sha256", "audit", "path", "study"}
+RECORDED_ONLY = {
+    "training_time, total_time, ended, timestamp": "when it was and how long it took",
+    "environment": "the machine of that time",
+    "curves between their first and last point, the predictions there, all gradient norms": "training alone gives "
+    "them; the first point follows from the seed, the last from the weights",
+    "that a trial diverged": "it keeps no weights",
+    "weights": "that they came of this training; their checksum, losses and predictions follow from them",
+    "study, folders, workers, trials planned, snapshot_seconds, encoding, text_column": "they change no number; the "
+    "text is known by its checksum",
+}
+SETTINGS_ONLY = {f.name for f in dataclasses.fields(Config) if not f.metadata["affects_results"]} - {"preset"}
 TOLERANCE = 1e-6  # relative; on the machine that made the results the difference is 0
+ELSEWHERE = 1e-3  # on another one, whose sums are rounded otherwise
+IN_WORDS = 1e-3  # numbers in the words of a check are rounded
+RECORDED = object()  # stands where nothing can be derived again
 
 
-def verify(config: Config) -> Iterator[tuple[str, list[str]]]:
-    """For each thing that is verified: (its name, what is wrong with it: nothing, or one line each).
+@dataclass
+class Verified:
+    """One file: what is wrong with it, one line each, and what else must be said of it."""
 
-    `config` names the folders; the settings are those that each results file records.
-    """
-    folder = Path(config.results_dir)
-    for path in sorted(folder.glob("*_results.json")):
-        yield str(path), _verify_results(path, config)
+    name: str
+    problems: list[str] = field(default_factory=list)
+    note: str = ""
+
+
+def verify(config: Config, studies_dir: str | Path = "studies") -> Iterator[Verified]:
+    """Every file of the study in the folders that `config` names, as far as it is there: what a study never had is not
+    missing."""
+    results, plots = Path(config.results_dir), Path(config.plots_dir)
+    known = set()
+    for found in _everything(config, results, plots, Path(studies_dir)):
+        known.add(found.name)
+        yield found
+    for path in sorted([*results.glob("[!.]*"), *plots.glob("[!.]*")]):
+        if path.is_file() and str(path) not in known:
+            yield Verified(str(path), note="not verified: nothing here makes such a file")
+
+
+def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
+    yield from _activations(config)
     try:
-        study = Study(load_all_results(folder))
+        study = Study(load_all_results(results))
+        text, page = report.composed(study, results, plots)
     except (UserError, storage.StorageError) as error:
-        yield str(folder), [str(error)]
+        yield Verified(str(results), [str(error)])
         return
-    for name, expected in (
-        ("summary.csv", tables.csv(tables.summary(study))),
-        ("FINAL_REPORT.md", report.write_report(study, None, config.plots_dir, folder)),
-    ):
-        yield str(folder / name), _verify_text(folder / name, expected)
-    if (folder / WHERE_FILE).exists():
-        yield str(folder / WHERE_FILE), _verify_where(folder / WHERE_FILE, study, config)
+    yield from _text(results / "summary.csv", lambda: tables.csv(tables.summary(study)))
+    yield from _text(results / "significance.csv", lambda: tables.csv(tables.significance(study)))
+    yield from _text(results / "FINAL_REPORT.md", lambda: text)
+    yield from _text(results / "FINAL_REPORT.html", lambda: page)
+    if any(plots.glob("*.png")):
+        for m in study.measured.values():
+            yield from _drawn(
+                plots, lambda to, m=m: [draw(m.results, m.name, to) for draw in plot_utils.OF_ONE.values()]
+            )
+        yield from _drawn(plots, lambda to: plot_utils.plot_comparisons(study, to))
+    yield from _where(study, config, results, plots)
+    yield from _sources(config, results, plots)
+    yield from _all_studies(results, plots, studies_dir)
 
 
-def _verify_results(path: Path, folders: Config) -> list[str]:
+# -- checkpoints and results --------------------------------------------------------------------------------------
+
+
+def _activations(folders: Config) -> Iterator[Verified]:
+    """The results files of a folder, each after its checkpoints."""
+    corpora: dict[str, Corpus] = {}
+    for path in results_files(folders.results_dir):
+        found = Verified(str(path))
+        try:
+            recorded = storage.read_results(path)
+            config, name = recorded_config(recorded, folders), recorded["activation"]
+            if recorded.get("schema_version") != storage.SCHEMA_VERSION:
+                raise UserError("written by another version of this program; train.py measures it again")
+            if config.fingerprint() not in corpora:
+                corpora[config.fingerprint()] = load_corpus(config)
+            corpus = corpora[config.fingerprint()]
+            there = experiment.existing_trials(config, name)
+            for trial in there:
+                yield _checkpoint(config, name, trial, corpus)
+            missing = [str(k) for k in range(1, config.trials_per_activation + 1) if k not in there]
+            if missing:
+                raise UserError(f"trial {', '.join(missing)} of {name} is not in {config.checkpoint_dir}")
+            again = derived_results(recorded, config, corpus)
+            environment = recorded.get("environment")
+            found.problems = list(differences(recorded, again, tolerance=tolerance(environment, config)))
+            found.note = _elsewhere(environment, config)
+        except (UserError, storage.StorageError) as error:
+            found.problems = [str(error)]
+        yield found
+
+
+def _checkpoint(config: Config, activation: str, trial: int, corpus: Corpus) -> Verified:
+    path = storage.checkpoint_path(config.checkpoint_dir, activation, trial)
+    found = Verified(str(path))
     try:
-        recorded = storage.read_results(path)
-        config = recorded_config(recorded, folders)
-        problems = []
-        for trial in recorded["trials"]:
-            file = storage.checkpoint_path(config.checkpoint_dir, recorded["activation"], trial["trial_id"])
-            if storage.sha256_file(file) != trial["checkpoint"]["sha256"]:
-                problems.append(f"{file}: not the checkpoint that was measured (checksum differs)")
-        again = experiment.measure(config, recorded["activation"], load_corpus(config))
+        saved = storage.load_checkpoint(path)
+        trials.check_same_experiment(config, activation, trial, saved, corpus, path)
+        again = derived_checkpoint(saved, corpus)
     except (UserError, storage.StorageError) as error:
-        return [str(error)]
-    return problems + list(differences(recorded, again))
+        found.problems = [str(error)]
+    except Exception as error:  # contents of any kind, sealed by whoever wrote them
+        found.problems = [f"its contents can't be those of a trial ({type(error).__name__}: {error})"]
+    else:
+        found.problems = list(checkpoint_differences(saved, again))
+    return found
 
 
-def _verify_where(path: Path, study: Study, folders: Config) -> list[str]:
-    try:
-        return list(differences(load(path), compute(folders, study.all_results)[0]))
-    except storage.StorageError as error:
-        return [str(error)]
+def checkpoint_differences(saved: dict, again: dict) -> Iterator[str]:
+    """What a checkpoint holds and what was derived again, see `derived_checkpoint`."""
+    near = tolerance(saved.get("environment"), Config.from_dict(saved["config"]))
+    yield from differences(_with_points(saved), again, tolerance=near)
 
 
-def differences(recorded, again, where: str = "") -> Iterator[str]:
-    """Where two JSON values differ, one line each; numbers within TOLERANCE are equal."""
+def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
+    """What the contents of a checkpoint must be, by its settings, seeds and weights; RECORDED where they don't tell.
+
+    The trial is set up anew, which gives its first point; with the weights it ends with, it gives the last one.
+    """
+    recorded = Config.from_dict(saved["config"])
+    config = _here(recorded.replace(compile=False, native=False))  # how it was trained; evaluation is the same
+    record, weights = saved["record"], saved["weights"]
+    training = trials.Training(config, saved["activation"], saved["trial"], corpus)
+    with machine.torch_settings(config), machine.own_randomness(config.device):
+        training.record_point()
+        if weights:
+            _put(training, weights)
+            training.step = config.max_iters
+            training.record_point()
+        first_and_last = {name: list(values) for name, values in training.history.items()}
+        every = [*range(0, config.max_iters, config.eval_interval), config.max_iters]
+        steps = every if weights else every[: len(record["steps"])]
+        training.history = _curves(config, first_and_last, record, steps)
+        training.watch.seconds = record["training_time"]
+        if not weights:
+            training.diverged_at = record["diverged_at_step"]
+        again = training.contents(training.record())
+    again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
+    if not weights:
+        again["record"] |= dict.fromkeys(("diverged_at_step", "tokens_per_second", "weights_sha256"), RECORDED)
+    for name, values in first_and_last.items():
+        if name not in ("steps", "learning_rate_history"):
+            last = values[1:] or [RECORDED]
+            again["record"][name] = [values[0], *[RECORDED] * (len(steps) - 2), *last][: len(steps)]
+    again["record"]["grad_norm_history"] = [0.0, *[RECORDED] * (len(steps) - 1)][: len(steps)]
+    again |= {"weights": RECORDED, "environment": RECORDED, "schema_version": RECORDED}
+    again["config"] = {**recorded.to_dict(), **dict.fromkeys(SETTINGS_ONLY, RECORDED), "preset": RECORDED}
+    again["fingerprint"] = recorded.fingerprint()
+    return _with_points(again, len(steps))
+
+
+def _here(config: Config) -> Config:
+    """The settings on this machine, which may not have the device."""
+    return config.replace(device="cpu") if lacking(config) else config
+
+
+@torch.no_grad()
+def _put(training: trials.Training, weights: dict) -> None:
+    for name, weight in zip(training.optimiser.names, training.optimiser.weights, strict=True):
+        weight.copy_(weights[name])
+
+
+def _curves(config: Config, first_and_last: dict, record: dict, steps: list[int]) -> dict:
+    """The curves as far as they follow from anything, between the ends as recorded: their minimum is looked for."""
+    curves = {
+        "steps": steps,
+        "learning_rate_history": [learning_rate(config, min(s, config.max_iters - 1)) for s in steps],
+    }
+    for name in first_and_last.keys() - curves.keys():
+        values = [float(x) for x in record[name]]
+        values += [math.nan] * (len(steps) - len(values))
+        values[0] = first_and_last[name][0]
+        if len(first_and_last[name]) > 1:
+            values[len(steps) - 1] = first_and_last[name][1]
+        curves[name] = values[: len(steps)]
+    return curves
+
+
+def _with_points(contents: dict, points: int | None = None) -> dict:
+    """Contents of a checkpoint whose predictions on the probe are the first and the last ones, and the number of
+    points."""
+    made = dict(contents)
+    for name in ("probe", "probe_argmax"):
+        stored = contents.get(name)
+        if isinstance(stored, torch.Tensor) and len(stored):
+            both = {"points": points or len(stored), "first": stored[0]}
+            made[name] = both | ({"last": stored[-1]} if contents["record"]["status"] == "done" else {})
+    return made
+
+
+def derived_results(recorded: dict, config: Config, corpus: Corpus) -> dict:
+    """What the contents of a results file must be, by the checkpoints of its trials; RECORDED where they don't tell."""
+    name, there = recorded["activation"], experiment.existing_trials(config, recorded["activation"])
+    device = _here(config).device
+    again = experiment.measure(config, name, corpus, device=None if device == config.device else device)
+    again["config"] = {**config.to_dict(), **dict.fromkeys(SETTINGS_ONLY, RECORDED)}
+    for trial in there[:1]:  # they agree; how many positions are evaluated is settled after training
+        saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, name, trial), whole=False)
+        settings = Config.from_dict(saved["config"]).to_dict()
+        again["config"] |= {k: settings[k] for k in settings.keys() - SETTINGS_ONLY - {"eval_tokens"}}
+    after = checks.after_training(again)
+    if lacking(config):  # this machine can't train so
+        said = (recorded.get("audit") or {}).get("checks", [])
+        before = said[: len(said) - len(after)]
+    else:
+        before = audit.before_training(config, name, corpus)
+    again["audit"] = {"passed": all(c["status"] != "fail" for c in before + after), "checks": before + after}
+    again |= {"timestamp": RECORDED, "study": RECORDED, "content_sha256": RECORDED}
+    for trial in again["trials"]:
+        trial["checkpoint"]["path"] = RECORDED
+    return again
+
+
+def tolerance(environment, config: Config) -> float:
+    return ELSEWHERE if _elsewhere(environment, config) else TOLERANCE
+
+
+def _elsewhere(environment, config: Config) -> str:
+    """What makes this another machine than the recorded one; '' where it is the same."""
+    here = machine.environment(_here(config))
+    recorded = environment if isinstance(environment, dict) else {}
+    other = [f"{k} {recorded.get(k)}" for k in ("torch", "device_name", "device") if recorded.get(k) != here[k]]
+    return other and f"made with {', '.join(other)}: numbers compared to {ELSEWHERE:g}" or ""
+
+
+def differences(recorded, again, where: str = "", tolerance: float = TOLERANCE) -> Iterator[str]:
+    """Where two JSON values, or tensors in their place, differ, one line each; numbers within the tolerance are equal,
+    and what is RECORDED is let be."""
+    if again is RECORDED:
+        return
     if isinstance(recorded, dict) and isinstance(again, dict):
-        for key in sorted(set(recorded) | set(again)):
-            if key in NOT_COMPARED or (not where and key == "config"):
-                continue
-            place = f"{where}.{key}" if where else key
-            if key not in recorded or key not in again:
+        for key in sorted(set(recorded) | set(again), key=str):
+            place = f"{where}.{key}" if where else str(key)
+            if key in recorded and key in again:
+                yield from differences(recorded[key], again[key], place, tolerance)
+            elif again.get(key) is not RECORDED:
                 yield f"{place}: only in {'the file' if key in recorded else 'what was derived again'}"
-            else:
-                yield from differences(recorded[key], again[key], place)
     elif isinstance(recorded, list) and isinstance(again, list):
         if len(recorded) != len(again):
             yield f"{where}: {len(recorded)} entries in the file, {len(again)} derived again"
         for i, (a, b) in enumerate(zip(recorded, again, strict=False)):
-            yield from differences(a, b, f"{where}[{i}]")
-    elif isinstance(recorded, float) and isinstance(again, float):
-        if not math.isclose(recorded, again, rel_tol=TOLERANCE, abs_tol=1e-12):
-            yield f"{where}: {recorded!r} in the file, {again!r} derived again"
-    elif recorded != again:
-        yield f"{where}: {recorded!r} in the file, {again!r} derived again"
+            yield from differences(a, b, f"{where}[{i}]", tolerance)
+    elif isinstance(recorded, torch.Tensor) and isinstance(again, torch.Tensor):
+        yield from _tensor_differences(recorded, again, where, tolerance)
+    elif not _same(recorded, again, where, tolerance):
+        yield f"{where}: {_short(recorded)} in the file, {_short(again)} derived again"
 
 
-def _verify_text(path: Path, expected: str) -> list[str]:
-    """The file says what the results say, line for line (dates apart)."""
+def _same(recorded, again, where: str, tolerance: float) -> bool:
+    if isinstance(recorded, float) and isinstance(again, float):
+        return math.isclose(recorded, again, rel_tol=tolerance, abs_tol=1e-12)
+    if isinstance(recorded, str) and isinstance(again, str) and where.startswith("audit.checks"):
+        return _same_words(recorded, again)
+    if where.endswith("sample") and tolerance > TOLERANCE:  # where two tokens are about equally likely, texts part
+        return True
+    return type(recorded) is type(again) and recorded == again
+
+
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def _same_words(a: str, b: str) -> bool:
+    """Whether two texts are the same but for rounding in their numbers."""
+    if _NUMBER.split(a) != _NUMBER.split(b):
+        return False
+    numbers = ([float(x.replace(",", "")) for x in _NUMBER.findall(text)] for text in (a, b))
+    return all(math.isclose(x, y, rel_tol=IN_WORDS) for x, y in zip(*numbers, strict=True))
+
+
+def _tensor_differences(recorded, again, where: str, tolerance: float) -> Iterator[str]:
+    if recorded.shape != again.shape or recorded.dtype != again.dtype:
+        yield f"{where}: {tuple(recorded.shape)} {recorded.dtype} in the file, {tuple(again.shape)} {again.dtype} again"
+        return
+    a, b = (np.asarray(x.double()) for x in (recorded, again))
+    # predictions are stored in float16: one step there is a thousandth
+    apart = ~np.isclose(
+        a, b, rtol=max(tolerance, 2**-10) if recorded.is_floating_point() else 0, atol=1e-6, equal_nan=True
+    )
+    allowed = 0.001 * a.size if tolerance > TOLERANCE else 0
+    if apart.sum() > allowed:
+        i = tuple(map(int, np.argwhere(apart)[0]))
+        yield f"{where}: {int(apart.sum())} of {a.size} values differ, the first at {i}: {a[i]:g}, {b[i]:g} again"
+
+
+def _short(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+# -- what is made of the results ----------------------------------------------------------------------------------
+
+
+def _text(path: Path, make: Callable[[], str]) -> Iterator[Verified]:
+    if path.exists():
+        yield Verified(str(path), _guarded(lambda: text_differences(path, make())))
+
+
+def _guarded(find: Callable[[], Iterable[str]]) -> list[str]:
     try:
-        written = storage.read_bytes(path).decode("utf-8", errors="replace")
-    except storage.StorageError as error:
+        return list(find())
+    except (UserError, storage.StorageError) as error:
         return [str(error)]
+
+
+def text_differences(path: Path, expected: str) -> Iterator[str]:
+    """Where a file and its text differ, line by line."""
+    written = storage.read_bytes(path).decode("utf-8", errors="replace")
     ours, theirs = expected.splitlines(), written.splitlines()
-    problems = [
-        f"line {n}: {a.strip()[:80]!r} in the file, {b.strip()[:80]!r} derived again"
-        for n, (a, b) in enumerate(zip(theirs, ours, strict=False), 1)
-        if a != b
-    ]
+    for n, (a, b) in enumerate(zip(theirs, ours, strict=False), 1):
+        if a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            a, b = (line[max(0, at - 40) :][:80].strip() for line in (a, b))
+            yield f"line {n}: {a!r} in the file, {b!r} derived again"
     if len(ours) != len(theirs):
-        problems.append(f"{len(theirs)} lines in the file, {len(ours)} derived again")
-    return problems
+        yield f"{len(theirs)} lines in the file, {len(ours)} derived again"
 
 
-def print_verification(config: Config) -> int:
-    """Print ✓ or ✗ for each thing, the differences below it; the number of things that are wrong."""
+def _drawn(plots: Path, draw: Callable[[Path], Iterable[Path]]) -> Iterator[Verified]:
+    """The figures that `draw` makes in a folder, beside those of their name in `plots`."""
+    with tempfile.TemporaryDirectory() as to:
+        for again in draw(Path(to)):
+            path = plots / again.name
+            if path.exists():
+                yield _figure(path, again)
+
+
+def _figure(path: Path, again: Path) -> Verified:
+    from PIL import Image, UnidentifiedImageError
+
+    if storage.read_bytes(path) == storage.read_bytes(again):
+        return Verified(str(path))
+    versions = []
+    for image in (path, again):
+        try:
+            with Image.open(image) as opened:
+                versions.append(opened.info.get("Software"))
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+            return Verified(str(path), ["it is no image"])
+    if versions[0] != versions[1]:
+        return Verified(str(path), note=f"not verified: drawn by {_short(versions[0])}; here it is {versions[1]}")
+    return Verified(str(path), ["it is not the figure that the results give: draw it again (python plot_utils.py)"])
+
+
+def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
+    there = [results / name for name in (WHERE_FILE, PASSAGE_FILE) if (results / name).exists()]
+    if not there:
+        return
+    where, passage = compute(folders, study.all_results)
+    for path in there:
+        again = where if path.name == WHERE_FILE else passage
+        yield Verified(str(path), _guarded(lambda path=path, again=again: differences(load(path), again)))
+    yield from _text(plots / PAGE_FILE, lambda: disagreement_page.page(passage, where))
+    yield from _drawn(plots, lambda to: [plot_utils.plot_where(where, to)])
+
+
+def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
+    """The tables of `--decompose`, and the studies of single sources that they are made of."""
+    for path in sorted(results.glob("[!.]*_sources.json")):
+        name = storage.activation_name(path.name.removesuffix("_sources.json"))
+        rows, problems = {}, []
+        try:
+            config = recorded_config(storage.read_results(storage.results_path(results, name)), folders)
+            for source, vary in decompose.sources_of(config).items():
+                own = config if vary == config.vary else decompose.in_folder(config, source, vary)
+                rows[source] = vary, storage.read_results(storage.results_path(own.results_dir, name))
+                if own is not config:
+                    yield from _activations(own)
+            again = decompose.decomposed(config, name, rows)
+            problems += differences(storage.read_json(path), again)
+            pds = {source: row["relative_pd"] for source, row in again["sources"].items()}
+            yield from _drawn(plots, lambda to, pds=pds, name=name: [plot_utils.plot_sources(pds, name, to)])
+        except (UserError, storage.StorageError) as error:
+            problems = [str(error)]
+        yield Verified(str(path), problems)
+
+
+def _all_studies(results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
+    if (results / "ALL_STUDIES.md").exists():
+        found = studies.load_studies(results, studies_dir)
+        figure = plots / "all_studies.png"
+        made = studies.made_of(found, results, figure if figure.exists() else None)
+        for name, text in made.items():
+            yield from _text(results / name, lambda text=text: text)
+        yield from _drawn(plots, lambda to: filter(None, [studies.draw_studies(found, to)]))
+
+
+# -- on the command line ------------------------------------------------------------------------------------------
+
+
+def print_verification(config: Config, studies_dir: str | Path = "studies") -> int:
+    """Print ✓ or ✗ for each file, the differences below it, and at last what can't be derived; the number of files that
+    are wrong."""
     wrong = 0
-    for name, problems in verify(config):
-        print(f"{'✗' if problems else '✓'} {name}", flush=True)
-        for problem in problems[:10]:
+    for found in verify(config, studies_dir):
+        sign = "✗" if found.problems else "–" if found.note.startswith("not verified") else "✓"
+        print(f"{sign} {found.name}" + (f" ({found.note})" if found.note else ""), flush=True)
+        for problem in found.problems[:10]:
             print(f"    {problem}")
-        if len(problems) > 10:
-            print(f"    … and {len(problems) - 10} more")
-        wrong += bool(problems)
+        if len(found.problems) > 10:
+            print(f"    … and {len(found.problems) - 10} more")
+        wrong += bool(found.problems)
+    print("recorded, not derivable:")
+    for what, why in RECORDED_ONLY.items():
+        print(f"    {what}: {why}")
     return wrong

@@ -260,9 +260,12 @@ def up_to_date(results: dict, config: Config, activation: str) -> bool:
     )
 
 
-def measure(config: Config, activation: str, corpus: Corpus, threads: int | None = None) -> dict:
+def measure(
+    config: Config, activation: str, corpus: Corpus, threads: int | None = None, device: str | None = None
+) -> dict:
     """The results dict of an activation (all but its audit) from its checkpoints: n forward passes for n trials.
-    `threads`: how many cores are free for it (default: as many as a trial has)."""
+    `threads`: how many cores are free for it (default: as many as a trial has); `device`: another than the config's."""
+    here = config.replace(device=device) if device else config
     records, checkpoints, models, probes, environment, code = [], [], [], {}, None, None
     for number in existing_trials(config, activation):
         path = storage.checkpoint_path(config.checkpoint_dir, activation, number)
@@ -271,13 +274,13 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         checkpoint = {"path": str(path), "sha256": storage.sha256_file(path)}
         record = {**saved["record"], "checkpoint": checkpoint, "environment": saved["environment"]}
         if record["status"] == "done" and saved["config"]["eval_tokens"] != config.eval_tokens:
-            record.update(_training_loss(config, saved, corpus))
+            record.update(_training_loss(here, saved, corpus))
         records.append(record)
         environment = environment or saved["environment"]
         code = code or saved.get("own_code")
         if record["status"] == "done":
             checkpoints.append(saved)
-            models.append(trials.model_from(saved).to(config.device))
+            models.append(trials.model_from(saved).to(here.device))
             probes[number] = (saved["probe"].numpy(), saved["probe_argmax"].numpy())
     done = [r for r in records if r["status"] == "done"]
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
@@ -285,9 +288,9 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
     for record in records:
         record.update(val_loss=None, val_accuracy=None)
     if models:
-        with trials.torch_settings(config, threads):
-            measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
-            self_pd = self_difference(models[0], corpus, starts, config)
+        with trials.torch_settings(here, threads):
+            measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, here.device)
+            self_pd = self_difference(models[0], corpus, starts, config.block_size, here.device)
         for record, values in zip(done, measured.models, strict=True):
             record.update(values)
         pairs = _named_pairs(done, measured)
@@ -315,7 +318,7 @@ def measure(config: Config, activation: str, corpus: Corpus, threads: int | None
         "divergence": along_training,
         "pd_at_val_loss": pd_at_val_loss(along_training),
         **(
-            {"frontier": frontier(config, corpus, checkpoints, done, pairs, threads)}
+            {"frontier": frontier(here, corpus, checkpoints, done, pairs, threads)}
             if done and config.schedule == "trunk"
             else {}
         ),
@@ -403,9 +406,9 @@ def evaluated_bytes(corpus: Corpus, starts: np.ndarray, length: int) -> int:
     return sum(int(lengths[corpus.val[start + 1 : start + length + 1]].sum()) for start in starts)
 
 
-def self_difference(model, corpus: Corpus, starts: np.ndarray, config: Config) -> float:
+def self_difference(model, corpus: Corpus, starts: np.ndarray, length: int, device: str) -> float:
     """The relative PD of a trial with itself through the whole path, on the first windows: the noise floor, 0."""
-    measured = metrics.evaluate_models([model, model], corpus.val, starts[:32], config.block_size, config.device)
+    measured = metrics.evaluate_models([model, model], corpus.val, starts[:32], length, device)
     return measured.pairs[0]["relative_pd"]
 
 
