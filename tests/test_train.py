@@ -150,11 +150,12 @@ def test_pd_at_equal_loss_is_in_the_json_and_is_verified(finished, tmp_path):
 
     elsewhere = config.replace(results_dir=str(tmp_path))
     storage.write_results(results, tmp_path)
-    assert next(verify.verify(elsewhere)) == (str(tmp_path / "smelu_05_results.json"), [])
+    path = str(tmp_path / "smelu_05_results.json")
+    assert [v for v in verify.verify(elsewhere) if v.name == path] == [verify.Verified(path)]
     wrong = json.loads(json.dumps(results))
     wrong["pd_at_val_loss"]["mean"][0] += 1e-4
     storage.write_results(wrong, tmp_path)  # sealed anew: what only deriving it again can notice
-    problems = next(verify.verify(elsewhere))[1]
+    (problems,) = [v.problems for v in verify.verify(elsewhere) if v.name == path]
     assert len(problems) == 1 and problems[0].startswith("pd_at_val_loss.mean[0]: ")
 
 

@@ -92,6 +92,10 @@ def leaves(value, where=()):
         yield from leaves(inside, (*where, key))
 
 
+# another setting that is a setting; what can't be one is named at once
+SETTINGS = {"preset": "quick", "study": "other", "workers": 7, "encoding": "latin-1"}
+
+
 def changed(value):
     """Another value of the same kind."""
     if isinstance(value, bool) or value is None:
@@ -138,7 +142,7 @@ def test_a_sound_study_is_verified_whole_also_in_another_folder(folder, tmp_path
     files = {p for sub in ("results", "plots") for p in (path / sub).glob("[!.]*")} | set(
         path.glob("checkpoints/*/*.pt")
     )
-    assert len(files) > 30 and not {p for p in files if f"✓ {p}" not in out}
+    assert len(files) > 25 and not {p for p in files if f"✓ {p}" not in out}
     assert "recorded, not derivable:" in out and all(
         f"    {what}: {why}" in out for what, why in verify.RECORDED_ONLY.items()
     )
@@ -166,7 +170,7 @@ def test_every_field_of_a_checkpoint_changed_and_sealed_anew(study):
     assert not list(verify.checkpoint_differences(saved[2], again))
 
     def named(changed_contents):
-        forged = {**saved[2], **changed_contents}
+        forged = changed_contents | {k: saved[2][k] for k in ("weights", "probe", "probe_argmax")}
         try:
             forged["fingerprint"] = Config.from_dict(forged["config"]).fingerprint()
             trial.check_same_experiment(config, "relu", 2, forged, corpus, Path("trial_2.pt"))
@@ -174,15 +178,18 @@ def test_every_field_of_a_checkpoint_changed_and_sealed_anew(study):
         except Exception:
             return True
 
-    fields = [path for path, _ in leaves(contents) if path != ("fingerprint",)]
-    unnamed = {path for path in fields if not named(put(contents, path, changed(dict(leaves(contents))[path])))}
+    values = {path: value for path, value in leaves(contents) if path != ("fingerprint",)}
+    other = {path: changed(value) for path, value in values.items()}
+    other |= {("config", name): value for name, value in SETTINGS.items()}
+    fields = list(values)
+    unnamed = {path for path in fields if not named(put(contents, path, other[path]))}
     assert {place(p) for p in unnamed} == {place(p) for p in fields if of_list("checkpoint", p)}
     for path, inside in containers(contents):
         if isinstance(inside, dict) and not of_list("checkpoint", path):
             assert named(put(contents, path, {**inside, "more": 1})), path
-            for key in inside:
+            for key in inside.keys() - {"fingerprint"}:
                 less = put(contents, path, {k: v for k, v in inside.items() if k != key})
-                assert named(less) or of_list("checkpoint", (*path, key)) or path == ("config",), (path, key)
+                assert named(less) or of_list("checkpoint", (*path, key)), (path, key)
         elif isinstance(inside, list) and inside and not of_list("checkpoint", path):
             assert named(put(contents, path, inside[:-1])) and named(put(contents, path, [*inside, inside[-1]])), path
     print(f"checkpoint: {len(fields)} fields, {len(fields) - len(unnamed)} named, {len(unnamed)} recorded only")
@@ -233,18 +240,21 @@ def test_every_field_of_the_results_changed_and_sealed_anew(study):
     for path, value in fields.items():
         forged = put(forged, path, changed(value))
     named = {line.split(": ")[0] for line in verify.differences(forged, again)}
-    unnamed = {place(path) for path in fields} - named
+    unnamed = {place(path) for path in fields} - {re.sub(r"^own_code\..*", "own_code", line) for line in named}
     assert unnamed == {place(path) for path in fields if of_list("results", path)}
     draw = random.Random(0)
     for path in draw.sample(sorted(fields, key=str), 100):
         lines = list(verify.differences(put(recorded, path, changed(fields[path])), again))
         assert [line.split(": ")[0] for line in lines] == ([] if of_list("results", path) else [place(path)])
     holders = [(path, inside) for path, inside in containers(recorded) if not of_list("results", path)]
-    for path, inside in draw.sample(holders, 150):
+    for path, inside in draw.sample(holders, min(150, len(holders))):
         if isinstance(inside, dict):
             assert list(verify.differences(put(recorded, path, {**inside, "more": 1}), again)), path
             keys = [key for key in inside if not of_list("results", (*path, key))]
-            less = put(recorded, path, {k: v for k, v in inside.items() if k != draw.choice(keys)})
+            if not keys:
+                continue
+            gone = draw.choice(keys)
+            less = put(recorded, path, {k: v for k, v in inside.items() if k != gone})
             assert list(verify.differences(less, again)), path
         elif inside:
             assert list(verify.differences(put(recorded, path, inside[:-1]), again)), path
@@ -281,7 +291,7 @@ def test_every_number_of_the_reports(folder, tmp_path, name):
     images = [m.start() + 500 for m in re.finditer("base64,", text)]
     spans = [(m.start(), m.end()) for m in re.finditer('base64,[^"]*', text)]
     numbers = [m.start() for m in re.finditer(r"\d", text) if not any(a <= m.start() < b for a, b in spans)]
-    assert len(numbers) > 300 and (len(images) > 3) == name.endswith("html")
+    assert len(numbers) > 300 and (len(images) > 2) == name.endswith("html")
     lines = np.cumsum([0] + [len(line) for line in text.splitlines(keepends=True)])
     ours = expected.splitlines()
     for at in numbers + images:  # line by line as text_differences does, without reading a megabyte each time
@@ -326,7 +336,7 @@ def tamper(path):
         sealed(path, results)
     else:
         text = path.read_text(encoding="utf-8")
-        at = [m.start() for m in re.finditer(r"(?<=\.\d)\d", text)]
+        at = [m.start() for m in re.finditer(r"(?<=\.\d)\d", text)] or [m.start() for m in re.finditer(r"\d", text)]
         at = at[len(at) // 2]
         path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :], encoding="utf-8")
 
@@ -340,7 +350,7 @@ def test_every_file_that_was_tampered_with_is_named_by_the_command(folder, tmp_p
     before = {p: p.read_bytes() for p in files}
     for p in files:
         tamper(p)
-    assert all(p.read_bytes() != before[p] for p in files) and len(files) > 30
+    assert all(p.read_bytes() != before[p] for p in files) and len(files) > 25
     assert analyze_results.main(["--verify", *flags(path)]) == 1
     out = capsys.readouterr().out
     assert not [str(p) for p in files if f"✗ {p}" not in out]

@@ -313,11 +313,11 @@ def test_the_command_and_the_report(copied, capsys):
 
 def test_verification_covers_the_file(copied):
     analyze_results.write_all(copied.results_dir, copied.plots_dir)
-    found = dict(verify(copied))
+    found = {v.name: v.problems for v in verify(copied)}
     name = f"{copied.results_dir}/{where.WHERE_FILE}"
     assert found[name] == found[f"{copied.results_dir}/FINAL_REPORT.md"] == []
     recorded = where.load(name)
     recorded["activations"]["gelu"]["where"]["kind"][0]["pd"] *= 1.01
     storage.write_json(name, recorded)
-    (problem,) = dict(verify(copied))[name]
+    (problem,) = {v.name: v.problems for v in verify(copied)}[name]
     assert problem.startswith("activations.gelu.where.kind[0].pd")

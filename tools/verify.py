@@ -7,6 +7,7 @@ training itself could give again is listed in RECORDED_ONLY, and said.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -24,7 +25,7 @@ import storage
 from analysis import checks, disagreement_page, report, studies, tables
 from analysis.results import load_all_results, results_files
 from analysis.study import Study
-from analysis.where import PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
+from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from config import Config, UserError, lacking
 from prepare_data import Corpus, load_corpus
 from tools import decompose
@@ -353,7 +354,7 @@ def text_differences(path: Path, expected: str) -> Iterator[str]:
 
 def _drawn(plots: Path, draw: Callable[[Path], Iterable[Path]]) -> Iterator[Verified]:
     """The figures that `draw` makes in a folder, beside those of their name in `plots`."""
-    with tempfile.TemporaryDirectory() as to:
+    with tempfile.TemporaryDirectory() as to, contextlib.suppress(UserError):  # what can't be drawn: not verified
         for again in draw(Path(to)):
             path = plots / again.name
             if path.exists():
@@ -385,8 +386,14 @@ def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterato
     for path in there:
         again = where if path.name == WHERE_FILE else passage
         yield Verified(str(path), _guarded(lambda path=path, again=again: differences(load(path), again)))
-    yield from _text(plots / PAGE_FILE, lambda: disagreement_page.page(passage, where))
-    yield from _drawn(plots, lambda to: [plot_utils.plot_where(where, to)])
+    if passage["activations"]:
+        yield from _text(plots / PAGE_FILE, lambda: disagreement_page.page(passage, where))
+        yield from _drawn(plots, lambda to: [plot_utils.plot_where(where, to)])
+        return
+    reasons = [f"{name}: {entry['reason']}" for name, entry in where["activations"].items()]
+    for path in (plots / PAGE_FILE, plots / FIGURE_FILE):
+        if path.exists():
+            yield Verified(str(path), reasons)
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
