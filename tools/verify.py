@@ -32,7 +32,7 @@ from tools import decompose
 from tools.where import compute, recorded_config
 from training import experiment, machine
 from training import trial as trials
-from training.optimiser import learning_rate
+from training.schedule import learning_rate
 
 RECORDED_ONLY = {
     "training_time, total_time, ended, timestamp": "when it was and how long it took",
@@ -162,7 +162,7 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
         training.record_point()
         if weights:
             _put(training, weights)
-            training.step = config.max_iters
+            training.step = training.steps
             training.record_point()
         first_and_last = {name: list(values) for name, values in training.history.items()}
         every = [*range(0, config.max_iters, config.eval_interval), config.max_iters]
@@ -172,6 +172,7 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
         if not weights:
             training.diverged_at = record["diverged_at_step"]
         again = training.contents(training.record())
+        again["branches"] = _branches(training, saved) if weights else {}
     again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
     if not weights:
         again["record"] |= dict.fromkeys(("diverged_at_step", "tokens_per_second", "weights_sha256"), RECORDED)
@@ -195,6 +196,15 @@ def _here(config: Config) -> Config:
 def _put(training: trials.Training, weights: dict) -> None:
     for name, weight in zip(training.optimiser.names, training.optimiser.weights, strict=True):
         weight.copy_(weights[name])
+
+
+def _branches(training: trials.Training, saved: dict) -> dict:
+    """Those of a trunk, each with the losses that follow from its weights."""
+    for leg in training.legs:
+        if leg.side:
+            _put(training, saved["branches"][str(leg.branch.leaves)]["weights"])
+            training.record_branch(leg)
+    return {name: {**branch, "weights": RECORDED} for name, branch in training.branches.items()}
 
 
 def _curves(config: Config, first_and_last: dict, record: dict, steps: list[int]) -> dict:
