@@ -572,6 +572,12 @@ def _train(args) -> int:
         display.line(f"like {args.like}, but for {changed}")
     options = {**_options(args), "strict_audit": not args.no_strict_audit}
     if size > 1:
+        from training import experiment
+
+        if not args.overwrite:  # all ranks go on with the same device
+            config, said = experiment.going_on_with(config, experiment.found(config))
+            if said:
+                display.line(said)
         together = config.data_parallel > 1
         config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
         train = ranks.share if together else ranks.spread
