@@ -83,6 +83,7 @@ def option(name: str, value=True) -> str:
 
 
 SOURCES = ("init", "order", "dropout")  # what may differ between trials
+TOKENIZERS = ("char", "byte", "bpe")
 VARY_ALONE = ("bit", "none")  # choices of `vary` that stand by themselves
 
 # `quick`: nanoGPT's CPU recipe (4 layers, 4 heads, width 128, context 64, batch 12, no dropout), with a higher
@@ -225,7 +226,7 @@ class Config:
     train_split: float = setting(
         0.9, "fraction of the text that is trained on; the rest validates", kind=float, above=0.0, high=0.999
     )
-    tokenizer: str = setting("char", "char, byte or bpe", kind=str, choices=("char", "byte", "bpe"))
+    tokenizer: str = setting("char", "char, byte, bpe, or the path of a tokenizer.json", kind=str)
     bpe_vocab_size: int = setting(
         1024, "vocabulary of the bpe tokenizer, trained on the training split", kind=int, low=257, high=2**17
     )
@@ -439,6 +440,9 @@ class Config:
             )
         self._validate_vary()
         self._validate_branches()
+        if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
+            choices = _choices(self.tokenizer, TOKENIZERS)
+            raise UserError(f"tokenizer={self.tokenizer!r}: {choices}, or the path of a tokenizer.json")
         if not self.dataset.strip():
             raise UserError("dataset='': name a corpus (shakespeare), hf:NAME, or a file, folder or glob")
         for name in ("data_dir", "results_dir", "plots_dir", "checkpoint_dir"):

@@ -174,7 +174,10 @@ def _cache_folder(source: Source, config) -> Path:
     if config.tokenizer == "bpe":
         recipe["bpe_vocab_size"] = config.bpe_vocab_size
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name)[:40].strip("-.") or "text"
-    return Path(config.data_dir) / f"{readable}-{config.tokenizer}-{storage.sha256_json(recipe)[:12]}"
+    name = config.tokenizer
+    if name.endswith(".json"):  # its contents, wherever it lies
+        recipe["tokenizer"], name = make_tokenizer(name, "").to_dict(), "file"
+    return Path(config.data_dir) / f"{readable}-{name}-{storage.sha256_json(recipe)[:12]}"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, UTF-8 bytes, or byte-level BPE.
+"""Text to token ids and back: characters, UTF-8 bytes, byte-level BPE, or any tokenizer.json.
 
     tokenizer = make_tokenizer("char", training_text)
     ids = tokenizer.encode("To be")            # np.ndarray, uint16 (uint32 above 65,536 tokens)
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -47,7 +48,9 @@ def make_tokenizer(name: str, text: str | Iterable[str], *, vocab_size: int = 10
         return ByteTokenizer()
     if name == "bpe":
         return BPETokenizer.train(pieces, vocab_size)
-    raise UserError(f"tokenizer={name!r}: must be one of char, byte, bpe")
+    if name.endswith(".json"):
+        return FileTokenizer.read(name)
+    raise UserError(f"tokenizer={name!r}: must be one of char, byte, bpe, or the path of a tokenizer.json")
 
 
 def from_dict(record: dict):
@@ -58,8 +61,8 @@ def from_dict(record: dict):
             return CharTokenizer(record["characters"], record["unknown"])
         if name == "byte":
             return ByteTokenizer()
-        if name == "bpe":
-            return BPETokenizer(record["tokenizer"])
+        if name in ("bpe", "file"):
+            return {"bpe": BPETokenizer, "file": FileTokenizer}[name](record["tokenizer"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"not a tokenizer record: {type(error).__name__} {error}") from None
     raise UserError(f"not a tokenizer record: name={name!r}")
@@ -188,6 +191,57 @@ class BPETokenizer:
 
     def to_dict(self) -> dict:
         return {"name": self.name, "tokenizer": self._tokenizer.to_str()}
+
+
+class FileTokenizer(BPETokenizer):
+    """A tokenizer.json of the `tokenizers` library, as models of transformers bring one, without special tokens."""
+
+    name = "file"
+
+    def __init__(self, record: str):
+        super().__init__(record)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
+        if self.vocab_size < 2:
+            raise UserError("not a tokenizer record: it has no vocabulary")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike) -> FileTokenizer:
+        """Raises UserError: no such file, or not a tokenizer.json."""
+        try:
+            record = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise UserError(f"tokenizer={os.fspath(path)!r}: can't be read: {reason}") from None
+        try:
+            return cls(record)
+        except UserError as error:
+            raise UserError(f"tokenizer={os.fspath(path)!r}: {error}") from None
+
+    def encode(self, text: str) -> np.ndarray:
+        _utf8(text)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, token_dtype(self.vocab_size))
+
+    def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of the whole text at once: where another's tokenizer may be cut isn't known.
+
+        Raises:
+            UserError: the tokenizer loses something of the beginning of the text, so that a loss would not be the
+                text's.
+        """
+        text = "".join(pieces)
+        start = text[:10_000]
+        back = self.decode(self.encode(start))
+        if back.strip() != start.strip():
+            at = next(
+                (i for i, (a, b) in enumerate(zip(start, back, strict=False)) if a != b), min(len(start), len(back))
+            )
+            raise UserError(
+                f"tokenizer: this tokenizer.json does not give the text back: {start[at : at + 20]!r} becomes "
+                f"{back[at : at + 20]!r}; take one that loses nothing, such as byte-level BPE"
+            )
+        yield self.encode(text)
 
 
 # -- pieces of text -----------------------------------------------------------------------------------------------

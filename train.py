@@ -69,7 +69,7 @@ def run_experiment(config: Config, activation: str, **options):
     Args:
         config: the settings; see Config.
         activation: a name of `activations.list_activations()`.
-        options: of run_study (overwrite, quiet, strict_audit, tensorboard).
+        options: of run_study (overwrite, quiet, strict_audit, tensorboard, track).
 
     Returns:
         (results, models, tokenizer): the dict that is also in `results_dir/{activation}_results.json`, the trained
@@ -102,13 +102,15 @@ def run_study(
     strict_audit: bool = True,
     run: Callable | None = None,
     tensorboard: str | os.PathLike | None = None,
+    track: str | None = None,
 ) -> dict[str, dict]:
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
 
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
     anew. Settings that were left to the machine (device, precision, native, threads) are those of what lies in the
     folders already. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of
-    pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard; see tensorboard_log.py.
+    pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard, `track` ("wandb" or
+    "trackio") the tracker that they are logged with; see tensorboard_log.py and trackers.py.
 
     Raises as run_experiment.
     """
@@ -117,21 +119,22 @@ def run_study(
     display = Display(quiet)
     try:
         config, there = _agreed(config, names, overwrite, display)
-        board = _board(tensorboard, config)
+        boards = _boards(tensorboard, track, config)
         _make_folders(config)
         corpus = load_corpus(config)
         tasks, audits = _planned(config, names, there, corpus, overwrite, not run, strict_audit, display)
         if overwrite:
             for name in names:
                 _remove(config, name)
-        study = _Study(config, names, corpus, tasks, audits, display, board)
+        study = _Study(config, names, corpus, tasks, audits, display, boards)
         study.train(run)
         _compare(config, display)
     except KeyboardInterrupt as stopped:
         text = AT_ONCE if stopped.args == ("at once",) else INTERRUPTED
         raise _shown_in_one_line(Interrupted(text)) from None
-    if board and board.problem:  # all else is done; the same command writes the log alone
-        raise board.problem
+    for board in boards:
+        if board.problem:  # all else is done; the same command writes the log alone
+            raise board.problem
     return {name: study.finished[name] for name in names}
 
 
@@ -199,12 +202,22 @@ def _make_folders(config: Config) -> None:
             raise UserError(f"{name}={folder!r}: permission denied; make it writable or give another folder")
 
 
-def _board(tensorboard: str | os.PathLike | None, config: Config):
-    if tensorboard is None:
-        return None
-    from tools.tensorboard_log import Board
+def _boards(tensorboard: str | os.PathLike | None, track: str | None, config: Config) -> list:
+    """Who listens to the training: each has begin, event, finished and problem."""
 
-    return Board(tensorboard, config, lambda text: print(f"train.py: {text}", file=sys.stderr))
+    def tell(text: str) -> None:
+        print(f"train.py: {text}", file=sys.stderr)
+
+    boards = []
+    if tensorboard is not None:
+        from tools.tensorboard_log import Board
+
+        boards.append(Board(tensorboard, config, tell))
+    if track is not None:
+        from tools.trackers import Tracker
+
+        boards.append(Tracker(track, config, tell))
+    return boards
 
 
 def _planned(config, names, there, corpus, overwrite, alone, strict_audit, display) -> tuple[list, dict]:
@@ -243,9 +256,9 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
 class _Study:
     """A study whose trials are under way: each activation is measured and drawn as its last trial ends."""
 
-    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, board):
+    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, boards):
         self.config, self.names, self.corpus, self.tasks, self.audits = config, names, corpus, tasks, audits
-        self.display, self.board = display, board
+        self.display, self.boards = display, boards
         self.unfinished = {name: {k for n, k in tasks if n == name} for name in names}
         self.finished: dict[str, dict] = {}
 
@@ -259,8 +272,8 @@ class _Study:
         from training import experiment, pool
 
         experiment.tidy(self.config, self.names)
-        if self.board:
-            self.board.begin(self.tasks)
+        for board in self.boards:
+            board.begin(self.tasks)
         workers = pool.default_workers(self.config, len(self.tasks)) if self.tasks else 0
         if self.tasks:
             seconds = experiment.seconds_per_step(self.config, self.tasks[0][0], self.corpus)
@@ -299,8 +312,8 @@ class _Study:
 
     def report(self, event: dict) -> None:
         self.display.event(event)
-        if self.board:
-            self.board.event(event)
+        for board in self.boards:
+            board.event(event)
 
     def finish(self, name: str) -> None:
         """Measure and draw an activation all of whose trials are done."""
@@ -315,8 +328,8 @@ class _Study:
             _draw(self.config, results)
         self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config.plots_dir)
         self.finished[name] = results
-        if self.board:
-            self.board.finished(results)
+        for board in self.boards:
+            board.finished(results)
 
 
 def _results_lock(config: Config) -> storage.FileLock:
@@ -375,6 +388,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--tensorboard", metavar="DIR", help="log the curves for TensorBoard in DIR (needs the package tensorboard)"
     )
+    parser.add_argument("--track", metavar="NAME", help="log the curves with wandb or trackio (needs that package)")
     parser.add_argument(
         "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
     )
@@ -481,7 +495,7 @@ def _settings(args) -> Config:
 def _options(args) -> dict:
     """Of run_study. A job that torchrun starts again must not undo what its first start did."""
     overwrite = args.overwrite and not ranks.restarted()
-    return {"overwrite": overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard}
+    return {"overwrite": overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard, "track": args.track}
 
 
 def _list_activations(args) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -244,3 +245,68 @@ def test_importing_is_light():
     code = "import sys, tokenizer; print({'torch', 'tokenizers', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.strip() == "set()"
+
+
+# -- a tokenizer.json ---------------------------------------------------------------------------------------------
+
+
+def tokenizer_file(folder, normalizer=None, **more):
+    """One as models bring them: byte-level BPE with special tokens that a post-processor puts around every text."""
+    import tokenizers as library
+
+    trained = tok.make_tokenizer("bpe", "To be, or not to be, that is the question. " * 20, vocab_size=280)
+    made = library.Tokenizer.from_str(trained.to_dict()["tokenizer"])
+    made.add_special_tokens(["<s>"])
+    made.post_processor = library.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 280)])
+    if normalizer:
+        made.normalizer = getattr(library.normalizers, normalizer)()
+    made.enable_truncation(4)
+    path = folder / "tokenizer.json"
+    made.save(str(path))
+    return str(path), trained
+
+
+def test_a_tokenizer_json_gives_its_own_tokens_and_no_special_ones(tmp_path):
+    path, trained = tokenizer_file(tmp_path)
+    ours = tok.make_tokenizer(path, "")
+    text = "To be, or not to be: that is 你好 the question.\n"
+    assert ours.encode(text).tolist() == trained.encode(text).tolist()
+    assert ours.decode(ours.encode(text)) == text and ours.vocab_size == 281
+    again = tok.from_dict(ours.to_dict())
+    assert again.encode(text).tolist() == ours.encode(text).tolist() and again.name == "file"
+    assert np.concatenate(list(ours.encode_pieces([text[:7], text[7:]]))).tolist() == ours.encode(text).tolist()
+
+
+def test_a_tokenizer_that_loses_something_is_refused(tmp_path):
+    ours = tok.make_tokenizer(tokenizer_file(tmp_path, "Lowercase")[0], "")
+    with pytest.raises(UserError, match="does not give the text back: 'To be' becomes 'to be'"):
+        list(ours.encode_pieces(["To be"]))
+
+
+@pytest.mark.parametrize(("contents", "says"), [(None, "No such file"), (b"{}", "not a tokenizer"), (b"\xff", "UTF-8")])
+def test_what_is_no_tokenizer_json_is_one_line(tmp_path, contents, says):
+    path = tmp_path / "mine.json"
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(UserError, match=says) as caught:
+        tok.make_tokenizer(str(path), "")
+    assert "mine.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_study_with_a_tokenizer_json(tmp_path, corpus_file):
+    """The corpus is known by what the file says, not by where it lies."""
+    from config import Config
+    from prepare_data import load_corpus
+
+    path, trained = tokenizer_file(tmp_path)
+    config = Config(
+        preset="smoke", device="cpu", dataset=str(corpus_file), tokenizer=path, data_dir=str(tmp_path / "d")
+    )
+    corpus = load_corpus(config)
+    text = corpus_file.read_text(encoding="utf-8")
+    assert corpus.tokenizer.decode(corpus.val) == text[len(text) * 9 // 10 :]
+    assert corpus.vocab_size == 281 and len(corpus.val) == len(trained.encode(text[len(text) * 9 // 10 :]))
+    moved = tmp_path / "elsewhere.json"
+    shutil.copy(path, moved)
+    assert load_corpus(config.replace(tokenizer=str(moved))).sha256 == corpus.sha256
+    assert sum(p.is_dir() for p in (tmp_path / "d").glob("*-file-*")) == 1

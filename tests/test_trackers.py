@@ -90,3 +90,26 @@ def test_what_is_missing_or_unknown_is_a_user_error(config, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install wandb"):
         Tracker("wandb", config, print)
+
+
+def test_a_study_is_tracked_as_it_is_trained(package, smoke_config):
+    from train import run_study
+
+    config = smoke_config.replace(workers=1, trials_per_activation=2)
+    run_study(config, ["relu"], quiet=True, track=package.__name__)
+    assert [run["name"] for run in package.runs] == ["relu/trial_1", "relu/trial_2", "relu"]
+    run_study(config, ["relu"], quiet=True, track=package.__name__)
+    assert len(package.runs) == 3
+    with pytest.raises(UserError, match="track='mlflow'"):
+        run_study(config, ["relu"], quiet=True, track="mlflow")
+
+
+def test_a_tracker_that_fails_fails_the_command_in_the_end(package, smoke_config):
+    from train import run_study
+
+    del package.init
+    with pytest.raises(storage.StorageError, match=package.__name__):
+        run_study(
+            smoke_config.replace(workers=1, trials_per_activation=1), ["relu"], quiet=True, track=package.__name__
+        )
+    assert storage.results_path(smoke_config.results_dir, "relu").exists()

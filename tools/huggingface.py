@@ -252,7 +252,7 @@ def fast_tokenizer(tokenizer):
     import tokenizers as library
 
     record = tokenizer.to_dict()
-    if record["name"] == "bpe":
+    if record["name"] in ("bpe", "file"):
         return library.Tokenizer.from_str(record["tokenizer"])
     if record["name"] == "byte":
         # the library writes bytes as printable characters; those that are printable stand for themselves

@@ -42,7 +42,7 @@ class Tracker:
             ) from error
         self.config, self.tell = config, tell
         self.remembered = Path(config.results_dir) / f".{package}.json"
-        self.problem: str | None = None
+        self.problem: storage.StorageError | None = None
 
     def begin(self, tasks: Iterable[tuple[str, int]]) -> None:
         """What is about to be trained."""
@@ -65,8 +65,9 @@ class Tracker:
             self._run(name, name, self._of_all(results), {"fingerprint": results.get("fingerprint")})
             storage.write_json(self.remembered, {**logged, name: sha})
         except Exception as error:  # whatever the package, its server or the network has to say
-            self.problem = " ".join(str(error).split()) or type(error).__name__
-            self.tell(f"{self.package.__name__}: {self.problem}; going on without it")
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.problem = storage.StorageError(f"{self.package.__name__}: {reason}")
+            self.tell(f"{self.problem}; going on without it")
 
     def _of_all(self, results: dict) -> dict[str, dict[int, float]]:
         steps = results["divergence"]["steps"]
