@@ -29,10 +29,11 @@ def numbers(record: dict) -> dict:
 
 
 def contents(config, activation, k) -> dict:
-    """Everything in a checkpoint that must be the same bits: weights, probe and record."""
+    """Everything in a checkpoint that must be the same bits: weights, branches, probe and record."""
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, activation, k))
     return {
         "weights": storage.contents_sha256(saved["weights"]),
+        "branches": storage.contents_sha256(saved["branches"]),
         "probe": storage.contents_sha256({"p": saved["probe"], "top": saved["probe_argmax"]}),
         "record": numbers(saved["record"]),
     }
@@ -146,10 +147,15 @@ def command(config, *extra) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_killed_and_resumed(at, sent):
+@pytest.mark.parametrize(
+    ("sent", "schedule"),
+    [(signal.SIGTERM, "cosine"), (signal.SIGKILL, "cosine"), (signal.SIGKILL, "trunk")],
+    ids=["SIGTERM", "SIGKILL", "SIGKILL, trunk"],
+)
+def test_killed_and_resumed(at, sent, schedule):
     """The whole program is killed in the middle of training and started again."""
     longer = {"max_iters": 400, "eval_interval": 50, "trials_per_activation": 1, "snapshot_seconds": 0.0}
+    longer["schedule"] = schedule
     whole, killed = at("whole", **longer), at("killed", **longer)
     trial.train_trial(whole, "relu", 1)
     process = programs.start(command(killed, "--quiet"))
