@@ -48,6 +48,7 @@ from config import Config, Parser, UserError
 from plotting import one, several
 from plotting import where as by_position
 from plotting.style import activation_style, house_style
+from tools import streams
 
 __all__ = [
     "plot_training_curves",
@@ -523,4 +524,4 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

@@ -37,6 +37,7 @@ from config import (
     lacking,
     option,
 )
+from tools import streams
 from training import ranks
 from training.progress import Display, duration
 
@@ -343,7 +344,7 @@ def _remove(config: Config, name: str) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="train.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="train.py", description="Train, measure and plot one activation after another.")
     parser.add_argument(
         "--activation", nargs="+", default=["all"], metavar="NAME", help="one or more activations, or all (default)"
     )
@@ -553,7 +554,8 @@ def _on_interrupt(handler) -> Iterator[None]:
 def _leave(*_):
     """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
     in the middle of an import, which can swallow it and leave half a module behind."""
-    os.write(2, f"train.py: {INTERRUPTED}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"train.py: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 
@@ -608,4 +610,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

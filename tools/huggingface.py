@@ -21,6 +21,7 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
 import activations
 import storage
 from config import Config, Parser, UserError
+from tools import streams
 
 # our name -> the name of the same function in transformers.activations
 THEIR_NAMES = {
@@ -155,7 +156,7 @@ def fast_tokenizer(tokenizer):
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
-    parser = Parser(prog="huggingface.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="huggingface.py", description="A trained GPT as a GPT-2 of the library transformers.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
     parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
     args = parser.parse_args(argv)
@@ -176,4 +177,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

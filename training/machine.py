@@ -158,9 +158,11 @@ def environment(config: Config) -> dict:
     """Versions and machine: what a reader needs to know to repeat the numbers."""
     folder = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.strip()
+        commit = (
+            subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
+            .stdout.decode("ascii", "replace")
+            .strip()
+        )
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     device_name = platform.processor() or platform.machine()
@@ -169,7 +171,7 @@ def environment(config: Config) -> dict:
         device_name = torch.cuda.get_device_name(config.device)
         libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     else:
-        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as f:
+        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as f:
             device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
     return {
         "python": platform.python_version(),
