@@ -185,7 +185,8 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
     Raises:
         UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
     """
-    from training import experiment, machine
+    from training import experiment
+    from training.computed import how_computed
     from training.team import check_ranks
 
     experiment.refuse_other_settings(config, names, there, corpus)
@@ -208,7 +209,7 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
     if alone:
         check_ranks(config, 1)
-    display.line(machine.how_computed(config))
+    display.line(how_computed(config))
     return tasks, experiment.audit_before(config, names, corpus, strict_audit, display)
 
 

@@ -16,7 +16,7 @@ corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables
 corpora.files corpora.reading prepare_data
 activations model models.architectures
 training.check training.matched_loss training.native training.fused
-training.team training.machine training.batches training.optimiser training.trial training.predictions
+training.team training.computed training.machine training.batches training.optimiser training.trial training.predictions
 audit
 training.pool training.ranks training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.checks analysis.study analysis.tables analysis.markdown
@@ -24,7 +24,7 @@ analysis.disagreement_page analysis.where
 plotting.style plotting.one plotting.several plotting.where plot_utils
 analysis.sections analysis.report analysis.studies
 tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.where
-tools.checklist tools.verify
+tools.checklist tools.verify tools.doctor
 analyze_results
 train
 """
