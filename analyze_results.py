@@ -30,6 +30,7 @@ from analysis.markdown import undressed
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
 from config import Config, Parser, UserError
+from tools import streams
 from tools.checklist import check_study
 
 __all__ = [
@@ -249,4 +250,4 @@ def _all_studies(folders: Config, studies_dir: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

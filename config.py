@@ -892,7 +892,7 @@ def fast_bfloat16(device: str) -> bool:
         return torch.cuda.get_device_capability(device)[0] >= 8
     if device == "cpu":
         try:
-            with open("/proc/cpuinfo") as f:
+            with open("/proc/cpuinfo", encoding="utf-8") as f:
                 flags = next((line for line in f if line.startswith("flags")), "").split()
         except OSError:
             return False

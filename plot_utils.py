@@ -50,6 +50,7 @@ from plotting import frontier as annealed
 from plotting import one, several
 from plotting import where as by_position
 from plotting.style import activation_style, house_style
+from tools import streams
 
 __all__ = [
     "plot_training_curves",
@@ -551,4 +552,4 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

@@ -48,6 +48,7 @@ from corpora.shakespeare import SHAKESPEARE_SHA256, shakespeare
 from corpora.source import PIECE, Source, announce
 from storage import StorageError
 from tokenizer import code_points, first_characters, from_dict, make_tokenizer, rechunk, token_dtype
+from tools import streams
 
 FORMAT = 1  # of the cache; a change of it prepares every corpus anew
 
@@ -452,4 +453,4 @@ def describe(corpus: Corpus) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

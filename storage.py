@@ -66,7 +66,8 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """As UTF-8. Names of files may not be text; what can't be said of them becomes a question mark."""
+    write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def append_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -86,7 +87,12 @@ def append_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 def write_json(path: str | os.PathLike, value) -> None:
     """Strict JSON: a NaN or an infinity anywhere is a ValueError, never a token that other readers choke on."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # a name of a file that isn't text: escaped, it is read back as it was
+        text = json.dumps(value, indent=1, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def _disk_message(path: Path, error: OSError) -> str:

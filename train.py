@@ -38,6 +38,7 @@ from config import (
     lacking,
     option,
 )
+from tools import streams
 from training import ranks
 from training.progress import Display, duration
 
@@ -226,7 +227,8 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
     Raises:
         UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
     """
-    from training import experiment, machine
+    from training import experiment
+    from training.computed import how_computed
     from training.team import check_ranks
 
     experiment.refuse_other_settings(config, names, there, corpus)
@@ -249,7 +251,7 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
     if alone:
         check_ranks(config, 1)
-    display.line(machine.how_computed(config))
+    display.line(how_computed(config))
     return tasks, experiment.audit_before(config, names, corpus, strict_audit, display)
 
 
@@ -379,7 +381,7 @@ def _remove(config: Config, name: str) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="train.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="train.py", description="Train, measure and plot one activation after another.")
     parser.add_argument(
         "--activation", nargs="+", default=["all"], metavar="NAME", help="one or more activations, or all (default)"
     )
@@ -625,7 +627,8 @@ def _on_interrupt(handler) -> Iterator[None]:
 def _leave(*_):
     """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
     in the middle of an import, which can swallow it and leave half a module behind."""
-    os.write(2, f"train.py: {INTERRUPTED}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(2, f"train.py: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 
@@ -680,4 +683,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

@@ -618,7 +618,7 @@ TABLES = {
 
 
 def main(argv=None):
-    parser = Parser(prog="calibration.py", description=__doc__.splitlines()[0])
+    parser = Parser(prog="calibration.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--replications", type=int, default=20_000, help="simulated studies a figure (default 20000)")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation (default 0)")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="which (default all)")
@@ -632,7 +632,7 @@ def main(argv=None):
         started = time.perf_counter()
         rows = list(TABLES[name](np.random.default_rng(args.seed), args.replications))
         record["tables"][name] = rows
-        print(f"{name}: {' '.join(TABLES[name].__doc__.split())}\n")
+        print(f"{name}: {' '.join((TABLES[name].__doc__ or '').split())}\n")
         print(tabulate(rows, headers="keys", disable_numparse=True))
         print(f"\n{args.replications} replications, seed {args.seed}, {time.perf_counter() - started:.0f} s\n")
     if args.json:

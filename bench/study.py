@@ -73,7 +73,7 @@ def evaluating(recorded: dict) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--folder", help="keep the study there (default: a temporary folder, removed)")
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="the rest goes to train.py")

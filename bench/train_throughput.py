@@ -297,7 +297,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--one-of-several"]:
         one_of_several(json.loads(sys.argv[2]))
         return
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--text", default="shakespeare", help="a text file, or a corpus by name")
     parser.add_argument("--nanogpt", help="a checkout of nanoGPT to run beside ours")
     parser.add_argument("--steps", type=int, help="default: 2000, with --preset 500")

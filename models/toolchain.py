@@ -143,7 +143,7 @@ def _compile(source: Path, target: str) -> None:
 
 def _output(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
         words = next((line for line in said if "error" in line), said[0] if said else "no message")

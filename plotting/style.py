@@ -126,7 +126,7 @@ def shades(colour: str, n: int) -> list[np.ndarray]:
 
 def plain(text, width: int = 60) -> str:
     """Text for a figure: at most `width` characters, its middle left out when longer, and a $ that is no formula."""
-    text = " ".join(str(text).split())
+    text = " ".join(str(text).encode("utf-8", "replace").decode().split())  # a name of a file may not be text
     if len(text) > width:
         text = f"{text[: width // 2]}…{text[-((width - 1) // 2) :]}"
     return text.replace("$", r"\$")

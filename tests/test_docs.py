@@ -18,7 +18,15 @@ from conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted(p.name for p in ROOT.glob("*.md"))
-SCRIPTS = ("train.py", "analyze_results.py", "prepare_data.py", "plot_utils.py", "compare.py", "tools/huggingface.py")
+SCRIPTS = (
+    "train.py",
+    "analyze_results.py",
+    "prepare_data.py",
+    "plot_utils.py",
+    "compare.py",
+    "tools/huggingface.py",
+    "tools/doctor.py",
+)
 # Run by CI itself, or about the machine rather than the program.
 NOT_RUN = ("setup.sh", "pytest", "ruff", "jupytext", "torchrun", "sbatch", "bench/")
 

@@ -9,14 +9,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up. A module may import what stands on a line above its own, or before it on its own line.
 LAYERS = """
-storage models.toolchain training.schedule config
+storage models.toolchain tools.streams training.schedule config
 significance analysis.metrics_table metrics training.pairs
 models.smelu models.own_code tokenizer
 corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables corpora.encodings corpora.hub
 corpora.files corpora.reading prepare_data
 activations model models.architectures
 training.check training.matched_loss training.native training.fused
-training.team training.machine training.batches training.optimiser training.trial training.predictions
+training.team training.computed training.machine training.batches training.optimiser training.trial training.predictions
 audit
 training.pool training.ranks training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
@@ -25,7 +25,7 @@ plotting.style plotting.one plotting.several plotting.where plotting.frontier pl
 analysis.sections analysis.report analysis.studies
 tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.trackers
 tools.where
-tools.checklist tools.verify tools.until_decided
+tools.checklist tools.verify tools.until_decided tools.doctor
 foreign.member foreign.windows foreign.dumps foreign.loaders foreign.suite foreign.measure
 analyze_results
 train

@@ -15,7 +15,7 @@ from model import GPT
 from models import toolchain
 from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import fused, machine, native, trial
+from training import computed, fused, machine, native, trial
 
 pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -543,8 +543,8 @@ def test_an_access_outside_of_an_array_is_seen(tmp_path, right, wrong):
 
 def test_how_it_is_computed(monkeypatch):
     def line(fast=True, **settings):
-        monkeypatch.setattr(machine, "fast_bfloat16", lambda device: fast)
-        return machine.how_computed(Config(preset="smoke", device="cpu", **settings))
+        monkeypatch.setattr(computed, "fast_bfloat16", lambda device: fast)
+        return computed.how_computed(Config(preset="smoke", device="cpu", **settings))
 
     bfloat16 = {"precision": "bfloat16", "native": False}
     assert line(precision="bfloat16") == (

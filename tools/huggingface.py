@@ -28,6 +28,7 @@ import activations
 import storage
 from analysis.results import number
 from config import Config, Parser, UserError
+from tools import streams
 
 # our name -> the name of the same function in transformers.activations
 THEIR_NAMES = {
@@ -274,7 +275,7 @@ def fast_tokenizer(tokenizer):
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
-    parser = Parser(prog="huggingface.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="huggingface.py", description="A trained GPT as a GPT-2 of the library transformers.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
     parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
     parser.add_argument("--results-dir", help="results for the model card (default: where the study put them)")
@@ -295,4 +296,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

@@ -1,4 +1,4 @@
-"""Write the tables of REPRODUCIBILITY_METRICS_GUIDE.md anew from the table of metrics (python -m tools.metrics_guide)."""
+"""Write the tables of the metrics guide anew from the table of metrics: python -m tools.metrics_guide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine: which kernels a trial is computed with and why, torch's settings, its random streams and its clock."""
+"""The machine: torch's settings, its random streams and its clock, and what is recorded of it."""
 
 from __future__ import annotations
 
@@ -14,44 +14,9 @@ import numpy as np
 import torch
 
 import storage
-from config import Config, fast_bfloat16
+from config import Config
 from models import toolchain
-
-# -- what is computed how -----------------------------------------------------------------------------------------
-
-
-def how_computed(config: Config) -> str:
-    """One line: the precision and the kernels of training, and what they follow from.
-
-    The rule: bfloat16 where it is fast, else float32. On the CPU, with one thread a trial and in bfloat16, the kernels
-    of native.cpp where they can be compiled, else torch's. Every evaluation is in float32 with torch's.
-    """
-    where = "" if config.device == "cpu" else f" on {config.device}"
-    return f"{config.precision}{where} with {_kernels(config)}: {_reason(config)}"
-
-
-def _kernels(config: Config) -> str:
-    if config.native:
-        return "the kernels of native.cpp"
-    return "kernels that torch.compile makes" if config.compile else "torch's kernels"
-
-
-def _reason(config: Config) -> str:
-    if config.native:
-        return "a C++ compiler and fast bfloat16 are here"
-    if config.compile:
-        return "compile=True"
-    fast = fast_bfloat16(config.device)
-    if config.precision == "float32":
-        return "precision=float32" if fast else "no fast bfloat16 on this processor"
-    if not fast:
-        return "precision=bfloat16"
-    if config.device != "cpu":
-        return "bfloat16 is fast there"
-    if config.threads > 1:
-        return f"those of native.cpp are for one thread, not {config.threads}"
-    return toolchain.problem() or "--no-native"
-
+from training.computed import how_computed
 
 # -- torch's settings ---------------------------------------------------------------------------------------------
 
@@ -158,9 +123,11 @@ def environment(config: Config) -> dict:
     """Versions and machine: what a reader needs to know to repeat the numbers."""
     folder = Path(__file__).resolve().parent
     try:
-        commit = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        ).stdout.strip()
+        commit = (
+            subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
+            .stdout.decode("ascii", "replace")
+            .strip()
+        )
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     device_name = platform.processor() or platform.machine()
@@ -169,7 +136,7 @@ def environment(config: Config) -> dict:
         device_name = torch.cuda.get_device_name(config.device)
         libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     else:
-        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as f:
+        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as f:
             device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
     return {
         "python": platform.python_version(),

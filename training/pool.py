@@ -124,7 +124,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self.stderr,
             env=environment,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
         )
         self._write(config.to_dict())
@@ -304,7 +304,7 @@ def _end_message(worker: _Worker) -> str:
 
 
 def _worker_main() -> int:
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    channel = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not get among the events
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())

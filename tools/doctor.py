@@ -1,0 +1,141 @@
+"""What this machine has, what will be chosen for it and why, and what would make it faster.
+
+    python tools/doctor.py
+    python tools/doctor.py --threads 2 --device cpu       what follows for these settings
+
+It takes any setting of train.py, trains nothing, and writes nothing but the kernels where they are not compiled yet.
+torch is imported only where a GPU has to be asked about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where its modules are
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from config import PACKAGES, Config, Parser, UserError, add_arguments, command_line, fast_bfloat16, from_args, option
+from models import toolchain
+from tools import streams
+from training import pool
+from training.computed import how_computed
+
+OPTIONAL = {
+    "datasets": "reads CSV, JSON lines and parquet, and corpora of the Hugging Face Hub",
+    "transformers": "is given trained models by tools/huggingface.py",
+    "tensorboard": "is needed for --tensorboard",
+    "tokenizers": "trains the tokenizer bpe",
+}
+VECTORS = {"avx512_bf16": "AVX-512 bfloat16", "amx_bf16": "AMX bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+
+
+def machine() -> dict[str, str]:
+    """{what: what there is}, in the order in which it is shown."""
+    facts = _processor()
+    compiler = toolchain.problem() or f"{toolchain.compiler_version()}: native.cpp can be compiled and loaded"
+    return {
+        "system": platform.platform(),
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "cores": _cores(),
+        "vectors": _vectors(facts),
+        "fast bfloat16": "yes" if fast_bfloat16("cpu") else "no",
+        "memory": _memory(),
+        "compiler": compiler,
+        "Python": platform.python_version(),
+        **{name: _version(name) or "not installed" for name in (*PACKAGES, *OPTIONAL)},
+        "output": f"{sys.stdout.encoding}; names of files in {sys.getfilesystemencoding()}",
+    }
+
+
+def advice(config: Config) -> list[str]:
+    """What would make training faster or is missing, most important first."""
+    said = []
+    if config.device == "cpu":
+        said.append("a GPU that torch can use trains larger models many times faster; none is used here")
+        if not fast_bfloat16("cpu"):
+            said.append("a processor with AVX-512 bfloat16 or AMX would train in bfloat16, which is faster")
+        elif toolchain.problem():
+            said.append(f"a C++ compiler would bring the kernels of native.cpp: {toolchain.problem()}")
+        elif not config.native and config.precision == "bfloat16":
+            said.append(f"{option('native')} with one thread a trial would use the kernels of native.cpp")
+    cores, limit = len(_affinity()), os.cpu_count() or 1
+    if cores < limit:
+        said.append(f"this process may use {cores} of {limit} cores")
+    said += [f"{name} {what}; it is not installed" for name, what in OPTIONAL.items() if not _version(name)]
+    return said
+
+
+def print_report(config: Config) -> None:
+    workers = pool.default_workers(config, config.trials_per_activation)
+    chosen = {
+        "preset": config.preset,
+        "device": config.device,
+        "computed": how_computed(config),
+        "side by side": f"{workers} of {config.trials_per_activation} trials, threads for each: {config.threads}",
+    }
+    for title, rows in (("This machine", machine()), ("What is chosen", chosen)):
+        print(title)
+        for what, there in rows.items():
+            print(f"  {what:14} {there}")
+        print()
+    print("What would help")
+    for line in advice(config) or ["nothing that is known of"]:
+        print(f"  {line}")
+
+
+def _processor() -> dict[str, str]:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        first = file.read().partition("\n\n")[0]
+        return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    return {}
+
+
+def _affinity() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _cores() -> str:
+    return f"{len(_affinity())} of {os.cpu_count()} may be used"
+
+
+def _vectors(facts: dict[str, str]) -> str:
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return ", ".join(label for flag, label in VECTORS.items() if flag in flags) or "none that is known of"
+
+
+def _memory() -> str:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE") / 2**30
+        return f"{os.sysconf('SC_PHYS_PAGES') * page:.1f} GiB, {os.sysconf('SC_AVPHYS_PAGES') * page:.1f} GiB free"
+    except (OSError, ValueError, AttributeError):
+        return "unknown"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "without a version" if importlib.util.find_spec(package) else None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line. Exit status: 0 done, 2 wrong input."""
+    parser = Parser(prog="doctor.py", description="What this machine has, what will be chosen and why.")
+    add_arguments(parser)
+    try:
+        with command_line():
+            print_report(from_args(parser.parse_args(argv)))
+    except UserError as error:
+        print(f"doctor.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(streams.run(main))
