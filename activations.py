@@ -229,7 +229,6 @@ def _smooth(smoothness: str) -> bool | None:
 
 def _make_own(name: str, factory: Callable):
     """A module from a class, a maker of modules or a plain function, tried out on a few numbers."""
-    import torch
     from torch import nn
 
     from models.smelu import Elementwise
@@ -239,7 +238,6 @@ def _make_own(name: str, factory: Callable):
             f"activation {name!r} is a module already made; give its class, or a function that makes a new one each "
             "time: layers and trials must not share a module"
         )
-    x = torch.linspace(-3, 3, 8).view(2, 4)
     try:
         if inspect.isclass(factory) or not _takes_argument(factory):
             module = factory()
@@ -249,8 +247,7 @@ def _make_own(name: str, factory: Callable):
                 raise UserError(f"activation {name!r} makes the same module each time; it must make a new one")
         else:
             module = Elementwise(factory)
-        with torch.no_grad():
-            y = module(x)
+        problem = _unfit(module)
     except UserError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -258,12 +255,44 @@ def _make_own(name: str, factory: Callable):
             f"activation {name!r} does not work: {one_line(error)}; it must be a function of "
             "a tensor, or a class or function that makes a torch.nn.Module without being given arguments"
         ) from error
-    if not isinstance(y, torch.Tensor) or y.shape != x.shape or y.dtype != x.dtype:
-        found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else kind(y)
-        raise UserError(
-            f"activation {name!r} must return a tensor like its input, {tuple(x.shape)} of {x.dtype}, not {found}"
-        )
+    if problem:
+        raise UserError(f"activation {name!r} {problem}")
     return module
+
+
+def _unfit(module) -> str | None:
+    """Why nothing can be trained through a module, tried on a few numbers; or None. Raises what its code raises."""
+    import torch
+
+    leaf = torch.linspace(-3, 3, 24).view(2, 3, 4).requires_grad_()  # windows, tokens, channels
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        x = leaf * 1
+        before = x.detach().clone()
+        y = module(x)
+        if not isinstance(y, torch.Tensor) or y.shape != before.shape or y.dtype != before.dtype:
+            found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else kind(y)
+            return f"must return a tensor like its input, {tuple(before.shape)} of {before.dtype}, not {found}"
+        if not torch.equal(x, before):
+            return "changes its input in place; it must return a new tensor (inplace=False)"
+        if not y.isfinite().all():
+            return f"is not finite at {float(before[~y.isfinite()][0]):.3g}; it must be finite everywhere"
+        slope = torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] if y.requires_grad else None
+        if slope is None:
+            return "gives no gradient: it is constant, detached, or computed without torch"
+        if not slope.isfinite().all():
+            return f"has a derivative that is not finite at {float(before[~slope.isfinite()][0]):.3g}"
+        learns = any(p.requires_grad for p in module.parameters())
+        if not slope.any() and not learns and torch.equal(y, y[:1, :1].expand_as(y)):
+            return "is constant from -3 to 3: nothing can be trained through it"
+        changed = before.clone()
+        changed[0, -1] += 1
+        torch.default_generator.manual_seed(0)
+        moved = (module(changed) - y).abs().amax(-1)
+        moved[0, -1] = 0
+        if moved.max() > 1e-5 * y.abs().max():
+            return "mixes tokens: the value at one depends on others (softmax over time?); it must act on each alone"
+    return None
 
 
 def _takes_argument(function: Callable) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import math
 import traceback
 from collections.abc import Callable
@@ -220,11 +221,13 @@ def hybrid(config: Config, activation: str, vocab_size: int) -> Decoder:
 
 
 class OwnModel(LanguageModel):
-    """Any module that maps token ids (B, T) to logits (B, T, V), as a model of the study."""
+    """Any module that maps token ids (B, T) to logits (B, T, V), as a model of the study. (logits, loss) will do, also
+    with logits of the last position alone where it is given no `targets`: the loss is computed here."""
 
     def __init__(self, module: nn.Module, config: Config, vocab_size: int):
         super().__init__()
         self.block_size, self.vocab_size, self.name = config.block_size, vocab_size, config.model
+        self.with_targets = False  # as nanoGPT's model, it may give all positions only where it is given targets
         self.module = module
         self.register_load_state_dict_post_hook(_only_parameters)
 
@@ -234,12 +237,27 @@ class OwnModel(LanguageModel):
         buffers = {
             name: b.to(dtype) for name, b in self.module.named_buffers() if b.is_floating_point() and b.dtype != dtype
         }
-        logits = torch.func.functional_call(self.module, buffers, (idx,)) if buffers else self.module(idx)
         shape = (*idx.shape, self.vocab_size)
+        logits = self._call(buffers, idx)
+        if (
+            not self.with_targets
+            and isinstance(logits, torch.Tensor)
+            and logits.shape == (shape[0], 1, shape[2]) != shape
+        ):
+            self.with_targets = "targets" in inspect.signature(self.module.forward).parameters
+            logits = self._call(buffers, idx) if self.with_targets else logits
         if not isinstance(logits, torch.Tensor) or logits.shape != shape:
             found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else kind(logits)
             raise UserError(f"model={self.name!r}: gave {found} where logits of shape {shape} (B, T, V) were expected")
         return logits
+
+    def _call(self, buffers, idx):
+        """The logits in what the module returns: they alone, first in a tuple (logits, loss), or an attribute."""
+        given = {"targets": idx.contiguous()} if self.with_targets else {}
+        found = (
+            torch.func.functional_call(self.module, buffers, (idx,), given) if buffers else self.module(idx, **given)
+        )
+        return found[0] if isinstance(found, tuple) and found else getattr(found, "logits", found)
 
 
 def _only_parameters(model: OwnModel, incompatible) -> None:

@@ -2,17 +2,21 @@
 
 import importlib
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import activations
 import storage
 from analysis import results as analysed
-from config import UserError
+from config import UserError, lacking
 from models import own_code
 from models.architectures import code_checksums
 from prepare_data import load_corpus
@@ -20,6 +24,7 @@ from synthetic import synthetic_study
 from training import experiment
 from training import trial as trials
 
+PRECISIONS = ("float32", "bfloat16")
 PROJECT = Path(__file__).resolve().parent.parent
 CODE = {
     "my_models": "from model import GPT\ndef build(config, activation, vocab_size):\n"
@@ -206,3 +211,168 @@ def test_on_the_command_line(smoke_config, tmp_path):
     assert status == 2 and err.count("\n") == 1 and "my_models was changed since" in err and "to train" not in out
     status, out, err = run("--overwrite")
     assert status == 0 and "2 trials to train" in out, err
+
+
+# -- code as people write it ----------------------------------------------------------------------------------------
+
+
+def softmax_over_time(x):
+    return x.softmax(-2)
+
+
+def batch_mean(x):
+    return x - x.mean((0, 1))
+
+
+REFUSED = [
+    (lambda x: x.relu_(), "changes its input in place"),
+    (lambda x: x.mul_(2), "changes its input in place"),
+    (partial(nn.ReLU, inplace=True), "changes its input in place"),
+    (lambda x: torch.ones_like(x), "gives no gradient"),
+    (lambda x: x.detach().relu(), "gives no gradient"),
+    (lambda x: torch.from_numpy(x.detach().numpy()), "gives no gradient"),
+    (lambda x: x * 0, "is constant"),
+    (torch.log, "is not finite at -3"),
+    (torch.sqrt, "is not finite at -3"),
+    (lambda x: x / 0, "is not finite"),
+    (lambda x: x[..., :2], "must return a tensor like its input"),
+    (lambda x: x.sum(), "must return a tensor like its input"),
+    (lambda x: x.double(), "must return a tensor like its input"),
+    (lambda x: (x, x), "must return a tensor like its input"),
+    (lambda x: None, "must return a tensor like its input"),
+    (lambda x: x.relu() if x.mean() > "0" else x, "does not work: TypeError"),
+    (softmax_over_time, "mixes tokens"),
+    (batch_mean, "mixes tokens"),
+    (lambda x: x.cumsum(0), "mixes tokens"),
+    (lambda x: x.flip(1), "mixes tokens"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_an_activation_that_cannot_be_trained_is_refused_in_one_line(number, registry):
+    function, said = REFUSED[number]
+    registry("mine", function if isinstance(function, partial) else lambda x: function(x))
+    with pytest.raises(UserError, match=said) as caught:
+        activations.make_activation("mine")
+    assert "\n" not in str(caught.value) and "'mine'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        nn.PReLU,
+        nn.RReLU,
+        nn.Hardswish,
+        nn.Softsign,
+        lambda x: x.sign() * x.square(),
+        lambda x: x.softmax(-1),
+        torch.sin,
+    ],
+)
+def test_an_activation_that_can_be_trained_is_taken(function, registry, config):
+    registry("mine", function)
+    activations.make_activation("mine")
+
+
+@pytest.mark.parametrize("model", ["gpt", "llama", "lstm", "conv", "hybrid"])
+@pytest.mark.parametrize("native", [True, False])
+def test_prelu_in_bfloat16(model, native, config):
+    """What it learns is in the precision of the rest, on every path."""
+    native = native and model == "gpt" and not lacking(config.replace(precision="bfloat16"))
+    config = config.replace(model=model, precision="bfloat16", native=native, max_iters=4, warmup_iters=1)
+    assert trials.train_trial(config, "torch.nn:PReLU", 1)["status"] == "done"
+
+
+MADE = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+from types import SimpleNamespace
+
+class Net(nn.Module):
+    def __init__(self, vocab_size, form):
+        super().__init__()
+        self.wte, self.form = nn.Embedding(vocab_size, 16), form
+        self.head = nn.Linear(16, vocab_size)
+
+    def forward(self, idx, targets=None):
+        x = self.wte(idx)
+        if self.form == "tuple" or targets is not None and self.form == "nanogpt":
+            logits = self.head(x)
+            loss = None if targets is None else F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+            return logits, loss
+        if self.form == "attribute":
+            return SimpleNamespace(logits=self.head(x))
+        return self.head(x[:, [-1], :]), None
+
+class Last(Net):
+    def forward(self, idx):
+        return self.head(self.wte(idx)[:, [-1], :])
+
+def build(config, activation, vocab_size):
+    return Net(vocab_size, FORM) if FORM != "last" else Last(vocab_size, FORM)
+"""
+
+
+@pytest.mark.parametrize("form", ["tuple", "nanogpt", "attribute", "last"])
+def test_a_model_as_people_write_them(form, config, tmp_path, monkeypatch):
+    (tmp_path / f"net_{form}.py").write_text(f"FORM = {form!r}\n{MADE}", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = config.replace(model=f"net_{form}:build", max_iters=4, warmup_iters=1)
+    corpus = load_corpus(config)
+    if form == "last":
+        with pytest.raises(UserError, match=r"gave \(1, 1, \d+\) where logits of shape \(1, 4, \d+\) \(B, T, V\)"):
+            trials.train_trial(config, "relu", 1, corpus)
+        return
+    assert trials.train_trial(config, "relu", 1, corpus)["status"] == "done"
+    model, _, _ = trials.load_trial(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+    idx = torch.arange(6)[None]
+    logits = model(idx)
+    expected = model.module.head(model.module.wte(idx))
+    assert logits.shape == (1, 6, corpus.vocab_size) and torch.equal(logits, expected)
+    loss = torch.nn.functional.cross_entropy(expected[0], idx[0])
+    assert float(model(idx, idx)[1].detach()) == pytest.approx(float(loss), rel=1e-6)
+
+
+PARTS = [
+    "x",
+    "x.abs()",
+    "x.tanh()",
+    "x.relu()",
+    "x.exp()",
+    "x.log()",
+    "x.sqrt()",
+    "1 / x",
+    "x * x",
+    "x.sigmoid()",
+    "3.0",
+]
+PARTS += [
+    "x.sum(1, keepdim=True)",
+    "x.detach()",
+    "x.softmax(-1)",
+    "x.sign()",
+    "x.round()",
+    "x.to(torch.float16)",
+    "x.t()",
+]
+PARTS += ["x.add_(1)", "x[0]", "'words'", "x.view(-1)", "x.nan_to_num()", "(x > 0)", "x.item()", "undefined"]
+
+
+@pytest.mark.slow
+def test_two_hundred_random_activations(registry, config):
+    """Trained, or refused in one line before any step."""
+    rng, corpus, outcomes = random.Random(0), load_corpus(config), Counter()
+    config = config.replace(max_iters=2, warmup_iters=1, eval_interval=2)
+    for number in range(200):
+        first, second = rng.choices(PARTS, k=2)
+        text = f"import torch\ndef f(x):\n    return ({first}) {rng.choice('+-*')} ({second})"
+        registry("mine", typed(text), overwrite=True)
+        folder = config.replace(checkpoint_dir=f"{config.checkpoint_dir}/{number}", precision=rng.choice(PRECISIONS))
+        try:
+            outcomes[trials.train_trial(folder, "mine", 1, corpus)["status"]] += 1
+        except UserError as error:
+            assert "\n" not in str(error) and "'mine'" in str(error), text
+            assert not list(Path(folder.checkpoint_dir).glob("**/*.pt")), text
+            outcomes["refused"] += 1
+    assert sum(outcomes.values()) == 200 and outcomes["done"] > 20 and outcomes["refused"] > 20, outcomes
