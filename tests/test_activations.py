@@ -299,7 +299,7 @@ def test_under_autocast_the_precision_of_the_linear_layer_is_kept(path):
 
 
 def test_without_a_library_the_formula_is_used(monkeypatch):
-    monkeypatch.setattr(toolchain, "_built", toolchain.Unavailable("as on a machine without a compiler"))
+    monkeypatch.setattr(toolchain, "_built", {toolchain.SOURCE: toolchain.Unavailable("no compiler")})
     assert smelu.kernel.__wrapped__() is None  # __wrapped__: past the cache
 
 
@@ -310,7 +310,7 @@ def test_loops_that_compute_something_else_are_not_used(monkeypatch, tmp_path):
     assert smelu.kernel.__wrapped__() is not None
     monkeypatch.setattr(toolchain, "SOURCE", source)
     monkeypatch.setattr(toolchain, "FOLDERS", (tmp_path,))
-    monkeypatch.setattr(toolchain, "_built", None)
+    monkeypatch.setattr(toolchain, "_built", {})
     assert smelu.kernel.__wrapped__() is None
 
 

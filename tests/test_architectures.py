@@ -489,16 +489,16 @@ def precision(config, activation, vocab_size): return Odd(config, vocab_size, "p
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A module of a user's own, in the current folder."""
-    (tmp_path / "own_models.py").write_text(OWN)
+    (tmp_path / "models_in_a_folder.py").write_text(OWN)
     (tmp_path / "broken_models.py").write_text("import torch\nimport no_such_package\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+    monkeypatch.delitem(sys.modules, "models_in_a_folder", raising=False)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_model_of_ones_own_is_a_model_like_the_others(own, precision):
-    config = tiny("own_models:bag", precision=precision)
+    config = tiny("models_in_a_folder:bag", precision=precision)
     torch.manual_seed(0)
     first = build_model(config, "gelu", V, seed=5)
     torch.manual_seed(1)
@@ -528,19 +528,22 @@ def test_a_model_of_ones_own_is_a_model_like_the_others(own, precision):
     [
         ("wrong_arguments", r"called with \(config, activation, vocab_size\), it failed with TypeError"),
         ("no_module", "must return a torch.nn.Module, not a value of type int"),
-        ("fails", r"ZeroDivisionError: division by zero \(.*own_models.py, line 28\)"),
+        ("fails", r"ZeroDivisionError: division by zero \(.*models_in_a_folder.py, line 28\)"),
         ("no_parameters", "no parameters to train"),
         ("wrong_shape", r"gave \(1, 4, 31\) where logits of shape \(1, 4, 30\)"),
         ("unused", "spare gets no gradient"),
         ("frozen", "scale gets no gradient"),
         ("random", "the buffer features is random"),
         ("running", "the buffer norm.running_mean changes in training"),
-        ("precision", r"does not train in bfloat16: .*own_models.py, line \d+\); with --precision float32 it does"),
+        (
+            "precision",
+            r"does not train in bfloat16: .*models_in_a_folder.py, line \d+\); with --precision float32 it does",
+        ),
     ],
 )
 def test_what_is_wrong_with_ones_own_model_is_one_clear_line(own, name, says):
     with pytest.raises(UserError, match=says) as caught:
-        build_model(tiny(f"own_models:{name}", precision="bfloat16"), "gelu", V)
+        build_model(tiny(f"models_in_a_folder:{name}", precision="bfloat16"), "gelu", V)
     assert "\n" not in str(caught.value)
 
 
@@ -550,5 +553,5 @@ def test_a_module_that_cannot_be_imported_is_named(own):
 
 
 def test_own_activations_reach_a_model_of_ones_own(own):
-    net = build_model(tiny("own_models:bag"), "relu", V)
+    net = build_model(tiny("models_in_a_folder:bag"), "relu", V)
     assert isinstance(net.module.activation, nn.ReLU)

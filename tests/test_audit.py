@@ -458,7 +458,7 @@ def test_planted_unknown_setting(smoke_config):
     assert Config.from_dict(smoke_config.to_dict())
     with pytest.raises(UserError, match="n_layer"):
         Config.from_dict({**smoke_config.to_dict(), "n_layers": 6})
-    with pytest.raises(TypeError, match="n_layers"):
+    with pytest.raises(UserError, match="n_layers"):
         Config(preset="smoke", n_layers=6)
     command = [sys.executable, "train.py", "--activation", "relu", "--modle", "gpt", "--audit-only"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -631,7 +631,7 @@ def test_planted_changed_kernel(departs, monkeypatch, tmp_path, right, wrong):
     for owner, name, value in (
         (toolchain, "SOURCE", defective),
         (toolchain, "FOLDERS", (tmp_path,)),
-        (toolchain, "_built", None),
+        (toolchain, "_built", {}),
         (native, "_library", None),
         (native, "check", lambda: None),
     ):
