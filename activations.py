@@ -12,6 +12,7 @@ Importing this module does not import torch: charts, reports and `--help` need n
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -19,7 +20,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from config import UserError
+from config import UserError, option
 from models.own_code import import_function, is_path, kind, one_line
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
@@ -227,7 +228,7 @@ def _smooth(smoothness: str) -> bool | None:
     return None if smoothness == "unknown" else smoothness != "C0"
 
 
-def _make_own(name: str, factory: Callable):
+def _make_own(name: str, factory: Callable, precision: str):
     """A module from a class, a maker of modules or a plain function, tried out on a few numbers."""
     from torch import nn
 
@@ -247,7 +248,9 @@ def _make_own(name: str, factory: Callable):
                 raise UserError(f"activation {name!r} makes the same module each time; it must make a new one")
         else:
             module = Elementwise(factory)
-        problem = _unfit(module)
+        problem = _unfit(module, "float32")
+        if not problem and precision != "float32":
+            problem = _problem_in(module, precision)
     except UserError:
         raise
     except Exception as error:  # the user's code may raise anything
@@ -260,11 +263,24 @@ def _make_own(name: str, factory: Callable):
     return module
 
 
-def _unfit(module) -> str | None:
+def _problem_in(module, precision: str) -> str | None:
+    """As `_unfit`, of a copy in another precision than float32, in which it is fit."""
+    import torch
+
+    try:
+        problem = _unfit(copy.deepcopy(module).to(getattr(torch, precision)), precision)
+    except Exception as error:  # the user's code may raise anything
+        problem = f"does not work: {one_line(error)}"
+    return problem and f"{problem}; in {precision}: with {option('precision', 'float32')} it works"
+
+
+def _unfit(module, precision: str) -> str | None:
     """Why nothing can be trained through a module, tried on a few numbers; or None. Raises what its code raises."""
     import torch
 
-    leaf = torch.linspace(-3, 3, 24).view(2, 3, 4).requires_grad_()  # windows, tokens, channels
+    leaf = (
+        torch.linspace(-3, 3, 24, dtype=getattr(torch, precision)).view(2, 3, 4).requires_grad_()
+    )  # windows, tokens, channels
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         x = leaf * 1
@@ -379,17 +395,18 @@ def own_function(name: str) -> Callable | None:
     return import_function(name, "activation") if factory is None else None
 
 
-def make_activation(name: str):
+def make_activation(name: str, precision: str = "float32"):
     """A new torch.nn.Module that computes the activation element by element; another one at each call. For a gated
-    activation, the function of the gate.
+    activation, the function of the gate. One's own is tried out in float32 and in `precision`.
 
     Raises:
         UserError: there is no such activation, or one's own can't be imported, makes no module, makes the same one
-            twice, or does not return a tensor like its input.
+            twice, or nothing can be trained through it: it does not return a tensor like its input, changes the input,
+            is constant or not finite, or mixes tokens.
     """
     _, factory = _find(name)
     if factory is None or name in _REGISTERED:
-        return _make_own(name, factory or import_function(name, "activation"))
+        return _make_own(name, factory or import_function(name, "activation"), precision)
     return factory()
 
 

@@ -85,7 +85,7 @@ class MLP(nn.Module):
         self.gated = activations.get_info(activation).gated
         hidden = activations.hidden_width(config.n_embd, self.gated)
         self.c_fc = nn.Linear(config.n_embd, (2 if self.gated else 1) * hidden, bias=config.bias)
-        self.activation = activations.make_activation(activation)
+        self.activation = activations.make_activation(activation, config.precision)
         self.c_proj = nn.Linear(hidden, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 

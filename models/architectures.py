@@ -239,11 +239,8 @@ class OwnModel(LanguageModel):
         }
         shape = (*idx.shape, self.vocab_size)
         logits = self._call(buffers, idx)
-        if (
-            not self.with_targets
-            and isinstance(logits, torch.Tensor)
-            and logits.shape == (shape[0], 1, shape[2]) != shape
-        ):
+        last_alone = (shape[0], 1, shape[2])
+        if not self.with_targets and getattr(logits, "shape", None) == last_alone != shape:
             self.with_targets = "targets" in inspect.signature(self.module.forward).parameters
             logits = self._call(buffers, idx) if self.with_targets else logits
         if not isinstance(logits, torch.Tensor) or logits.shape != shape:
@@ -254,9 +251,10 @@ class OwnModel(LanguageModel):
     def _call(self, buffers, idx):
         """The logits in what the module returns: they alone, first in a tuple (logits, loss), or an attribute."""
         given = {"targets": idx.contiguous()} if self.with_targets else {}
-        found = (
-            torch.func.functional_call(self.module, buffers, (idx,), given) if buffers else self.module(idx, **given)
-        )
+        if buffers:
+            found = torch.func.functional_call(self.module, buffers, (idx,), given)
+        else:
+            found = self.module(idx, **given)
         return found[0] if isinstance(found, tuple) and found else getattr(found, "logits", found)
 
 
@@ -319,6 +317,7 @@ def _try_out(model: OwnModel, precision: str, what: str) -> None:
     except Exception as error:  # the user's code can raise anything
         hint = "" if precision == "float32" else "; with --precision float32 it does"
         raise UserError(f"{what}: does not train in {precision}: {_one_line_with_place(error)}{hint}") from error
+    model.with_targets = tried.with_targets
     trained = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     for name, _ in model.module.named_parameters():
         if name not in trained:
