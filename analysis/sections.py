@@ -139,7 +139,7 @@ def verdicts(s: Study, quantity: str) -> str:
     for kind in VERDICTS:
         found = [t for t in s.primary if s.verdict(t, quantity).kind == kind]
         shown = kind in ("lower", "higher", "equal")
-        names = listed(label(t.a) + (f" ({effect(t.tests[quantity])})" if shown else "") for t in found)
+        names = listed(label(t.a) + (f" ({effect(t.tests.get(quantity))})" if shown else "") for t in found)
         words = f"practically equal ({MARGINS[quantity]})" if kind == "equal" else kind
         parts += [f"{words} for {names}"] if found else []
     return "; ".join(parts)
@@ -148,7 +148,7 @@ def verdicts(s: Study, quantity: str) -> str:
 def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
     kind = s.verdict(t, quantity).kind
     if kind == "no test":
-        return safe(f"no test: {t.tests[quantity].note if t.tests[quantity] else t.why_not}")
+        return safe(f"no test: {t.tests.get(quantity).note if t.tests.get(quantity) else t.why_not}")
     words = {"equal": f"practically equal ({MARGINS[quantity]})", "inconclusive": "inconclusive"}
     return words.get(kind, f"**{kind}**")
 
@@ -197,7 +197,7 @@ def fastest(s: Study) -> list[str]:
 def limits(s: Study) -> list[str]:
     """What this number of trials can't show."""
     if s.detectable:
-        n = span({min(t.tests["PD"].n) for t in s.detectable}, 0)
+        n = span({min(t.tests.get("PD").n) for t in s.detectable}, 0)
         return [
             f"**Limits**: with {n} trials, the smallest reduction of PD that a single comparison would have found "
             f"with 80 % power (before correction for their number) is {span(s.detectable.values(), 1, ' %')}. "
@@ -403,7 +403,7 @@ def rankings(s: Study) -> list[str]:
 def statistical_significance(s: Study) -> list[str]:
     if len(s.measured) == 1:
         return ["There is one activation: nothing to compare it with."]
-    if not any(t.tests[q] for t in s.tests for q in QUANTITIES):
+    if not any(t.tests.get(q) for t in s.tests for q in QUANTITIES):
         return [
             "Nothing could be compared:",
             "",
@@ -424,7 +424,7 @@ def statistical_significance(s: Study) -> list[str]:
     if s.primary:
         lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
         lines += ["Relative PD of the final models:", *reference_table(s, "PD")]
-        if any(t.tests["Matched_PD"] for t in s.primary):
+        if any(t.tests.get("Matched_PD") for t in s.primary):
             lines += [
                 f"Relative PD at equal validation loss ({fixed(s.matched.target)} nats per token; see section 5):",
                 *reference_table(s, "Matched_PD"),
@@ -436,7 +436,7 @@ def statistical_significance(s: Study) -> list[str]:
 def reference_table(s: Study, quantity: str) -> list[str]:
     rows = []
     for t in s.primary:
-        test = t.tests[quantity]
+        test = t.tests.get(quantity)
         known = t.tested(quantity)
         rows.append(
             [
@@ -460,7 +460,7 @@ def all_pairs(s: Study) -> list[str]:
     for t in s.tests:
         row = [f"{label(t.a)} against {label(t.b)}"]
         for quantity in ("PD", "Loss"):
-            row += [effect(t.tests[quantity]), flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH]
+            row += [effect(t.tests.get(quantity)), flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH]
             row.append(verdict_cell(s, t, quantity))
         rows.append(row)
     family = sum(not t.unfit for t in s.tests)
@@ -483,7 +483,7 @@ def reach(s: Study) -> list[str]:
         ]
         for t, smallest in s.detectable.items()
     ]
-    fewest = min(min(t.tests["PD"].n) for t in s.detectable)
+    fewest = min(min(t.tests.get("PD").n) for t in s.detectable)
     few = f" {fewest} trials tell little about the spread itself, hence the wide ranges." if fewest < 5 else ""
     sizes = [f"for {percent:g} %" for percent in REDUCTIONS]
     header = ["Comparison", "Smallest detectable reduction", f"Trials {sizes[0]}", *sizes[1:]]
@@ -502,7 +502,7 @@ def second_opinion(s: Study) -> list[str]:
     """A bootstrap over trials and positions, where there are enough trials for it."""
     if not s.detectable:
         return []
-    fewest = min(min(t.tests["PD"].n) for t in s.detectable)
+    fewest = min(min(t.tests.get("PD").n) for t in s.detectable)
     if fewest < 5:
         return [
             f"A bootstrap is not offered as a second opinion: with {fewest} trials it sees too little of the spread "

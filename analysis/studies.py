@@ -71,7 +71,12 @@ class Member(Study):
         """Activation `name` (or SMOOTH) against ReLU; None where they were not compared."""
         if name == SMOOTH:
             return self.contrast.tests.get(quantity)
-        return self.against[name].tests[quantity] if name in self.against else None
+        return self.against[name].tests.get(quantity) if name in self.against else None
+
+    def own(self, name: str, quantity: str) -> significance.Comparison | None:
+        """The same by its own spread alone: what is moderated within a study counts its other comparisons too."""
+        tested = self.contrast if name == SMOOTH else self.against.get(name)
+        return tested.own.get(quantity) if tested else None
 
     def said(self, name: str, quantity: str) -> str:
         """The kind of its verdict; Holm over this study's comparisons with ReLU (the contrast is one by itself)."""
@@ -234,7 +239,7 @@ def _pool(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
         if known is None or min(test.n) > min(known.test(name, quantity).n):
             entering[study.recipe] = study
     found = list(entering.values())
-    tests = [study.test(name, quantity) for study in found]
+    tests = [study.own(name, quantity) for study in found]
     result = Pooled(
         name,
         quantity,

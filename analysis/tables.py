@@ -108,7 +108,7 @@ def _significance_row(study: Study, t: PairTests) -> dict:
 
 
 def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:
-    test, tested = t.tests[quantity], t.tested(quantity)
+    test, tested = t.tests.get(quantity), t.tested(quantity)
 
     def get(attribute):
         return getattr(test, attribute) if test else None
@@ -122,6 +122,7 @@ def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:
         "t": get("t"),
         "df": get("df"),
         "p": get("p"),
+        "p_Unmoderated": get("p_plain"),
         "p_Holm": t.p_holm[quantity] if tested else None,
         "Significant": tested and t.p_holm[quantity] < ALPHA,
         "g": get("g"),

@@ -10,11 +10,21 @@ from statsmodels.stats.multitest import multipletests
 
 import analysis.study
 import analyze_results
-import plot_utils
 import significance
 from analysis import report
 from analysis.study import Study
-from synthetic import STUDY, log_jackknife, losses_of, pds_of, synthetic_results, synthetic_study, write_study
+from plotting import several
+from synthetic import (
+    STUDY,
+    differences_from,
+    log_jackknife,
+    losses_of,
+    moderated,
+    pds_of,
+    synthetic_results,
+    synthetic_study,
+    write_study,
+)
 
 # -- one of each ------------------------------------------------------------------------------------------------------
 
@@ -40,7 +50,15 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
 
     for name in ("measure", "match_losses"):
         counted(analysis.study, name)
-    for name in ("compare_pd", "compare_loss", "smooth_contrast", "mean_pd_interval", "verdict"):
+    for name in (
+        "compare_pd",
+        "compare_loss",
+        "smooth_contrast",
+        "moderate",
+        "gatekeep",
+        "mean_pd_interval",
+        "verdict",
+    ):
         counted(significance, name)
     write_study(tmp_path / "results", synthetic_study())
     analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
@@ -51,7 +69,10 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
         "compare_pd": 2 * pairs,  # final models, and at equal loss
         "compare_loss": pairs,
         "smooth_contrast": 2,
-        "mean_pd_interval": 5 + 3 * 5,  # of each activation, and with each trial left out in turn
+        "moderate": 3 * pairs + 2,
+        "gatekeep": 2,
+        # of each activation, and with each trial left out in turn; and in figures, of PD (twice) and mismatch
+        "mean_pd_interval": 5 + 3 * 5 + 3 * 5,
         "verdict": 3 * pairs + 2,
     }
 
@@ -65,25 +86,26 @@ def with_verdicts_that_depend_on_the_family():
         """ReLU's PDs, changed by a factor, and by another one for each trial."""
         return {(i, j): x * change * (1 + scale * (noise[i - 1] + noise[j - 1])) for (i, j), x in relu.items()}
 
-    def p_value(scale):
-        return scipy.stats.ttest_rel(log_jackknife(differing(scale, 0.94)), log_jackknife(relu)).pvalue
-
-    scale = scipy.optimize.brentq(lambda scale: p_value(scale) - 0.009, 1e-4, 0.1)
     pds = {"smelu_05": differing(0.01, 1.001), "smelu_1": differing(0.02, 0.998), "swish": differing(-0.01, 1.002)}
-    pds["gelu"] = differing(scale, 0.94)
+
+    def p_values(change):
+        logs = {name: log_jackknife(x) for name, x in (pds | {"relu": relu, "gelu": differing(0.06, change)}).items()}
+        family = differences_from(logs)
+        return {name: moderated(d, family.values())[2] for name, d in family.items()}
+
+    change = scipy.optimize.brentq(lambda change: p_values(change)["gelu"] - 0.009, 0.5, 0.999)
+    pds["gelu"] = differing(0.06, change)
     for name, wanted in pds.items():
         for pair in study[name]["reproducibility_metrics"]:
             pair["relative_pd"] = wanted[tuple(map(int, pair["model_pair"].split("_vs_")))]
-    return study
+    return study, p_values(change)
 
 
-def test_one_verdict_per_pair_and_quantity(tmp_path):
-    study = with_verdicts_that_depend_on_the_family()
-    p = [
-        scipy.stats.ttest_rel(log_jackknife(pds_of(study[name])), log_jackknife(pds_of(study["relu"]))).pvalue
-        for name in ("smelu_05", "smelu_1", "gelu", "swish")
-    ]
-    assert multipletests(p, method="holm")[0].tolist() == [False, False, True, False]
+def test_one_verdict_per_pair_and_quantity():
+    study, p = with_verdicts_that_depend_on_the_family()
+    assert dict(zip(p, multipletests(list(p.values()), method="holm")[0], strict=True)) == {
+        name: name == "gelu" for name in p
+    }
     made = Study(study)
     every = [t.tests["PD"].p for t in made.tests]
     gelu = next(t for t in made.tests if (t.a, t.b) == ("gelu", "relu"))
@@ -93,7 +115,7 @@ def test_one_verdict_per_pair_and_quantity(tmp_path):
     table = analyze_results.calculate_statistical_significance(made).set_index(["Activation_A", "Activation_B"])
     row = table.loc["gelu", "relu"]
     assert row.PD_Significant and row.PD_Verdict.startswith("mean PD of GELU is lower") and row.Primary
-    assert row.PD_p_Holm == pytest.approx(4 * p[2])
+    assert row.PD_p_Holm == pytest.approx(4 * p["gelu"])
     # the report: summary, planned comparisons, all pairs, conclusions
     text = report.report_text(made)
     assert "lower for GELU (" in text and "GELU: a lower mean PD than that of ReLU was shown" in text
@@ -103,7 +125,7 @@ def test_one_verdict_per_pair_and_quantity(tmp_path):
     assert not re.search(r"GELU against ReLU.*inconclusive", text)
     # console and figure
     assert "lower for GELU (" in report.overview(made)
-    drawn = {row["activation"]: row["verdict"] for row in plot_utils._ratio_table(made)}
+    drawn = {row["activation"]: row["verdict"] for row in several.ratio_rows(made) if "smooth" not in row}
     assert [name for name, verdict in drawn.items() if verdict == "lower"] == ["gelu"]
 
 
@@ -117,9 +139,13 @@ def test_smooth_contrast_against_scipy(n_trials):
     expected = scipy.stats.ttest_rel(smooth, log_jackknife(pds_of(study["relu"])))
     contrast = Study(study).contrast
     assert contrast.smooth == ["smelu_05", "smelu_1", "gelu", "swish"] and contrast.kinked == ["relu"]
-    assert contrast.tests["PD"].p == pytest.approx(expected.pvalue, rel=1e-7)
-    interval = expected.confidence_interval(0.95)
-    assert np.log([contrast.tests["PD"].low, contrast.tests["PD"].high]) == pytest.approx(list(interval), rel=1e-7)
+    assert contrast.tests["PD"].p_plain == pytest.approx(expected.pvalue, rel=1e-7)
+    logs = {name: log_jackknife(pds_of(results)) for name, results in study.items()}
+    _, _, p, _, half = moderated(smooth - logs["relu"], differences_from(logs).values())
+    assert contrast.tests["PD"].p == pytest.approx(p, rel=1e-7)
+    centre = np.mean(smooth - logs["relu"])
+    found = np.log([contrast.tests["PD"].low, contrast.tests["PD"].high])
+    assert found == pytest.approx([centre - half, centre + half], rel=1e-7)
 
 
 def test_smooth_contrast_of_what_is_there():
