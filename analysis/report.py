@@ -9,26 +9,30 @@ import base64
 import html
 import mimetypes
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import activations
 import storage
-from analysis import looks, sections, where
-from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
+from analysis import looks, sections, summary, where
+from analysis.markdown import address, duration, fixed, plus_minus, table, trials_planned, undressed
 from analysis.metrics_table import BY_KEY
 from analysis.results import mean, std
-from analysis.sections import pd_text
-from analysis.study import REDUCTIONS, REFERENCE, Study
+from analysis.sections import interval
+from analysis.study import REDUCTIONS, Study
 
-SECTIONS = (  # title, its lines, the figure at its end
-    ("Executive Summary", sections.executive_summary, None),
-    ("Detailed Results Table", sections.detailed_results, "comparison"),
-    ("Rankings by Use Case", sections.rankings, None),
-    ("Statistical Significance", sections.statistical_significance, "ratios"),
-    ("Key Findings", sections.key_findings, "divergence"),
-    ("Conclusions", sections.conclusions, None),
-    ("Future Work", sections.future_work, None),
+SECTIONS = (  # title, its parts, each with the figure that follows
+    (
+        "Executive Summary",
+        ((summary.executive_summary, "ratios"), (summary.terms, None), (summary.how_measured, None)),
+    ),
+    ("Detailed Results Table", ((sections.detailed_results, "comparison"),)),
+    ("Rankings by Use Case", ((sections.rankings, None),)),
+    ("Statistical Significance", ((sections.statistical_significance, None),)),
+    ("Key Findings", ((sections.key_findings, "divergence"),)),
+    ("Conclusions", ((sections.conclusions, None),)),
+    ("Future Work", ((sections.future_work, None),)),
 )
 FIGURES = {  # of the study as a whole: file, caption
     "comparison": (
@@ -72,10 +76,12 @@ def write_report(
 def report_text(study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> str:
     """The report as Markdown; `links` are those figures of FIGURES that have been drawn."""
     lines = ["# Activation functions and the reproducibility of trained language models"]
-    for index, (title, section, figure) in enumerate(SECTIONS, 1):
-        lines += ["", f"## {index}. {title}", "", *section(study)]
-        if figure in (links or {}):
-            lines += ["", f"![{FIGURES[figure][1]}]({links[figure]})"]
+    for index, (title, parts) in enumerate(SECTIONS, 1):
+        lines += ["", f"## {index}. {title}"]
+        for part, figure in parts:
+            lines += ["", *part(study)]
+            if figure in (links or {}):
+                lines += ["", f"![{FIGURES[figure][1]}]({links[figure]})"]
         lines += ["", *further] if title == FURTHER else []
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
     return "\n".join(single).rstrip() + "\n"
@@ -140,7 +146,7 @@ def overview(study: Study) -> str:
         rows.append(
             [
                 activations.label(name),
-                pd_text(study, name),
+                f"{fixed(study.pd[name])} {interval(m)}",
                 fixed(m.average(BY_KEY["top1_mismatch_pct"]), 2),
                 plus_minus(mean(losses), std(losses)),
                 plus_minus(mean(accuracies), std(accuracies), 2),
@@ -150,11 +156,8 @@ def overview(study: Study) -> str:
             ]
         )
     header = "activation|relative PD [95 %]|mismatch %|validation loss|accuracy %|time s|trials|audit".split("|")
-    word, why = sections.hypothesis(study)
-    points = [f"Hypothesis, a lower PD with smooth activations than with {label(REFERENCE)}: {word}. {why}"]
-    for part in (sections.comparison_points, sections.headlines, sections.limits, sections.cautions):
-        points += part(study)
-    return "\n".join([*table(header, rows), *(f"- {undressed(point)}" for point in points), ""])
+    said = [line for line in summary.executive_summary(study) if line]
+    return "\n".join([*table(header, rows), *map(undressed, said), ""])
 
 
 def plan_text(study: Study) -> str:
@@ -181,6 +184,6 @@ def plan_text(study: Study) -> str:
             *table(["comparison", *(f"{percent:g} %" for percent in most)], ([n, *row] for n, row in cells.items())),
             *costs,
             "Times are of one trial after another at the median measured here; side by side they take less.",
-            "train.py --trials N adds trials to those that are there.",
+            *textwrap.wrap(undressed(sections.looks(study)), 110),
         ]
     )

@@ -437,6 +437,19 @@ def beats(a: tuple, b: tuple) -> bool:
     return any(below) and not any(above)
 
 
+def last_on_curve(trial: Mapping) -> float | None:
+    """Validation loss at the end of training at the positions of the curve, the probe: the ones where `best_val_loss`
+    was taken. The final `val_loss` is at all positions of the evaluation."""
+    history = trial.get("val_loss_history")
+    return number(history[-1]) if isinstance(history, list) and history else None
+
+
+def overshoot(trial: Mapping) -> float | None:
+    """Best minus last validation loss, both at the probe: 0, or how far the trial had been below where it ended."""
+    best, last = number(trial.get("best_val_loss")), last_on_curve(trial)
+    return None if None in (best, last) else best - last
+
+
 def reduction(test: significance.Comparison) -> float:
     """Smallest reduction of PD, in percent, that this comparison sees with 80 % power."""
     return -100 * math.expm1(-significance.smallest_detectable(test.se, test.df))

@@ -84,6 +84,15 @@ def test_summary_holds_the_numbers_of_the_results(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), table, check_dtype=False)
 
 
+def test_the_best_loss_stands_beside_the_last_one_at_the_same_positions():
+    study = synthetic_study(("relu", "gelu"))
+    for t in study["relu"]["trials"]:  # at all positions of the evaluation, and at those of the probe
+        t.update(val_loss=1.9, best_val_loss=1.7, val_loss_history=[4.0, 1.7, 1.75])
+    row = summary_of(study).set_index("Activation").loc["RELU"]
+    losses = row.Avg_Val_Loss, row.Avg_Best_Val_Loss, row.Avg_Last_Probe_Val_Loss
+    assert losses == pytest.approx((1.9, 1.7, 1.75))
+
+
 def test_summary_reads_the_folder_it_is_told(tmp_path):
     write_study(tmp_path / "in", synthetic_study(("relu", "gelu")))
     table = save_results_summary(tmp_path / "out" / "table.csv", results_dir=tmp_path / "in")
