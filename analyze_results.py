@@ -179,6 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
     action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
     action.add_argument("--where", action="store_true", help="on which text trials differ, and whether it is an error")
+    action.add_argument("--paper", action="store_true", help="tables, methods and references in LaTeX, figures as PDF")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
     try:
@@ -197,6 +198,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1 if print_verification(folders) else 0
         if args.where:
             return _where(folders)
+        if args.paper:
+            return _paper(folders)
         if args.plan:
             print(report.plan_text(Study(load_all_results(folders.results_dir))))
             return 0
@@ -226,6 +229,14 @@ def _where(folders: Config) -> int:
     save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
     report.write_report(study, save_path, folders.plots_dir)
     for path in [*paths, save_path, save_path.with_suffix(".html")]:
+        print(f"written: {path}")
+    return 0
+
+
+def _paper(folders: Config) -> int:
+    from analysis import paper  # brings matplotlib
+
+    for path in paper.write_paper(Study(load_all_results(folders.results_dir)), Path(folders.results_dir) / "paper"):
         print(f"written: {path}")
     return 0
 

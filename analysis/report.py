@@ -1,13 +1,10 @@
-"""The report, FINAL_REPORT.md: how its sections are put together, its HTML form, and what a terminal shows of it.
+"""The report, FINAL_REPORT.md: how its sections are put together, and what a terminal shows of it.
 
-The sentences are in sections.py.
+The sentences are in summary.py and sections.py, the HTML form in page.py.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import mimetypes
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -16,11 +13,12 @@ from pathlib import Path
 import activations
 import storage
 from analysis import looks, sections, summary, where
-from analysis.markdown import address, duration, fixed, plus_minus, table, trials_planned, undressed
+from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.metrics_table import BY_KEY
+from analysis.page import to_html
 from analysis.results import mean, std
 from analysis.sections import interval
-from analysis.study import REDUCTIONS, Study
+from analysis.study import REDUCTIONS, REFERENCE, Study
 
 SECTIONS = (  # title, its parts, each with the figure that follows
     (
@@ -34,16 +32,34 @@ SECTIONS = (  # title, its parts, each with the figure that follows
     ("Conclusions", ((sections.conclusions, None),)),
     ("Future Work", ((sections.future_work, None),)),
 )
-FIGURES = {  # of the study as a whole: file, caption
-    "comparison": (
-        "comprehensive_comparison.png",
-        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss",
-    ),
-    "ratios": (
-        "pd_ratios.png",
-        "Mean PD of each activation, and of the smooth ones together, as a ratio to ReLU's, with its 95 % interval",
-    ),
-    "divergence": ("divergence_comparison.png", "PD along training, and against validation loss near the end"),
+
+
+def _ratios(study: Study) -> str:
+    """The forest plot in words."""
+    tests = [(label(t.a), t) for t in study.primary] + [("all smooth ones", study.contrast)]
+    told = [
+        f"{name} {fixed(test.effect, 3)} ({fixed(test.low, 3)} to {fixed(test.high, 3)})"
+        for name, t in tests
+        if (test := t.tests.get("PD")) and test.effect is not None
+    ]
+    return f"Mean PD as a ratio to that of {label(REFERENCE)}, with 95 % intervals: {'; '.join(told)}"
+
+
+def _six(study: Study) -> str:
+    """The six panels in words."""
+    told = [
+        f"{label(n)} {fixed(study.loss[n])}, {fixed(study.pd[n])}, {fixed(study.time[n], 1)} s" for n in study.by_pd
+    ]
+    return (
+        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss. Mean loss, mean PD and median "
+        f"time: {'; '.join(told)}"
+    )
+
+
+FIGURES = {  # of the study as a whole: file, and what it shows, for those who can't see it too
+    "comparison": ("comprehensive_comparison.png", _six),
+    "ratios": ("pd_ratios.png", _ratios),
+    "divergence": ("divergence_comparison.png", lambda _: "PD along training, and against validation loss"),
 }
 FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section
 
@@ -81,57 +97,10 @@ def report_text(study: Study, links: Mapping[str, str] | None = None, further: S
         for part, figure in parts:
             lines += ["", *part(study)]
             if figure in (links or {}):
-                lines += ["", f"![{FIGURES[figure][1]}]({links[figure]})"]
+                lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
         lines += ["", *further] if title == FURTHER else []
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
     return "\n".join(single).rstrip() + "\n"
-
-
-# -- HTML -------------------------------------------------------------------------------------------------------------
-
-# The policy lets the file load nothing: what it shows is inside it, and a script in a hostile results file stays text.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }}
-p, li {{ max-width: 50rem; }}
-h1, h2, h3 {{ line-height: 1.25; }}
-h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: 1rem 0; }}
-th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
-td[style*="right"] {{ white-space: nowrap; }}
-th {{ border-bottom: 2px solid #888; }}
-img {{ max-width: 70rem; width: 100%; height: auto; }}
-p:has(img) {{ max-width: none; }}
-code {{ background: #f3f3f3; padding: .05rem .25rem; overflow-wrap: anywhere; }}
-@media print {{ body {{ max-width: none; margin: 0; font-size: 11px; }} h2 {{ break-after: avoid; }} }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-def to_html(text: str, images: Mapping[str, Path]) -> str:
-    """Markdown as one HTML page that opens offline; `images` maps the links in the text to the files to put inside."""
-    import markdown
-
-    body = markdown.markdown(text, extensions=["tables", "sane_lists"])
-    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    for link, path in images.items():
-        kind = mimetypes.guess_type(path.name)[0] or "image/png"
-        data = base64.b64encode(storage.read_bytes(path)).decode("ascii")
-        body = body.replace(f'src="{link}"', f'src="data:{kind};base64,{data}"')
-    title = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report")
-    return _PAGE.format(title=html.escape(title), body=body)
 
 
 # -- for a terminal ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import plot_utils
 import storage
 from analysis import markdown
 from analysis.report import overview, plan_text
@@ -16,6 +17,7 @@ from analysis.study import Study
 from analyze_results import generate_final_report
 from bench.calibration import pd_chunks
 from bench.claims import NAMES, claims_of, null_studies
+from browser import CHROMIUM, Browser
 from config import Config, UserError
 from synthetic import (
     DEGENERATE,
@@ -329,6 +331,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.loads, self.images, self.tags = [], [], 0, set()
+        self.alts, self.places = [], {}
         self.feed(text)
         assert not self.open
 
@@ -337,8 +340,12 @@ class Page(HTMLParser):
         if tag not in ("meta", "img", "br", "hr", "link"):
             self.open.append(tag)
         for name, value in attrs:
-            if name in ("src", "href", "srcset", "data") or name.startswith("on"):
+            if (name in ("src", "href", "srcset", "data") or name.startswith("on")) and not value.startswith("#"):
                 self.loads.append(value)
+            if name == "alt":
+                self.alts.append(value)
+            if name in ("id", "href"):
+                self.places.setdefault(name, []).append(value.lstrip("#"))
         self.images += tag == "img"
 
     def handle_startendtag(self, tag, attrs):
@@ -359,7 +366,44 @@ def test_html_is_one_file_that_opens_offline(tmp_path):
     assert "](../my%20plots/pd_ratios.png)" in text and "divergence_comparison" not in text
     page = Page((tmp_path / "results" / "R.html").read_text(encoding="utf-8"))
     assert page.images == 2 and all(load.startswith("data:image/png;base64,iVBORw0KGg") for load in page.loads)
-    assert {"table", "h2", "style"} <= page.tags and "script" not in page.tags
+    assert {"table", "h2", "style", "nav"} <= page.tags and "script" not in page.tags
+    assert page.places["href"] == page.places["id"] == [f"s{i}" for i in range(1, 8)]
+    study = Study(synthetic_study())
+    ratio = next(t for t in study.tests if (t.a, t.b) == ("gelu", "relu")).tests["PD"].effect
+    assert any(f"GELU {ratio:.3f} (" in alt for alt in page.alts) and all(len(alt) > 20 for alt in page.alts)
+
+
+@pytest.fixture(scope="module")
+def page_with_figures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    study = Study(synthetic_study())
+    plot_utils.plot_comparisons(study, folder / "plots")
+    generate_final_report(study, folder / "results" / "FINAL_REPORT.md")
+    return folder / "results" / "FINAL_REPORT.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_answer_is_on_the_first_screen_and_nothing_is_cut(page_with_figures):
+    backgrounds = []
+    with Browser() as page:
+        for width, height, dark in ((1280, 800, False), (390, 844, False), (1280, 800, True)):
+            page.open(page_with_figures, width, height, dark=dark, touch=width < 500)
+            for selector in ("nav a[href='#s7']", ".first > p:nth-of-type(2)", ".first > figure"):
+                bottom = page.run(f'document.querySelector("{selector}").getBoundingClientRect().bottom')
+                assert 0 < bottom < height, (width, selector)
+            shown = "[...document.querySelectorAll('td, p, li, img, h2, .wide')]"
+            cut = f"{shown}.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.textContent)"
+            assert page.run(cut) == []
+            assert page.run("document.documentElement.scrollWidth") <= width
+            if width < 500:  # a row is a card: every cell says what it is
+                label = "getComputedStyle(document.querySelector('td:nth-child(2)'), '::before').content"
+                assert page.run(label) == '"Trials"'
+            backgrounds.append(page.run("getComputedStyle(document.body).backgroundColor"))
+        assert backgrounds[0] == backgrounds[1] == "rgb(255, 255, 255)" != backgrounds[2]
+        page.call("Emulation.setEmulatedMedia", media="print")
+        assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert page.run("getComputedStyle(document.querySelector('thead')).display") == "table-header-group"
+        assert page.complaints() == []
 
 
 def test_figures_are_found_beside_the_results(tmp_path):
