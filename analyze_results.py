@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
 import storage
 from analysis import report, tables
+from analysis.looks import read_study
 from analysis.markdown import undressed
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
@@ -147,7 +148,7 @@ def generate_final_report(
 def write_all(results_dir: str | os.PathLike = "results", plots_dir: str | os.PathLike = "plots") -> list[Path]:
     """Bring everything that compares activations up to date: summary.csv, significance.csv, the comparison figures and
     the report. Returns the paths written."""
-    return _write_all(Study(load_all_results(results_dir)), Path(results_dir), plots_dir)
+    return _write_all(read_study(results_dir), Path(results_dir), plots_dir)
 
 
 def _write_all(study: Study, results_dir: Path, plots_dir: str | os.PathLike) -> list[Path]:
@@ -201,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.paper:
             return _paper(folders)
         if args.plan:
-            print(report.plan_text(Study(load_all_results(folders.results_dir))))
+            print(report.plan_text(read_study(folders.results_dir)))
             return 0
         return _analyse(folders)
     except UserError as error:
@@ -213,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _analyse(folders: Config) -> int:
-    study = Study(load_all_results(folders.results_dir))
+    study = read_study(folders.results_dir)
     print(report.overview(study))
     for path in _write_all(study, Path(folders.results_dir), folders.plots_dir):
         print(f"written: {path}")
@@ -223,7 +224,7 @@ def _analyse(folders: Config) -> int:
 def _where(folders: Config) -> int:
     from tools.where import update  # brings torch
 
-    study = Study(load_all_results(folders.results_dir))
+    study = read_study(folders.results_dir)
     text, paths = update(folders, study.all_results)
     print(text)
     save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
@@ -236,7 +237,7 @@ def _where(folders: Config) -> int:
 def _paper(folders: Config) -> int:
     from analysis import paper  # brings matplotlib
 
-    for path in paper.write_paper(Study(load_all_results(folders.results_dir)), Path(folders.results_dir) / "paper"):
+    for path in paper.write_paper(read_study(folders.results_dir), Path(folders.results_dir) / "paper"):
         print(f"written: {path}")
     return 0
 

@@ -19,7 +19,7 @@ import storage
 from analysis.markdown import DASH, MINUS, effect, listed, p_value, plus_minus
 from analysis.metrics_table import BY_KEY
 from analysis.results import mean, std
-from analysis.sections import MARGINS, NAMES, interval
+from analysis.sections import NAMES, interval, margin
 from analysis.study import ALPHA, REFERENCE, Study
 from storage import number
 
@@ -135,7 +135,7 @@ def significance_table(study: Study) -> str:
     caption = (
         f"Tests over trials. $p$ is adjusted for the comparisons and their order, {tex(str(ALPHA))} decides between "
         "lower or higher and the rest; intervals are for one comparison alone; equal: within "
-        f"{tex(MARGINS['PD'][1:])} of PD, or {tex(MARGINS['Loss'][1:])}. A -- B: from B to A; smooth: the "
+        f"{tex(margin(study, 'PD'))} of PD, or {tex(margin(study, 'Loss'))}. A -- B: from B to A; smooth: the "
         "smooth activations together, of PD alone."
     )
     return _table(columns, rows, caption, "significance", rule if rule and rule < len(rows) else None)
@@ -254,7 +254,7 @@ def _tested(study: Study) -> list[str]:
     return [
         *sentences,
         f"Two activations are practically equal where two one-sided tests~\\cite{{schuirmann1987}}, Holm-corrected, "
-        f"rule out a difference of {tex(MARGINS['PD'][1:])} of PD or {tex(MARGINS['Loss'][1:])}. The level is "
+        f"rule out a difference of {tex(margin(study, 'PD'))} of PD or {tex(margin(study, 'Loss'))}. The level is "
         f"{tex(str(ALPHA))}. Effect sizes are Hedges' $g$~\\cite{{hedges1981}}. The inference is over trials, given "
         "the positions.",
     ]

@@ -27,7 +27,7 @@ SECTIONS = (  # title, its parts, each with the figure that follows
     ),
     ("Detailed Results Table", ((sections.detailed_results, "comparison"),)),
     ("Rankings by Use Case", ((sections.rankings, None),)),
-    ("Statistical Significance", ((sections.statistical_significance, None),)),
+    ("Statistical Significance", ((sections.statistical_significance, None), (sections.tests_appendix, None))),
     ("Key Findings", ((sections.key_findings, "divergence"),)),
     ("Conclusions", ((sections.conclusions, None),)),
     ("Future Work", ((sections.future_work, None),)),
@@ -75,13 +75,14 @@ def write_report(
     folder = Path(save_path).parent if save_path is not None else results_dir
     folder = Path(folder if folder is not None else Path(plots_dir or "plots").parent / "results")
     plots = Path(plots_dir) if plots_dir is not None else folder.parent / "plots"
+    study = looks.with_looks(study, folder)
     links, images = {}, {}
     for key, (name, _) in FIGURES.items():
         if (plots / name).is_file():
             links[key] = address(plots / name, folder)
             images[links[key]] = plots / name
     found = where.Told(study.all_results, folder, plots)
-    text = report_text(study, links, [*looks.told(study.all_results, folder), *found.lines])
+    text = report_text(study, links, found.lines, looks.told(study, folder))
     if save_path is not None:
         storage.write_text(save_path, text)
         page = found.in_html(to_html(text, images | found.images))
@@ -89,13 +90,16 @@ def write_report(
     return text
 
 
-def report_text(study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> str:
-    """The report as Markdown; `links` are those figures of FIGURES that have been drawn."""
+def report_text(
+    study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = (), looked: Sequence[str] = ()
+) -> str:
+    """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `looked` is told of looks."""
     lines = ["# Activation functions and the reproducibility of trained language models"]
     for index, (title, parts) in enumerate(SECTIONS, 1):
         lines += ["", f"## {index}. {title}"]
         for part, figure in parts:
             lines += ["", *part(study)]
+            lines += ["", *looked] if part is sections.statistical_significance else []
             if figure in (links or {}):
                 lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
         lines += ["", *further] if title == FURTHER else []

@@ -49,7 +49,6 @@ from analysis.study import (
 from significance import same
 from storage import number
 
-MARGINS = {"PD": "±5 %", "Matched_PD": "±5 %", "Loss": "±0.01 nats per token"}  # "practically equal"
 NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
 FEW = 5  # trials, below which intervals are themselves rough
 
@@ -57,11 +56,16 @@ FEW = 5  # trials, below which intervals are themselves rough
 # -- said in several sections ------------------------------------------------------------------------------------------
 
 
+def margin(s: Study, quantity: str) -> str:
+    """Within what "practically equal" is."""
+    return f"{s.margin(quantity):g} nats per token" if quantity == "Loss" else f"{100 * s.margin(quantity):g} %"
+
+
 def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
     kind = s.verdict(t, quantity).kind
     if kind == "no test":
         return safe(f"no test: {t.tests[quantity].note if quantity in t.tests else t.why_not}")
-    words = {"equal": f"practically equal ({MARGINS[quantity]})", "inconclusive": "inconclusive"}
+    words = {"equal": f"practically equal (±{margin(s, quantity)})", "inconclusive": "inconclusive"}
     return words.get(kind, f"**{kind}**")
 
 
@@ -72,22 +76,21 @@ def has_frontier(s: Study) -> bool:
 
 def undecided(s: Study) -> tuple[list[PairTests], int | None, int | None, int | None]:
     """The planned comparisons of PD that are inconclusive, and the trials of each activation that would see a
-    difference of 5 % in all of them, with their range; None where that can't be told."""
+    difference of the margin in all of them, with their range; None where that can't be told."""
     tests = [t for t in s.detectable if s.verdict(t, "PD").kind == "inconclusive"]
-    plans = [s.trials_needed(t, 5) for t in tests]
+    plans = [s.trials_needed(t, 100 * s.margin("PD")) for t in tests]
     if not plans or any(None in plan for plan in plans):
         return tests, None, None, None
     return tests, *(f(plan[i] for plan in plans) for i, f in enumerate((max, min, max)))
 
 
 def looks(s: Study) -> str:
-    """What it costs to look again: which look this is, where earlier ones are on record (key `looks`)."""
-    recorded = [seen for m in s.measured.values() if isinstance(seen := m.results.get("looks"), list) and seen]
-    if recorded:
-        which = max(map(len, recorded))
+    """What it costs to look again, or which look this is."""
+    if s.looks:
+        planned = listed(map(str, s.looks["plan"]["looks"]))
         return (
-            f"This is look {which} at these trials. Each look of `train.py --until-decided` tests at a level that pays "
-            "for the others."
+            f"This is look {len(s.looks['looks'])} of those planned, at {planned} trials: p-values and intervals allow "
+            "for all of them."
         )
     return (
         "Adding trials until a test is significant is not paid for: every further look is one more chance to err. "
@@ -315,7 +318,7 @@ def statistical_significance(s: Study) -> list[str]:
         for quantity in QUANTITIES:
             if any(quantity in t.tests for t in s.primary):
                 lines += [f"{capital(NAMES[quantity])}, {where[quantity]}:", *reference_table(s, quantity)]
-    return lines + other_pairs(s) + reach(s) + appendix(s)
+    return lines + other_pairs(s) + reach(s)
 
 
 def how_tested(s: Study) -> str:
@@ -332,6 +335,8 @@ def how_tested(s: Study) -> str:
         else "With fewer than three comparisons there is no spread to borrow: each rests on its own trials, and with "
         "few of these its interval is too wide or too narrow by chance"
     )
+    if s.looks:
+        spread += ". p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)"
     return (
         "Pairs of trials that share a trial are not independent. So each trial is given one number, its jackknife "
         f"pseudo-value of ln PD, and trials are compared: {design}. Losses are compared likewise. {spread}. Intervals "
@@ -420,7 +425,7 @@ def reach(s: Study) -> list[str]:
     ]
 
 
-def appendix(s: Study) -> list[str]:
+def tests_appendix(s: Study) -> list[str]:
     compared = {label(t.a): t for t in s.primary} | {"Smooth ones together": s.contrast}
     compared = {name: t for name, t in compared.items() if any(map(t.tested, QUANTITIES))}
     quantities = [q for q in QUANTITIES if any(t.tested(q) for t in compared.values())]
@@ -542,7 +547,8 @@ def hypothesis(s: Study) -> str:
         note = s.contrast.tests["PD"].note if "PD" in s.contrast.tests else ""
         return f"{said}**not tested** ({s.contrast.reason or note})."
     kind, matched = s.contrast_kind("PD"), s.contrast_kind("Matched_PD")
-    words = {"lower": "supported", "higher": "refuted", "equal": "refuted for differences of 5 % or more"}
+    large = f"refuted for differences of {margin(s, 'PD')} or more"
+    words = {"lower": "supported", "higher": "refuted", "equal": large}
     text = f"{said}**{words.get(kind, 'inconclusive')}**, by the planned contrast above."
     if kind == "inconclusive":
         smallest = f"{reduction(s.contrast.tests['PD']):.1f} %"
@@ -564,7 +570,7 @@ def best_and_worst(s: Study) -> str:
         best, worst = known[0], known[-1]
         said = {
             "lower": "the difference is supported by the test",
-            "equal": f"the two are practically equal ({MARGINS[quantity]})",
+            "equal": f"the two are practically equal (±{margin(s, quantity)})",
             "inconclusive": "the test between them is inconclusive, the order may be chance",
         }.get(s.kind(best, worst, quantity), "there is no test between them")
         if same(values[best], values[worst]):
@@ -786,7 +792,7 @@ def when_to_use(s: Study) -> list[str]:
         elif pd == loss == "equal":
             advice = f"practically equal to {label(REFERENCE)} in PD and loss: either will do"
         elif pd == "equal":
-            advice = f"as reproducible as {label(REFERENCE)} (±5 %), undecided in loss"
+            advice = f"as reproducible as {label(REFERENCE)} (±{margin(s, 'PD')}), undecided in loss"
         else:
             advice = "nothing shown for or against: these trials don't decide"
         groups.setdefault(advice, []).append(timed(s, t.a))

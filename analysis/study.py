@@ -25,6 +25,7 @@ import numpy as np
 
 import activations
 import significance
+from analysis import sequential
 from analysis.results import MatchedLoss, Measured, match_losses, matrix, mean, measure, median, seeds_shared
 from config import UserError
 from storage import number
@@ -125,12 +126,15 @@ def _once(method):
 class Study:
     """The results of one study, {activation: results}, and what follows from them. `name` tells several apart.
 
+    looks: the record of the looks that were taken while trials were added (analysis.looks), or None. The trials are
+    those of the last look, then: p-values and intervals allow for all looks, and the decisions on record stand.
+
     Raises:
         UserError: there are no results, or they are of different settings, corpora or positions.
     """
 
-    def __init__(self, all_results: Mapping[str, dict], name: str = ""):
-        self.name = name
+    def __init__(self, all_results: Mapping[str, dict], name: str = "", looks: Mapping | None = None):
+        self.name, self.looks = name, looks
         self.measured: dict[str, Measured] = measure(all_results)
         self.all_results = {name: m.results for name, m in self.measured.items()}
         self._answers: dict[tuple, object] = {}
@@ -209,9 +213,17 @@ class Study:
         for question in QUESTIONS:
             for quantity in question:
                 _moderate([*pairs, contrast], planned or pairs, quantity)
+                if self.looks:
+                    _allow_for_looks([*pairs, contrast], quantity, self.looks)
             in_order = [(group, quantity) for quantity in question for group in (planned, [contrast])]
-            _adjust(in_order + [(others, quantity) for quantity in question], contrast)
+            _adjust(in_order + [(others, quantity) for quantity in question], contrast, self.looks)
         return pairs, contrast
+
+    def margin(self, quantity: str) -> float:
+        """The smallest difference that matters: a fraction of PD, or nats per token."""
+        if quantity == "Loss":
+            return significance.LOSS_MARGIN
+        return self.looks["plan"]["margin"] if self.looks else significance.PD_MARGIN
 
     @cached_property
     def _pds(self) -> dict[str, dict[str, tuple]]:
@@ -283,7 +295,8 @@ class Study:
         labels = activations.label(test.a), activations.label(test.b)
         what = "PD at equal loss" if quantity == "Matched_PD" else None
         p, p_equal = test.p_holm[quantity], test.p_equal[quantity]
-        return significance.verdict(found, p, *labels, quantity=what, alpha=ALPHA, p_equal=p_equal)
+        margin = self.margin(quantity)
+        return significance.verdict(found, p, *labels, quantity=what, margin=margin, alpha=ALPHA, p_equal=p_equal)
 
     def kind(self, a: str, b: str, quantity: str) -> str:
         """The kind of verdict on activation a against b, in whichever order they were tested."""
@@ -313,7 +326,8 @@ class Study:
         if not c.tested(quantity):
             return ""
         p, p_equal = c.p_holm[quantity], c.p_equal[quantity]
-        return significance.verdict(c.tests[quantity], p, alpha=ALPHA, p_equal=p_equal).kind
+        margin = self.margin(quantity)
+        return significance.verdict(c.tests[quantity], p, margin=margin, alpha=ALPHA, p_equal=p_equal).kind
 
     @_once
     def bootstrap(self, test: PairTests) -> significance.Bootstrap | None:
@@ -463,7 +477,27 @@ def _moderate(compared: list[Tested], lenders: list[PairTests], quantity: str) -
             t.tests[quantity] = significance.moderate(t.own[quantity], variance)
 
 
-def _adjust(in_order: list[tuple[list[Tested], str]], planned: SmoothContrast) -> None:
+def _allow_for_looks(compared: list[Tested], quantity: str, record: Mapping) -> None:
+    """p and interval of the last look, such that all looks together have the level."""
+    looks, n, alpha = tuple(record["plan"]["looks"]), record["looks"][-1]["trials"], record["plan"]["alpha"]
+    for t in compared:
+        test = t.tests.get(quantity)
+        if test is not None and test.p is not None:
+            low, high = sequential.repeated_interval(test, n, looks, alpha)
+            p = sequential.repeated_p(test.p, n, looks)
+            t.tests[quantity] = dataclasses.replace(test, p=p, low=low, high=high)
+
+
+def _equal(test: significance.Comparison, quantity: str, record: Mapping | None) -> float | None:
+    """p of a difference as large as the margin, of one comparison."""
+    if record is None:
+        return significance.equivalence_p(test)
+    p = significance.equivalence_p(test, None if quantity == "Loss" else record["plan"]["margin"])
+    looks, n = tuple(record["plan"]["looks"]), record["looks"][-1]["trials"]
+    return p if p is None or p >= 0.5 else sequential.repeated_p(2 * p, n, looks) / 2  # one side is half of two
+
+
+def _adjust(in_order: list[tuple[list[Tested], str]], planned: SmoothContrast, record: Mapping | None) -> None:
     """Adjust the p-values of the families of one question, the most important first; each is (what is compared,
     quantity). A family without any test neither counts nor closes the gate."""
     families = []
@@ -473,13 +507,26 @@ def _adjust(in_order: list[tuple[list[Tested], str]], planned: SmoothContrast) -
             t.p_holm[quantity] = t.p_equal[quantity] = 1.0
         if any(p is not None for p in family.values()):
             families.append((family, quantity))
-            equal = significance.holm([significance.equivalence_p(t.tests[quantity]) for t in family])
+            equal = significance.holm([_equal(t.tests[quantity], quantity, record) for t in family])
             for t, p in zip(family, equal, strict=True):
                 t.p_equal[quantity] = p
+    decided = _decisions(families[0], record) if record and families else {}
+    for t, found in decided.items():  # a decision stands
+        if found["decision"] in ("lower", "higher"):
+            families[0][0][t] = 0.0
     adjusted = significance.gatekeep([family for family, _ in families], planned)
     for (_, quantity), found in zip(families, adjusted, strict=True):
         for t, p in found.items():
             t.p_holm[quantity] = p
+    for t, found in decided.items():
+        t.p_holm["PD"], t.p_equal["PD"] = found["p_adjusted"], found["p_equal"]
+
+
+def _decisions(first: tuple[dict, str], record: Mapping) -> dict[PairTests, dict]:
+    """Of the first family, where it is that of the looks: PD against the reference."""
+    family, quantity = first
+    found = record["looks"][-1]["comparisons"]
+    return {t: found[t.a] for t in family if t.primary and t.a in found} if quantity == "PD" else {}
 
 
 def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:

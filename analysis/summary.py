@@ -20,7 +20,7 @@ from analysis.markdown import (
     safe,
     span,
 )
-from analysis.sections import FEW, MARGINS, across, cautions, failed_checks, undecided
+from analysis.sections import FEW, across, cautions, failed_checks, margin, undecided
 from analysis.study import REFERENCE, Study
 from config import Config
 from significance import Comparison
@@ -78,15 +78,15 @@ def answer(s: Study) -> str:
         note = c.tests["PD"].note if "PD" in c.tests else ""
         text = f"**Answer: not tested.** {capital(c.reason or note)}."
     else:
-        text = f"**Answer: {words[kind]}.** After {trained(s)}, {said[kind]}: {change(c.tests['PD'], kind)}."
+        text = f"**Answer: {words[kind]}.** After {trained(s)}, {said[kind]}: {change(s, c.tests['PD'], kind)}."
     if failed_checks(across(s)):
         text += " **A check across activations failed: don't rely on this before that is explained.**"
     return text
 
 
-def change(test: Comparison, kind: str) -> str:
+def change(s: Study, test: Comparison, kind: str) -> str:
     if kind == "equal":
-        return "the difference is smaller than 5 %"
+        return f"the difference is smaller than {margin(s, 'PD')}"
     if kind == "inconclusive":
         low, high = (f"{fixed(abs(100 * (x - 1)), 1)} % {'less' if x < 1 else 'more'}" for x in (test.low, test.high))
         return f"the truth lies between {low} and {high} (95 % interval)"
@@ -133,7 +133,7 @@ def one_by_one(s: Study) -> list[str]:
     words = {
         "lower": "more reproducible (lower PD)",
         "higher": "less reproducible (higher PD)",
-        "equal": f"practically equal ({MARGINS['PD']})",
+        "equal": f"practically equal (±{margin(s, 'PD')})",
         "inconclusive": "undecided",
         "no test": "not tested",
     }
@@ -146,7 +146,7 @@ def accuracy(s: Study) -> list[str]:
     words = {
         "lower": "lower",
         "higher": "higher",
-        "equal": f"practically equal ({MARGINS['Loss']})",
+        "equal": f"practically equal (±{margin(s, 'Loss')})",
         "inconclusive": "no difference shown",
         "no test": "not tested",
     }
@@ -173,16 +173,16 @@ def to_know_more(s: Study) -> list[str]:
         return []
     if needed <= min(min(t.tests["PD"].n) for t in tests):
         return [
-            "**To know more.** These trials would have found a difference of 5 %; to show that the rest are equal "
-            "takes more of them: `python train.py --until-decided` adds trials until it is settled."
+            f"**To know more.** These trials would have found a difference of {margin(s, 'PD')}; to show that the rest "
+            "are equal takes more of them: `python train.py --until-decided` adds trials until it is settled."
         ]
     hours = s.extra_hours(s.fit, needed)
     cost = f", {duration(hours)} more here" if hours else ""
     several = "each undecided comparison" if len(tests) > 1 else "the undecided comparison"
     ends = f" ({low} to {high})" if low != high else ""
     return [
-        f"**To know more.** Seeing a difference of 5 % in {several} takes about {needed} trainings of each "
-        f"activation{ends}{cost}; `python train.py --until-decided` adds them until it is settled."
+        f"**To know more.** Seeing a difference of {margin(s, 'PD')} in {several} takes about {needed} trainings of "
+        f"each activation{ends}{cost}; `python train.py --until-decided` adds them until it is settled."
     ]
 
 
@@ -236,7 +236,7 @@ def terms(s: Study) -> list[str]:
         "Moderated": "few trials tell little about a comparison's spread, so it borrows from the mean spread of the "
         "planned comparisons, worth two degrees of freedom.",
         "Lower, higher": "the adjusted p is below 0.05.",
-        "Practically equal": f"{MARGINS['PD'][1:]} of PD, or {MARGINS['Loss'][1:]}, more or less is ruled out.",
+        "Practically equal": f"{margin(s, 'PD')} of PD, or {margin(s, 'Loss')}, more or less is ruled out.",
         "Inconclusive": "neither was shown. That is no evidence that there is no difference.",
         "Hedges' g": "a difference in units of the spread between trials; g_z of paired differences, g_s of groups.",
         "Pareto front": "those that no other beats in one of loss and PD without losing in the other.",

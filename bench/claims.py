@@ -29,7 +29,7 @@ HARMLESS = [  # forms, each of which is taken out before a sentence is searched 
         r"^\*\*Question\.\*\* .*\n?",  # asked before any number; a line of its own
         r"Do models with a smooth activation differ less .*\?",
         r"the truth lies between [\d.]+ % (less|more) and [\d.]+ % (less|more) \(95 % interval\)",
-        r"the difference is smaller than 5 %",
+        r"the difference is smaller than [\d.]+ %",
         r"\(lower predicts better\)",
         r"To know more",
         r"[\d.]+ (minutes|hours) more here|about a minute more here",

@@ -11,7 +11,8 @@ from statsmodels.stats.multitest import multipletests
 import analysis.study
 import analyze_results
 import significance
-from analysis import report
+import storage
+from analysis import looks, report, sequential, tables
 from analysis.study import Study
 from plotting import several
 from synthetic import (
@@ -157,6 +158,72 @@ def test_smooth_contrast_of_what_is_there():
     assert not only.tests and "smooth activation" in only.reason
     unknown = Study({"relu": synthetic_results("relu"), "mine": synthetic_results("mine")}).contrast
     assert unknown.unknown == ["mine"] and not unknown.tests
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+
+def looked_at(n_trials=5, looks_at=(3, 5), margin=0.05, **kwargs):
+    """A study that was looked at while trials were added, and the record of it."""
+    results = synthetic_study(n_trials=n_trials, **kwargs)
+    plan = {"activations": list(results), "margin": margin, "looks": [3, 5, 8, 12, 20], "alpha": 0.05}
+    taken = [{**look, "seconds": 1.0, "trained": 1} for look in looks.take(results, plan, looks_at)]
+    record = {"schema_version": 1, "plan": plan, "looks": taken, "seconds_spent": 1.0, "trained": 1, "ended": None}
+    return results, record
+
+
+@pytest.mark.parametrize("kwargs", [{"spread": 0.02}, {"spread": 0.08}, {"spread": 0.2, "margin": 0.2}])
+def test_where_looks_were_taken_all_p_values_and_intervals_allow_for_them(kwargs):
+    results, record = looked_at(**kwargs)
+    plain, made = Study(results), Study(results, looks=record)
+    level = sequential.sequential_levels(sequential.LOOKS)[1]
+    last = record["looks"][-1]["comparisons"]
+    for before, t in zip(plain.tests, made.tests, strict=True):
+        for quantity, test in t.tests.items():
+            was = before.tests[quantity]
+            assert test.p == pytest.approx(sequential.repeated_p(was.p, 5)) and test.p >= was.p
+            half = scipy.stats.t.ppf(1 - level / 2, was.df) * was.se
+            limits = [test.low, test.high] if quantity == "Loss" else np.log([test.low, test.high])
+            assert limits == pytest.approx([was.estimate - half, was.estimate + half])
+    for t in made.primary:
+        recorded = last[t.a]
+        assert [t.tests["PD"].low, t.tests["PD"].high] == pytest.approx([recorded["low"], recorded["high"]])
+        kind = {"open": "inconclusive"}.get(recorded["decision"], recorded["decision"])
+        assert made.verdict(t, "PD").kind == kind
+    contrast = made.contrast.tests["PD"]
+    assert contrast.p == pytest.approx(sequential.repeated_p(plain.contrast.tests["PD"].p, 5))
+
+
+def test_a_decision_stands():
+    results, record = looked_at(spread=0.2)
+    for look in record["looks"]:  # as if it had been decided at three trials
+        look["comparisons"]["gelu"].update(decision="lower", decided_at=3, p_adjusted=0.04)
+        look["comparisons"]["swish"].update(decision="equal", decided_at=3, p_equal=0.03)
+    made = Study(results, looks=record)
+    said = {t.a: made.verdict(t, "PD").kind for t in made.primary}
+    lower = "lower" if next(t for t in made.primary if t.a == "gelu").tests["PD"].effect < 1 else "higher"
+    assert said["gelu"] == lower and said["swish"] == "equal"
+    assert Study(results).against_reference("PD", "equal") == []
+
+
+def test_looks_are_read_with_the_results_they_are_of(tmp_path):
+    results, record = looked_at()
+    write_study(tmp_path / "results", results)
+    assert looks.read_study(tmp_path / "results").looks is None
+    storage.write_json(storage.looks_path(tmp_path / "results"), record)
+    made = looks.read_study(tmp_path / "results")
+    assert made.looks == record
+    text = analyze_results.generate_final_report(results, tmp_path / "results" / "FINAL_REPORT.md")
+    assert "This is look 2 of those planned, at 3, 5, 8, 12 and 20 trials" in text and "is not paid for" not in text
+    assert "All p-values and intervals of this report allow for the looks." in text
+    assert text == analyze_results.generate_final_report(made, tmp_path / "results" / "FINAL_REPORT.md")
+    analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
+    written = (tmp_path / "results" / "significance.csv").read_text(encoding="utf-8")
+    assert written == tables.csv(tables.significance(made)) != tables.csv(tables.significance(Study(results)))
+    more = synthetic_study(n_trials=6)  # trials added since: no look was planned at six
+    write_study(tmp_path / "more", more)
+    storage.write_json(storage.looks_path(tmp_path / "more"), record)
+    assert looks.read_study(tmp_path / "more").looks is None
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------
