@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
 import storage
 from analysis import report, tables
+from analysis.looks import read_study
 from analysis.markdown import undressed
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
@@ -148,7 +149,7 @@ def generate_final_report(
 def write_all(results_dir: str | os.PathLike = "results", plots_dir: str | os.PathLike = "plots") -> list[Path]:
     """Bring everything that compares activations up to date: summary.csv, significance.csv, the comparison figures and
     the report. Returns the paths written."""
-    return _write_all(Study(load_all_results(results_dir)), Path(results_dir), plots_dir)
+    return _write_all(read_study(results_dir), Path(results_dir), plots_dir)
 
 
 def _write_all(study: Study, results_dir: Path, plots_dir: str | os.PathLike) -> list[Path]:
@@ -180,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
     action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
     action.add_argument("--where", action="store_true", help="on which text trials differ, and whether it is an error")
+    action.add_argument("--paper", action="store_true", help="tables, methods and references in LaTeX, figures as PDF")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
     try:
@@ -198,8 +200,10 @@ def main(argv: list[str] | None = None) -> int:
             return 1 if print_verification(folders, args.studies_dir) else 0
         if args.where:
             return _where(folders)
+        if args.paper:
+            return _paper(folders)
         if args.plan:
-            print(report.plan_text(Study(load_all_results(folders.results_dir))))
+            print(report.plan_text(read_study(folders.results_dir)))
             return 0
         return _analyse(folders)
     except UserError as error:
@@ -211,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _analyse(folders: Config) -> int:
-    study = Study(load_all_results(folders.results_dir))
+    study = read_study(folders.results_dir)
     print(report.overview(study))
     for path in _write_all(study, Path(folders.results_dir), folders.plots_dir):
         print(f"written: {path}")
@@ -221,12 +225,20 @@ def _analyse(folders: Config) -> int:
 def _where(folders: Config) -> int:
     from tools.where import update  # brings torch
 
-    study = Study(load_all_results(folders.results_dir))
+    study = read_study(folders.results_dir)
     text, paths = update(folders, study.all_results)
     print(text)
     save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
     report.write_report(study, save_path, folders.plots_dir)
     for path in [*paths, save_path, save_path.with_suffix(".html")]:
+        print(f"written: {path}")
+    return 0
+
+
+def _paper(folders: Config) -> int:
+    from analysis import paper  # brings matplotlib
+
+    for path in paper.write_paper(read_study(folders.results_dir), Path(folders.results_dir) / "paper"):
         print(f"written: {path}")
     return 0
 

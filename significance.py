@@ -671,19 +671,15 @@ def multi_bootstrap(blocks_a, blocks_b, paired=True, replications=10_000, confid
     if min(observed) == 0:
         raise ValueError("a mean PD is 0, so the ratio of mean PDs is undefined")
 
-    rng = np.random.default_rng(seed)
-    trials_a = _resample(rng, n[0], replications, distinct=2)
-    trials_b = trials_a if paired else _resample(rng, n[1], replications, distinct=2)
-    windows = _resample(rng, blocks, replications)
-    once_a, once_b, every = np.ones_like(trials_a), np.ones_like(trials_b), np.ones_like(windows)
+    trials_a, trials_b, windows = _draws(n, paired, blocks, replications, seed)
 
     def log_ratio(draw_a, draw_b, draw_blocks):
         with np.errstate(divide="ignore", invalid="ignore"):  # a resampled mean PD may be 0
             return np.log(_resampled_mean(a, draw_a, draw_blocks) / _resampled_mean(b, draw_b, draw_blocks))
 
     both = log_ratio(trials_a, trials_b, windows)
-    over_trials = log_ratio(trials_a, trials_b, every)
-    over_positions = log_ratio(once_a, once_b, windows)
+    over_trials = log_ratio(trials_a, trials_b, None)
+    over_positions = log_ratio(None, None, windows)
     if not (np.isfinite(both).all() and np.isfinite(over_trials).all() and np.isfinite(over_positions).all()):
         raise ValueError("too many PDs are 0: in some resamples the ratio of mean PDs is undefined")
     # n draws from n trials vary too little, by sqrt((n-1)/n), and know nothing of the t distribution: look further out.
@@ -949,9 +945,22 @@ def _resample(rng, size, replications, distinct=1):
     return counts.astype(float)
 
 
+@lru_cache(maxsize=2)  # the comparisons of a study have their draws in common
+def _draws(n, paired, blocks, replications, seed):
+    """Multiplicities of trials of a and of b, and of blocks: each (replications, their number)."""
+    rng = np.random.default_rng(seed)
+    trials_a = _resample(rng, n[0], replications, distinct=2)
+    trials_b = trials_a if paired else _resample(rng, n[1], replications, distinct=2)
+    return trials_a, trials_b, _resample(rng, blocks, replications)
+
+
 def _resampled_mean(pd, trials, windows):
-    """Mean PD (replications,) over pairs of different trials; pd (n, n, blocks) with zero diagonal, counts as drawn."""
-    per_draw = pd @ windows.T  # (n, n, replications)
-    total = np.einsum("ri,ijr,rj->r", trials, per_draw, trials)
-    pairs = trials.sum(axis=1) ** 2 - (trials**2).sum(axis=1)
-    return total / (pairs * windows.sum(axis=1))
+    """Mean PD (replications,) over pairs of different trials; pd (n, n, blocks), counts as drawn; None: each once."""
+    i, j = np.triu_indices(len(pd), 1)
+    pds = pd[i, j]  # (pairs, blocks)
+    per_draw = pds.sum(axis=1, keepdims=True) if windows is None else pds @ windows.T  # (pairs, replications or 1)
+    of = pd.shape[-1] if windows is None else windows.sum(axis=1)
+    if trials is None:
+        return per_draw.sum(axis=0) / (len(i) * of)
+    weights = (trials[:, i] * trials[:, j]).T
+    return (weights * per_draw).sum(axis=0) / (weights.sum(axis=0) * of)

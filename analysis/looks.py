@@ -20,8 +20,8 @@ import significance
 import storage
 from analysis import sequential
 from analysis.markdown import duration, fixed, label, listed, safe, table
-from analysis.results import Measured, seeds_shared
-from analysis.study import REFERENCE
+from analysis.results import Measured, load_all_results, seeds_shared
+from analysis.study import REFERENCE, Study
 
 SCHEMA_VERSION = 1
 TOLERANCE = 1e-6  # relative; where the results were made the difference is 0
@@ -195,6 +195,29 @@ def _same(a, b) -> bool:
     return a == b
 
 
+def with_looks(study: Study, folder: str | os.PathLike) -> Study:
+    """The study with the looks on record in its folder, where they are of these results and no trials were added since.
+
+    Raises:
+        storage.StorageError: the record can't be read.
+    """
+    record = None if study.looks else load(folder)
+    if not record or not record["looks"] or derive_looks(study.all_results, record):
+        return study
+    last = record["looks"][-1]["trials"]
+    if any(len(study.measured[name].planned) != last for name in record["plan"]["activations"]):
+        return study
+    return Study(study.all_results, study.name, record)
+
+
+def read_study(folder: str | os.PathLike) -> Study:
+    """The study of a folder of results, with its looks.
+
+    Raises: what load_all_results, Study and with_looks raise.
+    """
+    return with_looks(Study(load_all_results(folder)), folder)
+
+
 # -- in words ---------------------------------------------------------------------------------------------------------
 
 
@@ -235,8 +258,9 @@ def status_lines(record: Mapping) -> list[str]:
     ]
 
 
-def looks_section(looks: Mapping | None) -> list[str]:
-    """The looks as lines of Markdown for the report, from what `load` returns; [] where none was taken."""
+def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
+    """The looks as lines of Markdown for the report, from what `load` returns; [] where none was taken. `paid`: the
+    other p-values and intervals of the report allow for the looks too."""
     if not looks or not looks["looks"]:
         return []
     plan, taken = looks["plan"], looks["looks"]
@@ -247,6 +271,12 @@ def looks_section(looks: Mapping | None) -> list[str]:
     ]
     rest = [label(name) for name in undecided(taken[-1])]
     planned = [str(n) for n in plan["looks"]]
+    elsewhere = (
+        "All p-values and intervals of this report allow for the looks."
+        if paid
+        else "Intervals and tests elsewhere in this report are those of a number of trials that was fixed before; "
+        "having stopped at a look, go by these."
+    )
     ended = (
         f"Still open after the look at {taken[-1]['trials']} trials: {listed(rest)}."
         if rest
@@ -265,18 +295,17 @@ def looks_section(looks: Mapping | None) -> list[str]:
         f"repeated confidence intervals (Jennison & Turnbull 1989): each comparison's hold its true ratio at all looks "
         f"together with {percent(1 - plan['alpha'])} confidence. Over looks and comparisons together, any claim of a "
         f"difference errs in at most {percent(plan['alpha'])} of studies, and so does any claim of equality where the "
-        f"difference is {percent(plan['margin'])} (bench/calibration.py). Intervals and tests elsewhere in this report "
-        f"are those of a number of trials that was fixed before; having stopped at a look, go by these.",
+        f"difference is {percent(plan['margin'])} (bench/calibration.py). {elsewhere}",
     ]
 
 
-def told(all_results: Mapping[str, dict], folder: str | os.PathLike) -> list[str]:
+def told(study: Study, folder: str | os.PathLike) -> list[str]:
     """`looks_section` of the record in a folder, where it is of these results; else one line, that it isn't."""
-    record = load(folder)
-    if record and (problems := derive_looks(all_results, record)):
+    record = study.looks or load(folder)
+    if record and not study.looks and (problems := derive_looks(study.all_results, record)):
         return [
             "",
             f"The looks in {storage.looks_path(folder).name} are not of these results ({safe(problems[0])}).",
             "",
         ]
-    return ["", *looks_section(record), ""]
+    return ["", *looks_section(record, paid=study.looks is not None), ""]

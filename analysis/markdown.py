@@ -60,6 +60,14 @@ def effect(test: Comparison | None) -> str:
     return first + (" %" if ratio else "") + (f" [{', '.join(limits)}]" if limits else "")
 
 
+def percent_range(test: Comparison) -> str:
+    """How large a difference that was shown is, without its sign, by the 95 % interval: '4 to 12 %'; losses in nats."""
+    pd = test.metric == "pd"
+    low, high = sorted(abs(100 * (x - 1)) if pd else abs(x) for x in (test.low, test.high))
+    digits = 3 if not pd else 0 if low >= 9.5 else 1
+    return f"{fixed(low, digits)} to {fixed(high, digits)} {'%' if pd else 'nats per token'}"
+
+
 def effect_size(test: Comparison | None) -> str:
     if test is None or test.g is None:
         return DASH

@@ -1,45 +1,65 @@
-"""The report, FINAL_REPORT.md: how its sections are put together, its HTML form, and what a terminal shows of it.
+"""The report, FINAL_REPORT.md: how its sections are put together, and what a terminal shows of it.
 
-The sentences are in sections.py.
+The sentences are in summary.py and sections.py, the HTML form in page.py.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import mimetypes
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import activations
 import storage
-from analysis import looks, sections, where
+from analysis import looks, sections, summary, where
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.metrics_table import BY_KEY
+from analysis.page import to_html
 from analysis.results import mean, std
-from analysis.sections import pd_text
+from analysis.sections import interval
 from analysis.study import REDUCTIONS, REFERENCE, Study
 
-SECTIONS = (  # title, its lines, the figure at its end
-    ("Executive Summary", sections.executive_summary, None),
-    ("Detailed Results Table", sections.detailed_results, "comparison"),
-    ("Rankings by Use Case", sections.rankings, None),
-    ("Statistical Significance", sections.statistical_significance, "ratios"),
-    ("Key Findings", sections.key_findings, "divergence"),
-    ("Conclusions", sections.conclusions, None),
-    ("Future Work", sections.future_work, None),
+SECTIONS = (  # title, its parts, each with the figure that follows
+    (
+        "Executive Summary",
+        ((summary.executive_summary, "ratios"), (summary.terms, None), (summary.how_measured, None)),
+    ),
+    ("Detailed Results Table", ((sections.detailed_results, "comparison"),)),
+    ("Rankings by Use Case", ((sections.rankings, None),)),
+    ("Statistical Significance", ((sections.statistical_significance, None), (sections.tests_appendix, None))),
+    ("Key Findings", ((sections.key_findings, "divergence"),)),
+    ("Conclusions", ((sections.conclusions, None),)),
+    ("Future Work", ((sections.future_work, None),)),
 )
-FIGURES = {  # of the study as a whole: file, caption
-    "comparison": (
-        "comprehensive_comparison.png",
-        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss",
-    ),
-    "ratios": (
-        "pd_ratios.png",
-        "Mean PD of each activation, and of the smooth ones together, as a ratio to ReLU's, with its 95 % interval",
-    ),
-    "divergence": ("divergence_comparison.png", "PD along training, and against validation loss near the end"),
+
+
+def _ratios(study: Study) -> str:
+    """The forest plot in words."""
+    tests = [(label(t.a), t) for t in study.primary] + [("all smooth ones", study.contrast)]
+    told = [
+        f"{name} {fixed(test.effect, 3)} ({fixed(test.low, 3)} to {fixed(test.high, 3)})"
+        for name, t in tests
+        if (test := t.tests.get("PD")) and test.effect is not None
+    ]
+    return f"Mean PD as a ratio to that of {label(REFERENCE)}, with 95 % intervals: {'; '.join(told)}"
+
+
+def _six(study: Study) -> str:
+    """The six panels in words."""
+    told = [
+        f"{label(n)} {fixed(study.loss[n])}, {fixed(study.pd[n])}, {fixed(study.time[n], 1)} s" for n in study.by_pd
+    ]
+    return (
+        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss. Mean loss, mean PD and median "
+        f"time: {'; '.join(told)}"
+    )
+
+
+FIGURES = {  # of the study as a whole: file, and what it shows, for those who can't see it too
+    "comparison": ("comprehensive_comparison.png", _six),
+    "ratios": ("pd_ratios.png", _ratios),
+    "divergence": ("divergence_comparison.png", lambda _: "PD along training, and against validation loss"),
 }
 FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section
 
@@ -63,73 +83,32 @@ def write_report(
 
 def composed(study: Study, folder: Path, plots: Path) -> tuple[str, str]:
     """The report as Markdown and as a page, as they read in `folder` beside the figures in `plots`."""
+    study = looks.with_looks(study, folder)
     links, images = {}, {}
     for key, (name, _) in FIGURES.items():
         if (plots / name).is_file():
             links[key] = address(plots / name, folder)
             images[links[key]] = plots / name
     found = where.Told(study.all_results, folder, plots)
-    text = report_text(study, links, [*looks.told(study.all_results, folder), *found.lines])
+    text = report_text(study, links, found.lines, looks.told(study, folder))
     return text, found.in_html(to_html(text, images | found.images))
 
 
-def report_text(study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> str:
-    """The report as Markdown; `links` are those figures of FIGURES that have been drawn."""
+def report_text(
+    study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = (), looked: Sequence[str] = ()
+) -> str:
+    """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `looked` is told of looks."""
     lines = ["# Activation functions and the reproducibility of trained language models"]
-    for index, (title, section, figure) in enumerate(SECTIONS, 1):
-        lines += ["", f"## {index}. {title}", "", *section(study)]
-        if figure in (links or {}):
-            lines += ["", f"![{FIGURES[figure][1]}]({links[figure]})"]
+    for index, (title, parts) in enumerate(SECTIONS, 1):
+        lines += ["", f"## {index}. {title}"]
+        for part, figure in parts:
+            lines += ["", *part(study)]
+            lines += ["", *looked] if part is sections.statistical_significance else []
+            if figure in (links or {}):
+                lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
         lines += ["", *further] if title == FURTHER else []
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
     return "\n".join(single).rstrip() + "\n"
-
-
-# -- HTML -------------------------------------------------------------------------------------------------------------
-
-# The policy lets the file load nothing: what it shows is inside it, and a script in a hostile results file stays text.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; }}
-p, li {{ max-width: 50rem; }}
-h1, h2, h3 {{ line-height: 1.25; }}
-h2 {{ margin-top: 2.5rem; border-bottom: 1px solid #ccc; padding-bottom: .2rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; margin: 1rem 0; }}
-th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
-td[style*="right"] {{ white-space: nowrap; }}
-th {{ border-bottom: 2px solid #888; }}
-img {{ max-width: 70rem; width: 100%; height: auto; }}
-p:has(img) {{ max-width: none; }}
-code {{ background: #f3f3f3; padding: .05rem .25rem; overflow-wrap: anywhere; }}
-@media print {{ body {{ max-width: none; margin: 0; font-size: 11px; }} h2 {{ break-after: avoid; }} }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
-
-
-def to_html(text: str, images: Mapping[str, Path]) -> str:
-    """Markdown as one HTML page that opens offline; `images` maps the links in the text to the files to put inside."""
-    import markdown
-
-    body = markdown.markdown(text, extensions=["tables", "sane_lists"])
-    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    for link, path in images.items():
-        kind = mimetypes.guess_type(path.name)[0] or "image/png"
-        data = base64.b64encode(storage.read_bytes(path)).decode("ascii")
-        body = body.replace(f'src="{link}"', f'src="data:{kind};base64,{data}"')
-    title = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report")
-    return _PAGE.format(title=html.escape(title), body=body)
 
 
 # -- for a terminal ---------------------------------------------------------------------------------------------------
@@ -144,7 +123,7 @@ def overview(study: Study) -> str:
         rows.append(
             [
                 activations.label(name),
-                pd_text(study, name),
+                f"{fixed(study.pd[name])} {interval(m)}",
                 fixed(m.average(BY_KEY["top1_mismatch_pct"]), 2),
                 plus_minus(mean(losses), std(losses)),
                 plus_minus(mean(accuracies), std(accuracies), 2),
@@ -154,11 +133,8 @@ def overview(study: Study) -> str:
             ]
         )
     header = "activation|relative PD [95 %]|mismatch %|validation loss|accuracy %|time s|trials|audit".split("|")
-    word, why = sections.hypothesis(study)
-    points = [f"Hypothesis, a lower PD with smooth activations than with {label(REFERENCE)}: {word}. {why}"]
-    for part in (sections.comparison_points, sections.headlines, sections.limits, sections.cautions):
-        points += part(study)
-    return "\n".join([*table(header, rows), *(f"- {undressed(point)}" for point in points), ""])
+    said = [line for line in summary.executive_summary(study) if line]
+    return "\n".join([*table(header, rows), *map(undressed, said), ""])
 
 
 def plan_text(study: Study) -> str:
@@ -185,6 +161,6 @@ def plan_text(study: Study) -> str:
             *table(["comparison", *(f"{percent:g} %" for percent in most)], ([n, *row] for n, row in cells.items())),
             *costs,
             "Times are of one trial after another at the median measured here; side by side they take less.",
-            "train.py --trials N adds trials to those that are there.",
+            *textwrap.wrap(undressed(sections.looks(study)), 110),
         ]
     )

@@ -1,14 +1,14 @@
-"""Sections 1 to 7 of the report, in its order: every sentence is here, chosen by the numbers of a study.
+"""Sections 2 to 7 of the report, in its order: every sentence is here, chosen by the numbers of a study. The first
+section is in summary.py.
 
 A sentence says no more than the tests allow; "inconclusive" is a result. Each function gives lines of Markdown. How
-numbers and tables are written is in markdown.py, the numbers are those of study.py.
+numbers and tables are written is in markdown.py, the numbers are those of study.py. What only a statistician looks for
+stands in the appendix of its section.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 
 import activations
 from analysis import checks
@@ -16,7 +16,6 @@ from analysis.markdown import (
     DASH,
     capital,
     counted,
-    duration,
     effect,
     effect_size,
     fixed,
@@ -33,182 +32,71 @@ from analysis.markdown import (
     trials_planned,
 )
 from analysis.metrics_table import BY_KEY, METRICS
-from analysis.results import mean, std
-from analysis.study import ALPHA, QUANTITIES, REDUCTIONS, REFERENCE, WEIGHTINGS, PairTests, Study, reduction
-from config import Config
+from analysis.results import Measured, mean, std
+from analysis.study import (
+    ALPHA,
+    QUANTITIES,
+    REDUCTIONS,
+    REFERENCE,
+    WEIGHTINGS,
+    PairTests,
+    Study,
+    beats,
+    last_on_curve,
+    overshoot,
+    reduction,
+)
+from significance import same
 from storage import number
 
-MARGINS = {"PD": "±5 %", "Matched_PD": "±5 %", "Loss": "±0.01 nats per token"}  # "practically equal"
-VERDICTS = ("lower", "higher", "equal", "inconclusive", "no test")
+NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
+FEW = 5  # trials, below which intervals are themselves rough
 
 
-# -- 1 Executive Summary -----------------------------------------------------------------------------------------------
+# -- said in several sections ------------------------------------------------------------------------------------------
 
 
-def executive_summary(s: Study) -> list[str]:
-    word, why = hypothesis(s)
-    lines = [*question(s), "", f"**Result: {word}.** {why}"]
-    if failed_checks(across(s)):
-        lines[-1] += " **A check across activations failed (below): don't rely on this before that is explained.**"
-    lines += ["", *(f"- {point}" for point in [*comparison_points(s), *headlines(s), *limits(s)]), ""]
-    found = [f"- {caution}" for caution in cautions(s)]
-    lines += ["**Read with care:**", "", *found] if found else ["No check failed and no trial diverged."]
-    return [*lines, "", "### How this was measured", *how_measured(s)]
-
-
-def question(s: Study) -> list[str]:
-    """What was asked, and of what, before any number."""
-    positions = {m.record("evaluation").get("positions") for m in s.measured.values()}
-    at = f"{positions.pop():,} fixed positions" if len(positions) == 1 and None not in positions else "fixed positions"
-    counts = {len(m.trials) for m in s.measured.values()}
-    each = "" if len(s.measured) == 1 else " each" if len(counts) == 1 else ", depending on the activation"
-    vary = next((vary for m in s.measured.values() if (vary := m.record("config").get("vary"))), ())
-    changed = {"bit": "the last bit of one initial weight", "none": "the moment it is run"}
-    source = changed.get("".join(vary), "the random seed")
-    return [
-        f"A language model that is trained again, with nothing changed but {source}, makes other predictions. By how "
-        f"much, and does that depend on its activation function? Studied: {labels(s.measured)}; {span(counts, 0)} "
-        f"finished trial{'' if counts == {1} else 's'}{each}. Two trials are compared by their *relative prediction "
-        "difference* (PD): the mean total-variation distance between their predicted distributions, "
-        f"at {at} of the validation text. 0: they predict the same; 1: they have nothing in common. Lower is more "
-        "reproducible.",
-        "",
-        "**Hypothesis, stated before the numbers:** models with a smooth activation differ less from trial to "
-        f"trial (have a lower mean PD) than models with {label(REFERENCE)}, whose slope jumps at 0.",
-    ]
-
-
-def hypothesis(s: Study) -> tuple[str, str]:
-    """What became of the hypothesis, by the planned contrast: a word or two, and why."""
-    test, equal = s.contrast.tests.get("PD"), s.contrast.tests.get("Matched_PD")
-    if not s.contrast.tested("PD"):
-        return "not tested", capital(s.contrast.reason or test.note) + "."
-    kinds = s.contrast_kind("PD"), s.contrast_kind("Matched_PD")
-    words = {"lower": "supported", "higher": "refuted", "equal": "refuted for differences of 5 % or more"}
-    word = words.get(kinds[0], "inconclusive")
-    change = f"{fixed(abs(100 * (test.effect - 1)), 1)} % {'lower' if test.effect < 1 else 'higher'}"
-    why = (
-        f"Averaged over {labels(s.contrast.smooth)}, mean PD is {change} than that of {label(REFERENCE)} (95 % "
-        f"interval of the change: {signed(100 * (test.low - 1))} to {signed(100 * (test.high - 1))} %; "
-        f"p = {p_value(test.p)}; one planned contrast, n = {min(test.n)})."
-    )
-    if s.contrast.left_out:
-        why += f" Left out because they have too few trials: {labels(s.contrast.left_out)}."
-    if kinds[0] == "equal":
-        why += f" Its 90 % interval lies within {MARGINS['PD']}."
-    if kinds[0] == "inconclusive":
-        why += (
-            " That neither shows a difference nor rules one out; the smallest reduction that this contrast would "
-            f"have found with 80 % power is {reduction(test):.1f} %."
-        )
-    if kinds[1] == kinds[0]:
-        why += f" At equal validation loss the verdict is the same ({effect(equal)}, p = {p_value(equal.p)})."
-    elif kinds[1]:
-        word += f" on the final models; at equal validation loss: {words.get(kinds[1], 'inconclusive')}"
-        why += (
-            f" At equal validation loss it is {effect(equal)} (p = {p_value(equal.p)}); that compares models which "
-            "have learnt equally much, though at different points of the learning-rate schedule. As the two "
-            "differ, the question stays open."
-        )
-    return word, why
-
-
-def comparison_points(s: Study) -> list[str]:
-    if not s.primary:
-        return []
-    one = len(s.primary) == 1
-    family = "one planned comparison" if one else f"{len(s.primary)} planned comparisons, Holm-corrected"
-    points = [f"**PD against {label(REFERENCE)}, one by one** ({family}): {verdicts(s, 'PD')}."]
-    if any(t.tested("Matched_PD") for t in s.primary):
-        points.append(
-            f"**PD at equal validation loss** ({fixed(s.matched.target, 3)} nats per token): "
-            f"{verdicts(s, 'Matched_PD')}. "
-            + (
-                f"That is another verdict than on the final models for {labels(t.a for t in s.disagreeing)}; where "
-                "the two disagree, neither settles the question (section 5)."
-                if s.disagreeing
-                else "The verdicts are those on the final models."
-            )
-        )
-    return [*points, f"**Validation loss against {label(REFERENCE)}**: {verdicts(s, 'Loss')}."]
-
-
-def verdicts(s: Study, quantity: str) -> str:
-    """'lower for A (−8 % [−12, −4]); inconclusive for B and C', over the comparisons with ReLU."""
-    parts = []
-    for kind in VERDICTS:
-        found = [t for t in s.primary if s.verdict(t, quantity).kind == kind]
-        shown = kind in ("lower", "higher", "equal")
-        names = listed(label(t.a) + (f" ({effect(t.tests[quantity])})" if shown else "") for t in found)
-        words = f"practically equal ({MARGINS[quantity]})" if kind == "equal" else kind
-        parts += [f"{words} for {names}"] if found else []
-    return "; ".join(parts)
+def margin(s: Study, quantity: str) -> str:
+    """Within what "practically equal" is."""
+    return f"{s.margin(quantity):g} nats per token" if quantity == "Loss" else f"{100 * s.margin(quantity):g} %"
 
 
 def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
     kind = s.verdict(t, quantity).kind
     if kind == "no test":
-        return safe(f"no test: {t.tests[quantity].note if t.tests[quantity] else t.why_not}")
-    words = {"equal": f"practically equal ({MARGINS[quantity]})", "inconclusive": "inconclusive"}
+        return safe(f"no test: {t.tests[quantity].note if quantity in t.tests else t.why_not}")
+    words = {"equal": f"practically equal (±{margin(s, quantity)})", "inconclusive": "inconclusive"}
     return words.get(kind, f"**{kind}**")
 
 
-def headlines(s: Study) -> list[str]:
-    """The lowest PD, loss and time, each from its own metric, with what the tests say about it."""
-    points = []
-    for what, quantity, values, write in (
-        ("mean PD", "PD", s.pd, lambda n: pd_text(s, n)),
-        ("mean validation loss", "Loss", s.loss, lambda n: f"{fixed(s.loss[n])} nats per token"),
-    ):
-        best, others = s.lowest(values)
-        if len(best) > 1:
-            points.append(f"**Lowest {what}**: {labels(best)} alike, {write(best[0])}.")
-        elif best and not others:
-            points.append(f"**{what[0].upper()}{what[1:]}**: {label(best[0])}, {write(best[0])}.")
-        elif best:
-            lower = [n for n in others if s.kind(best[0], n, quantity) == "lower"]
-            rest = [n for n in others if n not in lower]
-            supported = [f"lower than {labels(lower)}"] if lower else []
-            supported += [f"not shown to differ from {labels(rest, 'or')}"] if rest else []
-            points.append(
-                f"**Lowest {what}**: {label(best[0])}, {write(best[0])}; by the tests {', '.join(supported)}."
-            )
-    return points + fastest(s)
+def has_frontier(s: Study) -> bool:
+    """Whether PD was measured at equal loss of fully trained models; what is read off along training is a footnote."""
+    return any(m.results.get("frontier") for m in s.fit.values())
 
 
-def pd_text(s: Study, name: str) -> str:
-    pd, low, high = s.measured[name].pd_interval
-    return fixed(pd) + ("" if low is None else f" [{fixed(low)}, {fixed(high)}]")
+def undecided(s: Study) -> tuple[list[PairTests], int | None, int | None, int | None]:
+    """The planned comparisons of PD that are inconclusive, and the trials of each activation that would see a
+    difference of the margin in all of them, with their range; None where that can't be told."""
+    tests = [t for t in s.detectable if s.verdict(t, "PD").kind == "inconclusive"]
+    plans = [s.trials_needed(t, 100 * s.margin("PD")) for t in tests]
+    if not plans or any(None in plan for plan in plans):
+        return tests, None, None, None
+    return tests, *(f(plan[i] for plan in plans) for i, f in enumerate((max, min, max)))
 
 
-def fastest(s: Study) -> list[str]:
-    best, others = s.lowest(s.time)
-    if len(best) != 1 or not others:
-        return []
-    times = {n: [t["training_time"] for t in m.trials.values() if t["training_time"]] for n, m in s.fit.items()}
-    overlapping = [n for n in others if min(times[n]) <= max(times[best[0]])]
-    text = (
-        f"**Shortest median training time of a trial**: {label(best[0])}, {fixed(s.time[best[0]], 1)} s (the "
-        f"others {span((s.time[n] for n in others), 1, ' s')}); not tested"
+def looks(s: Study) -> str:
+    """What it costs to look again, or which look this is."""
+    if s.looks:
+        planned = listed(map(str, s.looks["plan"]["looks"]))
+        return (
+            f"This is look {len(s.looks['looks'])} of those planned, at {planned} trials: p-values and intervals allow "
+            "for all of them."
+        )
+    return (
+        "Adding trials until a test is significant is not paid for: every further look is one more chance to err. "
+        "`train.py --until-decided` adds trials and pays for its looks; `--trials N` is sound where N was chosen "
+        "beforehand."
     )
-    return [text + (f", and its trials overlap with those of {labels(overlapping)}." if overlapping else ".")]
-
-
-def limits(s: Study) -> list[str]:
-    """What this number of trials can't show."""
-    if s.detectable:
-        n = span({min(t.tests["PD"].n) for t in s.detectable}, 0)
-        return [
-            f"**Limits**: with {n} trials, the smallest reduction of PD that a single comparison would have found "
-            f"with 80 % power (before correction for their number) is {span(s.detectable.values(), 1, ' %')}. "
-            "*Inconclusive* means that the data can't tell; it is not evidence that there is no difference."
-        ]
-    if len(s.fit) > 1 and any(len(m.pd_ids) < 3 for m in s.fit.values()):
-        return [
-            "**Limits**: fewer than three trials of an activation leave no spread to test with. Means are shown; "
-            "differences between them are no evidence."
-        ]
-    return []
 
 
 @functools.lru_cache(maxsize=1)
@@ -268,42 +156,6 @@ def cautions(s: Study) -> list[str]:
     return lines
 
 
-def plain(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def how_measured(s: Study) -> list[str]:
-    """The facts of the study, from the first file that records them."""
-    studied = list(s.measured.values())
-    m = next((m for m in studied if m.results.get("fingerprint")), studied[0])
-    corpus, evaluation, config = m.record("dataset"), m.record("evaluation"), m.record("config")
-    rows = {"Results of": ", ".join(sorted({str(m.results["timestamp"])[:10] for m in studied}))}
-    if corpus:
-        told = {"characters": "characters", "train_tokens": "tokens to train on", "val_tokens": "to validate on"}
-        sizes = [f"{x:,.0f} {words}" for key, words in told.items() if (x := number(corpus.get(key)))]
-        tokens = f"{corpus.get('tokenizer', '')} tokens, {corpus.get('vocab_size', '')} different ones"
-        rows["Corpus"] = f"{corpus.get('name', '')}: {', '.join(sizes)}; {tokens}"
-    parameters = sorted({x for m in studied if (x := number(m.results.get("parameters")))})
-    counts = " to ".join(f"{x:,.0f}" for x in dict.fromkeys(parameters[:1] + parameters[-1:]))
-    rows["Model"] = str(m.results["model_name"]) + (f", {counts} parameters" if counts else "")
-    told = ("dataset", "model")
-    fields = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in told]
-    rows["Settings"] = ", ".join(f"{name} = {plain(config[name])}" for name in fields if name in config)
-    seeds = [[t["seed"] for t in m.planned.values()] for m in studied]
-    if all(planned == seeds[0] for planned in seeds):
-        rows["Seeds"] = ", ".join(map(str, seeds[0])) + (" for every activation" if len(studied) > 1 else "")
-    if number(evaluation.get("positions")):
-        checksum = str(evaluation.get("sha256"))[:12]
-        rows["Evaluated at"] = f"{evaluation['positions']:,} positions, the same for all models (sha256 {checksum})"
-    rows["Machine"] = ", ".join(f"{k} {plain(v)}" for k, v in m.record("environment").items() if v not in (None, ""))
-    every = [*across(s), *(c for m in studied for c in m.record("audit").get("checks", []))]
-    if any("machine" in c.get("name", "") and c.get("status") == "caution" for c in every):
-        rows["Machine"] += "; not the same for all trials: see above"
-    rows["Units"] = "losses in nats per token; times in seconds, of training alone"
-    rows["Fingerprint of the settings"] = str(m.results.get("fingerprint") or "")[:16]
-    return table(["What", "Value"], ([what, safe(value)] for what, value in rows.items() if value), left=2)
-
-
 # -- 2 Detailed Results Table ------------------------------------------------------------------------------------------
 
 
@@ -324,33 +176,42 @@ def detailed_results(s: Study) -> list[str]:
         values = [m.values(BY_KEY[key]) for m in measured]
         columns[capital(BY_KEY[key].heading)] = [plus_minus(mean(x), std(x), digits) for x in values]
         if key == "relative_pd":
-            columns["PD, 95 % interval"] = [pd_text(s, m.name).partition(" ")[2] or DASH for m in measured]
+            columns["PD, 95 % interval"] = [interval(m) for m in measured]
     columns["Audit"] = [m.audit.partition(" (")[0] for m in measured]
+    few = any(3 <= len(m.pd_ids) < FEW for m in measured)
+    rough = " From fewer than five trials its width is a guess: it rests on their own spread alone." if few else ""
     return [
         "Mean ± sample standard deviation, over trials; for PD and mismatch over pairs of trials. Pairs share trials, "
-        "so their spread is descriptive only; the 95 % interval of the mean PD is over trials (jackknife). Lowest PD "
-        "first.",
+        "so their spread is descriptive only; the 95 % interval of the mean PD is over trials (jackknife)."
+        f"{rough} Lowest PD first.",
         *table(columns, zip(*columns.values(), strict=True)),
-        *further_measures(s),
         *noise_floor(s),
+        *further_measures(s),
     ]
 
 
+def interval(m: Measured) -> str:
+    _, low, high = m.pd_interval
+    return DASH if low is None else f"[{fixed(low)}, {fixed(high)}]"
+
+
 def further_measures(s: Study) -> list[str]:
-    """Every other metric that summary.csv has."""
-    columns = {
-        "Activation": [label(n) for n in s.by_pd],
-        "PD at equal loss": [fixed(s.matched.mean(n)) for n in s.by_pd],
-    }
+    """Every other metric that summary.csv has: a row each."""
+    rows = {"PD at equal loss": [fixed(s.matched.mean(n)) for n in s.by_pd]}
     for metric in METRICS:
-        if metric.column and metric.key not in DETAILED:
+        if metric.column and metric.key not in (*DETAILED, "best_val_loss"):
             values = [s.measured[n].average(metric) for n in s.by_pd]
-            columns[capital(metric.heading)] = [fixed(x, 2 if metric.unit == "%" else 4) for x in values]
-    columns["Parameters"] = [fixed(number(s.measured[n].results.get("parameters"))) for n in s.by_pd]
-    columns = {what: column for what, column in columns.items() if set(column) != {DASH}}
-    if len(columns) == 1:
+            rows[capital(metric.heading)] = [fixed(x, 2 if metric.unit == "%" else 4) for x in values]
+    # both at the probe: the last one in the table above is at other positions
+    rows["Best minus last validation loss, at the probe"] = [
+        fixed(mean(map(overshoot, s.measured[n].trials.values()))) for n in s.by_pd
+    ]
+    rows["Parameters"] = [fixed(number(s.measured[n].results.get("parameters"))) for n in s.by_pd]
+    rows = {what: row for what, row in rows.items() if set(row) != {DASH}}
+    if not rows:
         return []
-    return ["Further measures, means over pairs or trials:", *table(columns, zip(*columns.values(), strict=True))]
+    header = ["Mean over pairs or trials", *map(label, s.by_pd)]
+    return ["", "### Appendix: further measures", *table(header, ([what, *row] for what, row in rows.items()))]
 
 
 def noise_floor(s: Study) -> list[str]:
@@ -405,79 +266,143 @@ def rankings(s: Study) -> list[str]:
     return lines + (["", "Not ranked:", "", *not_ranked] if not_ranked else [])
 
 
+def headlines(s: Study) -> list[str]:
+    """The lowest PD, loss and time, each from its own metric, with what the tests say about it."""
+    points = []
+    for what, quantity, values, unit in (
+        ("mean PD", "PD", s.pd, ""),
+        ("mean validation loss", "Loss", s.loss, " nats per token"),
+    ):
+        best, others = s.lowest(values)
+        if not best:
+            continue
+        value = fixed(values[best[0]]) + unit
+        if len(best) > 1:
+            points.append(f"**Lowest {what}**: {labels(best)} alike, {value}.")
+        elif not others:
+            points.append(f"**{capital(what)}**: {label(best[0])}, {value}.")
+        else:
+            lower = [n for n in others if s.kind(best[0], n, quantity) == "lower"]
+            rest = [n for n in others if n not in lower]
+            supported = [f"lower than {labels(lower)}"] if lower else []
+            supported += [f"not shown to differ from {labels(rest, 'or')}"] if rest else []
+            points.append(f"**Lowest {what}**: {label(best[0])}, {value}; by the tests {', '.join(supported)}.")
+    return points + fastest(s)
+
+
+def fastest(s: Study) -> list[str]:
+    best, others = s.lowest(s.time)
+    if len(best) != 1 or not others:
+        return []
+    times = {n: [t["training_time"] for t in m.trials.values() if t["training_time"]] for n, m in s.fit.items()}
+    overlapping = [n for n in others if min(times[n]) <= max(times[best[0]])]
+    text = (
+        f"**Shortest median training time of a trial**: {label(best[0])}, {fixed(s.time[best[0]], 1)} s (the "
+        f"others {span((s.time[n] for n in others), 1, ' s')}); not tested"
+    )
+    return [text + (f", and its trials overlap with those of {labels(overlapping)}." if overlapping else ".")]
+
+
 # -- 4 Statistical Significance ----------------------------------------------------------------------------------------
 
 
 def statistical_significance(s: Study) -> list[str]:
     if len(s.measured) == 1:
         return ["There is one activation: nothing to compare it with."]
-    if not any(t.tests[q] for t in s.tests for q in QUANTITIES):
+    if not any(t.tests for t in s.tests):
         return [
             "Nothing could be compared:",
             "",
             *(f"- {label(t.a)} and {label(t.b)}: {verdict_cell(s, t, 'PD')}" for t in s.tests),
         ]
+    lines = [how_tested(s), "", *the_order(s)]
+    if s.primary:
+        lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
+        where = {"PD": "final models", "Matched_PD": f"at {fixed(s.matched.target)} nats per token; see section 5"}
+        where["Loss"] = "nats per token"
+        for quantity in QUANTITIES:
+            if any(quantity in t.tests for t in s.primary):
+                lines += [f"{capital(NAMES[quantity])}, {where[quantity]}:", *reference_table(s, quantity)]
+    return lines + other_pairs(s) + reach(s)
+
+
+def how_tested(s: Study) -> str:
     designs = {t.paired for t in s.tests if not t.unfit}
     design = "those of the same seed with one another (paired t)"
     if designs == {False}:
         design = "without pairing, since activations share no seeds (Welch's t)"
     elif len(designs) == 2:
         design = "those of the same seed with one another where activations share seeds (paired t), else Welch's t"
-    lines = [
+    moderated = any(c.prior_df for t in s.tests for c in t.tests.values())
+    spread = (
+        "A comparison's spread is moderated by the mean spread of the planned comparisons"
+        if moderated
+        else "With fewer than three comparisons there is no spread to borrow: each rests on its own trials, and with "
+        "few of these its interval is too wide or too narrow by chance"
+    )
+    if s.looks:
+        spread += ". p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)"
+    return (
         "Pairs of trials that share a trial are not independent. So each trial is given one number, its jackknife "
-        f"pseudo-value of ln PD, and trials are compared: {design}. Losses are compared likewise. Intervals are 95 %, "
-        "not adjusted; p is adjusted by Holm's method within its family, so an interval may exclude 0 where the "
+        f"pseudo-value of ln PD, and trials are compared: {design}. Losses are compared likewise. {spread}. Intervals "
+        "are 95 % for one comparison alone, while p is adjusted for all, so an interval may exclude 0 where the "
         f"adjusted p does not fall below {ALPHA} (marked \\*). The inference is over trials, given the fixed positions."
+    )
+
+
+def the_order(s: Study) -> list[str]:
+    """Which claims share an error rate."""
+    if len(s.tests) < 2:
+        return []
+    others = [t for t in s.tests if t not in s.primary and not t.unfit]
+    if not s.primary:
+        steps = [f"PD of all {counted(len(others), 'pair')} (Holm's correction).", "The same at equal validation loss."]
+    else:
+        size = "one comparison" if len(s.primary) == 1 else f"{len(s.primary)} comparisons, Holm's correction"
+        steps = [
+            f"PD of each activation against {label(REFERENCE)} ({size}).",
+            f"PD of the smooth ones together against {label(REFERENCE)}, the planned contrast: if any of step 1 is "
+            f"shown, or by itself at half the level, p < {ALPHA / 2}.",
+            "Both at equal validation loss: each only where it is shown on the final models.",
+        ]
+        steps += [f"The other {counted(len(others), 'pair')}: if any of step 1 is shown."] if others else []
+    return [
+        "### Which claims share an error rate",
+        "",
+        "Claims about PD are tested in this order, and each step counts only as far as those before it found something "
+        "(serial gatekeeping, Maurer, Hothorn & Lehmacher 1995):",
+        "",
+        *(f"{i}. {step}" for i, step in enumerate(steps, 1)),
+        "",
+        "Losses have an order of their own: first against the reference, then the other pairs. So where nothing "
+        "differs, at most 5 % of such reports claim anything about PD, and at most 10 % anything at all "
+        "(simulated: `bench/calibration.py --tables claims`). *Practically equal* is shown by two one-sided tests, "
+        "Holm-corrected in each family.",
     ]
-    if s.primary:
-        lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
-        lines += ["Relative PD of the final models:", *reference_table(s, "PD")]
-        if any(t.tests["Matched_PD"] for t in s.primary):
-            lines += [
-                f"Relative PD at equal validation loss ({fixed(s.matched.target)} nats per token; see section 5):",
-                *reference_table(s, "Matched_PD"),
-            ]
-        lines += ["Validation loss, nats per token:", *reference_table(s, "Loss")]
-    return lines + all_pairs(s) + reach(s) + second_opinion(s) + uncalibrated(s)
 
 
 def reference_table(s: Study, quantity: str) -> list[str]:
     rows = []
     for t in s.primary:
-        test = t.tests[quantity]
-        known = t.tested(quantity)
-        rows.append(
-            [
-                label(t.a),
-                effect(test),
-                f"{fixed(test.t, 2)} ({test.df:.3g})" if known else DASH,
-                p_value(test.p) if known else DASH,
-                flagged(t.p_holm[quantity]) if known else DASH,
-                effect_size(test),
-                listed(map(str, dict.fromkeys(test.n))) if test else "0",
-                test.kind if known else DASH,
-                verdict_cell(s, t, quantity),
-            ]
-        )
+        test = t.tests.get(quantity)
+        adjusted = flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH
+        rows.append([label(t.a), effect(test), adjusted, effect_size(test), verdict_cell(s, t, quantity)])
     what = "Difference [95 %]" if quantity == "Loss" else "Change of mean PD [95 %]"
-    return table(["Activation", what, "t (df)", "p", "p, Holm", "Hedges g [95 %]", "n", "Test", "Verdict"], rows)
+    return table(["Activation", what, "p, adjusted", "Hedges' g [95 %]", "Verdict"], rows)
 
 
-def all_pairs(s: Study) -> list[str]:
+def other_pairs(s: Study) -> list[str]:
     rows = []
-    for t in s.tests:
+    for t in (t for t in s.tests if t not in s.primary):
         row = [f"{label(t.a)} against {label(t.b)}"]
         for quantity in ("PD", "Loss"):
-            row += [effect(t.tests[quantity]), flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH]
+            row += [effect(t.tests.get(quantity)), flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH]
             row.append(verdict_cell(s, t, quantity))
         rows.append(row)
-    family = sum(not t.unfit for t in s.tests)
-    note = f"For each quantity, p is adjusted over all {family} pairs"
-    if s.primary:
-        planned = counted(len(s.primary), "planned comparison")
-        note += f", for those with {label(REFERENCE)} over the {planned}, as above"
-    header = ["Pair", "Change of mean PD", "p, Holm", "PD", "Loss difference", "p, Holm", "Loss"]
-    return ["", "### All pairs", "", f"{note}." if family > 1 else "", *table(header, rows)]
+    if not rows:
+        return []
+    header = ["Pair", "Change of mean PD", "p, adjusted", "PD", "Loss difference", "p, adjusted", "Loss"]
+    return ["", "### The other pairs" if s.primary else "### All pairs", *table(header, rows)]
 
 
 def reach(s: Study) -> list[str]:
@@ -491,8 +416,6 @@ def reach(s: Study) -> list[str]:
         ]
         for t, smallest in s.detectable.items()
     ]
-    fewest = min(min(t.tests["PD"].n) for t in s.detectable)
-    few = f" {fewest} trials tell little about the spread itself, hence the wide ranges." if fewest < 5 else ""
     sizes = [f"for {percent:g} %" for percent in REDUCTIONS]
     header = ["Comparison", "Smallest detectable reduction", f"Trials {sizes[0]}", *sizes[1:]]
     return [
@@ -501,21 +424,48 @@ def reach(s: Study) -> list[str]:
         "",
         "The smallest true reduction of PD that a comparison finds with 80 % probability, and the trials per "
         "activation that it takes to find one of 5, 10 or 20 % as surely, with the range over the 80 % limits of the "
-        f"measured spread (p < {ALPHA} before Holm's correction).{few}",
+        f"measured spread (p < {ALPHA} before adjustment).",
         *table(header, rows),
+        looks(s),
     ]
+
+
+def tests_appendix(s: Study) -> list[str]:
+    compared = {label(t.a): t for t in s.primary} | {"Smooth ones together": s.contrast}
+    compared = {name: t for name, t in compared.items() if any(map(t.tested, QUANTITIES))}
+    quantities = [q for q in QUANTITIES if any(t.tested(q) for t in compared.values())]
+    tests = [t.tests[q] for t in compared.values() for q in quantities if t.tested(q)]
+    lines = []
+    if tests:
+        kinds = listed(dict.fromkeys(test.kind for test in tests))
+        numbers = span({n for test in tests for n in test.n}, 0)
+        lines = [
+            f"t (df); p; p unmoderated, by this comparison's own spread alone. n = {numbers}; {kinds}.",
+            *table(
+                [f"Against {label(REFERENCE)}", *(capital(NAMES[q]) for q in quantities)],
+                ([name, *(test_cell(t, q) for q in quantities)] for name, t in compared.items()),
+            ),
+        ]
+    lines += second_opinion(s) + uncalibrated(s)
+    return ["", "### Appendix: the tests", "", *lines] if lines else []
+
+
+def test_cell(t, quantity: str) -> str:
+    if not t.tested(quantity):
+        return DASH
+    test = t.tests[quantity]
+    return f"{fixed(test.t, 2)} ({test.df:.3g}); {p_value(test.p)}; {p_value(test.p_plain)}"
 
 
 def second_opinion(s: Study) -> list[str]:
     """A bootstrap over trials and positions, where there are enough trials for it."""
     if not s.detectable:
         return []
-    fewest = min(min(t.tests["PD"].n) for t in s.detectable)
+    fewest = min(min(t.tests.get("PD").n) for t in s.detectable)
     if fewest < 5:
         return [
             f"A bootstrap is not offered as a second opinion: with {fewest} trials it sees too little of the spread "
-            "(at n = 3 it finds differences in 21 to 45 % of cases without any), and permutation and rank "
-            "tests can't reach p < 0.05 there at all.",
+            "(at n = 3 it finds differences in 21 to 45 % of cases without any).",
             "",
         ]
     boots = {t: s.bootstrap(t) for t in s.detectable}
@@ -546,8 +496,7 @@ def uncalibrated(s: Study) -> list[str]:
     return [
         "For comparison with older work only: a t-test that takes pairs of trials for independent would have called "
         f"{sum(p < ALPHA for p in naive)} of {counted(len(naive), 'difference')} in PD significant before correction. "
-        "It is uncalibrated: where nothing differs it does so in 18 % of cases at n = 3, and in more with more trials. "
-        "See the column `Naive_p_uncalibrated` of `significance.csv`."
+        "Where nothing differs it does so in 18 % of cases at n = 3, and in more with more trials."
     ]
 
 
@@ -555,18 +504,18 @@ def uncalibrated(s: Study) -> list[str]:
 
 
 def key_findings(s: Study) -> list[str]:
-    word, why = hypothesis(s)
     found = {
         "Smooth versus non-smooth": smooth_finding(s),
         "Best and worst": [best_and_worst(s)],
-        "Hypothesis validation": [
-            f"That smooth activations have a lower mean PD than {label(REFERENCE)}: **{word}**. {why}"
-        ],
-        "At equal validation loss": equal_loss(s),
+        "Hypothesis validation": [hypothesis(s)],
+        "At equal validation loss": [] if has_frontier(s) else equal_loss(s),
         "Accuracy against reproducibility": [trade_off(s)],
         "Integrity and training": [f"- {point}" for point in integrity(s)],
     }
-    return [line for title, lines in found.items() for line in (f"### {title}", "", *lines, "")]
+    lines = [line for title, told in found.items() if told for line in (f"### {title}", "", *told, "")]
+    if has_frontier(s):
+        lines += ["### Footnote: equal loss along training", "", *equal_loss(s), ""]
+    return lines
 
 
 def smooth_finding(s: Study) -> list[str]:
@@ -578,42 +527,62 @@ def smooth_finding(s: Study) -> list[str]:
     if means and s.pd.get(REFERENCE) is not None and REFERENCE in s.fit:
         below = sum(pd < s.pd[REFERENCE] for pd in means)
         of = counted(len(means), "smooth activation")
-        text += f" The mean PD of {below} of {of} lies below that of {label(REFERENCE)}."
+        text += f" The mean PD of {below} of {of} lies below that of {label(REFERENCE)}; means, not a test."
+    if c.left_out:
+        text += f" Left out of the contrast because they have too few trials: {labels(c.left_out)}."
     rows = []
     for what, quantity in (("final models", "PD"), ("at equal validation loss", "Matched_PD")):
         test = c.tests.get(quantity)
         if c.tested(quantity):
             kind = s.contrast_kind(quantity)
-            rows.append([what, effect(test), p_value(test.p), effect_size(test), str(min(test.n)), kind])
+            rows.append([what, effect(test), flagged(c.p_holm[quantity]), effect_size(test), str(min(test.n)), kind])
     if not rows:
         return [text]
     how = "seed by seed" if c.paired else "not paired"
     return [
         f"{text} The planned contrast, mean ln PD of the smooth activations against {label(REFERENCE)}, {how}:",
-        *table(["Contrast", "Change of PD [95 %]", "p", "Hedges g [95 %]", "n", "Verdict"], rows),
+        *table(["Contrast", "Change of PD [95 %]", "p, adjusted", "Hedges' g [95 %]", "n", "Verdict"], rows),
     ]
+
+
+def hypothesis(s: Study) -> str:
+    """What became of the hypothesis, by the planned contrast."""
+    said = f"That smooth activations have a lower mean PD than {label(REFERENCE)}: "
+    if not s.contrast.tested("PD"):
+        note = s.contrast.tests["PD"].note if "PD" in s.contrast.tests else ""
+        return f"{said}**not tested** ({s.contrast.reason or note})."
+    kind, matched = s.contrast_kind("PD"), s.contrast_kind("Matched_PD")
+    large = f"refuted for differences of {margin(s, 'PD')} or more"
+    words = {"lower": "supported", "higher": "refuted", "equal": large}
+    text = f"{said}**{words.get(kind, 'inconclusive')}**, by the planned contrast above."
+    if kind == "inconclusive":
+        smallest = f"{reduction(s.contrast.tests['PD']):.1f} %"
+        text += f" It would have found a reduction of {smallest} with 80 % power: a smaller one it can't rule out."
+    if kind in ("lower", "higher"):
+        if matched == kind:
+            text += " The same is shown at equal validation loss."
+        elif matched:
+            text += " At equal validation loss it is not: how much the models have learnt may explain it."
+    return text
 
 
 def best_and_worst(s: Study) -> str:
     parts = []
-    for what, quantity, values, write in (
-        ("mean PD", "PD", s.pd, lambda n: pd_text(s, n)),
-        ("mean validation loss", "Loss", s.loss, lambda n: fixed(s.loss[n])),
-    ):
+    for what, quantity, values in (("mean PD", "PD", s.pd), ("mean validation loss", "Loss", s.loss)):
         known = sorted((n for n in s.fit if values[n] is not None), key=lambda n: values[n])
         if len(known) < 2:
             continue
         best, worst = known[0], known[-1]
         said = {
             "lower": "the difference is supported by the test",
-            "equal": f"the two are practically equal ({MARGINS[quantity]})",
+            "equal": f"the two are practically equal (±{margin(s, quantity)})",
             "inconclusive": "the test between them is inconclusive, the order may be chance",
         }.get(s.kind(best, worst, quantity), "there is no test between them")
-        ends = f"Lowest {what}: {label(best)}, {write(best)}; highest: {label(worst)}, {write(worst)}"
-        if math.isclose(values[best], values[worst], rel_tol=1e-12):
-            parts.append(f"All have the same {what}, {write(best)}.")
-        else:
-            parts.append(f"{ends}; {said}.")
+        if same(values[best], values[worst]):
+            parts.append(f"All have the same {what}, {fixed(values[best])}.")
+            continue
+        low, high = (f"{label(n)}, {fixed(values[n])}" for n in (best, worst))
+        parts.append(f"Lowest {what}: {low}; highest: {high}; {said}.")
     return " ".join(parts) or "There are not two activations to compare."
 
 
@@ -626,14 +595,10 @@ def equal_loss(s: Study) -> list[str]:
     losses = [s.loss[n] for n in s.fit if s.loss[n] is not None]
     lines = [
         "A model that has learnt more is sharper, and sharpness alone moves PD. The activations' mean losses end "
-        f"{fixed(max(losses) - min(losses), 3)} nats per token apart, so final PDs compare models that have learnt "
-        "more with models that have learnt less. Here each pair's PD is read off where its mean validation loss first "
-        f"falls to {fixed(s.matched.target)}, the highest final loss of any pair, which all reach. That compares "
-        "models that have learnt equally much, but not at the same point of the learning-rate schedule: an activation "
-        "that learns more slowly gets there later, at a lower rate, and PD falls as the rate does. So neither "
-        "comparison isolates the activation; a difference that both show is explained neither by how much the models "
-        "have learnt nor by the point of the schedule. PD at equal loss is also measured at fewer positions, and "
-        "interpolated between evaluations.",
+        f"{fixed(max(losses) - min(losses), 3)} nats per token apart. Here each pair's PD is read off where its mean "
+        f"validation loss, at the probe, first falls to {fixed(s.matched.target)}, the highest final one of any pair. "
+        "An activation that learns more slowly gets there later, at a lower learning rate, and PD falls as the rate "
+        "does: so neither comparison isolates the activation, and a difference counts as confirmed where both show it.",
         *table(
             ["Activation", "Final PD", "PD at equal loss", "Reached at step (mean over pairs)"],
             [
@@ -643,20 +608,18 @@ def equal_loss(s: Study) -> list[str]:
             ],
         ),
     ]
-    for t in s.disagreeing:
+    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher") and t.tested("Matched_PD")]
+    confirmed = [t.a for t in shown if t not in s.disagreeing]
+    if confirmed:
+        lines.append(f"Confirmed at equal loss: {labels(confirmed)}.")
+    reversed_ones = [t.a for t in shown if {s.verdict(t, q).kind for q in ("PD", "Matched_PD")} == {"lower", "higher"}]
+    if reversed_ones:
         lines.append(
-            f"- {label(t.a)} against {label(t.b)}: {verdict_cell(s, t, 'PD')} on the final models "
-            f"({effect(t.tests['PD'])}), {verdict_cell(s, t, 'Matched_PD')} at equal loss "
-            f"({effect(t.tests['Matched_PD'])})."
+            f"The other way round at equal loss, so that neither settles the question: {labels(reversed_ones)}."
         )
-    if s.disagreeing:
-        lines += [
-            "",
-            "Where the two disagree, neither settles the question: what the final models show may come from how much "
-            "they have learnt, and what shows at equal loss from the point of the schedule at which it was reached.",
-        ]
-    elif any(t.tested("Matched_PD") for t in s.primary):
-        lines.append(f"Against {label(REFERENCE)} the verdicts are the same as on the final models.")
+    open_ones = [t.a for t in shown if t.a not in confirmed + reversed_ones]
+    if open_ones:
+        lines.append(f"Shown on the final models, not at equal loss: {labels(open_ones)}.")
     return lines
 
 
@@ -668,7 +631,7 @@ def trade_off(s: Study) -> str:
     text = f"On the Pareto front of mean validation loss and mean PD: {front}."
     for n in weighed:
         if n not in s.pareto:
-            ahead = [o for o in s.pareto if s.loss[o] <= s.loss[n] and s.pd[o] <= s.pd[n]]
+            ahead = [o for o in s.pareto if beats((s.loss[o], s.pd[o]), (s.loss[n], s.pd[n]))]
             text += f" {label(n)} is behind {labels(ahead)}."
     (pd, of), (loss, _) = s.differ("PD"), s.differ("Loss")
     if of:
@@ -678,8 +641,8 @@ def trade_off(s: Study) -> str:
 
 def integrity(s: Study) -> list[str]:
     points = []
-    checks = {n: m.record("audit").get("checks", []) for n, m in s.measured.items()}
-    every = [c for listed_checks in checks.values() for c in listed_checks]
+    recorded = {n: m.record("audit").get("checks", []) for n, m in s.measured.items()}
+    every = [c for listed_checks in recorded.values() for c in listed_checks]
     if every:
         states = [
             f"{sum(c.get('status') == kind for c in every)} {kind}"
@@ -687,31 +650,34 @@ def integrity(s: Study) -> list[str]:
         ]
         names = ", ".join(dict.fromkeys(str(c.get("name")) for c in every))
         points.append(
-            f"Audit of {counted(sum(map(bool, checks.values())), 'activation')}: {', '.join(states)} ({safe(names)})."
+            f"Audit of {counted(sum(map(bool, recorded.values())), 'activation')}: {', '.join(states)} ({safe(names)})."
         )
     states = ", ".join(f"{check['name']}: {check['status']}" for check in across(s))
     points.append(f"Across activations: {safe(states)}.")
-    points += [
-        f"{label(n)}: {safe(c.get('measured', ''))}."
-        for n, listed_checks in checks.items()
-        for c in listed_checks
-        if c.get("name") == "learning curve"
-    ]
-    failed = {n: m for n, m in s.measured.items() if m.failed}
-    points += [
-        f"{label(n)}: {len(m.failed)} of {counted(len(m.planned), 'trial')} diverged or without a finite loss."
-        for n, m in failed.items()
-    ] or ["No trial diverged."]
+    points += convergence(recorded)
+    if not any(m.failed for m in s.measured.values()):
+        points.append("No trial diverged.")
     trials = [(n, k, t) for n, m in s.measured.items() for k, t in m.trials.items()]
     points += [
         f"Overfitting: {label(n)} trial {k} was best at step {t.get('best_step')} ({fixed(t.get('best_val_loss'))}), "
-        f"and ended at {fixed(t['val_loss'])}."
+        f"and ended at {fixed(last_on_curve(t))}, both at the probe."
         for n, k, t in trials
         if t.get("overfit")
     ]
     if trials and all(t.get("overfit") is False for _, _, t in trials):
         points.append("No trial ended more than a percent above its best validation loss.")
-    return points
+    return points + cautions(s)
+
+
+def convergence(recorded: dict[str, list[dict]]) -> list[str]:
+    """What the audit says about the last part of the curves, in one line where it says it in the same words."""
+    told = {}  # the words before the numbers: the numbers of each activation
+    for name, listed_checks in recorded.items():
+        for check in listed_checks:
+            if check.get("name") in ("learning curve", "converged"):
+                words, _, numbers = str(check.get("measured", "")).rpartition(": ")
+                told.setdefault(words, []).append(f"{label(name)} {safe(numbers)}")
+    return [f"Convergence{', ' * bool(words)}{safe(words)}: {'; '.join(of)}." for words, of in told.items()]
 
 
 # -- 6 Conclusions -----------------------------------------------------------------------------------------------------
@@ -725,7 +691,7 @@ def conclusions(s: Study) -> list[str]:
         f"- **Production, accuracy and reproducibility alike.** {for_production(s)}",
         f"- **Speed first.** {for_speed(s)}",
         "",
-        "### Trade-offs and when to use which",
+        "### Trade-offs, and when to use which",
         "",
         *when_to_use(s),
     ]
@@ -765,38 +731,45 @@ def for_research(s: Study) -> str:
         if s.contrast_kind("Matched_PD") not in ("lower", ""):
             text += " At equal loss it was not shown: how much they have learnt may explain it."
         return text
-    text = "Choose on accuracy and speed: "
     if higher:
-        text += f"no lower PD than that of {label(REFERENCE)} was shown, and a higher one for {labels(higher)}."
-    else:
-        equal = s.against_reference("PD", "equal")
-        text += "no difference in reproducibility was shown"
-        text += f"; practically equal to {label(REFERENCE)} (±5 %): {labels(equal)}." if equal else "."
-    undecided = s.against_reference("PD", "inconclusive")
-    return text + (f" Undecided, with too few trials to tell: {labels(undecided)}." if undecided else "")
+        return (
+            f"Choose on accuracy and speed: no lower PD than that of {label(REFERENCE)} was shown, and a higher PD "
+            f"for {labels(higher)}."
+        )
+    if s.contrast_kind("PD") == "higher":
+        return (
+            f"{labels(s.contrast.smooth)}, taken together: a higher mean PD than that of {label(REFERENCE)} was shown "
+            "for these smooth activations as a group, but not for any of them alone."
+        )
+    return "Choose on accuracy and speed: no difference in reproducibility was shown."
 
 
 def for_production(s: Study) -> str:
     if not s.detectable or not s.primary:
         return f"Nothing beyond the means of section 2: comparisons with {label(REFERENCE)} could not be tested."
-    better = {"PD": s.against_reference("PD", "lower"), "validation loss": s.against_reference("Loss", "lower")}
-    worse = set(s.against_reference("PD", "higher") + s.against_reference("Loss", "higher"))
-    names = dict.fromkeys(better["PD"] + better["validation loss"])
-    gains = [
-        f"{label(n)} (lower {listed(what for what, lower in better.items() if n in lower)})"
-        for n in names
-        if n not in worse
-    ]
-    mixed, losing = [n for n in names if n in worse], [n for n in s.measured if n in worse and n not in names]
+    told = {"PD": "PD", "Loss": "validation loss"}
+
+    def shown(kind):
+        """{activation: the quantities in which it is so}."""
+        found = {}
+        for quantity, what in told.items():
+            for name in s.against_reference(quantity, kind):
+                found.setdefault(name, []).append(what)
+        return found
+
+    better, worse = shown("lower"), shown("higher")
+    gains = [f"{label(n)} (lower {listed(what)})" for n, what in better.items() if n not in worse]
+    mixed = [n for n in better if n in worse]
+    losing = [f"{label(n)} (higher {listed(what)})" for n, what in worse.items() if n not in better]
     parts = []
     if gains:
         parts.append(f"Shown to improve on {label(REFERENCE)} without losing elsewhere: {listed(gains)}.")
     if mixed:
-        parts.append(f"Better in one and worse in the other, so a matter of priorities: {labels(mixed)}.")
+        parts.append(f"Better in one of PD and loss and worse in the other: {labels(mixed)}.")
     if not parts:
         parts.append(f"No activation was shown to improve on {label(REFERENCE)} in PD or in validation loss.")
     if losing:
-        parts.append(f"Shown to lose without a gain: {labels(losing)}.")
+        parts.append(f"Shown to lose without a gain: {listed(losing)}.")
     return " ".join(parts)
 
 
@@ -808,25 +781,38 @@ def for_speed(s: Study) -> str:
 
 
 def when_to_use(s: Study) -> list[str]:
-    if not s.primary:
+    """Each activation in one group, by what was shown against ReLU."""
+    if not any(t.tested(q) for t in s.primary for q in QUANTITIES):
         return [f"Without tests against {label(REFERENCE)} there is nothing to add to the means of section 2."]
-    rows = []
+    groups: dict[str, list[str]] = {}
     for t in s.primary:
-        time, base = s.time[t.a], s.time[REFERENCE]
-        rows.append(
-            [
-                label(t.a),
-                *(verdict_cell(s, t, quantity) for quantity in QUANTITIES),
-                f"{signed(100 * (time / base - 1))} %" if time and base else DASH,
-                "yes" if t.a in s.pareto else "no",
-            ]
-        )
-    header = [f"Against {label(REFERENCE)}", "PD", "PD at equal loss", "Validation loss", "Time (not tested)"]
+        pd, loss = s.verdict(t, "PD").kind, s.verdict(t, "Loss").kind
+        gains = [what for what, kind in (("PD", pd), ("loss", loss)) if kind == "lower"]
+        losses = [what for what, kind in (("PD", pd), ("loss", loss)) if kind == "higher"]
+        if gains and losses:
+            advice = f"lower {gains[0]} for higher {losses[0]}: a matter of priorities"
+        elif gains:
+            advice = f"lower {listed(gains)} than {label(REFERENCE)} and nothing shown against it: the choice for that"
+        elif losses:
+            advice = f"higher {listed(losses)} than {label(REFERENCE)} and nothing gained: use another"
+        elif pd == loss == "equal":
+            advice = f"practically equal to {label(REFERENCE)} in PD and loss: either will do"
+        elif pd == "equal":
+            advice = f"as reproducible as {label(REFERENCE)} (±{margin(s, 'PD')}), undecided in loss"
+        else:
+            advice = "nothing shown for or against: these trials don't decide"
+        groups.setdefault(advice, []).append(timed(s, t.a))
     return [
-        "What was shown for each activation; *inconclusive* speaks neither for nor against it.",
-        *table([*header, "On the front of means"], rows),
-        "All this holds for this model, text and length of training; whether it carries over to others is not known.",
+        *(f"- {listed(names)}: {advice}." for advice, names in groups.items()),
+        "",
+        f"In brackets: median training time against {label(REFERENCE)}, not tested. All this holds for this model, "
+        "text and length of training; whether it carries over to others is not known.",
     ]
+
+
+def timed(s: Study, name: str) -> str:
+    time, base = s.time[name], s.time[REFERENCE]
+    return label(name) + (f" ({signed(100 * (time / base - 1))} %)" if time and base else "")
 
 
 # -- 7 Future Work -----------------------------------------------------------------------------------------------------
@@ -838,7 +824,16 @@ def future_work(s: Study) -> list[str]:
         points.append("**Repair first**: find out why checks failed; until then those numbers are no evidence.")
     if any(m.failed for m in s.measured.values()):
         points.append("**Divergence**: train again with a lower learning rate, all activations alike.")
-    points += more_trials(s)
+    few = [n for n, m in s.fit.items() if len(m.pd_ids) < 3]
+    tests, needed, _, _ = undecided(s)
+    if few:
+        points.append(f"**More trials**: a test needs at least three of each; fewer have a PD of {labels(few)}.")
+    elif tests:
+        about = f" (about {needed} of each, see section 4)" if needed else ""
+        points.append(
+            f"**More trials**{about} for {counted(len(tests), 'undecided comparison')} of PD: "
+            f"{labels(t.a for t in tests)}. Add them by `train.py --until-decided`, not by testing again and again."
+        )
     missing = [n for n in activations.STUDY if n not in s.measured]
     if missing:
         points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
@@ -856,21 +851,3 @@ def future_work(s: Study) -> list[str]:
         "its absence, carries over."
     )
     return [f"- {point}" for point in points]
-
-
-def more_trials(s: Study) -> list[str]:
-    few = [n for n, m in s.fit.items() if len(m.pd_ids) < 3]
-    if few:
-        return [f"**More trials**: a test needs at least three of each activation; fewer have a PD of {labels(few)}."]
-    undecided = [t for t in s.detectable if s.verdict(t, "PD").kind == "inconclusive"]
-    plans = [s.trials_needed(t, 5) for t in undecided]
-    if not plans or any(None in plan for plan in plans):
-        return []
-    needed, low, high = (f(plan[i] for plan in plans) for i, f in enumerate((max, min, max)))
-    hours = s.extra_hours(s.fit, needed)
-    cost = f", {duration(hours)} more of training one after another" if hours else ""
-    return [
-        f"**More trials**: the tests leave {counted(len(undecided), 'comparison')} of PD undecided. To see a "
-        f"difference of 5 % there takes about {needed} trials per activation (range {low} to {high}){cost}; "
-        "`train.py --trials N` adds them to those that are there."
-    ]

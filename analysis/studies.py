@@ -102,7 +102,12 @@ class Member(Study):
         """Activation `name` (or SMOOTH) against ReLU; None where they were not compared."""
         if name == SMOOTH:
             return self.contrast.tests.get(quantity)
-        return self.against[name].tests[quantity] if name in self.against else None
+        return self.against[name].tests.get(quantity) if name in self.against else None
+
+    def own(self, name: str, quantity: str) -> significance.Comparison | None:
+        """The same by its own spread alone: what is moderated within a study counts its other comparisons too."""
+        tested = self.contrast if name == SMOOTH else self.against.get(name)
+        return tested.own.get(quantity) if tested else None
 
     def said(self, name: str, quantity: str) -> str:
         """The kind of its verdict; Holm over this study's comparisons with ReLU (the contrast is one by itself)."""
@@ -304,7 +309,7 @@ class _Effect:
 def _effect(group: list[Member], name: str, quantity: str) -> _Effect:
     by_trial = [study.by_trial(name, quantity) for study in group] if len(group) > 1 else [None]
     if None in by_trial:  # one study, or not paired: then the one with the most trials stands for all
-        test = max((study.test(name, quantity) for study in group), key=lambda test: min(test.n))
+        test = max((study.own(name, quantity) for study in group), key=lambda test: min(test.n))
         return _Effect(math.log(test.effect), test.se, float(scipy.stats.hmean(test.n)), test.df)
     marks = {(i, k): study.marks[k] for i, study in enumerate(group) for k in by_trial[i]}
     means = [np.mean([by_trial[i][k] for i, k in same]) for same in linked(marks)]
@@ -313,7 +318,7 @@ def _effect(group: list[Member], name: str, quantity: str) -> _Effect:
 
 
 def _pool(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
-    tests = {key: study.test(name, quantity) for key, study in studies.items()}
+    tests = {key: study.own(name, quantity) for key, study in studies.items()}
     entering = {key: studies[key] for key, test in tests.items() if test is not None and test.p is not None}
     groups = dependent(entering)
     result = Pooled(

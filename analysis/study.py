@@ -5,7 +5,9 @@
     study.verdict(test, "PD")               # what a test allows to be said: one verdict per pair and quantity
     study.rank(weights), study.plan()
 
-Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
+All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each activation against
+ReLU; the smooth ones together; the same two at equal loss; the pairs without ReLU. Losses: each against ReLU; the other
+pairs. Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
 statistics themselves are in significance.py.
 """
 
@@ -23,13 +25,15 @@ import numpy as np
 
 import activations
 import significance
+from analysis import sequential
 from analysis.results import MatchedLoss, Measured, match_losses, matrix, mean, measure, median, seeds_shared
 from config import UserError
 from storage import number
 
 REFERENCE = "relu"  # the activation the others are compared with
 ALPHA = 0.05
-QUANTITIES = ("PD", "Matched_PD", "Loss")  # each its own families of tests
+QUESTIONS = (("PD", "Matched_PD"), ("Loss",))  # the quantities of each, in the order of their tests
+QUANTITIES = tuple(quantity for question in QUESTIONS for quantity in question)
 REDUCTIONS = (5, 10, 20)  # of PD, in percent: what trials are planned for
 WEIGHTINGS = {
     "research": {"reproducibility": 0.6, "accuracy": 0.3, "efficiency": 0.1},
@@ -44,19 +48,31 @@ CRITERIA = {  # of a ranking: what it is measured by (lower is better in each), 
 
 
 @dataclass(eq=False)
-class PairTests:
-    """The tests of activation `a` against `b`, one per quantity; ReLU is always b.
+class Tested:
+    """What is compared, one comparison for each quantity that both sides have.
 
-    `p_holm` is adjusted in the family that counts: for a comparison with ReLU the planned comparisons with ReLU, for
-    any other pair all pairs of activations.
+    `own` are the comparisons by their own spread alone; `tests` are moderated by the spread of the comparisons with
+    ReLU. `p_holm`: their p, adjusted for the family and its place in the order; `p_equal`: p of a difference as large
+    as the margin, adjusted for the family.
     """
+
+    own: dict[str, significance.Comparison] = field(default_factory=dict, kw_only=True)
+    tests: dict[str, significance.Comparison] = field(default_factory=dict, kw_only=True)
+    p_holm: dict[str, float] = field(default_factory=dict, kw_only=True)
+    p_equal: dict[str, float] = field(default_factory=dict, kw_only=True)
+
+    def tested(self, quantity: str) -> bool:
+        return quantity in self.tests and self.tests[quantity].p is not None
+
+
+@dataclass(eq=False)
+class PairTests(Tested):
+    """The tests of activation `a` against `b`; ReLU is always b."""
 
     a: str
     b: str
     paired: bool
     unfit: dict[str, str] = field(default_factory=dict)  # {activation: why it can't be tested}
-    tests: dict[str, significance.Comparison | None] = field(default_factory=lambda: dict.fromkeys(QUANTITIES))
-    p_holm: dict[str, float] = field(default_factory=dict)
     naive_p: float | None = None
 
     @property
@@ -69,13 +85,9 @@ class PairTests:
         reasons = [f"{activations.label(name)}: {reason}" for name, reason in self.unfit.items()]
         return "; ".join(reasons) or "too few trials, or not recorded"
 
-    def tested(self, quantity: str) -> bool:
-        test = self.tests[quantity]
-        return test is not None and test.p is not None
 
-
-@dataclass
-class SmoothContrast:
+@dataclass(eq=False)
+class SmoothContrast(Tested):
     """The planned contrast: all smooth activations together against ReLU."""
 
     smooth: list[str]
@@ -83,11 +95,7 @@ class SmoothContrast:
     unknown: list[str]  # the registry doesn't say whether they are smooth
     left_out: list[str] = field(default_factory=list)  # smooth ones with too few trials
     paired: bool = True
-    tests: dict[str, significance.Comparison] = field(default_factory=dict)  # by quantity: PD, Matched_PD
     reason: str = ""  # why there is no test
-
-    def tested(self, quantity: str) -> bool:
-        return quantity in self.tests and self.tests[quantity].p is not None
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,15 @@ def _once(method):
 class Study:
     """The results of one study, {activation: results}, and what follows from them. `name` tells several apart.
 
+    looks: the record of the looks that were taken while trials were added (analysis.looks), or None. The trials are
+    those of the last look, then: p-values and intervals allow for all looks, and the decisions on record stand.
+
     Raises:
         UserError: there are no results, or they are of different settings, corpora or positions.
     """
 
-    def __init__(self, all_results: Mapping[str, dict], name: str = ""):
-        self.name = name
+    def __init__(self, all_results: Mapping[str, dict], name: str = "", looks: Mapping | None = None):
+        self.name, self.looks = name, looks
         self.measured: dict[str, Measured] = measure(all_results)
         self.all_results = {name: m.results for name, m in self.measured.items()}
         self._answers: dict[tuple, object] = {}
@@ -164,54 +175,106 @@ class Study:
 
     @cached_property
     def pareto(self) -> list[str]:
-        """Activations that no other equals or beats in both mean loss and mean PD; lowest loss first."""
+        """Activations that no other beats in mean loss or mean PD and equals in the other; lowest loss first."""
         points = {n: (self.loss[n], self.pd[n]) for n in self.fit if None not in (self.loss[n], self.pd[n])}
 
-        def behind(point):
-            return any(loss <= point[0] and pd <= point[1] and (loss, pd) != point for loss, pd in points.values())
-
-        return sorted((n for n, point in points.items() if not behind(point)), key=lambda n: points[n])
+        front = [n for n, point in points.items() if not any(beats(other, point) for other in points.values())]
+        return sorted(front, key=points.get)
 
     def lowest(self, values: Mapping[str, float | None]) -> tuple[list[str], list[str]]:
         """The fit activations with the lowest value (several when equal), and the others that have one."""
         known = {n: values[n] for n in self.fit if values[n] is not None}
-        best = [n for n, x in known.items() if math.isclose(x, min(known.values()), rel_tol=1e-12)]
+        best = [n for n, x in known.items() if significance.same(x, min(known.values()))]
         return best, [n for n in known if n not in best]
 
     # tests
 
-    @cached_property
+    @property
     def tests(self) -> list[PairTests]:
         """Every pair of activations, compared by the procedure of significance.py."""
+        return self._compared[0]
+
+    @property
+    def contrast(self) -> SmoothContrast:
+        """Mean ln PD of the smooth activations minus ReLU's, seed by seed where all of them share their seeds with it.
+
+        An activation with fewer than three trials that have a PD is left out: it must not take the test from the
+        others.
+        """
+        return self._compared[1]
+
+    @cached_property
+    def _compared(self) -> tuple[list[PairTests], SmoothContrast]:
         names = sorted(self.measured, key=lambda name: name == REFERENCE)  # stable: otherwise in the study's order
-        compared = [self._compare(self.measured[a], self.measured[b]) for a, b in itertools.combinations(names, 2)]
-        for quantity in QUANTITIES:
-            there = [t for t in compared if t.tests[quantity]]
-            for family in (there, [t for t in there if t.primary]):  # the second overrules the first
-                adjusted = significance.holm([t.tests[quantity].p for t in family])
-                for t, p in zip(family, adjusted, strict=True):
-                    t.p_holm[quantity] = float(p)
-        return compared
+        pairs = [self._compare(self.measured[a], self.measured[b]) for a, b in itertools.combinations(names, 2)]
+        contrast = self._compare_smooth()
+        planned = [t for t in pairs if t.primary and not t.unfit]
+        others = [t for t in pairs if t not in planned]
+        for question in QUESTIONS:
+            for quantity in question:
+                _moderate([*pairs, contrast], planned or pairs, quantity)
+                if self.looks:
+                    _allow_for_looks([*pairs, contrast], quantity, self.looks)
+            in_order = [(group, quantity) for quantity in question for group in (planned, [contrast])]
+            _adjust(in_order + [(others, quantity) for quantity in question], contrast, self.looks)
+        return pairs, contrast
+
+    def margin(self, quantity: str) -> float:
+        """The smallest difference that matters: a fraction of PD, or nats per token."""
+        if quantity == "Loss":
+            return significance.LOSS_MARGIN
+        return self.looks["plan"]["margin"] if self.looks else significance.PD_MARGIN
+
+    @cached_property
+    def _pds(self) -> dict[str, dict[str, tuple]]:
+        """Of each quantity that is a PD, {activation: (the trials that have one, their matrix of trials)}."""
+        final = {name: (m.pd_ids, m.pd) for name, m in self.measured.items()}
+        at_equal_loss = {
+            name: (self.matched.ids(name), functools.partial(matrix, self.matched.pairs.get(name, {})))
+            for name in self.measured
+        }
+        return {"PD": final, "Matched_PD": at_equal_loss}
 
     def _compare(self, a: Measured, b: Measured) -> PairTests:
         unfit = {m.name: m.unfit for m in (a, b) if m.unfit}
         result = PairTests(a.name, b.name, seeds_shared(a, b), unfit)
         if unfit:
             return result
-        paired, pairs = result.paired, self.matched.pairs
+        paired = result.paired
+        for quantity, source in self._pds.items():
+            ids = _rows(source[a.name][0], source[b.name][0], paired=paired)
+            if min(map(len, ids)) > 1:
+                pds = [source[m.name][1](rows) for m, rows in zip((a, b), ids, strict=True)]
+                result.own[quantity] = significance.compare_pd(*pds, paired=paired)
+                if quantity == "PD":
+                    result.naive_p = significance.naive_pairs_test(*pds).p
         ids = _rows(a.trials, b.trials, paired=paired)
         if min(map(len, ids)) > 0:
-            result.tests["Loss"] = significance.compare_loss(a.losses(ids[0]), b.losses(ids[1]), paired=paired)
-        ids = _rows(a.pd_ids, b.pd_ids, paired=paired)
-        if min(map(len, ids)) > 1:
-            pds = a.pd(ids[0]), b.pd(ids[1])
-            result.tests["PD"] = significance.compare_pd(*pds, paired=paired)
-            result.naive_p = significance.naive_pairs_test(*pds).p
-        ids = _rows(self.matched.ids(a.name), self.matched.ids(b.name), paired=paired)
-        if min(map(len, ids)) > 1:
-            pds = (matrix(pairs[name], rows) for name, rows in zip((a.name, b.name), ids, strict=True))
-            result.tests["Matched_PD"] = significance.compare_pd(*pds, paired=paired)
+            result.own["Loss"] = significance.compare_loss(a.losses(ids[0]), b.losses(ids[1]), paired=paired)
         return result
+
+    def _compare_smooth(self) -> SmoothContrast:
+        smoothness = {name: _smooth(name) for name in self.fit}
+        contrast = SmoothContrast(*([n for n, s in smoothness.items() if s is kind] for kind in (True, False, None)))
+        if REFERENCE not in self.fit or not contrast.smooth:
+            missing = "a smooth activation" if REFERENCE in self.fit else activations.label(REFERENCE)
+            contrast.reason = f"there are no usable results of {missing}"
+            return contrast
+        enough = [name for name in contrast.smooth if len(self.fit[name].pd_ids) >= 3]
+        if enough:
+            contrast.left_out = [name for name in contrast.smooth if name not in enough]
+            contrast.smooth = enough
+        contrast.paired = all(seeds_shared(self.fit[name], self.fit[REFERENCE]) for name in contrast.smooth)
+        names = [*contrast.smooth, REFERENCE]
+        for quantity, source in self._pds.items():
+            ids = dict(zip(names, _rows(*(source[name][0] for name in names), paired=contrast.paired), strict=True))
+            if all(len(rows) > 1 for rows in ids.values()):
+                pds = {name: source[name][1](rows) for name, rows in ids.items()}
+                test = significance.smooth_contrast(pds, contrast.smooth, REFERENCE, paired=contrast.paired)
+                contrast.own[quantity] = test
+        if "PD" not in contrast.own:
+            contrast.reason = "too few trials have a PD in all of these activations"
+        return contrast
 
     @cached_property
     def primary(self) -> list[PairTests]:
@@ -225,13 +288,15 @@ class Study:
 
     @_once
     def verdict(self, test: PairTests, quantity: str) -> significance.Verdict:
-        """What a comparison allows to be said, by its p in the family that counts."""
-        found = test.tests[quantity]
+        """What a comparison allows to be said, by its adjusted p."""
+        found = test.tests.get(quantity)
         if found is None:
             return significance.Verdict("no test", f"no test ({test.why_not})")
         labels = activations.label(test.a), activations.label(test.b)
         what = "PD at equal loss" if quantity == "Matched_PD" else None
-        return significance.verdict(found, test.p_holm[quantity], *labels, quantity=what, alpha=ALPHA)
+        p, p_equal = test.p_holm[quantity], test.p_equal[quantity]
+        margin = self.margin(quantity)
+        return significance.verdict(found, p, *labels, quantity=what, margin=margin, alpha=ALPHA, p_equal=p_equal)
 
     def kind(self, a: str, b: str, quantity: str) -> str:
         """The kind of verdict on activation a against b, in whichever order they were tested."""
@@ -254,45 +319,15 @@ class Study:
         both = [t for t in self.primary if t.tested("PD") and t.tested("Matched_PD")]
         return [t for t in both if self.verdict(t, "PD").kind != self.verdict(t, "Matched_PD").kind]
 
-    @cached_property
-    def contrast(self) -> SmoothContrast:
-        """Mean ln PD of the smooth activations minus ReLU's, seed by seed where all of them share their seeds with it.
-
-        An activation with fewer than three trials that have a PD is left out: it must not take the test from the
-        others.
-        """
-        smoothness = {name: _smooth(name) for name in self.fit}
-        contrast = SmoothContrast(*([n for n, s in smoothness.items() if s is kind] for kind in (True, False, None)))
-        if REFERENCE not in self.fit or not contrast.smooth:
-            missing = "a smooth activation" if REFERENCE in self.fit else activations.label(REFERENCE)
-            contrast.reason = f"there are no usable results of {missing}"
-            return contrast
-        enough = [name for name in contrast.smooth if len(self.fit[name].pd_ids) >= 3]
-        if enough:
-            contrast.left_out = [name for name in contrast.smooth if name not in enough]
-            contrast.smooth = enough
-        contrast.paired = all(seeds_shared(self.fit[name], self.fit[REFERENCE]) for name in contrast.smooth)
-        names = [*contrast.smooth, REFERENCE]
-        final = {name: (self.fit[name].pd_ids, self.fit[name].pd) for name in names}
-        at_equal_loss = {
-            name: (self.matched.ids(name), functools.partial(matrix, self.matched.pairs.get(name, {})))
-            for name in names
-        }
-        for quantity, source in (("PD", final), ("Matched_PD", at_equal_loss)):
-            ids = dict(zip(names, _rows(*(ids for ids, _ in source.values()), paired=contrast.paired), strict=True))
-            if all(len(rows) > 1 for rows in ids.values()):
-                pds = {name: build(ids[name]) for name, (_, build) in source.items()}
-                test = significance.smooth_contrast(pds, contrast.smooth, REFERENCE, paired=contrast.paired)
-                contrast.tests[quantity] = test
-        if "PD" not in contrast.tests:
-            contrast.reason = "too few trials have a PD in all of these activations"
-        return contrast
-
     @_once
     def contrast_kind(self, quantity: str) -> str:
-        """The kind of verdict on the planned contrast, which is one by itself; '' where it could not be tested."""
-        test = self.contrast.tests.get(quantity)
-        return significance.verdict(test, test.p).kind if self.contrast.tested(quantity) else ""
+        """The kind of verdict on the planned contrast; '' where it could not be tested."""
+        c = self.contrast
+        if not c.tested(quantity):
+            return ""
+        p, p_equal = c.p_holm[quantity], c.p_equal[quantity]
+        margin = self.margin(quantity)
+        return significance.verdict(c.tests[quantity], p, margin=margin, alpha=ALPHA, p_equal=p_equal).kind
 
     @_once
     def bootstrap(self, test: PairTests) -> significance.Bootstrap | None:
@@ -372,7 +407,7 @@ class Study:
     def trials_needed(self, test: PairTests, percent: float) -> tuple[int | None, int | None, int | None]:
         """Trials per activation that see a reduction of PD of so many percent with 80 % power, and their range over the
         80 % limits of the spread; None where the spread is not known."""
-        found = test.tests["PD"]
+        found = test.tests.get("PD")
         return significance.plan_trials(found, -math.log1p(-percent / 100)) if found else (None, None, None)
 
     def plan(self, reductions: Iterable[float] = REDUCTIONS) -> list[dict]:
@@ -392,7 +427,7 @@ class Study:
                     "Activation_A": t.a,
                     "Activation_B": t.b,
                     "Reduction_Pct": percent,
-                    "Trials_Now": min(t.tests["PD"].n) if t.tests["PD"] else 0,
+                    "Trials_Now": min(t.tests["PD"].n) if "PD" in t.tests else 0,
                     "Trials_Needed": needed,
                     "Low": low,
                     "High": high,
@@ -409,9 +444,89 @@ class Study:
         return sum(max(0, trials - n) * self.time[name] for name, n in done.items()) / 3600
 
 
+def beats(a: tuple, b: tuple) -> bool:
+    """Is a below b in one value at least, and not above it in any, beyond the noise of measuring?"""
+    above = [x > y and not significance.same(x, y) for x, y in zip(a, b, strict=True)]
+    below = [x < y and not significance.same(x, y) for x, y in zip(a, b, strict=True)]
+    return any(below) and not any(above)
+
+
+def last_on_curve(trial: Mapping) -> float | None:
+    """Validation loss at the end of training at the positions of the curve, the probe: the ones where `best_val_loss`
+    was taken. The final `val_loss` is at all positions of the evaluation."""
+    history = trial.get("val_loss_history")
+    return number(history[-1]) if isinstance(history, list) and history else None
+
+
+def overshoot(trial: Mapping) -> float | None:
+    """Best minus last validation loss, both at the probe: 0, or how far the trial had been below where it ended."""
+    best, last = number(trial.get("best_val_loss")), last_on_curve(trial)
+    return None if None in (best, last) else best - last
+
+
 def reduction(test: significance.Comparison) -> float:
     """Smallest reduction of PD, in percent, that this comparison sees with 80 % power."""
     return -100 * math.expm1(-significance.smallest_detectable(test.se, test.df))
+
+
+def _moderate(compared: list[Tested], lenders: list[PairTests], quantity: str) -> None:
+    """Moderate every comparison by the spread that those with ReLU have on average."""
+    variance = significance.family_variance([t.own.get(quantity) for t in lenders])
+    for t in compared:
+        if quantity in t.own:
+            t.tests[quantity] = significance.moderate(t.own[quantity], variance)
+
+
+def _allow_for_looks(compared: list[Tested], quantity: str, record: Mapping) -> None:
+    """p and interval of the last look, such that all looks together have the level."""
+    looks, n, alpha = tuple(record["plan"]["looks"]), record["looks"][-1]["trials"], record["plan"]["alpha"]
+    for t in compared:
+        test = t.tests.get(quantity)
+        if test is not None and test.p is not None:
+            low, high = sequential.repeated_interval(test, n, looks, alpha)
+            p = sequential.repeated_p(test.p, n, looks)
+            t.tests[quantity] = dataclasses.replace(test, p=p, low=low, high=high)
+
+
+def _equal(test: significance.Comparison, quantity: str, record: Mapping | None) -> float | None:
+    """p of a difference as large as the margin, of one comparison."""
+    if record is None:
+        return significance.equivalence_p(test)
+    p = significance.equivalence_p(test, None if quantity == "Loss" else record["plan"]["margin"])
+    looks, n = tuple(record["plan"]["looks"]), record["looks"][-1]["trials"]
+    return p if p is None or p >= 0.5 else sequential.repeated_p(2 * p, n, looks) / 2  # one side is half of two
+
+
+def _adjust(in_order: list[tuple[list[Tested], str]], planned: SmoothContrast, record: Mapping | None) -> None:
+    """Adjust the p-values of the families of one question, the most important first; each is (what is compared,
+    quantity). A family without any test neither counts nor closes the gate."""
+    families = []
+    for compared, quantity in in_order:
+        family = {t: t.tests[quantity].p for t in compared if quantity in t.tests}
+        for t in family:
+            t.p_holm[quantity] = t.p_equal[quantity] = 1.0
+        if any(p is not None for p in family.values()):
+            families.append((family, quantity))
+            equal = significance.holm([_equal(t.tests[quantity], quantity, record) for t in family])
+            for t, p in zip(family, equal, strict=True):
+                t.p_equal[quantity] = p
+    decided = _decisions(families[0], record) if record and families else {}
+    for t, found in decided.items():  # a decision stands
+        if found["decision"] in ("lower", "higher"):
+            families[0][0][t] = 0.0
+    adjusted = significance.gatekeep([family for family, _ in families], planned)
+    for (_, quantity), found in zip(families, adjusted, strict=True):
+        for t, p in found.items():
+            t.p_holm[quantity] = p
+    for t, found in decided.items():
+        t.p_holm["PD"], t.p_equal["PD"] = found["p_adjusted"], found["p_equal"]
+
+
+def _decisions(first: tuple[dict, str], record: Mapping) -> dict[PairTests, dict]:
+    """Of the first family, where it is that of the looks: PD against the reference."""
+    family, quantity = first
+    found = record["looks"][-1]["comparisons"]
+    return {t: found[t.a] for t in family if t.primary and t.a in found} if quantity == "PD" else {}
 
 
 def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:
@@ -441,9 +556,11 @@ def _shares(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _scaled(values: list[float | None]) -> list[float | None]:
-    """1 for the lowest value, 0 for the highest, linear between; all 1 when they are equal. None stays None."""
-    known = [x for x in values if x is not None]
-    low, high = (min(known), max(known)) if known else (0.0, 0.0)
-    if high - low <= 1e-12 * max(abs(low), abs(high)):
-        return [None if x is None else 1.0 for x in values]
-    return [None if x is None else (high - x) / (high - low) for x in values]
+    """1 for the lowest value, 0 for the highest, linear between; values equal but for the noise of measuring count as
+    the lowest of them. All 1 when they are equal; None stays None."""
+    levels: dict[float, float] = {}
+    level = None
+    for x in sorted({x for x in values if x is not None}):
+        level = levels[x] = level if level is not None and significance.same(x, level) else x
+    low, high = (min(levels.values()), max(levels.values())) if levels else (0.0, 0.0)
+    return [None if x is None else 1.0 if high == low else (high - levels[x]) / (high - low) for x in values]

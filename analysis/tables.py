@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from analysis.metrics_table import METRICS
 from analysis.results import Measured, mean, median, std
-from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study
+from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study, last_on_curve
 
 SUMMARY_FIRST = (
     "Activation Avg_Val_Loss Std_Val_Loss Avg_Train_Loss Avg_Relative_PD Avg_Pred_Diff_Pct Avg_Training_Time_Sec "
@@ -68,6 +68,7 @@ def _summary_row(study: Study, m: Measured) -> dict:
         "Activation": m.name.upper(),
         **{metric.column: m.average(metric) for metric in METRICS if metric.column},
         "Avg_Relative_PD": pd,
+        "Avg_Last_Probe_Val_Loss": mean(map(last_on_curve, m.trials.values())),
         "Std_Val_Loss": std(m.losses()),
         "Std_Relative_PD": std(m.pair_values("relative_pd")),
         "Std_Val_Accuracy": std(m.trial_values("val_accuracy")),
@@ -110,7 +111,7 @@ def _significance_row(study: Study, t: PairTests) -> dict:
 
 
 def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:
-    test, tested = t.tests[quantity], t.tested(quantity)
+    test, tested = t.tests.get(quantity), t.tested(quantity)
 
     def get(attribute):
         return getattr(test, attribute) if test else None
@@ -124,6 +125,7 @@ def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:
         "t": get("t"),
         "df": get("df"),
         "p": get("p"),
+        "p_Unmoderated": get("p_plain"),
         "p_Holm": t.p_holm[quantity] if tested else None,
         "Significant": tested and t.p_holm[quantity] < ALPHA,
         "g": get("g"),

@@ -36,6 +36,7 @@ from tabulate import tabulate
 import significance as sig
 import storage
 from analysis.sequential import LOOKS, decide, repeated_p
+from bench.claims import claim_rates
 from config import Parser
 from significance import PRIOR_DF, compare_pd, holm, naive_pairs_test
 
@@ -588,6 +589,13 @@ def gate(first, *later):
     return adjusted
 
 
+def claims(rng, replications):
+    """Reports of studies in which nothing differs, with the spreads of real trials, through generate_final_report: how
+    many make a directional claim in the Executive Summary or the Conclusions, of any kind, about PD, and by kind. One
+    in twenty of the replications."""
+    yield from claim_rates(rng, max(3, replications // 20), pd_chunks)
+
+
 # ---------------------------------------------------------------- all tables
 
 
@@ -614,6 +622,7 @@ TABLES = {
     "looks": looks,
     "pooling": pooling,
     "report": whole_reports,
+    "claims": claims,
 }
 
 

@@ -297,7 +297,7 @@ def ratio_rows(study: Study) -> list[dict]:
     for pair in (t for t in study.tests if t.primary):
         row = {"activation": pair.a, "verdict": "no test"}
         for quantity, prefix in (("PD", ""), ("Matched_PD", "matched_")):
-            if (test := pair.tests[quantity]) is not None:
+            if (test := pair.tests.get(quantity)) is not None:
                 row |= _ratio(test, prefix, study.verdict(pair, quantity).kind)
         rows.append(row)
     if not any("ratio" in row for row in rows):

@@ -8,6 +8,7 @@ import copy
 import itertools
 
 import numpy as np
+import scipy.stats
 
 import storage
 from analysis import positions
@@ -266,6 +267,22 @@ def log_jackknife(pairs):
 
 def losses_of(results):
     return np.array([t["val_loss"] for t in results["trials"]])
+
+
+def differences_from(values, reference="relu"):
+    """{name: paired differences} of {name: one number per trial} from the reference's."""
+    return {name: x - values[reference] for name, x in values.items() if name != reference}
+
+
+def moderated(d, family):
+    """Moderated t-test of paired differences d (n,); `family`: those of the comparisons that lend their spread.
+    Returns t, df, p, standard error and half the 95 % interval: STATISTICS' formulas, written out with SciPy."""
+    n, prior = len(d), 2
+    lent = np.mean([np.var(x, ddof=1) for x in family])
+    df = prior + n - 1
+    se = np.sqrt((prior * lent + (n - 1) * np.var(d, ddof=1)) / df / n)
+    t = np.mean(d) / se
+    return t, df, 2 * scipy.stats.t.sf(abs(t), df), se, scipy.stats.t.ppf(0.975, df) * se
 
 
 # -- studies that lack something --------------------------------------------------------------------------------------

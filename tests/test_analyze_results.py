@@ -24,8 +24,10 @@ from analyze_results import (
 from config import UserError
 from synthetic import (
     DEGENERATE,
+    differences_from,
     log_jackknife,
     losses_of,
+    moderated,
     pds_of,
     synthetic_results,
     synthetic_study,
@@ -82,6 +84,15 @@ def test_summary_holds_the_numbers_of_the_results(tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "summary.csv"), table, check_dtype=False)
 
 
+def test_the_best_loss_stands_beside_the_last_one_at_the_same_positions():
+    study = synthetic_study(("relu", "gelu"))
+    for t in study["relu"]["trials"]:  # at all positions of the evaluation, and at those of the probe
+        t.update(val_loss=1.9, best_val_loss=1.7, val_loss_history=[4.0, 1.7, 1.75])
+    row = summary_of(study).set_index("Activation").loc["RELU"]
+    losses = row.Avg_Val_Loss, row.Avg_Best_Val_Loss, row.Avg_Last_Probe_Val_Loss
+    assert losses == pytest.approx((1.9, 1.7, 1.75))
+
+
 def test_summary_reads_the_folder_it_is_told(tmp_path):
     write_study(tmp_path / "in", synthetic_study(("relu", "gelu")))
     table = save_results_summary(tmp_path / "out" / "table.csv", results_dir=tmp_path / "in")
@@ -123,57 +134,125 @@ def test_results_frame_is_tidy():
 # -- tests ------------------------------------------------------------------------------------------------------------
 
 
+def per_trial(study):
+    """{quantity: {activation: one number per trial}}: ln PD's pseudo-values, and losses."""
+    return {
+        "PD": {name: log_jackknife(pds_of(results)) for name, results in study.items()},
+        "Loss": {name: losses_of(results) for name, results in study.items()},
+    }
+
+
 @pytest.mark.parametrize("n_trials", [3, 5])
-def test_significance_against_scipy_and_statsmodels(n_trials):
+def test_moderated_tests_against_scipy(n_trials):
     study = synthetic_study(n_trials=n_trials)
     table = calculate_statistical_significance(study)
     assert len(table) == 10 and not table.isna().any().any()
-    p_pd, p_loss = {}, {}
-    for row in table.itertuples():
+    for quantity, values in per_trial(study).items():
+        family = list(differences_from(values).values())
+        for row in table.to_dict("records"):
+            a, b = (values[row[f"Activation_{side}"]] for side in "AB")
+            t, df, p, _, half = moderated(a - b, family)
+            found = [row[f"{quantity}_{key}"] for key in ("t", "df", "p", "p_Unmoderated")]
+            assert found == pytest.approx([t, df, p, scipy.stats.ttest_rel(a, b).pvalue], rel=1e-7)
+            limits = np.array([row[f"{quantity}_CI_Low"], row[f"{quantity}_CI_High"]])
+            centre = np.mean(a - b)
+            assert (np.log(limits) if quantity == "PD" else limits) == pytest.approx([centre - half, centre + half])
+            assert (row[f"{quantity}_Test"], row[f"{quantity}_g_Kind"]) == ("moderated paired t", "g_z")
+            assert row[f"{quantity}_N_A"] == row[f"{quantity}_N_B"] == n_trials and row["Seeds"] == "shared"
+
+
+def test_effects_and_effect_sizes_against_scipy():
+    study = synthetic_study(n_trials=5)
+    for row in calculate_statistical_significance(study).itertuples():
         a, b = study[row.Activation_A], study[row.Activation_B]
-        test = scipy.stats.ttest_rel(log_jackknife(pds_of(a)), log_jackknife(pds_of(b)))
-        interval = test.confidence_interval(0.95)
-        assert (row.PD_t, row.PD_df, row.PD_p) == pytest.approx((test.statistic, n_trials - 1, test.pvalue), rel=1e-7)
-        assert np.log([row.PD_CI_Low, row.PD_CI_High]) == pytest.approx([interval.low, interval.high], rel=1e-7)
         ratio = np.mean(list(pds_of(a).values())) / np.mean(list(pds_of(b).values()))
         assert row.PD_Ratio == pytest.approx(ratio, rel=1e-9)
         assert row.PD_Change_Pct == pytest.approx(100 * (ratio - 1), rel=1e-7)
-        loss = scipy.stats.ttest_rel(losses_of(a), losses_of(b))
-        interval = loss.confidence_interval(0.95)
-        assert row.Loss_Difference == pytest.approx(np.mean(losses_of(a) - losses_of(b)), rel=1e-9)
-        assert (row.Loss_t, row.Loss_p) == pytest.approx((loss.statistic, loss.pvalue), rel=1e-7)
-        assert (row.Loss_CI_Low, row.Loss_CI_High) == pytest.approx((interval.low, interval.high), rel=1e-7)
+        d = losses_of(a) - losses_of(b)
+        assert row.Loss_Difference == pytest.approx(d.mean(), rel=1e-9)
         naive = scipy.stats.ttest_ind(list(pds_of(a).values()), list(pds_of(b).values()))
         assert row.Naive_p_uncalibrated == pytest.approx(naive.pvalue, rel=1e-7)
-        assert (row.PD_N_A, row.PD_N_B, row.PD_Test, row.PD_g_Kind, row.Seeds) == (
-            n_trials,
-            n_trials,
-            "paired t",
-            "g_z",
-            "shared",
-        )
-        d = losses_of(a) - losses_of(b)
-        bias = scipy.stats.norm.mean() + 1 - 3 / (4 * (n_trials - 1) - 1)  # Hedges' approximation of J
+        bias = 1 - 3 / (4 * (5 - 1) - 1)  # Hedges' approximation of J
         assert row.Loss_g == pytest.approx(bias * d.mean() / scipy.stats.tstd(d), rel=0.02)
-        p_pd[row.Index], p_loss[row.Index] = test.pvalue, loss.pvalue
-    for column, p in (("PD", p_pd), ("Loss", p_loss)):
-        expected = multipletests(list(p.values()), method="holm")[1]
-        primary = table.index[table.Primary]
-        assert set(table.Activation_B[primary]) == {"relu"} and len(primary) == 4
-        expected[primary] = multipletests([p[i] for i in primary], method="holm")[1]  # the family that counts for them
-        assert list(table[f"{column}_p_Holm"]) == pytest.approx(list(expected))
-        assert list(table[f"{column}_Significant"]) == list(table[f"{column}_p_Holm"] < 0.05)
-        said = table[f"{column}_Verdict"].str.contains("is (?:lower|higher) than")
-        assert list(said) == list(table[f"{column}_Significant"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_the_tests_by_hand(seed):
+    """PD against ReLU, the contrast, both at equal loss, other pairs; losses against ReLU, other pairs."""
+    study = synthetic_study(n_trials=4, seed=seed, spread=0.05)
+    made, values = Study(study), per_trial(study)
+    values["Matched_PD"] = {name: log_jackknife(pairs) for name, pairs in matched_loss(study).pairs.items()}
+    table = calculate_statistical_significance(made).set_index(["Activation_A", "Activation_B"])
+
+    def p_of(quantity, pairs):
+        family = list(differences_from(values[quantity]).values())
+        return [moderated(values[quantity][a] - values[quantity][b], family)[2] for a, b in pairs]
+
+    def holm(p):
+        return multipletests(p, method="holm")[1]
+
+    planned = [pair for pair in table.index if "relu" in pair]
+    others = [pair for pair in table.index if "relu" not in pair]
+    first = holm(p_of("PD", planned))
+    equal_loss = np.maximum(holm(p_of("Matched_PD", planned)), first)
+    assert list(table.PD_p_Holm[planned]) == pytest.approx(first)
+    assert list(table.Matched_PD_p_Holm[planned]) == pytest.approx(equal_loss)
+    rest = np.maximum(holm(p_of("PD", others)), first.min())
+    assert list(table.PD_p_Holm[others]) == pytest.approx(rest)
+    assert list(table.Matched_PD_p_Holm[others]) == pytest.approx(np.maximum(holm(p_of("Matched_PD", others)), rest))
+    losses = holm(p_of("Loss", planned))
+    assert list(table.Loss_p_Holm[planned]) == pytest.approx(losses)
+    assert list(table.Loss_p_Holm[others]) == pytest.approx(np.maximum(holm(p_of("Loss", others)), losses.min()))
+    gate = 1.0
+    for quantity in ("PD", "Matched_PD"):
+        smooth = np.mean([x for name, x in values[quantity].items() if name != "relu"], axis=0)
+        family = list(differences_from(values[quantity]).values())
+        p = moderated(smooth - values[quantity]["relu"], family)[2]
+        assert made.contrast.tests[quantity].p == pytest.approx(p)
+        expected = max(p, gate) if quantity == "Matched_PD" else min(max(p, first.min()), 2 * p)
+        assert made.contrast.p_holm[quantity] == pytest.approx(expected)
+        gate = expected
+    for quantity in ("PD", "Loss", "Matched_PD"):
+        flags, said = table[f"{quantity}_Significant"], table[f"{quantity}_Verdict"]
+        assert list(flags) == list(table[f"{quantity}_p_Holm"] < 0.05)
+        assert list(flags) == list(said.str.contains("is (?:lower|higher) than"))
+
+
+def test_practically_equal_is_one_claim_of_a_family():
+    """Each of four within the margin by its own 90 % interval; after Holm not all of them."""
+    study, made = synthetic_study(n_trials=5), None
+    for spread in np.linspace(0.01, 0.12, 30):  # until the family's rule says less than each alone
+        for results in study.values():
+            rng = np.random.default_rng(sum(results["activation"].encode()))
+            for pair in results["reproducibility_metrics"]:
+                pair["relative_pd"] = 0.1 * (1 + spread * rng.standard_normal())
+        made = Study(study)
+        alone = [t for t in made.primary if t.tests["PD"].low90 > 0.95 and t.tests["PD"].high90 < 1 / 0.95]
+        said = [t for t in made.primary if made.verdict(t, "PD").kind == "equal"]
+        if len(said) < len(alone):
+            break
+    else:
+        raise AssertionError("the rule of the family never mattered")
+    values = per_trial(study)["PD"]
+    differences = differences_from(values)
+    p = []
+    for t in made.primary:
+        d = differences[t.a]
+        _, df, _, se, _ = moderated(d, differences.values())
+        p.append(max(scipy.stats.t.sf((-np.log(0.95) - side * d.mean()) / se, df) for side in (-1, 1)))
+    adjusted = multipletests(p, method="holm")[1]
+    assert [made.verdict(t, "PD").kind == "equal" for t in made.primary] == list(adjusted < 0.05)
+    assert set(said) <= set(alone)
 
 
 def test_matched_comparison_against_scipy():
     study = synthetic_study()
     matched, table = matched_loss(study), calculate_statistical_significance(study)
+    values = {name: log_jackknife(pairs) for name, pairs in matched.pairs.items()}
     for row in table.itertuples():
-        logs = [log_jackknife(matched.pairs[name]) for name in (row.Activation_A, row.Activation_B)]
-        test = scipy.stats.ttest_rel(*logs)
-        assert (row.Matched_PD_t, row.Matched_PD_p) == pytest.approx((test.statistic, test.pvalue), rel=1e-7)
+        d = values[row.Activation_A] - values[row.Activation_B]
+        t, _, p, _, _ = moderated(d, differences_from(values).values())
+        assert (row.Matched_PD_t, row.Matched_PD_p) == pytest.approx((t, p), rel=1e-7)
 
 
 def test_without_shared_seeds_welch():
@@ -280,6 +359,19 @@ def test_ties_share_a_rank_and_one_activation_is_first():
     assert (list(ranked.Rank), list(ranked.Score)) == ([1], pytest.approx([1]))
 
 
+def test_pds_that_differ_by_less_than_can_be_measured_tie():
+    for pds, ranks, scores in (
+        ((0.1, 0.1 + 1e-9, 0.1 - 1e-9), [1, 1, 1], [1, 1, 1]),
+        ((0.1 + 1e-9, 0.1, 0.101), [1, 1, 3], [1, 1, 0]),
+        ((0.1, 0.1001, 0.101), [1, 2, 3], [1, 0.9, 0]),
+    ):
+        ranked = rank_activations(three(pds=pds), {"reproducibility": 1})
+        assert list(ranked.Rank) == ranks and list(ranked.Score) == pytest.approx(scores, abs=1e-4)
+    study = Study(three(pds=(0.1 + 1e-9, 0.1, 0.101), losses=(1.8, 1.8 - 1e-9, 1.8)))
+    assert study.lowest(study.pd) == (["relu", "gelu"], ["swish"])
+    assert sorted(study.pareto) == ["gelu", "relu"]  # neither beats the other; both beat the third
+
+
 def test_what_cannot_be_ranked_is_listed():
     study = synthetic_study()
     study["gelu"] = synthetic_results("gelu", pd=1e-6, audit_passed=False)
@@ -326,13 +418,14 @@ def test_planned_trials_reach_their_power():
 
     def power(trials, reduction, sd):
         sd *= np.sqrt((1 + 4 / 3 / (trials - 2)) / (1 + 4 / 3))  # the spread that is expected with more trials
-        nc, critical = -np.log(1 - reduction / 100) / (sd / np.sqrt(trials)), scipy.stats.t.ppf(0.975, trials - 1)
-        t = (rng.standard_normal(200_000) + nc) / np.sqrt(rng.chisquare(trials - 1, 200_000) / (trials - 1))
+        df = trials - 1 + 2  # two of the family's
+        nc, critical = -np.log(1 - reduction / 100) / (sd / np.sqrt(trials)), scipy.stats.t.ppf(0.975, df)
+        t = (rng.standard_normal(200_000) + nc) / np.sqrt(rng.chisquare(df, 200_000) / df)
         return np.mean(abs(t) > critical)
 
+    differences = differences_from(per_trial(study)["PD"])
     for row in plan.itertuples():
-        d = log_jackknife(pds_of(study[row.Activation_A])) - log_jackknife(pds_of(study["relu"]))
-        sd = np.std(d, ddof=1)
+        sd = moderated(differences[row.Activation_A], differences.values())[3] * np.sqrt(3)
         assert power(row.Trials_Needed, row.Reduction_Pct, sd) > 0.795
         assert row.Trials_Needed == 3 or power(row.Trials_Needed - 1, row.Reduction_Pct, sd) < 0.805
         assert row.Low <= row.Trials_Needed <= row.High

@@ -22,7 +22,7 @@ training.pool training.ranks training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
 analysis.markdown analysis.disagreement_page analysis.where analysis.looks
 plotting.style plotting.one plotting.several plotting.where plotting.frontier plot_utils
-analysis.sections analysis.report analysis.studies
+analysis.sections analysis.summary analysis.page analysis.report analysis.paper analysis.studies
 tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.trackers
 tools.where
 tools.checklist tools.verify tools.until_decided tools.doctor

@@ -1,6 +1,7 @@
 """The report: its sections, its numbers, and that it claims no more than the tests allow."""
 
 import copy
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -8,13 +9,27 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import plot_utils
 import storage
 from analysis import markdown
 from analysis.report import overview, plan_text
 from analysis.study import Study
 from analyze_results import generate_final_report
-from config import UserError
-from synthetic import DEGENERATE, STUDY, log_jackknife, losses_of, pds_of, synthetic_results, synthetic_study
+from bench.calibration import pd_chunks
+from bench.claims import NAMES, claims_of, null_studies
+from browser import CHROMIUM, Browser
+from config import Config, UserError
+from synthetic import (
+    DEGENERATE,
+    STUDY,
+    differences_from,
+    log_jackknife,
+    losses_of,
+    moderated,
+    pds_of,
+    synthetic_results,
+    synthetic_study,
+)
 
 SECTIONS = [
     "Executive Summary",
@@ -93,49 +108,73 @@ def test_the_numbers_of_the_detailed_table():
         assert row["Training time (s)"] == f"{np.mean(times):.1f} ± {scipy.stats.tstd(times):.1f}"
 
 
+def summary_lines(text):
+    """The lines of section 1 that come before the terms."""
+    return [line for line in section(text, "Executive Summary").split("### ")[0].splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_the_summary_is_ten_lines_that_say_what_was_asked_and_found(name):
+    lines = summary_lines(text_of(DEGENERATE[name]()))
+    assert len(lines) <= 10 and len(" ".join(lines)) < 2500
+    assert lines[0].startswith("**Question.**") and lines[1].startswith("**Answer: ")
+    assert any("**What to do.**" in line for line in lines)
+
+
 def test_the_hypothesis_is_stated_before_the_numbers():
-    summary = section(text_of(synthetic_study()), "Executive Summary")
-    before = summary[: summary.index("**Result")]
-    assert "**Hypothesis, stated before the numbers:**" in before
-    assert not re.search(r"\d\.\d{3}|\d %", before)
+    before = section(text_of(synthetic_study()), "Executive Summary").partition("**Answer")[0]
+    assert "Hypothesis, stated before the numbers" in before
+    assert not re.search(r"\d\.\d|\d %", before)
 
 
 def test_an_undecided_study_makes_no_claims():
     study = synthetic_study(spread=0.25)
     text = text_of(study)
     summary = section(text, "Executive Summary")
-    assert "**Result: inconclusive.**" in summary
-    assert "inconclusive for SmeLU β=0.5, SmeLU β=1, GELU and Swish" in summary
-    assert "not evidence that there is no difference" in summary
+    assert "**Answer: undecided.**" in summary
+    assert "**Each against ReLU.** Undecided: SmeLU β=0.5, SmeLU β=1, GELU and Swish." in summary
+    assert "no evidence that there is no difference" in summary
     assert "Choose on accuracy and speed: no difference in reproducibility was shown" in section(text, "Conclusions")
     assert "More trials" in section(text, "Future Work")
     for claim in ("**lower**", "**higher**", "**supported**", "**refuted**", "lower than", "is supported by"):
-        assert claim not in text.replace("% lower than that of ReLU (95 %", ""), claim  # that one has its interval
-    assert r"\*" not in section(text, "Statistical Significance").partition("###")[2]  # no flag in any table
+        assert claim not in text, claim
+    tables = section(text, "Statistical Significance").partition("### Against")[2]
+    assert "| inconclusive" in tables.replace("  ", "") and r"\*" not in tables  # no flag in any table
+    assert claims_of(text) == []
 
 
 def test_a_decided_study_says_so_with_its_numbers():
     study = synthetic_study(n_trials=8)
     text = text_of(study)
-    smooth = np.mean([log_jackknife(pds_of(study[name])) for name in STUDY if name != "relu"], axis=0)
-    test = scipy.stats.ttest_rel(smooth, log_jackknife(pds_of(study["relu"])))
-    interval = 100 * np.expm1(np.array(test.confidence_interval(0.95)))
-    change = 100 * -np.expm1(np.mean(smooth - log_jackknife(pds_of(study["relu"]))))
+    logs = {name: log_jackknife(pds_of(results)) for name, results in study.items()}
+    d = np.mean([logs[name] for name in STUDY if name != "relu"], axis=0) - logs["relu"]
+    _, _, _, _, half = moderated(d, differences_from(logs).values())
+    low, high = sorted(-100 * np.expm1([d.mean() - half, d.mean() + half]))
     summary = section(text, "Executive Summary")
-    assert "**Result: supported.**" in summary
-    assert f"mean PD is {change:.1f} % lower than that of ReLU" in summary
-    assert f"{interval[0]:.1f} to {interval[1]:.1f} %".replace("-", "−") in summary
+    assert "**Answer: yes.** After 8 trainings of each, models with SmeLU β=0.5" in summary
+    assert f"differ less from one another than models with ReLU: by {low:.1f} to {high:.1f} %" in summary
     row = cells(section(text, "Statistical Significance"), "GELU", "Change of mean PD")
-    assert row["Verdict"] == "**lower**" and row["p, Holm"].endswith(r"\*") and row["n"] == "8"
+    assert row["Verdict"] == "**lower**" and row["p, adjusted"].endswith(r"\*")
+    change, low, high = (100 * np.expm1(x) for x in (np.mean(logs["gelu"] - logs["relu"]), *gelu_limits(logs)))
+    assert row["Change of mean PD [95 %]"] == f"{change:+.1f} % [{low:+.1f}, {high:+.1f}]".replace("-", "−")
     assert "a lower mean PD than that of ReLU was shown" in section(text, "Conclusions")
+    assert {kind for kind, _ in claims_of(text)} >= {"PD", "contrast"}
+
+
+def gelu_limits(logs):
+    d = logs["gelu"] - logs["relu"]
+    half = moderated(d, differences_from(logs).values())[4]
+    return d.mean() - half, d.mean() + half
 
 
 def test_smooth_activations_may_lose():
     study = synthetic_study(n_trials=8)
     study["relu"] = synthetic_results("relu", n_trials=8, pd=0.07)
     text = text_of(study)
-    assert "**Result: refuted.**" in text and "higher than that of ReLU" in text
-    assert "Choose on accuracy and speed: no lower PD than that of ReLU was shown, and a higher one" in text
+    assert "**Answer: no, the opposite.**" in text and "differ more from one another than models with ReLU" in text
+    assert "**refuted**" in section(text, "Key Findings")
+    assert "Choose on accuracy and speed: no lower PD than that of ReLU was shown, and a higher PD" in text
+    assert {"PD", "contrast"} <= {kind for kind, _ in claims_of(text)}
 
 
 def test_practically_equal_is_a_result():
@@ -145,11 +184,15 @@ def test_practically_equal_is_a_result():
         for pair in results["reproducibility_metrics"]:
             pair["relative_pd"] = 0.1 * (1 + 0.001 * rng.standard_normal())
     text = text_of(study)
-    assert "refuted for differences of 5 % or more" in text
-    assert "practically equal to ReLU (±5 %): SmeLU β=0.5, SmeLU β=1, GELU and Swish" in section(text, "Conclusions")
+    summary = section(text, "Executive Summary")
+    assert "**Answer: no.**" in summary and "differ as much from one another as models with ReLU" in summary
+    assert "Practically equal (±5 %): SmeLU β=0.5, SmeLU β=1, GELU and Swish." in summary
+    assert "refuted for differences of 5 % or more" in section(text, "Key Findings")
+    assert "as reproducible as ReLU" in section(text, "Conclusions") or "either will do" in section(text, "Conclusions")
+    assert not {kind for kind, _ in claims_of(text)} & {"PD", "contrast", "PD at equal loss"}
 
 
-def test_disagreement_at_equal_loss_is_said_plainly():
+def test_what_does_not_show_at_equal_loss_is_said_plainly():
     study = synthetic_study(n_trials=8)
     for results in study.values():  # along training all activations differ as much as ReLU's trials
         rng = np.random.default_rng(sum(results["activation"].encode()))
@@ -158,14 +201,47 @@ def test_disagreement_at_equal_loss_is_said_plainly():
             curve["relative_pd"] = [pd * (1 + 0.02 * rng.standard_normal()) for pd in curve["relative_pd"]]
         results["divergence"]["val_loss"] = copy.deepcopy(study["relu"]["divergence"]["val_loss"])
     text = text_of(study)
-    summary = section(text, "Executive Summary")
-    assert "That is another verdict than on the final models for" in summary
-    assert "supported on the final models; at equal validation loss:" in summary
+    assert "At equal validation loss it does not show" in section(text, "Executive Summary")
     findings = section(text, "Key Findings")
-    assert "Where the two disagree, neither settles the question" in findings
-    assert "As the two differ, the question stays open." in summary
+    assert "Shown on the final models, not at equal loss:" in findings
     assert "sharpness alone moves PD" in findings
     assert "how much they have learnt may explain it" in section(text, "Conclusions")
+
+
+def test_where_there_is_a_frontier_equal_loss_along_training_is_a_footnote():
+    study = synthetic_study()
+    assert "### At equal validation loss" in text_of(study) and "Footnote" not in text_of(study)
+    for results in study.values():
+        results["frontier"] = {"any": "thing"}
+    findings = section(text_of(study), "Key Findings")
+    assert "### At equal validation loss" not in findings
+    assert findings.index("### Integrity") < findings.index("### Footnote: equal loss along training")
+
+
+def test_which_claims_share_an_error_rate_and_what_another_look_costs():
+    text = section(text_of(synthetic_study()), "Statistical Significance")
+    steps = re.findall(r"^\d\. (.*)$", text, re.M)
+    assert [step.partition(" ")[0] for step in steps] == ["PD", "PD", "Both", "The"]
+    assert "(4 comparisons, Holm's correction)" in steps[0] and "The other 6 pairs" in steps[3]
+    assert "is not paid for" in text and "--until-decided" in text
+    without = section(text_of(synthetic_study(("gelu", "swish", "smelu_1"))), "Statistical Significance")
+    assert "PD of all 3 pairs" in without and "planned contrast" not in without
+    assert "is not paid for" in plan_text(Study(synthetic_study()))
+
+
+def test_every_setting_that_changes_results_is_told_in_lines_that_fit():
+    study = synthetic_study()
+    settings = Config(preset="smoke", device="cpu").to_dict()
+    for results in study.values():
+        results["config"] = settings
+        results["environment"]["computed"] = "bfloat16 with torch's kernels: no C++ compiler"
+    lines = section(text_of(study), "Executive Summary").partition("### How this was measured")[2].splitlines()
+    told = " ".join(lines)
+    for f in dataclasses.fields(Config):
+        if f.metadata["affects_results"] and f.name not in ("dataset", "model"):
+            assert f"{f.name} " in told, f.name
+    assert max(map(len, lines)) < 260
+    assert "- **How it was computed**: bfloat16 with torch's kernels: no C++ compiler" in lines
 
 
 def test_the_pareto_front():
@@ -176,11 +252,8 @@ def test_the_pareto_front():
         for name, point in points.items()
         if not any(all(np.less_equal(other, point)) for other in points.values() if other != point)
     }
-    table = section(text_of(study), "Conclusions")
-    for name, label in (("smelu_05", "SmeLU β=0.5"), ("smelu_1", "SmeLU β=1"), ("gelu", "GELU"), ("swish", "Swish")):
-        assert cells(table, label, "On the front of means")["On the front of means"] == (
-            "yes" if name in front else "no"
-        )
+    said = re.search(r"On the Pareto front of .*?: (.*?\))\.", section(text_of(study), "Key Findings"))[1]
+    assert set(re.findall(r"(?:^|\), |\) and )([^(]+) \(loss", said)) == {markdown.label(name) for name in front}
 
 
 def test_each_headline_is_of_its_own_metric():
@@ -215,11 +288,15 @@ def test_identical_activations_are_called_out():
 
 def test_diverged_and_overfitted_trials_are_reported():
     study = {**synthetic_study(), "gelu": synthetic_results("gelu", diverged=(2,))}
-    study["relu"]["trials"][2].update(overfit=True, best_step=400, best_val_loss=1.567, val_loss=3.703)
+    worst = study["relu"]["trials"][2]
+    worst.update(overfit=True, best_step=400, best_val_loss=1.567, val_loss=3.703)
+    worst["val_loss_history"][-1] = 3.71  # at the probe, as the best one
     text = text_of(study)
     assert "GELU: trial 2 diverged at step 400; it is in no average and no test." in text
     assert "ReLU: trial 3 ended above its best validation loss (overfitting)." in text
-    assert "Overfitting: ReLU trial 3 was best at step 400 (1.5670), and ended at 3.7030." in text
+    assert "Overfitting: ReLU trial 3 was best at step 400 (1.5670), and ended at 3.7100, both at the probe." in text
+    row = cells(text, "Best minus last validation loss, at the probe", "Mean over pairs or trials")
+    assert row["ReLU"] == f"{np.mean([0, 0, 1.567 - 3.71]):.4f}".replace("-", "−") and row["Swish"] == "0.0000"
 
 
 def test_the_second_opinion_needs_five_trials():
@@ -250,6 +327,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.loads, self.images, self.tags = [], [], 0, set()
+        self.alts, self.places = [], {}
         self.feed(text)
         assert not self.open
 
@@ -258,8 +336,12 @@ class Page(HTMLParser):
         if tag not in ("meta", "img", "br", "hr", "link"):
             self.open.append(tag)
         for name, value in attrs:
-            if name in ("src", "href", "srcset", "data") or name.startswith("on"):
+            if (name in ("src", "href", "srcset", "data") or name.startswith("on")) and not value.startswith("#"):
                 self.loads.append(value)
+            if name == "alt":
+                self.alts.append(value)
+            if name in ("id", "href"):
+                self.places.setdefault(name, []).append(value.lstrip("#"))
         self.images += tag == "img"
 
     def handle_startendtag(self, tag, attrs):
@@ -280,7 +362,44 @@ def test_html_is_one_file_that_opens_offline(tmp_path):
     assert "](../my%20plots/pd_ratios.png)" in text and "divergence_comparison" not in text
     page = Page((tmp_path / "results" / "R.html").read_text(encoding="utf-8"))
     assert page.images == 2 and all(load.startswith("data:image/png;base64,iVBORw0KGg") for load in page.loads)
-    assert {"table", "h2", "style"} <= page.tags and "script" not in page.tags
+    assert {"table", "h2", "style", "nav"} <= page.tags and "script" not in page.tags
+    assert page.places["href"] == page.places["id"] == [f"s{i}" for i in range(1, 8)]
+    study = Study(synthetic_study())
+    ratio = next(t for t in study.tests if (t.a, t.b) == ("gelu", "relu")).tests["PD"].effect
+    assert any(f"GELU {ratio:.3f} (" in alt for alt in page.alts) and all(len(alt) > 20 for alt in page.alts)
+
+
+@pytest.fixture(scope="module")
+def page_with_figures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    study = Study(synthetic_study())
+    plot_utils.plot_comparisons(study, folder / "plots")
+    generate_final_report(study, folder / "results" / "FINAL_REPORT.md")
+    return folder / "results" / "FINAL_REPORT.html"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_in_a_browser_the_answer_is_on_the_first_screen_and_nothing_is_cut(page_with_figures):
+    backgrounds = []
+    with Browser() as page:
+        for width, height, dark in ((1280, 800, False), (390, 844, False), (1280, 800, True)):
+            page.open(page_with_figures, width, height, dark=dark, touch=width < 500)
+            for selector in ("nav a[href='#s7']", ".first > p:nth-of-type(2)", ".first > figure"):
+                bottom = page.run(f'document.querySelector("{selector}").getBoundingClientRect().bottom')
+                assert 0 < bottom < height, (width, selector)
+            shown = "[...document.querySelectorAll('td, p, li, img, h2, .wide')]"
+            cut = f"{shown}.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.textContent)"
+            assert page.run(cut) == []
+            assert page.run("document.documentElement.scrollWidth") <= width
+            if width < 500:  # a row is a card: every cell says what it is
+                label = "getComputedStyle(document.querySelector('td:nth-child(2)'), '::before').content"
+                assert page.run(label) == '"Trials"'
+            backgrounds.append(page.run("getComputedStyle(document.body).backgroundColor"))
+        assert backgrounds[0] == backgrounds[1] == "rgb(255, 255, 255)" != backgrounds[2]
+        page.call("Emulation.setEmulatedMedia", media="print")
+        assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert page.run("getComputedStyle(document.querySelector('thead')).display") == "table-header-group"
+        assert page.complaints() == []
 
 
 def test_figures_are_found_beside_the_results(tmp_path):
@@ -326,3 +445,36 @@ def test_numbers_are_written_without_lying():
     assert markdown.span([3.14, 2.71], 1, " %") == "2.7 to 3.1 %" and markdown.span([2.0, 2.01], 1) == "2.0"
     assert markdown.listed(["a"]) == "a" and markdown.listed("abc") == "a, b and c" and markdown.listed([]) == ""
     assert markdown.plus_minus(1.5, None, 1) == "1.5"
+
+
+# -- what a report claims ----------------------------------------------------------------------------------------------
+
+
+def test_a_sentence_with_a_direction_is_a_claim_unless_it_is_known_not_to_be():
+    def claims(*lines, conclusions=()):
+        body = ["## 1. Executive Summary", "", *lines, "", "### Terms", "- lower is better", "## 2. Detailed"]
+        return claims_of("\n".join([*body, "## 6. Conclusions", "", *conclusions, "## 7. Future Work", "take more"]))
+
+    assert claims("Swish was found to be better.") == [("other", "Swish was found to be better.")]
+    assert claims("- Nothing here.", "It is 3 % higher in PD. It stays.") == [("PD", "It is 3 % higher in PD.")]
+    assert [kind for kind, _ in claims(conclusions=["- A: lower PD and loss than B."])] == ["PD", "loss"]
+    assert claims("**Answer: yes.**")[0][0] == "contrast"
+    assert claims("- **Validation loss** (lower predicts better) against ReLU. No difference shown: GELU.") == []
+    assert claims("the truth lies between 2.1 % less and 7.9 % more (95 % interval).") == []
+    assert claims("the truth lies between 2.1 % less and 7.9 % more (95 % interval), so take GELU.") != []
+
+
+def test_simulated_studies_are_like_real_ones_and_differ_by_chance_alone():
+    made = list(null_studies(np.random.default_rng(0), 300, 4, pd_chunks))
+    assert len(made) == 300 and list(made[0]) == list(NAMES)
+    means = {name: [np.mean(list(pds_of(study[name]).values())) for study in made] for name in NAMES}
+    spread = {name: np.mean([np.std(log_jackknife(pds_of(s[name])), ddof=1) for s in made]) for name in NAMES}
+    for name, factor in zip(NAMES, (0.9, 0.8, 1.3, 1.1, 1.0), strict=True):
+        assert abs(np.mean(means[name]) - 0.133) < 4 * np.std(means[name]) / np.sqrt(300)
+        assert spread[name] == pytest.approx(0.02 * factor * 0.85, rel=0.15)  # at four trials, below that at three
+        values = [losses_of(study[name]) for study in made]
+        assert np.mean(values) == pytest.approx(1.84, abs=0.001)
+        # trials are independent of one another: their mean varies by one over the root of their number
+        ratio = np.std([v.mean() for v in values]) / np.mean([v.std(ddof=1) for v in values])
+        assert ratio == pytest.approx(0.5, rel=0.2)
+    assert not claims_of(generate_final_report(made[0], None))

@@ -10,11 +10,22 @@ from statsmodels.stats.multitest import multipletests
 
 import analysis.study
 import analyze_results
-import plot_utils
 import significance
-from analysis import report
+import storage
+from analysis import looks, report, sequential, tables
 from analysis.study import Study
-from synthetic import STUDY, log_jackknife, losses_of, pds_of, synthetic_results, synthetic_study, write_study
+from plotting import several
+from synthetic import (
+    STUDY,
+    differences_from,
+    log_jackknife,
+    losses_of,
+    moderated,
+    pds_of,
+    synthetic_results,
+    synthetic_study,
+    write_study,
+)
 
 # -- one of each ------------------------------------------------------------------------------------------------------
 
@@ -40,7 +51,15 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
 
     for name in ("measure", "match_losses"):
         counted(analysis.study, name)
-    for name in ("compare_pd", "compare_loss", "smooth_contrast", "mean_pd_interval", "verdict"):
+    for name in (
+        "compare_pd",
+        "compare_loss",
+        "smooth_contrast",
+        "moderate",
+        "gatekeep",
+        "mean_pd_interval",
+        "verdict",
+    ):
         counted(significance, name)
     write_study(tmp_path / "results", synthetic_study())
     analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
@@ -51,7 +70,10 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
         "compare_pd": 2 * pairs,  # final models, and at equal loss
         "compare_loss": pairs,
         "smooth_contrast": 2,
-        "mean_pd_interval": 5 + 3 * 5,  # of each activation, and with each trial left out in turn
+        "moderate": 3 * pairs + 2,
+        "gatekeep": 2,
+        # of each activation, and with each trial left out in turn; and in figures, of PD (twice) and mismatch
+        "mean_pd_interval": 5 + 3 * 5 + 3 * 5,
         "verdict": 3 * pairs + 2,
     }
 
@@ -65,25 +87,26 @@ def with_verdicts_that_depend_on_the_family():
         """ReLU's PDs, changed by a factor, and by another one for each trial."""
         return {(i, j): x * change * (1 + scale * (noise[i - 1] + noise[j - 1])) for (i, j), x in relu.items()}
 
-    def p_value(scale):
-        return scipy.stats.ttest_rel(log_jackknife(differing(scale, 0.94)), log_jackknife(relu)).pvalue
-
-    scale = scipy.optimize.brentq(lambda scale: p_value(scale) - 0.009, 1e-4, 0.1)
     pds = {"smelu_05": differing(0.01, 1.001), "smelu_1": differing(0.02, 0.998), "swish": differing(-0.01, 1.002)}
-    pds["gelu"] = differing(scale, 0.94)
+
+    def p_values(change):
+        logs = {name: log_jackknife(x) for name, x in (pds | {"relu": relu, "gelu": differing(0.06, change)}).items()}
+        family = differences_from(logs)
+        return {name: moderated(d, family.values())[2] for name, d in family.items()}
+
+    change = scipy.optimize.brentq(lambda change: p_values(change)["gelu"] - 0.009, 0.5, 0.999)
+    pds["gelu"] = differing(0.06, change)
     for name, wanted in pds.items():
         for pair in study[name]["reproducibility_metrics"]:
             pair["relative_pd"] = wanted[tuple(map(int, pair["model_pair"].split("_vs_")))]
-    return study
+    return study, p_values(change)
 
 
-def test_one_verdict_per_pair_and_quantity(tmp_path):
-    study = with_verdicts_that_depend_on_the_family()
-    p = [
-        scipy.stats.ttest_rel(log_jackknife(pds_of(study[name])), log_jackknife(pds_of(study["relu"]))).pvalue
-        for name in ("smelu_05", "smelu_1", "gelu", "swish")
-    ]
-    assert multipletests(p, method="holm")[0].tolist() == [False, False, True, False]
+def test_one_verdict_per_pair_and_quantity():
+    study, p = with_verdicts_that_depend_on_the_family()
+    assert dict(zip(p, multipletests(list(p.values()), method="holm")[0], strict=True)) == {
+        name: name == "gelu" for name in p
+    }
     made = Study(study)
     every = [t.tests["PD"].p for t in made.tests]
     gelu = next(t for t in made.tests if (t.a, t.b) == ("gelu", "relu"))
@@ -93,17 +116,16 @@ def test_one_verdict_per_pair_and_quantity(tmp_path):
     table = analyze_results.calculate_statistical_significance(made).set_index(["Activation_A", "Activation_B"])
     row = table.loc["gelu", "relu"]
     assert row.PD_Significant and row.PD_Verdict.startswith("mean PD of GELU is lower") and row.Primary
-    assert row.PD_p_Holm == pytest.approx(4 * p[2])
+    assert row.PD_p_Holm == pytest.approx(4 * p["gelu"])
     # the report: summary, planned comparisons, all pairs, conclusions
     text = report.report_text(made)
-    assert "lower for GELU (" in text and "GELU: a lower mean PD than that of ReLU was shown" in text
-    for start in ("GELU ", "GELU against ReLU "):
-        cells = [line for line in text.splitlines() if line.startswith(f"| {start}") and "**lower**" in line]
-        assert cells, start
+    assert "More reproducible (lower PD): GELU (by " in text
+    assert "GELU: a lower mean PD than that of ReLU was shown" in text
+    assert [line for line in text.splitlines() if line.startswith("| GELU ") and "**lower**" in line]
     assert not re.search(r"GELU against ReLU.*inconclusive", text)
     # console and figure
-    assert "lower for GELU (" in report.overview(made)
-    drawn = {row["activation"]: row["verdict"] for row in plot_utils._ratio_table(made)}
+    assert "More reproducible (lower PD): GELU (by " in report.overview(made)
+    drawn = {row["activation"]: row["verdict"] for row in several.ratio_rows(made) if "smooth" not in row}
     assert [name for name, verdict in drawn.items() if verdict == "lower"] == ["gelu"]
 
 
@@ -117,9 +139,13 @@ def test_smooth_contrast_against_scipy(n_trials):
     expected = scipy.stats.ttest_rel(smooth, log_jackknife(pds_of(study["relu"])))
     contrast = Study(study).contrast
     assert contrast.smooth == ["smelu_05", "smelu_1", "gelu", "swish"] and contrast.kinked == ["relu"]
-    assert contrast.tests["PD"].p == pytest.approx(expected.pvalue, rel=1e-7)
-    interval = expected.confidence_interval(0.95)
-    assert np.log([contrast.tests["PD"].low, contrast.tests["PD"].high]) == pytest.approx(list(interval), rel=1e-7)
+    assert contrast.tests["PD"].p_plain == pytest.approx(expected.pvalue, rel=1e-7)
+    logs = {name: log_jackknife(pds_of(results)) for name, results in study.items()}
+    _, _, p, _, half = moderated(smooth - logs["relu"], differences_from(logs).values())
+    assert contrast.tests["PD"].p == pytest.approx(p, rel=1e-7)
+    centre = np.mean(smooth - logs["relu"])
+    found = np.log([contrast.tests["PD"].low, contrast.tests["PD"].high])
+    assert found == pytest.approx([centre - half, centre + half], rel=1e-7)
 
 
 def test_smooth_contrast_of_what_is_there():
@@ -132,6 +158,72 @@ def test_smooth_contrast_of_what_is_there():
     assert not only.tests and "smooth activation" in only.reason
     unknown = Study({"relu": synthetic_results("relu"), "mine": synthetic_results("mine")}).contrast
     assert unknown.unknown == ["mine"] and not unknown.tests
+
+
+# -- looks ------------------------------------------------------------------------------------------------------------
+
+
+def looked_at(n_trials=5, looks_at=(3, 5), margin=0.05, **kwargs):
+    """A study that was looked at while trials were added, and the record of it."""
+    results = synthetic_study(n_trials=n_trials, **kwargs)
+    plan = {"activations": list(results), "margin": margin, "looks": [3, 5, 8, 12, 20], "alpha": 0.05}
+    taken = [{**look, "seconds": 1.0, "trained": 1} for look in looks.take(results, plan, looks_at)]
+    record = {"schema_version": 1, "plan": plan, "looks": taken, "seconds_spent": 1.0, "trained": 1, "ended": None}
+    return results, record
+
+
+@pytest.mark.parametrize("kwargs", [{"spread": 0.02}, {"spread": 0.08}, {"spread": 0.2, "margin": 0.2}])
+def test_where_looks_were_taken_all_p_values_and_intervals_allow_for_them(kwargs):
+    results, record = looked_at(**kwargs)
+    plain, made = Study(results), Study(results, looks=record)
+    level = sequential.sequential_levels(sequential.LOOKS)[1]
+    last = record["looks"][-1]["comparisons"]
+    for before, t in zip(plain.tests, made.tests, strict=True):
+        for quantity, test in t.tests.items():
+            was = before.tests[quantity]
+            assert test.p == pytest.approx(sequential.repeated_p(was.p, 5)) and test.p >= was.p
+            half = scipy.stats.t.ppf(1 - level / 2, was.df) * was.se
+            limits = [test.low, test.high] if quantity == "Loss" else np.log([test.low, test.high])
+            assert limits == pytest.approx([was.estimate - half, was.estimate + half])
+    for t in made.primary:
+        recorded = last[t.a]
+        assert [t.tests["PD"].low, t.tests["PD"].high] == pytest.approx([recorded["low"], recorded["high"]])
+        kind = {"open": "inconclusive"}.get(recorded["decision"], recorded["decision"])
+        assert made.verdict(t, "PD").kind == kind
+    contrast = made.contrast.tests["PD"]
+    assert contrast.p == pytest.approx(sequential.repeated_p(plain.contrast.tests["PD"].p, 5))
+
+
+def test_a_decision_stands():
+    results, record = looked_at(spread=0.2)
+    for look in record["looks"]:  # as if it had been decided at three trials
+        look["comparisons"]["gelu"].update(decision="lower", decided_at=3, p_adjusted=0.04)
+        look["comparisons"]["swish"].update(decision="equal", decided_at=3, p_equal=0.03)
+    made = Study(results, looks=record)
+    said = {t.a: made.verdict(t, "PD").kind for t in made.primary}
+    lower = "lower" if next(t for t in made.primary if t.a == "gelu").tests["PD"].effect < 1 else "higher"
+    assert said["gelu"] == lower and said["swish"] == "equal"
+    assert Study(results).against_reference("PD", "equal") == []
+
+
+def test_looks_are_read_with_the_results_they_are_of(tmp_path):
+    results, record = looked_at()
+    write_study(tmp_path / "results", results)
+    assert looks.read_study(tmp_path / "results").looks is None
+    storage.write_json(storage.looks_path(tmp_path / "results"), record)
+    made = looks.read_study(tmp_path / "results")
+    assert made.looks == record
+    text = analyze_results.generate_final_report(results, tmp_path / "results" / "FINAL_REPORT.md")
+    assert "This is look 2 of those planned, at 3, 5, 8, 12 and 20 trials" in text and "is not paid for" not in text
+    assert "All p-values and intervals of this report allow for the looks." in text
+    assert text == analyze_results.generate_final_report(made, tmp_path / "results" / "FINAL_REPORT.md")
+    analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
+    written = (tmp_path / "results" / "significance.csv").read_text(encoding="utf-8")
+    assert written == tables.csv(tables.significance(made)) != tables.csv(tables.significance(Study(results)))
+    more = synthetic_study(n_trials=6)  # trials added since: no look was planned at six
+    write_study(tmp_path / "more", more)
+    storage.write_json(storage.looks_path(tmp_path / "more"), record)
+    assert looks.read_study(tmp_path / "more").looks is None
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,319 @@
+"""Section 1 of the report: at most ten lines that need no statistics, the terms, and how it was measured.
+
+The lines say what was asked, the answer, how sure it is, what it would take to know more, and what to do. Every number
+behind them is in the sections after it (sections.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from analysis.markdown import (
+    capital,
+    counted,
+    duration,
+    fixed,
+    label,
+    labels,
+    listed,
+    percent_range,
+    safe,
+    span,
+)
+from analysis.sections import FEW, across, cautions, failed_checks, margin, undecided
+from analysis.study import REFERENCE, Study
+from config import Config
+from significance import Comparison
+from storage import number
+
+LINES = 10  # of the summary, at most
+
+
+# -- what a reader takes away ------------------------------------------------------------------------------------------
+
+
+def executive_summary(s: Study) -> list[str]:
+    lines = [question(s), answer(s), *how_sure(s), *one_by_one(s), *accuracy(s), *to_know_more(s), what_to_do(s)]
+    care = cautions(s)
+    room = LINES - len(lines)
+    if len(care) > room:
+        care = [*care[: room - 1], f"{counted(len(care) - room + 1, 'more caution')}: see section 5."]
+    lines += [f"**Read with care.** {caution}" for caution in care]
+    return [lines[0], "", lines[1], "", *(f"- {line}" for line in lines[2:])]
+
+
+def source(s: Study) -> str:
+    """What is changed from trial to trial."""
+    vary = next((vary for m in s.measured.values() if (vary := m.record("config").get("vary"))), ())
+    changed = {"bit": "the last bit of one initial weight", "none": "the moment it is run"}
+    return changed.get("".join(vary), "the random seed")
+
+
+def question(s: Study) -> str:
+    return (
+        f"**Question.** A language model trained again, with nothing changed but {source(s)}, predicts differently. Do "
+        f"models with a smooth activation differ less from one training to the next than models with "
+        f"{label(REFERENCE)}? (Hypothesis, stated before the numbers: they do.)"
+    )
+
+
+def trained(s: Study) -> str:
+    counts = {len(m.trials) for m in s.fit.values()}
+    return f"{span(counts, 0)} trainings of each" if counts else "no training"
+
+
+def answer(s: Study) -> str:
+    """What became of the hypothesis, by the planned contrast."""
+    c = s.contrast
+    words = {"lower": "yes", "higher": "no, the opposite", "equal": "no", "inconclusive": "undecided"}
+    kind = s.contrast_kind("PD")
+    models = f"models with {labels(c.smooth)}{', taken together,' if len(c.smooth) > 1 else ''}"
+    said = {
+        "lower": f"{models} differ less from one another than models with {label(REFERENCE)}",
+        "higher": f"{models} differ more from one another than models with {label(REFERENCE)}",
+        "equal": f"{models} differ as much from one another as models with {label(REFERENCE)}",
+        "inconclusive": f"{models} can't be told from models with {label(REFERENCE)}",
+    }
+    if not kind:
+        note = c.tests["PD"].note if "PD" in c.tests else ""
+        text = f"**Answer: not tested.** {capital(c.reason or note)}."
+    else:
+        text = f"**Answer: {words[kind]}.** After {trained(s)}, {said[kind]}: {change(s, c.tests['PD'], kind)}."
+    if failed_checks(across(s)):
+        text += " **A check across activations failed: don't rely on this before that is explained.**"
+    return text
+
+
+def change(s: Study, test: Comparison, kind: str) -> str:
+    if kind == "equal":
+        return f"the difference is smaller than {margin(s, 'PD')}"
+    if kind == "inconclusive":
+        low, high = (f"{fixed(abs(100 * (x - 1)), 1)} % {'less' if x < 1 else 'more'}" for x in (test.low, test.high))
+        return f"the truth lies between {low} and {high} (95 % interval)"
+    return f"by {percent_range(test)} (95 % interval)"
+
+
+def how_sure(s: Study) -> list[str]:
+    kind = s.contrast_kind("PD")
+    tested = [t for t in s.tests if t.tested("PD")]
+    if not tested:
+        return [
+            "**How sure.** Fewer than three trials of an activation leave no spread to test with: differences between "
+            "their means are no evidence."
+        ] * (len(s.fit) > 1)
+    parts = [
+        "If nothing differed, at most 1 in 20 such reports would claim a difference in reproducibility, and 1 in 10 "
+        "any."
+    ]
+    if min(min(t.tests["PD"].n) for t in tested) < FEW:
+        parts.append("With so few trainings the intervals are themselves rough.")
+    if kind in ("lower", "higher"):
+        parts.append(at_equal_loss(s, kind))
+    return [f"**How sure.** {' '.join(parts)}"]
+
+
+def at_equal_loss(s: Study, kind: str) -> str:
+    """Whether a difference of the final models also shows between models that have learnt equally much.
+
+    Where a study has a frontier, PD at equal loss of fully trained models takes the place of that along training.
+    """
+    matched = s.contrast_kind("Matched_PD")
+    if matched == kind:
+        return "At equal validation loss it shows too."
+    if matched in ("lower", "higher"):
+        return "At equal validation loss it is the other way round, so the question stays open."
+    if matched:
+        return "At equal validation loss it does not show: how much the models have learnt may explain it."
+    return "It could not be compared at equal validation loss."
+
+
+def one_by_one(s: Study) -> list[str]:
+    if not s.primary or (len(s.primary) == 1 and s.contrast_kind("PD")):  # then the contrast is that comparison
+        return []
+    words = {
+        "lower": "more reproducible (lower PD)",
+        "higher": "less reproducible (higher PD)",
+        "equal": f"practically equal (±{margin(s, 'PD')})",
+        "inconclusive": "undecided",
+        "no test": "not tested",
+    }
+    return [f"**Each against {label(REFERENCE)}.** {grouped(s, 'PD', words)}"]
+
+
+def accuracy(s: Study) -> list[str]:
+    if not any(t.tested("Loss") for t in s.primary):
+        return []
+    words = {
+        "lower": "lower",
+        "higher": "higher",
+        "equal": f"practically equal (±{margin(s, 'Loss')})",
+        "inconclusive": "no difference shown",
+        "no test": "not tested",
+    }
+    return [f"**Validation loss** (lower predicts better) against {label(REFERENCE)}. {grouped(s, 'Loss', words)}"]
+
+
+def grouped(s: Study, quantity: str, words: dict[str, str]) -> str:
+    """'Lower: A (by 2 to 5 %). Undecided: B and C.' over the comparisons with ReLU."""
+    parts = []
+    for kind, word in words.items():
+        found = [t for t in s.primary if s.verdict(t, quantity).kind == kind]
+        shown = kind in ("lower", "higher")
+        names = (label(t.a) + (f" (by {percent_range(t.tests[quantity])})" if shown else "") for t in found)
+        parts += [f"{capital(word)}: {listed(names)}."] if found else []
+    return " ".join(parts)
+
+
+def to_know_more(s: Study) -> list[str]:
+    few = [n for n, m in s.fit.items() if len(m.pd_ids) < 3]
+    if few:
+        return [f"**To know more**, train at least three trials of each; fewer have a PD of {labels(few)}."]
+    tests, needed, low, high = undecided(s)
+    if not tests or needed is None:
+        return []
+    if needed <= min(min(t.tests["PD"].n) for t in tests):
+        return [
+            f"**To know more.** These trials would have found a difference of {margin(s, 'PD')}; to show that the rest "
+            "are equal takes more of them: `python train.py --until-decided` adds trials until it is settled."
+        ]
+    hours = s.extra_hours(s.fit, needed)
+    cost = f", {duration(hours)} more here" if hours else ""
+    several = "each undecided comparison" if len(tests) > 1 else "the undecided comparison"
+    ends = f" ({low} to {high})" if low != high else ""
+    return [
+        f"**To know more.** Seeing a difference of {margin(s, 'PD')} in {several} takes about {needed} trainings of "
+        f"each activation{ends}{cost}; `python train.py --until-decided` adds them until it is settled."
+    ]
+
+
+def what_to_do(s: Study) -> str:
+    return f"**What to do.** {advice(s)}"
+
+
+def advice(s: Study) -> str:
+    if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(across(s)):
+        return "First find out why checks failed; until then those numbers are no evidence."
+    if not s.detectable:
+        return f"Nothing yet: train three trials or more of {label(REFERENCE)} and of a smooth activation."
+    lower, higher = s.against_reference("PD", "lower"), s.against_reference("PD", "higher")
+    if lower:
+        costly = [n for n in lower if n in s.against_reference("Loss", "higher")]
+        price = f"; {labels(costly)} at the price of a higher loss" if costly else ""
+        return f"Where reproducible predictions matter, take {labels(lower, 'or')}{price}."
+    kind = s.contrast_kind("PD")
+    if kind == "lower":
+        return "Where reproducible predictions matter, take a smooth activation; which one is undecided."
+    if higher or kind == "higher":
+        return f"Where reproducible predictions matter, keep {label(REFERENCE)}."
+    if s.primary and len(s.against_reference("PD", "equal")) == len(s.primary):
+        return "Choose by accuracy and speed: these activations are alike in reproducibility."
+    return "Choose by accuracy and speed: nothing here speaks for an activation on account of reproducibility."
+
+
+# -- the terms ---------------------------------------------------------------------------------------------------------
+
+
+def terms(s: Study) -> list[str]:
+    first = next(iter(s.measured.values()))
+    final, probe = (number(first.record(key).get("positions")) for key in ("evaluation", "divergence"))
+    at = f"{final:,.0f} fixed positions" if final else "fixed positions"
+    along = f"; along training at {probe:,.0f} of them (the *probe*)" if probe else ""
+    lines = {
+        "Trial": f"one training of a model. Those of an activation differ in {source(s)} alone.",
+        "PD": "relative prediction difference of two trials: the mean total-variation distance between their predicted "
+        f"distributions, at {at} of the validation text. 0: the same predictions; 1: nothing in common. An "
+        "activation's is the mean over pairs of its trials; lower is more reproducible.",
+        "Top-1 mismatch": "share of these positions where the most likely tokens of two trials differ.",
+        "Validation loss": "mean of −ln of the probability given to the true next token, in nats per token, at all "
+        f"evaluated positions of text not trained on{along}. 0.01 more is 1 % more perplexity.",
+        "PD at equal loss": "read off along training where a pair's loss first falls to a level that every pair "
+        "reaches (section 5).",
+        "Smooth": f"differentiable everywhere. {label(REFERENCE)} has a kink at 0. The *planned contrast* compares the "
+        f"smooth ones together, by mean ln PD, with {label(REFERENCE)}.",
+        "95 % interval": "made so that it holds the true value in 95 of 100 studies; each for its comparison alone.",
+        "Adjusted p": "the chance of a result this extreme where nothing differs, adjusted for the number of "
+        "comparisons (Holm) and for their order (section 4).",
+        "Moderated": "few trials tell little about a comparison's spread, so it borrows from the mean spread of the "
+        "planned comparisons, worth two degrees of freedom.",
+        "Lower, higher": "the adjusted p is below 0.05.",
+        "Practically equal": f"{margin(s, 'PD')} of PD, or {margin(s, 'Loss')}, more or less is ruled out.",
+        "Inconclusive": "neither was shown. That is no evidence that there is no difference.",
+        "Hedges' g": "a difference in units of the spread between trials; g_z of paired differences, g_s of groups.",
+        "Pareto front": "those that no other beats in one of loss and PD without losing in the other.",
+    }
+    return ["### Terms", "", *(f"- **{term}**: {text}" for term, text in lines.items())]
+
+
+# -- how it was measured -----------------------------------------------------------------------------------------------
+
+GROUPS = {  # the settings, by what they are about
+    "Layers": "n_layer n_head n_embd block_size dropout bias",
+    "Training": "batch_size max_iters learning_rate min_lr warmup_iters weight_decay beta1 beta2 grad_clip",
+    "Text": "tokenizer bpe_vocab_size train_split",
+    "Measuring": "eval_interval eval_tokens probe_tokens",
+    "Trials": "seed_base vary",
+    "Computing": "device precision threads data_parallel deterministic compile native",
+}
+
+
+def plain(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def how_measured(s: Study) -> list[str]:
+    """The facts of the study, from the first file that records them."""
+    studied = list(s.measured.values())
+    m = next((m for m in studied if m.results.get("fingerprint")), studied[0])
+    facts = {
+        "Results of": ", ".join(sorted({str(m.results["timestamp"])[:10] for m in studied})),
+        **_subjects(m, studied),
+        **_settings(m.record("config")),
+        **_computing(s, m),
+        "Units": "losses in nats per token; times in seconds, of training alone",
+        "Fingerprint of the settings": str(m.results.get("fingerprint") or "")[:16],
+    }
+    lines = [f"- **{what}**: {safe(value)}" for what, value in facts.items() if value]
+    return ["### How this was measured", "", *lines]
+
+
+def _subjects(m, studied) -> dict[str, str]:
+    """Corpus, model, positions and seeds."""
+    facts, corpus, evaluation = {}, m.record("dataset"), m.record("evaluation")
+    if corpus:
+        told = {"characters": "characters", "train_tokens": "tokens to train on", "val_tokens": "to validate on"}
+        sizes = [f"{x:,.0f} {words}" for key, words in told.items() if (x := number(corpus.get(key)))]
+        tokens = f"{corpus.get('tokenizer', '')} tokens, {corpus.get('vocab_size', '')} different ones"
+        facts["Corpus"] = f"{corpus.get('name', '')}: {', '.join(sizes)}; {tokens}"
+    parameters = sorted({x for m in studied if (x := number(m.results.get("parameters")))})
+    counts = " to ".join(f"{x:,.0f}" for x in dict.fromkeys(parameters[:1] + parameters[-1:]))
+    facts["Model"] = str(m.results["model_name"]) + (f", {counts} parameters" if counts else "")
+    if number(evaluation.get("positions")):
+        checksum = str(evaluation.get("sha256"))[:12]
+        facts["Evaluated at"] = f"{evaluation['positions']:,} positions, the same for all models (sha256 {checksum})"
+    seeds = [[t["seed"] for t in m.planned.values()] for m in studied]
+    if all(planned == seeds[0] for planned in seeds):
+        facts["Seeds"] = ", ".join(map(str, seeds[0])) + (" for every activation" if len(studied) > 1 else "")
+    return facts
+
+
+def _settings(config: dict) -> dict[str, str]:
+    """The settings that change results, in groups that fit a line; those without one under "Further"."""
+    groups = {what: names.split() for what, names in GROUPS.items()}
+    grouped_ones = {"dataset", "model", *(name for names in groups.values() for name in names)}
+    groups["Further"] = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"]]
+    groups["Further"] = [name for name in groups["Further"] if name not in grouped_ones]
+    return {
+        what: ", ".join(f"{name} {plain(config[name])}" for name in names if name in config)
+        for what, names in groups.items()
+    }
+
+
+def _computing(s: Study, m) -> dict[str, str]:
+    environment = {k: v for k, v in m.record("environment").items() if v not in (None, "")}
+    computed = environment.pop("computed", None)
+    told = [name for name in GROUPS["Computing"].split() if name in m.record("config")]  # once is enough
+    machine = ", ".join(f"{k} {plain(v)}" for k, v in environment.items() if k not in told)
+    every = [*across(s), *(c for each in s.measured.values() for c in each.record("audit").get("checks", []))]
+    if any("machine" in str(c.get("name")) and c.get("status") == "caution" for c in every):
+        machine += "; not the same for all trials: see above"
+    return {"How it was computed": plain(computed) if computed else "", "Machine": machine}
