@@ -98,26 +98,19 @@ def compare_models(
     """
     import torch
 
-    from foreign import measure, windows
+    from foreign import measure
     from foreign.member import Opening
 
     _check_groups(groups)
     device = _device(device, dtype)
     opening = Opening(device, dtype, _path(tokenizer, "tokenizer"), bool(trust_remote_code), _path(targets, "targets"))
     members, numbers = _find(groups, opening)
-    if all(m.is_dump for m in members):
-        where = windows.of_dumps(members, block_size)
-    else:
-        where = windows.of_text(members, _read(text), block_size, _whole(positions, "positions"))
-    spool_bytes = int(max_spool_gb * 2**30)
+    where = _windows(members, text, block_size, positions)
     batch = None if batch_size is None else _whole(batch_size, "batch_size")
-    how = measure.How(device, dtype, batch, spool_bytes)
+    how = measure.How(device, dtype, batch, int(max_spool_gb * 2**30))
     display = _Display(quiet)
     with display, torch.inference_mode():
-        display.line(
-            f"{len(members)} members in {len(groups)} groups at {len(where.targets):,} positions: {where.windows} "
-            f"windows of {where.block_size}, sha256 {where.sha256[:12]}…"
-        )
+        display.line(f"{len(members)} members in {len(groups)} groups at {where.described}")
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
         sums = measure.measure(members, list(numbers.values()), where, how, Path(out) / "spool", display)
@@ -125,6 +118,15 @@ def compare_models(
 
 
 # -- input --------------------------------------------------------------------------------------------------------
+
+
+def _windows(members, text, block_size: int | None, positions: int):
+    """Where the members are compared: the rows of dumps, or windows of the text."""
+    from foreign import windows
+
+    if all(m.is_dump for m in members):
+        return windows.of_dumps(members, block_size)
+    return windows.of_text(members, _read(text), block_size, _whole(positions, "positions"))
 
 
 def _check_groups(groups) -> None:

@@ -30,6 +30,11 @@ class Positions:
     def windows(self) -> int:
         return len(self.targets) // self.block_size
 
+    @property
+    def described(self) -> str:
+        windows = f"{self.windows} windows of {self.block_size}"
+        return f"{len(self.targets):,} positions: {windows}, sha256 {self.sha256[:12]}…"
+
     @cached_property
     def sha256(self) -> str:
         if self.tokens is None:

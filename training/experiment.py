@@ -273,6 +273,7 @@ def measure(
         trials.check_same_experiment(config, activation, number, saved, corpus, path)
         checkpoint = {"path": str(path), "sha256": storage.sha256_file(path)}
         record = {**saved["record"], "checkpoint": checkpoint, "environment": saved["environment"]}
+        record.update(val_loss=None, val_accuracy=None)
         if record["status"] == "done" and saved["config"]["eval_tokens"] != config.eval_tokens:
             record.update(_training_loss(here, saved, corpus))
         records.append(record)
@@ -285,16 +286,15 @@ def measure(
     done = [r for r in records if r["status"] == "done"]
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     pairs, set_pd, self_pd, along_training = [], None, None, divergence(done, probes)
-    for record in records:
-        record.update(val_loss=None, val_accuracy=None)
     if models:
         with trials.torch_settings(here, threads):
             measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, here.device)
             self_pd = self_difference(models[0], corpus, starts, config.block_size, here.device)
         for record, values in zip(done, measured.models, strict=True):
             record.update(values)
-        pairs = _named_pairs(done, measured)
-        set_pd = measured.set_prediction_difference
+        pairs, set_pd = _named_pairs(done, measured), measured.set_prediction_difference
+    trunk = bool(done) and config.schedule == "trunk"
+    branches = {"frontier": frontier(here, corpus, checkpoints, done, pairs, threads)} if trunk else {}
     return {
         "schema_version": storage.SCHEMA_VERSION,
         "metrics": [metric.key for metric in metrics.METRICS],
@@ -317,11 +317,7 @@ def measure(
         "self_prediction_difference": self_pd,
         "divergence": along_training,
         "pd_at_val_loss": pd_at_val_loss(along_training),
-        **(
-            {"frontier": frontier(here, corpus, checkpoints, done, pairs, threads)}
-            if done and config.schedule == "trunk"
-            else {}
-        ),
+        **branches,
         **_averages(done, pairs),
     }
 
