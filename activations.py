@@ -278,9 +278,8 @@ def _unfit(module, precision: str) -> str | None:
     """Why nothing can be trained through a module, tried on a few numbers; or None. Raises what its code raises."""
     import torch
 
-    leaf = (
-        torch.linspace(-3, 3, 24, dtype=getattr(torch, precision)).view(2, 3, 4).requires_grad_()
-    )  # windows, tokens, channels
+    numbers = torch.linspace(-3, 3, 24, dtype=getattr(torch, precision))
+    leaf = numbers.view(2, 3, 4).requires_grad_()  # windows, tokens, channels
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         x = leaf * 1

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import storage
 from config import Config, Parser, UserError
+from tools import streams
 
 POSITIONS = 32768
 MEASURED = (
@@ -438,7 +439,7 @@ class _Display:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
-    parser = Parser(prog="compare.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="compare.py", description="How much models differ in what they predict.")
     parser.add_argument(
         "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
         help="a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions",
@@ -508,4 +509,4 @@ def _numbers(args) -> dict:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(streams.run(main))

@@ -20,7 +20,7 @@ from training import computed
 from training.computed import how_computed
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "tools/huggingface", "tools/doctor")
+SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/huggingface", "tools/doctor")
 NOT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TRAIN = "--preset smoke --n-embd 32 --max-iters 10 --eval-interval 10 --warmup-iters 2 --eval-tokens 256 --trials 2 "
 TRAIN += "--probe-tokens 64 --activation gelu --no-strict-audit --workers 1"
@@ -281,7 +281,7 @@ def test_doctor_says_what_training_would(settings, capsys):
 
 def test_doctor_without_a_compiler(monkeypatch, capsys):
     monkeypatch.setenv("CXX", "/nonexistent")
-    monkeypatch.setattr(toolchain, "_built", None)
+    monkeypatch.setattr(toolchain, "_built", {})
     config = Config(preset="smoke", device="cpu")
     doctor.print_report(config)
     shown = capsys.readouterr().out
