@@ -294,7 +294,10 @@ class Config:
     )
     seed_base: int = setting(1337, "trial k uses seed_base + k - 1", kind=int, low=0, high=2**31 - 1)
     vary: tuple[str, ...] = setting(
-        SOURCES, "what differs between trials: any of init order dropout; or bit; or none", kind=tuple
+        SOURCES,
+        "what differs between trials: any of init order dropout; or bit; or none (order: which windows of the text are "
+        "drawn, and when)",
+        kind=tuple,
     )
     # how it is run
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)

@@ -470,7 +470,7 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
 
 SOURCE_LABELS = {
     "init": "initial weights",
-    "order": "data order",
+    "order": "data sample and order",
     "dropout": "dropout",
     "bit": "one bit of one weight",
     "all": "all together",

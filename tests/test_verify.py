@@ -357,6 +357,27 @@ def test_every_file_that_was_tampered_with_is_named_by_the_command(folder, tmp_p
     print(f"{len(files)} files, all named")
 
 
+def test_branches_of_a_trunk(tmp_path, corpus_file, capsys):
+    """Models cooled from several steps of one training: their losses follow from their weights, the frontier from both."""
+    changes = {"max_iters": 24, "eval_interval": 12, "warmup_iters": 2, "schedule": "trunk", "trials_per_activation": 2}
+    config = Config(**TINY | changes, dataset=str(corpus_file), device="cpu", **places(tmp_path))
+    train.run_study(config, ["relu"], quiet=True, run=pool.run_here)
+    assert analyze_results.main(["--verify", *flags(tmp_path)]) == 0
+    file = storage.checkpoint_path(config.checkpoint_dir, "relu", 1)
+    saved = storage.load_checkpoint(file)
+    name = next(iter(saved["branches"]))
+    saved["branches"][name]["record"]["train_loss"] += 0.01
+    storage.save_checkpoint(file, saved)
+    path = tmp_path / "results/relu_results.json"
+    results = storage.read_results(path)
+    results["frontier"][0]["avg_relative_pd"] += 0.001
+    sealed(path, results)
+    capsys.readouterr()
+    assert analyze_results.main(["--verify", *flags(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert f"branches.{name}.record.train_loss: " in out and "frontier[0].avg_relative_pd: " in out
+
+
 @pytest.mark.parametrize("status", ["pass", "fail"])
 def test_an_audit_block_replaced_and_sealed_anew(study, folder, status):
     config, corpus, _, recorded = study

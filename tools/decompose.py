@@ -1,7 +1,7 @@
 """Which source of randomness makes the trials differ? One study per source, everything else equal.
 
 `python train.py --activation relu --decompose` trains the trials once for each source of variation alone (initial
-weights, order of the data, dropout where there is any, one bit of one initial weight) and compares their prediction
+weights, data sample and order, dropout where there is any, one bit of one initial weight) and compares their prediction
 differences with those of trials in which all sources vary. Summers & Dinneen 2021 (arXiv 2103.04514) found that each
 source alone, one bit included, causes nearly as much variation as all together.
 """

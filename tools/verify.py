@@ -22,7 +22,7 @@ import torch
 import audit
 import plot_utils
 import storage
-from analysis import checks, disagreement_page, report, studies, tables
+from analysis import checks, disagreement_page, looks, report, studies, tables
 from analysis.results import load_all_results, results_files
 from analysis.study import Study
 from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
@@ -91,6 +91,9 @@ def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -
                 plots, lambda to, m=m: [draw(m.results, m.name, to) for draw in plot_utils.OF_ONE.values()]
             )
         yield from _drawn(plots, lambda to: plot_utils.plot_comparisons(study, to))
+    if (looked := storage.looks_path(results)).exists():
+        problems = _guarded(lambda: looks.derive_looks(study.all_results, looks.load(results)))
+        yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
     yield from _where(study, config, results, plots)
     yield from _sources(config, results, plots)
     yield from _all_studies(results, plots, studies_dir)
