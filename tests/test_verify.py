@@ -358,7 +358,7 @@ def test_every_file_that_was_tampered_with_is_named_by_the_command(folder, tmp_p
 
 
 def test_branches_of_a_trunk(tmp_path, corpus_file, capsys):
-    """Models cooled from several steps of one training: their losses follow from their weights, the frontier from both."""
+    """Models cooled from several steps of one training: losses follow from the weights, the frontier from both."""
     changes = {"max_iters": 24, "eval_interval": 12, "warmup_iters": 2, "schedule": "trunk", "trials_per_activation": 2}
     config = Config(**TINY | changes, dataset=str(corpus_file), device="cpu", **places(tmp_path))
     train.run_study(config, ["relu"], quiet=True, run=pool.run_here)
