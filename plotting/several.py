@@ -603,8 +603,13 @@ def activation_functions(names: list[str]) -> Figure:
 
 @functools.lru_cache(maxsize=64)
 def _curve(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    x = np.linspace(-3, 3, 601)
-    return x, *activations.curve(name, x)
+    """x, the function (of the gate, for a gated one) and its derivative there, in float64."""
+    import torch  # only for this figure
+
+    points = torch.linspace(-3, 3, 601, dtype=torch.float64, requires_grad=True)
+    y = activations.make_activation(name).to(points)(points)
+    (slope,) = torch.autograd.grad(y.sum(), points)
+    return points.detach().numpy(), y.detach().numpy(), slope.numpy()
 
 
 def functions(ax: Axes, names: Iterable[str]) -> None:

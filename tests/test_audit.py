@@ -104,7 +104,7 @@ def make_through(monkeypatch, factory):
 
 @planted("activation passed as a module where a name is expected: every model falls through to ReLU", "wired")
 def test_planted_miswired_activation(before, monkeypatch):
-    def fall_through(name):
+    def fall_through(name, precision):
         name = activations.make_activation(name)  # the module instead of its name
         if name == "gelu":
             return nn.GELU()
@@ -126,7 +126,7 @@ def test_planted_activation_never_called(before, monkeypatch):
 @planted("one activation module shared by all layers", "wired")
 def test_planted_shared_activation_module(before, monkeypatch):
     shared = activations.make_activation("gelu")
-    make_through(monkeypatch, lambda name: shared if name == "gelu" else activations.make_activation(name))
+    make_through(monkeypatch, lambda name, precision: shared if name == "gelu" else activations.make_activation(name))
     checks = before()
     assert status(checks)["wired"] == "fail"
     assert "1 separate" in measured(checks, "wired")
@@ -136,7 +136,7 @@ def test_planted_shared_activation_module(before, monkeypatch):
 def test_planted_wrong_parameter_of_the_activation(before, monkeypatch):
     swapped = {"smelu_05": "smelu_1", "smelu_1": "smelu_05"}
     assert status(before("smelu_05"))["wired"] == "pass"
-    make_through(monkeypatch, lambda name: activations.make_activation(swapped.get(name, name)))
+    make_through(monkeypatch, lambda name, precision: activations.make_activation(swapped.get(name, name)))
     assert status(before("smelu_05"))["wired"] == "fail"
 
 
@@ -150,7 +150,7 @@ def test_planted_wrong_derivative(before, monkeypatch):
     monkeypatch.setattr(
         activations,
         "make_activation",
-        lambda name, make=activations.make_activation: WrongSlope() if name == "gelu" else make(name),
+        lambda name, *_, make=activations.make_activation: WrongSlope() if name == "gelu" else make(name),
     )
     assert status(before())["wired"] == "fail"
 
@@ -163,7 +163,9 @@ def test_planted_activation_with_nan(before, monkeypatch):
 
     assert status(before("swish"))["wired"] == "pass"
     make = activations.make_activation
-    monkeypatch.setattr(activations, "make_activation", lambda name: Overflowing() if name == "swish" else make(name))
+    monkeypatch.setattr(
+        activations, "make_activation", lambda name, *_: Overflowing() if name == "swish" else make(name)
+    )
     assert status(before("swish"))["wired"] == "fail"
 
 

@@ -195,8 +195,8 @@ def test_measured_as_the_final_models_are(trained):
 def test_verify_sees_a_changed_branch(trained):
     config, results = trained
     (path,) = [str(storage.results_path(config.results_dir, "relu"))]
-    assert dict(verify(config))[path] == []
+    assert {found.name: found.problems for found in verify(config)}[path] == []
     results["frontier"][1]["pairs"][0]["relative_pd"] *= 1.01
     storage.write_results(results, config.results_dir)
-    (problem,) = dict(verify(config))[path]
+    (problem,) = {found.name: found.problems for found in verify(config)}[path]
     assert problem.startswith("frontier[1].pairs[0].relative_pd: ")

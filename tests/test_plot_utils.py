@@ -656,7 +656,7 @@ def test_trials_and_mismatches_with_intervals_over_trials():
 
 def test_a_new_metric_of_a_pair_has_its_row(monkeypatch):
     new = dataclasses.replace(METRICS[0], key="made_up", label="made-up distance", unit="furlongs")
-    monkeypatch.setattr("metrics_table.METRICS", (*METRICS, new))
+    monkeypatch.setattr("analysis.metrics_table.METRICS", (*METRICS, new))
     results = synthetic_results("relu")
     for number, pair in enumerate(results["reproducibility_metrics"]):
         pair["made_up"] = 0.5 + number
