@@ -13,6 +13,7 @@ import storage
 import train
 from analysis.frontier import Point, equal_loss, frontier
 from analysis.results import Measured
+from analysis.study import Study
 from prepare_data import load_corpus
 from synthetic import add_frontier, synthetic_results
 from tools.verify import verify
@@ -194,9 +195,39 @@ def test_measured_as_the_final_models_are(trained):
 
 def test_verify_sees_a_changed_branch(trained):
     config, results = trained
-    (path,) = [str(storage.results_path(config.results_dir, "relu"))]
-    assert {found.name: found.problems for found in verify(config)}[path] == []
+    path = str(storage.results_path(config.results_dir, "relu"))
+
+    def problems():
+        return next(found.problems for found in verify(config) if found.name == path)
+
+    assert problems() == []
     results["frontier"][1]["pairs"][0]["relative_pd"] *= 1.01
     storage.write_results(results, config.results_dir)
-    (problem,) = {found.name: found.problems for found in verify(config)}[path]
-    assert problem.startswith("frontier[1].pairs[0].relative_pd: ")
+    assert [line.split(":")[0] for line in problems()] == ["frontier[1].pairs[0].relative_pd"]
+
+
+def some_of(results, ids, name):
+    """The results of some trials, numbered from 1, as those of an activation by itself."""
+    number = {k: n for n, k in enumerate(ids, 1)}
+
+    def trials(entries):
+        return [{**t, "trial_id": number[t["trial_id"]]} for t in entries if t["trial_id"] in number]
+
+    def pairs(entries):
+        found = [(list(map(int, p["model_pair"].split("_vs_"))), p) for p in entries]
+        return [{**p, "model_pair": f"{number[i]}_vs_{number[j]}"} for (i, j), p in found if {i, j} <= set(number)]
+
+    branches = [{**b, "trials": trials(b["trials"]), "pairs": pairs(b["pairs"])} for b in results["frontier"]]
+    own = {"trials": trials(results["trials"]), "reproducibility_metrics": pairs(results["reproducibility_metrics"])}
+    return {**results, **own, "activation": name, "frontier": branches}
+
+
+def test_trained_models_of_one_activation_under_two_names(smoke_config):
+    """Eight trials, four to each name: the interval of the ratio at equal loss contains 1."""
+    config = smoke_config.replace(schedule="trunk", trials_per_activation=8)
+    results = train.run_study(config, ["gelu"], quiet=True)["gelu"]
+    one, other = (some_of(results, ids, name) for ids, name in (((1, 3, 5, 7), "gelu"), ((2, 4, 6, 8), "relu")))
+    (test,) = Study({"gelu": one, "relu": other}).tests
+    assert not test.paired
+    found = test.tests["Matched_PD"]
+    assert found.low < 1 < found.high and found.n == (4, 4)
