@@ -217,7 +217,7 @@ def terms(s: Study) -> list[str]:
     first = next(iter(s.measured.values()))
     final, probe = (number(first.record(key).get("positions")) for key in ("evaluation", "divergence"))
     at = f"{final:,.0f} fixed positions" if final else "fixed positions"
-    along = f"; along training at {probe:,.0f} of them (the *probe*)" if probe else ""
+    along = f"; along training at {probe:,.0f} positions of their own (the *probe*)" if probe else ""
     lines = {
         "Trial": f"one training of a model. Those of an activation differ in {source(s)} alone.",
         "PD": "relative prediction difference of two trials: the mean total-variation distance between their predicted "
