@@ -242,6 +242,13 @@ def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
     return path
 
 
+def _records_settings(results) -> bool:
+    """Whether the results record settings as ours do."""
+    ours = isinstance(results, dict) and isinstance(results.get("fingerprint"), str)
+    config = results.get("config") if ours else None
+    return isinstance(config, dict) and isinstance(config.get("dataset"), str)
+
+
 def read_results(path: str | os.PathLike) -> dict:
     """The results in a file, ours or another tool's: what results.schema.json says, numbers finite or None.
 
@@ -260,7 +267,9 @@ def read_results(path: str | os.PathLike) -> dict:
             )
         # half of a surrogate pair is no text that could be written again
         text = json.dumps(results, ensure_ascii=False).encode("utf-16", "surrogatepass")
-        results = json.loads(text.decode("utf-16", "replace"))
+        recorded, results = results, json.loads(text.decode("utf-16", "replace"))
+        if _records_settings(recorded):  # a path may hold bytes that are no text, and is compared with the one given
+            results["config"]["dataset"] = recorded["config"]["dataset"]
         problem = problem or _problem(results, results_schema(), "", left_out) or _contradiction(results, left_out)
     except RecursionError:
         problem = "it is nested too deeply"

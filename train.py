@@ -200,7 +200,8 @@ def _make_folders(config: Config) -> None:
             raise UserError(f"{name}={folder!r}: can't be made a folder ({error.strerror}); give another") from None
         # a prepared corpus may lie where nothing can be written
         if name != "data_dir" and not os.access(folder, os.W_OK | os.X_OK):
-            raise UserError(f"{name}={folder!r}: permission denied; make it writable or give another folder")
+            why = "a read-only disk" if os.statvfs(folder).f_flag & os.ST_RDONLY else "permission denied"
+            raise UserError(f"{name}={folder!r}: {why}; make it writable or give another folder")
 
 
 def _boards(tensorboard: str | os.PathLike | None, track: str | None, config: Config) -> list:
