@@ -131,7 +131,7 @@ def test_real_streams(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "redirection, status",
-    [("> /dev/full", 1), (">&-", 1), ("2>&-", 0), ("<&- >&- 2>&-", 1), ("> /dev/full 2> /dev/full", 1)],
+    [("> /dev/full", 1), ("2>&-", 0), ("<&- >&- 2>&-", 1)],
 )
 def test_training_goes_on(tmp_path, corpus_file, data_dir, redirection, status):
     command = f"$PY $ROOT/train.py {TRAIN} --dataset '{corpus_file}' --data-dir '{data_dir}' {redirection}"
@@ -183,7 +183,7 @@ def test_names_that_are_no_text(tmp_path):
     assert (tmp_path / "x.md").read_text(encoding="utf-8") == "lat? ж.txt" == plain(value["dataset"])
 
 
-ODD = ["with space", "quo'te \"s", "日本語 ж é", "$HOME;x&", "-dash", b"lat\xe4".decode("utf-8", "surrogateescape")]
+ODD = ["""-sp ace quo'te "s 日本語 ж é $HOME;x&""", b"lat\xe4".decode("utf-8", "surrogateescape")]
 
 
 @pytest.mark.slow
