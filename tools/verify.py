@@ -23,7 +23,7 @@ import audit
 import plot_utils
 import storage
 from analysis import checks, disagreement_page, looks, report, studies, tables
-from analysis.results import load_all_results, results_files
+from analysis.results import results_files
 from analysis.study import Study
 from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from config import Config, UserError, lacking
@@ -76,7 +76,7 @@ def verify(config: Config, studies_dir: str | Path = "studies") -> Iterator[Veri
 def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
     yield from _activations(config)
     try:
-        study = Study(load_all_results(results))
+        study = looks.read_study(results)
         text, page = report.composed(study, results, plots)
     except (UserError, storage.StorageError) as error:
         yield Verified(str(results), [str(error)])
