@@ -202,6 +202,14 @@ def _trained(study: Study) -> list[str]:
     if steps:
         how = " in ".join([*steps, *told("{}", "precision")])
         sentences.append(f"Each model was trained for {how} with AdamW~\\cite{{loshchilov2019}} ({', '.join(recipe)}).")
+    if config.get("schedule") == "trunk":
+        lengths = listed(f"{point.ends:,}" for point in next(iter(study.frontiers.values()), []))
+        lengths = f" of {lengths} steps" if lengths else ""
+        sentences.append(
+            "The learning rate is constant after the warm-up; from several steps branches cool it linearly to its "
+            f"final value~\\cite{{hagele2024}}, so that each trial has models{lengths}, the last of them final. PD at "
+            "equal loss is read off between them, ln PD linearly in the mean loss of a pair."
+        )
     return sentences
 
 
@@ -302,6 +310,13 @@ _REFERENCES = {
     "holm1979": _article(
         "Holm, Sture", "A simple sequentially rejective multiple test procedure", "Scandinavian Journal of Statistics",
         "6", "65--70", "1979", "2",
+    ),
+    "hagele2024": _preprint(
+        "H{\\\"a}gele, Alexander and Bakouch, Elie and Kosson, Atli and Ben Allal, Loubna and Von Werra, Leandro and "
+        "Jaggi, Martin",
+        "Scaling laws and compute-optimal training beyond fixed training durations",
+        "2405.18392",
+        "2024",
     ),
     "loshchilov2019": _preprint(
         "Loshchilov, Ilya and Hutter, Frank", "Decoupled weight decay regularization", "1711.05101", "2019"

@@ -28,7 +28,7 @@ SECTIONS = (  # title, its parts, each with the figure that follows
     ("Detailed Results Table", ((sections.detailed_results, "comparison"),)),
     ("Rankings by Use Case", ((sections.rankings, None),)),
     ("Statistical Significance", ((sections.statistical_significance, None), (sections.tests_appendix, None))),
-    ("Key Findings", ((sections.key_findings, "divergence"),)),
+    ("Key Findings", ((sections.key_findings, "frontiers"), (sections.footnote, "divergence"))),
     ("Conclusions", ((sections.conclusions, None),)),
     ("Future Work", ((sections.future_work, None),)),
 )
@@ -59,6 +59,7 @@ def _six(study: Study) -> str:
 FIGURES = {  # of the study as a whole: file, and what it shows, for those who can't see it too
     "comparison": ("comprehensive_comparison.png", _six),
     "ratios": ("pd_ratios.png", _ratios),
+    "frontiers": ("frontiers.png", lambda _: "PD of fully trained models against their loss, and their loss by steps"),
     "divergence": ("divergence_comparison.png", lambda _: "PD along training, and against validation loss"),
 }
 FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section

@@ -69,11 +69,6 @@ def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
     return words.get(kind, f"**{kind}**")
 
 
-def has_frontier(s: Study) -> bool:
-    """Whether PD was measured at equal loss of fully trained models; what is read off along training is a footnote."""
-    return any(m.results.get("frontier") for m in s.fit.values())
-
-
 def undecided(s: Study) -> tuple[list[PairTests], int | None, int | None, int | None]:
     """The planned comparisons of PD that are inconclusive, and the trials of each activation that would see a
     difference of the margin in all of them, with their range; None where that can't be told."""
@@ -197,7 +192,7 @@ def interval(m: Measured) -> str:
 
 def further_measures(s: Study) -> list[str]:
     """Every other metric that summary.csv has: a row each."""
-    rows = {"PD at equal loss": [fixed(s.matched.mean(n)) for n in s.by_pd]}
+    rows = {f"PD at equal loss{' along training' if s.frontiers else ''}": [fixed(s.matched.mean(n)) for n in s.by_pd]}
     for metric in METRICS:
         if metric.column and metric.key not in (*DETAILED, "best_val_loss"):
             values = [s.measured[n].average(metric) for n in s.by_pd]
@@ -318,7 +313,8 @@ def statistical_significance(s: Study) -> list[str]:
     lines = [how_tested(s), "", *the_order(s)]
     if s.primary:
         lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
-        where = {"PD": "final models", "Matched_PD": f"at {fixed(s.matched.target)} nats per token; see section 5"}
+        at = "of fully trained models" if s.frontiers else f"at {fixed(s.matched.target)} nats per token"
+        where = {"PD": "final models", "Matched_PD": f"{at}; see section 5"}
         where["Loss"] = "nats per token"
         for quantity in QUANTITIES:
             if any(quantity in t.tests for t in s.primary):
@@ -508,14 +504,16 @@ def key_findings(s: Study) -> list[str]:
         "Smooth versus non-smooth": smooth_finding(s),
         "Best and worst": [best_and_worst(s)],
         "Hypothesis validation": [hypothesis(s)],
-        "At equal validation loss": [] if has_frontier(s) else equal_loss(s),
+        "At equal validation loss": frontier(s) if s.frontiers else [*along_training(s), *confirmed(s)],
         "Accuracy against reproducibility": [trade_off(s)],
         "Integrity and training": [f"- {point}" for point in integrity(s)],
     }
-    lines = [line for title, told in found.items() if told for line in (f"### {title}", "", *told, "")]
-    if has_frontier(s):
-        lines += ["### Footnote: equal loss along training", "", *equal_loss(s), ""]
-    return lines
+    return [line for title, told in found.items() if told for line in (f"### {title}", "", *told, "")]
+
+
+def footnote(s: Study) -> list[str]:
+    """PD at equal loss along training, where fully trained models have it too."""
+    return ["### Footnote: equal loss along training", "", *along_training(s)] if s.frontiers else []
 
 
 def smooth_finding(s: Study) -> list[str]:
@@ -586,19 +584,43 @@ def best_and_worst(s: Study) -> str:
     return " ".join(parts) or "There are not two activations to compare."
 
 
-def equal_loss(s: Study) -> list[str]:
+def frontier(s: Study) -> list[str]:
+    """PD at equal loss of fully trained models: the branches, and what the comparisons between them show."""
+    ends = [point.ends for point in next(iter(s.frontiers.values()))]
+    rows = [
+        [label(n)] + [f"{fixed(mean(p.losses.values()), 3)}: {fixed(mean(p.pds.values()))}" for p in points]
+        for n in s.by_pd
+        if (points := s.frontiers.get(n))
+    ]
+    losses = [t.loss for t in s.primary if t.loss is not None]
+    at = f" (here {span(losses, 4)} nats per token)" if losses else ""
+    return [
+        "A model that has learnt more is sharper, and sharpness alone moves PD. Here models are compared that have "
+        "learnt equally much, each of them trained to the end of the schedule: the branches of the trunk. Mean loss "
+        "and mean PD of each branch, by the steps of its models:",
+        *table(["Activation", *(f"{n:,} steps" for n in ends)], rows),
+        "Each pair of trials has its own line through its branches, along which ln PD is read off linearly in the "
+        f"pair's mean loss. Activations are compared at the largest final loss of any of their pairs{at}: nothing is "
+        "read beyond the last branch. No schedule stands between them: a difference that shows here is not "
+        "owed to how much they have learnt.",
+        *confirmed(s),
+    ]
+
+
+def along_training(s: Study) -> list[str]:
     if s.matched.target is None:
         return [
             "Not available: it needs the PD along training of two activations. Where final losses differ, part of a "
             "difference in PD may come from how much the models have learnt."
         ]
     losses = [s.loss[n] for n in s.fit if s.loss[n] is not None]
-    lines = [
+    return [
         "A model that has learnt more is sharper, and sharpness alone moves PD. The activations' mean losses end "
         f"{fixed(max(losses) - min(losses), 3)} nats per token apart. Here each pair's PD is read off where its mean "
         f"validation loss, at the probe, first falls to {fixed(s.matched.target)}, the highest final one of any pair. "
         "An activation that learns more slowly gets there later, at a lower learning rate, and PD falls as the rate "
-        "does: so neither comparison isolates the activation, and a difference counts as confirmed where both show it.",
+        "does: so neither comparison isolates the activation"
+        f"{'.' if s.frontiers else ', and a difference counts as confirmed where both show it.'}",
         *table(
             ["Activation", "Final PD", "PD at equal loss", "Reached at step (mean over pairs)"],
             [
@@ -608,16 +630,21 @@ def equal_loss(s: Study) -> list[str]:
             ],
         ),
     ]
+
+
+def confirmed(s: Study) -> list[str]:
+    """What became, at equal loss, of the differences between the final models."""
+    lines = []
     shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher") and t.tested("Matched_PD")]
-    confirmed = [t.a for t in shown if t not in s.disagreeing]
-    if confirmed:
-        lines.append(f"Confirmed at equal loss: {labels(confirmed)}.")
+    same_ones = [t.a for t in shown if t not in s.disagreeing]
+    if same_ones:
+        lines.append(f"Confirmed at equal loss: {labels(same_ones)}.")
     reversed_ones = [t.a for t in shown if {s.verdict(t, q).kind for q in ("PD", "Matched_PD")} == {"lower", "higher"}]
     if reversed_ones:
         lines.append(
             f"The other way round at equal loss, so that neither settles the question: {labels(reversed_ones)}."
         )
-    open_ones = [t.a for t in shown if t.a not in confirmed + reversed_ones]
+    open_ones = [t.a for t in shown if t.a not in same_ones + reversed_ones]
     if open_ones:
         lines.append(f"Shown on the final models, not at equal loss: {labels(open_ones)}.")
     return lines

@@ -6,7 +6,8 @@
     study.rank(weights), study.plan()
 
 All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each activation against
-ReLU; the smooth ones together; the same two at equal loss; the pairs without ReLU. Losses: each against ReLU; the other
+ReLU; the smooth ones together; the same two at equal loss (between the branches of a trunk where there are some, else
+along training); the pairs without ReLU. Losses: each against ReLU; the other
 pairs. Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
 statistics themselves are in significance.py.
 """
@@ -17,7 +18,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +27,7 @@ import numpy as np
 import activations
 import significance
 from analysis import sequential
+from analysis.frontier import Point, equal_loss, frontier
 from analysis.results import MatchedLoss, Measured, match_losses, matrix, mean, measure, median, seeds_shared
 from config import UserError
 from storage import number
@@ -53,9 +55,10 @@ class Tested:
 
     `own` are the comparisons by their own spread alone; `tests` are moderated by the spread of the comparisons with
     ReLU. `p_holm`: their p, adjusted for the family and its place in the order; `p_equal`: p of a difference as large
-    as the margin, adjusted for the family.
+    as the margin, adjusted for the family. `loss`: the validation loss at which PD at equal loss was read off.
     """
 
+    loss: float | None = field(default=None, kw_only=True)
     own: dict[str, significance.Comparison] = field(default_factory=dict, kw_only=True)
     tests: dict[str, significance.Comparison] = field(default_factory=dict, kw_only=True)
     p_holm: dict[str, float] = field(default_factory=dict, kw_only=True)
@@ -156,6 +159,12 @@ class Study:
         return match_losses(self.measured)
 
     @cached_property
+    def frontiers(self) -> dict[str, list[Point]]:
+        """The branches of each activation that has some; none where not two have: there is nothing to compare."""
+        found = {name: points for name, m in self.fit.items() if (points := frontier(m))}
+        return found if len(found) > 1 else {}
+
+    @cached_property
     def pd(self) -> dict[str, float | None]:
         return {name: m.pd_interval[0] for name, m in self.measured.items()}
 
@@ -225,15 +234,30 @@ class Study:
             return significance.LOSS_MARGIN
         return self.looks["plan"]["margin"] if self.looks else significance.PD_MARGIN
 
+    def _compare_pds(self, result: Tested, names: list[str], compare: Callable) -> None:
+        """Compare what is there of PD and of PD at equal loss by `compare`, of {activation: matrix of trials}."""
+        for quantity, ids in self._pd_ids.items():
+            rows = dict(zip(names, _rows(*(ids[name] for name in names), paired=result.paired), strict=True))
+            if min(map(len, rows.values())) < 2:
+                continue
+            if quantity == "PD":
+                pds = {name: self.measured[name].pd(some) for name, some in rows.items()}
+            elif not self.frontiers:
+                result.loss = self.matched.target
+                pds = {name: matrix(self.matched.pairs[name], some) for name, some in rows.items()}
+            elif found := equal_loss({name: self.frontiers[name] for name in names}, rows):
+                result.loss, pds = found
+            else:
+                continue
+            result.own[quantity] = compare(pds)
+
     @cached_property
-    def _pds(self) -> dict[str, dict[str, tuple]]:
-        """Of each quantity that is a PD, {activation: (the trials that have one, their matrix of trials)}."""
-        final = {name: (m.pd_ids, m.pd) for name, m in self.measured.items()}
-        at_equal_loss = {
-            name: (self.matched.ids(name), functools.partial(matrix, self.matched.pairs.get(name, {})))
-            for name in self.measured
-        }
-        return {"PD": final, "Matched_PD": at_equal_loss}
+    def _pd_ids(self) -> dict[str, dict[str, list[int]]]:
+        """Of each quantity that is a PD, {activation: the trials that have one}."""
+        final = {name: m.pd_ids for name, m in self.measured.items()}
+        between = {name: final[name] if name in self.frontiers else [] for name in self.measured}
+        along = {name: self.matched.ids(name) for name in self.measured}
+        return {"PD": final, "Matched_PD": between if self.frontiers else along}
 
     def _compare(self, a: Measured, b: Measured) -> PairTests:
         unfit = {m.name: m.unfit for m in (a, b) if m.unfit}
@@ -241,13 +265,10 @@ class Study:
         if unfit:
             return result
         paired = result.paired
-        for quantity, source in self._pds.items():
-            ids = _rows(source[a.name][0], source[b.name][0], paired=paired)
-            if min(map(len, ids)) > 1:
-                pds = [source[m.name][1](rows) for m, rows in zip((a, b), ids, strict=True)]
-                result.own[quantity] = significance.compare_pd(*pds, paired=paired)
-                if quantity == "PD":
-                    result.naive_p = significance.naive_pairs_test(*pds).p
+        self._compare_pds(result, [a.name, b.name], lambda pds: significance.compare_pd(*pds.values(), paired=paired))
+        ids = _rows(a.pd_ids, b.pd_ids, paired=paired)
+        if "PD" in result.own:
+            result.naive_p = significance.naive_pairs_test(a.pd(ids[0]), b.pd(ids[1])).p
         ids = _rows(a.trials, b.trials, paired=paired)
         if min(map(len, ids)) > 0:
             result.own["Loss"] = significance.compare_loss(a.losses(ids[0]), b.losses(ids[1]), paired=paired)
@@ -266,12 +287,10 @@ class Study:
             contrast.smooth = enough
         contrast.paired = all(seeds_shared(self.fit[name], self.fit[REFERENCE]) for name in contrast.smooth)
         names = [*contrast.smooth, REFERENCE]
-        for quantity, source in self._pds.items():
-            ids = dict(zip(names, _rows(*(source[name][0] for name in names), paired=contrast.paired), strict=True))
-            if all(len(rows) > 1 for rows in ids.values()):
-                pds = {name: source[name][1](rows) for name, rows in ids.items()}
-                test = significance.smooth_contrast(pds, contrast.smooth, REFERENCE, paired=contrast.paired)
-                contrast.own[quantity] = test
+        smooth, paired = contrast.smooth, contrast.paired
+        self._compare_pds(
+            contrast, names, lambda pds: significance.smooth_contrast(pds, smooth, REFERENCE, paired=paired)
+        )
         if "PD" not in contrast.own:
             contrast.reason = "too few trials have a PD in all of these activations"
         return contrast

@@ -113,10 +113,7 @@ def how_sure(s: Study) -> list[str]:
 
 
 def at_equal_loss(s: Study, kind: str) -> str:
-    """Whether a difference of the final models also shows between models that have learnt equally much.
-
-    Where a study has a frontier, PD at equal loss of fully trained models takes the place of that along training.
-    """
+    """Whether a difference of the final models also shows between models that have learnt equally much."""
     matched = s.contrast_kind("Matched_PD")
     if matched == kind:
         return "At equal validation loss it shows too."
@@ -226,8 +223,8 @@ def terms(s: Study) -> list[str]:
         "Top-1 mismatch": "share of these positions where the most likely tokens of two trials differ.",
         "Validation loss": "mean of −ln of the probability given to the true next token, in nats per token, at all "
         f"evaluated positions of text not trained on{along}. 0.01 more is 1 % more perplexity.",
-        "PD at equal loss": "read off along training where a pair's loss first falls to a level that every pair "
-        "reaches (section 5).",
+        "PD at equal loss": f"read off {'between branches' if s.frontiers else 'along training'} where a pair's loss "
+        "first falls to a level that every pair reaches (section 5).",
         "Smooth": f"differentiable everywhere. {label(REFERENCE)} has a kink at 0. The *planned contrast* compares the "
         f"smooth ones together, by mean ln PD, with {label(REFERENCE)}.",
         "95 % interval": "made so that it holds the true value in 95 of 100 studies; each for its comparison alone.",
@@ -249,6 +246,7 @@ def terms(s: Study) -> list[str]:
 GROUPS = {  # the settings, by what they are about
     "Layers": "n_layer n_head n_embd block_size dropout bias",
     "Training": "batch_size max_iters learning_rate min_lr warmup_iters weight_decay beta1 beta2 grad_clip",
+    "Schedule": "schedule branch_points cooldown",
     "Text": "tokenizer bpe_vocab_size train_split",
     "Measuring": "eval_interval eval_tokens probe_tokens",
     "Trials": "seed_base vary",

@@ -41,13 +41,18 @@ def csv(table) -> str:
 
 
 def everything(study: Study):
-    """A row per trial (kind 'trial') and a row per pair (kind 'pair'), with every number recorded of it."""
+    """A row per trial (kind 'trial') and a row per pair (kind 'pair'), with every number recorded of it; those of the
+    branches of a trunk, 'branch trial' and 'branch pair', with the branch's `leaves` and `ends`."""
     rows = []
     for name, results in study.all_results.items():
-        for kind, entries in (("trial", "trials"), ("pair", "reproducibility_metrics")):
-            for entry in results[entries]:
+        kinds = [("trial", results["trials"], {}), ("pair", results["reproducibility_metrics"], {})]
+        for branch in results.get("frontier") or []:
+            steps = {key: branch[key] for key in ("leaves", "ends")}
+            kinds += [("branch trial", branch["trials"], steps), ("branch pair", branch["pairs"], steps)]
+        for kind, entries, more in kinds:
+            for entry in entries:
                 scalars = {k: v for k, v in entry.items() if not isinstance(v, (list, dict))}
-                rows.append({"activation": name, "kind": kind, **scalars})
+                rows.append({"activation": name, "kind": kind, **more, **scalars})
     return frame(rows)
 
 
@@ -107,7 +112,13 @@ def _significance_row(study: Study, t: PairTests) -> dict:
     }
     for quantity in QUANTITIES:
         row |= {f"{quantity}_{key}": value for key, value in _test_columns(study, t, quantity).items()}
-    return row | {"Naive_p_uncalibrated": t.naive_p, "Note": f"no test: {t.why_not}" if t.unfit else ""}
+    read = "" if t.loss is None else "between branches" if study.frontiers else "along training"
+    return row | {
+        "Naive_p_uncalibrated": t.naive_p,
+        "Note": f"no test: {t.why_not}" if t.unfit else "",
+        "Matched_Loss": t.loss,
+        "Matched_Loss_Read": read,
+    }
 
 
 def _test_columns(study: Study, t: PairTests, quantity: str) -> dict:

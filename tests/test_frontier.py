@@ -5,17 +5,19 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import metrics
 import significance
 import storage
 import train
+from analysis import report, tables
 from analysis.frontier import Point, equal_loss, frontier
 from analysis.results import Measured
 from analysis.study import Study
 from prepare_data import load_corpus
-from synthetic import add_frontier, synthetic_results
+from synthetic import STUDY, add_frontier, log_jackknife, losses_of, moderated, synthetic_results, synthetic_study
 from tools.verify import verify
 from training import experiment, trial
 
@@ -152,6 +154,86 @@ def test_a_difference_at_equal_loss_is_found_whichever_learns_faster():
             ratios.append(significance.compare_pd(found["a"], found["b"], paired=False).effect)
     ratios = np.log(ratios).reshape(2, -1)
     assert ratios.mean(1) == pytest.approx([np.log(0.9)] * 2, abs=4 * ratios.std() / np.sqrt(40))
+
+
+# -- in a study -------------------------------------------------------------------------------------------------------
+
+
+def study_with_branches(names=STUDY, n_trials=5):
+    return {name: add_frontier(results) for name, results in synthetic_study(names, n_trials=n_trials).items()}
+
+
+def read_off(results, target):
+    """{(i, j): PD where the pair's mean loss is `target`}, by numpy.interp."""
+    found = {}
+    for k, name in enumerate(p["model_pair"] for p in results["frontier"][0]["pairs"]):
+        ids = tuple(map(int, name.split("_vs_")))
+        losses = [np.mean([t["val_loss"] for t in b["trials"] if t["trial_id"] in ids]) for b in results["frontier"]]
+        pds = np.log([b["pairs"][k]["relative_pd"] for b in results["frontier"]])
+        found[ids] = np.exp(np.interp(target, losses[::-1], pds[::-1]))
+    return found
+
+
+def final_loss(results):
+    """The largest mean of two trials' final losses."""
+    return sum(sorted(losses_of(results))[-2:]) / 2
+
+
+def test_a_study_compares_at_the_loss_of_the_two():
+    """Every pair, and the smooth ones together, against SciPy and the moderated test written out."""
+    all_results = study_with_branches()
+    study = Study(all_results)
+    assert list(study.frontiers) == list(STUDY)
+    own = {}
+    for t in study.tests:
+        target = max(final_loss(all_results[name]) for name in (t.a, t.b))
+        assert t.loss == pytest.approx(target, rel=1e-12)
+        d = np.subtract(*(log_jackknife(read_off(all_results[name], target)) for name in (t.a, t.b)))
+        own[t.a, t.b] = d
+        assert t.own["Matched_PD"].p == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
+        assert np.log(t.tests["Matched_PD"].effect) == pytest.approx(d.mean(), abs=1e-9)
+    family = [own[t.a, t.b] for t in study.primary]
+    for t in study.tests:
+        assert t.tests["Matched_PD"].p == pytest.approx(moderated(own[t.a, t.b], family)[2], rel=1e-6)
+    target = max(map(final_loss, all_results.values()))
+    assert study.contrast.loss == pytest.approx(target, rel=1e-12)
+    logs = {name: log_jackknife(read_off(results, target)) for name, results in all_results.items()}
+    d = np.mean([logs[name] for name in STUDY if name != "relu"], axis=0) - logs["relu"]
+    assert study.contrast.own["Matched_PD"].p == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
+
+
+def test_tables_and_report_say_where_it_was_read():
+    all_results = study_with_branches()
+    study = Study(all_results)
+    table = tables.significance(study)
+    assert set(table.Matched_Loss_Read) == {"between branches"}
+    assert list(table.Matched_Loss) == [t.loss for t in study.tests]
+    text = report.report_text(study, {"frontiers": "f.png", "divergence": "d.png"})
+    first, second = text.index("### At equal validation loss"), text.index("### Footnote: equal loss along training")
+    assert first < text.index("(f.png)") < second < text.index("(d.png)")
+    gelu = all_results["gelu"]["frontier"][0]
+    assert f"{gelu['avg_val_loss']:.3f}: {gelu['avg_relative_pd']:.4f}" in text[first:second]
+    every = tables.everything(study)
+    branches = every[every.kind == "branch pair"]
+    assert len(branches) == 5 * 3 * 10 and set(branches.ends) == {400, 700, 1000}
+    # without branches, and where only one activation has them
+    for without in (synthetic_study(), {**synthetic_study(), "relu": add_frontier(synthetic_results("relu"))}):
+        assert not Study(without).frontiers
+        assert set(tables.significance(Study(without)).Matched_Loss_Read) == {"along training"}
+        text = report.report_text(Study(without))
+        assert "### At equal validation loss" in text and "Footnote" not in text
+
+
+def test_without_a_common_loss_there_is_no_test():
+    all_results = study_with_branches(("relu", "gelu", "swish"))
+    for branch in all_results["gelu"]["frontier"]:
+        for t in branch["trials"]:
+            t["val_loss"] += 3
+    study = Study(all_results)
+    kinds = {(t.a, t.b): "Matched_PD" in t.tests for t in study.tests}
+    assert kinds == {("gelu", "swish"): False, ("gelu", "relu"): False, ("swish", "relu"): True}
+    assert "Matched_PD" not in study.contrast.tests
+    report.report_text(study)
 
 
 # -- from checkpoints to files ----------------------------------------------------------------------------------------

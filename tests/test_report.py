@@ -22,6 +22,7 @@ from config import Config, UserError
 from synthetic import (
     DEGENERATE,
     STUDY,
+    add_frontier,
     differences_from,
     log_jackknife,
     losses_of,
@@ -211,11 +212,10 @@ def test_what_does_not_show_at_equal_loss_is_said_plainly():
 def test_where_there_is_a_frontier_equal_loss_along_training_is_a_footnote():
     study = synthetic_study()
     assert "### At equal validation loss" in text_of(study) and "Footnote" not in text_of(study)
-    for results in study.values():
-        results["frontier"] = {"any": "thing"}
-    findings = section(text_of(study), "Key Findings")
-    assert "### At equal validation loss" not in findings
-    assert findings.index("### Integrity") < findings.index("### Footnote: equal loss along training")
+    findings = section(text_of({name: add_frontier(results) for name, results in study.items()}), "Key Findings")
+    assert "the branches of the trunk" in findings and "confirmed where both show" not in findings
+    titles = ("### At equal validation loss", "### Integrity", "### Footnote: equal loss along training")
+    assert sorted(titles, key=findings.index) == list(titles)
 
 
 def test_which_claims_share_an_error_rate_and_what_another_look_costs():
