@@ -246,7 +246,11 @@ def _records_settings(results) -> bool:
     """Whether the results record settings as ours do."""
     ours = isinstance(results, dict) and isinstance(results.get("fingerprint"), str)
     config = results.get("config") if ours else None
-    return isinstance(config, dict) and isinstance(config.get("dataset"), str)
+    path = config.get("dataset") if isinstance(config, dict) else None
+    try:
+        return isinstance(path, str) and os.path.exists(path)
+    except ValueError:  # of no file system
+        return False
 
 
 def read_results(path: str | os.PathLike) -> dict:
