@@ -166,7 +166,10 @@ def _not_json(table: Table, why) -> UserError:
 def _csv_rows(pieces: Iterator[str], table: Table) -> Iterator[str]:
     lines = _lines(pieces, table.name)
     first = next(lines, "")
-    delimiter, header = _header(first, table.column)
+    try:
+        delimiter, header = _header(first, table.column)
+    except csv.Error as error:
+        raise UserError(f"{table.name}: line 1: not CSV ({error})") from None
     table.columns.update(dict.fromkeys(header))
     if first.strip() and table.column not in header:
         raise table.without_column()

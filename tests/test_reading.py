@@ -819,3 +819,9 @@ def test_any_bytes_are_the_right_text_or_one_line(tmp_path, made):
 @given(made=files())
 def test_500_files_of_random_encodings_and_damage(tmp_path, made):
     check_any_file(tmp_path, made)
+
+
+def test_a_header_that_is_not_csv_is_one_line(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"text\rmore,columns\nsome,words\n")
+    with pytest.raises(UserError, match=r"x\.csv: line 1: not CSV \(new-line character"):
+        text_of(tmp_path / "x.csv")
