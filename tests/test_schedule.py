@@ -40,6 +40,15 @@ def test_rates_of_the_trunk_and_its_branches():
     assert rates[10:32] == [0.1] * 22 and rates[32:] == pytest.approx([0.1 * (1 - t / 8) for t in range(8)])
 
 
+def test_every_point_of_the_curves_is_reported(smoke_config):
+    """Those after a branch too: the steps of branches count in the trial's, not in the model's."""
+    events = []
+    record = trial.train_trial(smoke_config.replace(**TRUNK), "relu", 1, report=events.append)
+    points = [event for event in events if event["event"] == "point"]
+    assert [point["step"] for point in points] == record["steps"][1:] and len(points) > 2
+    assert [point["val_loss"] for point in points] == record["val_loss_history"][1:]
+
+
 def test_every_branch_takes_all_its_steps():
     """Followed through the legs, each branch's model gets the steps 0, 1, 2, … of its length; nothing is done twice
     but the steps that the trunk and a branch both take."""

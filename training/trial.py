@@ -492,7 +492,7 @@ class _Progress:
 
     def point(self) -> None:
         history = self.t.history
-        if history["steps"] and history["steps"][-1] == self.t.step:
+        if history["steps"] and history["steps"][-1] == self.t.model_step:
             point = {name.removesuffix("_history"): history[name][-1] for name in HISTORIES}
             self.report({"event": "point", **self._where(), **point, "step": self.t.model_step})
 

@@ -1,0 +1,119 @@
+"""Train the studies of PLAN.md, in its order, for as long as there is time; run it again to go on.
+
+    python findings/run.py --hours 2            # stops by itself, with everything saved
+    python findings/run.py A B                  # these alone
+    python findings/run.py --publish            # copy what is finished to findings/data
+
+Each study is an ordinary study of train.py in studies/NAME. Nothing about its outcome is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import storage
+
+DATA = ROOT / "findings" / "data"
+ALL = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
+THREE = ("relu", "gelu", "smelu_1")
+TWO = ("relu", "gelu")
+
+
+@dataclass(frozen=True)
+class Planned:
+    activations: tuple[str, ...]
+    seeds_from: int
+    least: int
+    first: int  # trials before the next study begins
+    most: int
+    flags: tuple[str, ...] = ()
+
+
+PLAN = {
+    "A": Planned(ALL, 5000, 12, 16, 30),
+    "B": Planned(ALL, 6000, 5, 5, 10, ("--dataset", "{tiny}")),
+    "F_half": Planned(TWO, 9500, 5, 5, 8, ("--learning-rate", "1.5e-3")),
+    "F_double": Planned(TWO, 9800, 5, 5, 8, ("--learning-rate", "6e-3")),
+    "D64": Planned(THREE, 8000, 5, 5, 8, ("--n-embd", "64")),
+    "E": Planned(THREE, 9000, 5, 5, 8, ("--tokenizer", "bpe")),
+    "C": Planned(ALL, 7000, 4, 4, 10, ("--model", "llama")),
+    "D256": Planned(THREE, 8500, 3, 3, 8, ("--n-embd", "256")),
+}
+
+
+def command(name: str, trials: int, tiny: str) -> list[str]:
+    planned = PLAN[name]
+    flags = [flag.format(tiny=tiny) for flag in planned.flags]
+    return [
+        *(sys.executable, str(ROOT / "train.py"), "--quiet", "--preset", "quick", "--schedule", "trunk"),
+        *("--seed-base", str(planned.seeds_from), "--trials-per-activation", str(trials), "--study", name),
+        *("--activation", *planned.activations, *flags),
+    ]
+
+
+def trained(name: str) -> int:
+    """Trials that every activation of a study has a checkpoint of."""
+    folder = ROOT / "studies" / name / "checkpoints"
+    return min(len(storage.trial_numbers(folder, activation)) for activation in PLAN[name].activations)
+
+
+def train(name: str, trials: int, tiny: str, ends: float) -> bool:
+    """Whether the study got that far before the time was over."""
+    left = ends - time.time()
+    if left < 60:
+        return False
+    begun = time.time()
+    process = subprocess.Popen(command(name, trials, tiny), cwd=ROOT)
+    try:
+        code = process.wait(left)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it saves what it has
+        process.wait()
+        print(f"{name}: stopped, {trained(name)} trials of each", flush=True)
+        return False
+    if code:
+        raise SystemExit(f"{name}: train.py ended with {code}; see above")
+    print(f"{name}: {trials} trials of each ({time.time() - begun:.0f} s)", flush=True)
+    return True
+
+
+def publish() -> None:
+    """Copy the finished results to findings/data, without the samples and what can be read off the rest."""
+    for name in PLAN:
+        for path in sorted((ROOT / "studies" / name / "results").glob("*_results.json")):
+            target = DATA / name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            results = storage.read_results(path)
+            target.write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+            print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("studies", nargs="*", help=f"of {', '.join(PLAN)} (default: all)")
+    parser.add_argument("--hours", type=float, default=24.0, help="stop after so many")
+    parser.add_argument("--tiny-shakespeare", default="tiny_shakespeare.txt", help="the corpus of study B")
+    parser.add_argument("--publish", action="store_true", help="copy what is finished to findings/data")
+    args = parser.parse_args()
+    if args.publish:
+        publish()
+        return
+    tiny, ends = args.tiny_shakespeare, time.time() + 3600 * args.hours
+    names = args.studies or list(PLAN)
+    for amount in ("first", "most"):
+        for name in names:
+            if not train(name, getattr(PLAN[name], amount), tiny, ends):
+                return
+
+
+if __name__ == "__main__":
+    main()
