@@ -266,10 +266,10 @@ def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
     another (bench/calibration.py, table pooling).
     """
     names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
-    pooled = [_pool(studies, name, quantity) for name in names]
+    pooled = [pool_one(studies, name, quantity) for name in names]
     smooth = {tuple(s.contrast.smooth) for s in studies.values() if quantity in s.contrast.tests}
     if len(smooth) == 1 and len(*smooth) > 1:  # else it means another thing in every study, or nothing new
-        pooled.append(_pool(studies, SMOOTH, quantity))
+        pooled.append(pool_one(studies, SMOOTH, quantity))
     tested = [p for p in pooled if p.p is not None and p.activation != SMOOTH]
     for p, adjusted in zip(tested, significance.holm([p.p for p in tested]), strict=True):
         p.p_holm = float(adjusted)
@@ -317,7 +317,8 @@ def _effect(group: list[Member], name: str, quantity: str) -> _Effect:
     return _Effect(float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(n), n, n - 1)
 
 
-def _pool(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
+def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
+    """One activation, or SMOOTH, over the studies that could test it; see `pool`."""
     tests = {key: study.own(name, quantity) for key, study in studies.items()}
     entering = {key: studies[key] for key, test in tests.items() if test is not None and test.p is not None}
     groups = dependent(entering)

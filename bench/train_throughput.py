@@ -293,6 +293,67 @@ def measure_preset(args) -> None:
             storage.write_json(args.json, figures)
 
 
+# -- whole experiments, side by side ------------------------------------------------------------------------------
+
+
+def run_in_turn(args) -> dict[str, list[dict]]:
+    """{experiment: what each repeat measured}; every repeat runs all of them."""
+    runs: dict[str, list[dict]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = load_corpus(recipe(args, folder))  # prepared beforehand: not part of anybody's time
+        jobs = {
+            f"ours, {p}": lambda repeat, p=p: run_ours(args, folder, p, corpus.vocab_size, repeat)
+            for p in args.precisions
+        }
+        if not args.no_plain:
+            jobs["plain, float32"] = lambda repeat: run_plain(args, folder)
+        if args.nanogpt:
+            jobs["nanoGPT"] = lambda repeat: run_nanogpt(args, folder, repeat)
+        for repeat in range(args.repeats):
+            for job, function in jobs.items():
+                runs.setdefault(job, []).append(function(repeat))
+                print(f"{job}: {runs[job][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    return runs
+
+
+def table_row(job: str, results: list[dict], reference: str, runs: dict, ceilings: dict[str, float]) -> dict:
+    ratios = [r["seconds"] / b["seconds"] for r, b in zip(results, runs.get(reference, results), strict=True)]
+    whole, ceiling = [r["whole_process"] for r in results if "whole_process" in r], None
+    if "flops_per_core" in results[0]:
+        flops = statistics.median(r["flops_per_core"] for r in results)
+        ceiling = f"{100 * flops / ceilings[job.removeprefix('ours, ')]:.0f} %"
+    return {
+        "experiment": job,
+        "seconds": statistics.median(r["seconds"] for r in results),
+        f"of {reference}": statistics.median(ratios),
+        "whole process": statistics.median(whole) if whole else None,
+        "tokens/s": round(statistics.median(r["tokens_per_second"] for r in results)),
+        "mean loss": statistics.mean(loss for r in results for loss in r["losses"]),
+        "worst loss": max(loss for r in results for loss in r["losses"]),
+        "GEMM ceiling": ceiling,
+    }
+
+
+def measure_experiments(args) -> None:
+    args.steps = args.steps or 2000
+    if not args.precisions:
+        args.precisions = list(dict.fromkeys([Config(preset="quick", device="cpu").precision, "float32"]))
+    runs = run_in_turn(args)
+    ceilings = {p: gemm_ceiling(getattr(torch, p), 1) for p in args.precisions}
+    reference = "nanoGPT" if args.nanogpt else "plain, float32"
+    rows = [table_row(job, results, reference, runs, ceilings) for job, results in runs.items()]
+    print(
+        f"{args.trials} trials of {args.steps} steps on {Path(args.text).name}; {pool.usable_cores()} cores; "
+        f"torch {torch.__version__}"
+    )
+    print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
+    print("GEMM ceiling, one thread: " + ", ".join(f"{p} {f / 1e9:.0f} GFLOP/s" for p, f in ceilings.items()))
+    if args.json:
+        machine = {"cores": pool.usable_cores(), "torch": torch.__version__, "python": platform.python_version()}
+        storage.write_json(args.json, {"machine": machine, "rows": rows, "runs": runs, "ceilings": ceilings})
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--one-of-several"]:
         one_of_several(json.loads(sys.argv[2]))
@@ -313,63 +374,9 @@ def main() -> None:
     group.add_argument("--side-by-side", nargs="+", type=int, default=[1, 3], help="trials at a time (default: 1 3)")
     group.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: with and without")
     args = parser.parse_args()
-    if args.preset:
-        if Path(args.text).exists():
-            args.text = str(Path(args.text).resolve())
-        measure_preset(args)
-        return
-    args.steps = args.steps or 2000
-    if not args.precisions:
-        args.precisions = list(dict.fromkeys([Config(preset="quick", device="cpu").precision, "float32"]))
     if Path(args.text).exists():
         args.text = str(Path(args.text).resolve())
-
-    runs: dict[str, list[dict]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        corpus = load_corpus(recipe(args, folder))  # prepared beforehand: not part of anybody's time
-        jobs = {
-            f"ours, {p}": lambda repeat, p=p: run_ours(args, folder, p, corpus.vocab_size, repeat)
-            for p in args.precisions
-        }
-        if not args.no_plain:
-            jobs["plain, float32"] = lambda repeat: run_plain(args, folder)
-        if args.nanogpt:
-            jobs["nanoGPT"] = lambda repeat: run_nanogpt(args, folder, repeat)
-        for repeat in range(args.repeats):
-            for job, function in jobs.items():
-                runs.setdefault(job, []).append(function(repeat))
-                print(f"{job}: {runs[job][-1]['seconds']:.1f} s", file=sys.stderr, flush=True)
-    ceilings = {p: gemm_ceiling(getattr(torch, p), 1) for p in args.precisions}
-    reference = "nanoGPT" if args.nanogpt else "plain, float32"
-    rows = []
-    for job, results in runs.items():
-        ratios = [r["seconds"] / b["seconds"] for r, b in zip(results, runs.get(reference, results), strict=True)]
-        row = {
-            "experiment": job,
-            "seconds": statistics.median(r["seconds"] for r in results),
-            f"of {reference}": statistics.median(ratios),
-            "whole process": statistics.median(r["whole_process"] for r in results)
-            if "whole_process" in results[0]
-            else None,
-            "tokens/s": round(statistics.median(r["tokens_per_second"] for r in results)),
-            "mean loss": statistics.mean(loss for r in results for loss in r["losses"]),
-            "worst loss": max(loss for r in results for loss in r["losses"]),
-            "GEMM ceiling": None,
-        }
-        if "flops_per_core" in results[0]:
-            flops = statistics.median(r["flops_per_core"] for r in results)
-            row["GEMM ceiling"] = f"{100 * flops / ceilings[job.removeprefix('ours, ')]:.0f} %"
-        rows.append(row)
-    print(
-        f"{args.trials} trials of {args.steps} steps on {Path(args.text).name}; {pool.usable_cores()} cores; "
-        f"torch {torch.__version__}"
-    )
-    print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
-    print("GEMM ceiling, one thread: " + ", ".join(f"{p} {f / 1e9:.0f} GFLOP/s" for p, f in ceilings.items()))
-    if args.json:
-        machine = {"cores": pool.usable_cores(), "torch": torch.__version__, "python": platform.python_version()}
-        storage.write_json(args.json, {"machine": machine, "rows": rows, "runs": runs, "ceilings": ceilings})
+    measure_preset(args) if args.preset else measure_experiments(args)
 
 
 if __name__ == "__main__":

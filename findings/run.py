@@ -2,7 +2,7 @@
 
     python findings/run.py --hours 2            # stops by itself, with everything saved
     python findings/run.py A B                  # these alone
-    python findings/run.py --publish            # copy what is finished to findings/data
+    python findings/run.py --publish            # copy what is finished to findings/measured
 
 Each study is an ordinary study of train.py in studies/NAME. Nothing about its outcome is printed.
 """
@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import storage
 
-DATA = ROOT / "findings" / "data"
+MEASURED = ROOT / "findings" / "measured"
 ALL = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 THREE = ("relu", "gelu", "smelu_1")
 TWO = ("relu", "gelu")
@@ -87,10 +87,10 @@ def train(name: str, trials: int, tiny: str, ends: float) -> bool:
 
 
 def publish() -> None:
-    """Copy the finished results to findings/data, without the samples and what can be read off the rest."""
+    """Copy the finished results to findings/measured, without the samples and what can be read off the rest."""
     for name in PLAN:
         for path in sorted((ROOT / "studies" / name / "results").glob("*_results.json")):
-            target = DATA / name / path.name
+            target = MEASURED / name / "results" / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             results = storage.read_results(path)
             target.write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", help=f"of {', '.join(PLAN)} (default: all)")
     parser.add_argument("--hours", type=float, default=24.0, help="stop after so many")
     parser.add_argument("--tiny-shakespeare", default="tiny_shakespeare.txt", help="the corpus of study B")
-    parser.add_argument("--publish", action="store_true", help="copy what is finished to findings/data")
+    parser.add_argument("--publish", action="store_true", help="copy what is finished to findings/measured")
     args = parser.parse_args()
     if args.publish:
         publish()

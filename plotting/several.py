@@ -351,7 +351,7 @@ def ratios(ax: Axes, rows: list[Mapping]) -> None:
             beside(ax, y + offset, textwrap.shorten(VERDICTS.get(verdict, verdict), 18, placeholder="…"), 1.4)
         if "smooth" in row:
             ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
-    _forest(ax, lines)
+    forest(ax, lines)
     ax.set_yticks(range(len(rows)), map(_row_name, rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel("mean relative PD as a ratio to ReLU's (log scale)")
@@ -403,7 +403,7 @@ def _ratio_text(ratio: float | None, low: float | None, high: float | None) -> s
 _BAND = "#EEEEEE"
 
 
-def _forest(ax: Axes, lines: list[tuple]) -> None:
+def forest(ax: Axes, lines: list[tuple]) -> None:
     """Ratios with intervals on a log axis around 1; lines of (y, activation, ratio, low, high, hollow)."""
     found = [r for _, _, r, _, _, _ in lines if r is not None and r > 0]
     # a three-trial interval can span decades: it is cut, with an arrow, where it would squeeze all others
@@ -508,7 +508,7 @@ def one_of_studies(ax: Axes, data: tuple[list[Mapping], list[Mapping]], name: st
     order, names = list(dict.fromkeys(map(_identity, table))), _study_names(data)
     mine = [row for row in table if row["activation"] == name]
     values = {_identity(row): [number(row.get(key)) for key in ("ratio", "low", "high")] for row in mine}
-    _forest(ax, [(order.index(study), name, *found, False) for study, found in values.items()])
+    forest(ax, [(order.index(study), name, *found, False) for study, found in values.items()])
     for row in pooled:
         if row["activation"] == name:
             _diamond(ax, len(order), name, *(number(row.get(key)) for key in ("ratio", "low", "high")))

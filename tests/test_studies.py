@@ -102,7 +102,7 @@ def test_the_interval_covers_where_studies_have_three_trials():
     rng, covered = np.random.default_rng(0), 0
     for _ in range(400):
         made = {f"s{k}": _Bare(rng.normal(0, 0.05, 3)) for k in range(6)}
-        p = studies._pool(made, "gelu", "PD")
+        p = studies.pool_one(made, "gelu", "PD")
         covered += p.ratio("low") <= 1 <= p.ratio("high")
     assert scipy.stats.binomtest(covered, 400, 0.95).pvalue > 0.001
 
@@ -316,7 +316,7 @@ def test_the_rate_of_errors_of_dependent_studies(k, correlation):
         found = {s: _Bare(math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own[s]) for s in range(k)}
         for study in found.values():
             study.marks = {trial: {("seed", trial)} for trial in (1, 2, 3)}
-        wrong += studies._pool(found, "gelu", "PD").p < 0.05
+        wrong += studies.pool_one(found, "gelu", "PD").p < 0.05
     assert scipy.stats.binomtest(wrong, rounds, 0.05, alternative="greater").pvalue > 0.001
 
 

@@ -1,0 +1,155 @@
+"""Does FINDINGS.md say what the published results say?
+
+    python findings/check.py                      # every number of the text, seconds
+    python findings/check.py --retrain A relu 3   # train one trial again and compare its weights, a minute
+
+Writes the text once more from findings/measured and compares it, line by line; and computes the outcomes of the plan a
+second time from the raw pairs in the results files, with NumPy and SciPy alone, sharing no code with the
+project's statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import write
+
+from config import Config
+
+# -- the outcomes once more, from the files' numbers alone ------------------------------------------------------------
+
+
+def log_jackknife(pds: dict[tuple[int, int], float]) -> np.ndarray:
+    """One number per trial, whose mean is ln of the mean PD: ln U + (ψ - U) / U, ψ the jackknife's pseudo-values."""
+    ids = sorted({k for pair in pds for k in pair})
+    n, mean = len(ids), np.mean(list(pds.values()))
+    without = np.array([np.mean([x for pair, x in pds.items() if k not in pair]) for k in ids])
+    return np.log(mean) + (n * mean - (n - 1) * without - mean) / mean
+
+
+def final_pds(results: dict) -> dict[tuple[int, int], float]:
+    return {
+        tuple(map(int, p["model_pair"].split("_vs_"))): p["relative_pd"] for p in results["reproducibility_metrics"]
+    }
+
+
+def branch_lines(results: dict) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+    """{pair: (mean loss of its two models, ln PD) at each branch}."""
+    lines = {}
+    for branch in results["frontier"]:
+        loss = {t["trial_id"]: t["val_loss"] for t in branch["trials"]}
+        for p in branch["pairs"]:
+            i, j = map(int, p["model_pair"].split("_vs_"))
+            lines.setdefault((i, j), []).append(((loss[i] + loss[j]) / 2, np.log(p["relative_pd"])))
+    return {pair: tuple(np.array(values).T) for pair, values in lines.items()}
+
+
+def equal_loss_pds(study: dict[str, dict]) -> dict[str, dict]:
+    """{activation: {pair: PD}} at the highest final loss of any pair, linear in ln PD between branches."""
+    lines = {name: branch_lines(results) for name, results in study.items()}
+    target = max(loss[-1] for pairs in lines.values() for loss, _ in pairs.values())
+    return {name: {pair: _read(*line, target) for pair, line in pairs.items()} for name, pairs in lines.items()}
+
+
+def _read(loss: np.ndarray, logs: np.ndarray, target: float) -> float:
+    first = int(np.argmax(loss <= target))
+    if not first:
+        raise ValueError("a pair begins below the loss to compare at")
+    share = (loss[first - 1] - target) / (loss[first - 1] - loss[first])
+    return float(np.exp(logs[first - 1] + share * (logs[first] - logs[first - 1])))
+
+
+def moderated(d: np.ndarray, family: list[np.ndarray]) -> tuple[float, float, float, float]:
+    """Ratio, its 95 % limits, and p of paired differences, with two degrees of freedom of their family's spread."""
+    n, prior = len(d), 2 if len(family) > 2 else 0
+    lent = np.mean([np.var(x, ddof=1) for x in family])
+    df = prior + n - 1
+    se = np.sqrt((prior * lent + (n - 1) * np.var(d, ddof=1)) / df / n)
+    half = scipy.stats.t.ppf(0.975, df) * se
+    return (*np.exp([d.mean(), d.mean() - half, d.mean() + half]), 2 * scipy.stats.t.sf(abs(d.mean()) / se, df))
+
+
+def contrast(study: dict[str, dict], quantity: str) -> tuple[float, float, float, float]:
+    """The smooth activations together against ReLU."""
+    smooth = [name for name in study if name != "relu"]
+
+    def logs(some: list[str]) -> dict[str, np.ndarray]:
+        chosen = {name: study[name] for name in some}
+        pds = equal_loss_pds(chosen) if quantity == "Matched_PD" else {n: final_pds(r) for n, r in chosen.items()}
+        return {name: log_jackknife(values) for name, values in pds.items()}
+
+    together = logs([*smooth, "relu"])
+    family = []  # each comparison with ReLU lends its spread, as it is on its own
+    for name in smooth:
+        two = logs([name, "relu"])
+        family.append(two[name] - two["relu"])
+    return moderated(np.mean([together[name] for name in smooth], axis=0) - together["relu"], family)
+
+
+def compare_outcomes() -> list[str]:
+    """Where the second computation departs from the first."""
+    problems = []
+    for (name, found), quantity in itertools.product(write.published().items(), write.OUTCOMES):
+        files = sorted((write.MEASURED / name / "results").glob("*_results.json"))
+        study = {r["activation"]: r for r in (json.loads(path.read_text(encoding="utf-8")) for path in files)}
+        test = found.contrast(quantity)
+        mine, theirs = contrast(study, quantity), (test.effect, test.low, test.high, test.p)
+        if not np.allclose(mine, theirs, rtol=1e-9, atol=1e-12):
+            problems.append(f"{name}, {write.OUTCOMES[quantity]}: {mine} here, {theirs} in the text")
+    return problems
+
+
+# -- the text, and a trial --------------------------------------------------------------------------------------------
+
+
+def compare_text() -> list[str]:
+    now = write.text(write.published()).splitlines()
+    there = write.FINDINGS.read_text(encoding="utf-8").splitlines()
+    pairs = itertools.zip_longest(there, now, fillvalue="(no such line)")
+    return [f"FINDINGS.md, line {k}: {a!r}, by the results {b!r}" for k, (a, b) in enumerate(pairs, 1) if a != b]
+
+
+def retrain(name: str, activation: str, trial: int) -> str:
+    """Train one trial from the settings of its results file, and say whether it has the recorded weights."""
+    from training.trial import train_trial
+
+    path = write.MEASURED / name / "results" / f"{activation}_results.json"
+    recorded = write.published()[name].results[activation]["trials"][trial - 1]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config.like(path).replace(checkpoint_dir=folder)
+        again = train_trial(config, activation, trial)
+    same = again["weights_sha256"] == recorded["weights_sha256"]
+    away = again["val_loss_history"][-1] - recorded["val_loss_history"][-1]
+    return "the same weights, bit for bit" if same else f"other weights; validation loss {away:+.5f} nats from it"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--retrain", nargs=3, metavar=("STUDY", "ACTIVATION", "TRIAL"))
+    args = parser.parse_args()
+    if args.retrain:
+        name, activation, trial = args.retrain
+        print(f"{name}, {activation}, trial {trial}: {retrain(name, activation, int(trial))}")
+        return 0
+    problems = [*compare_text(), *compare_outcomes()]
+    for problem in problems:
+        print(problem)
+    print(
+        "FINDINGS.md and the results disagree" if problems else "every number of FINDINGS.md follows from the results"
+    )
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""FINDINGS.md and its figures, made from the results files in findings/measured: every number of the text is here.
+
+    python findings/write.py
+
+What is computed was fixed in PLAN.md; the words around the numbers were written when they were known.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from run import MEASURED, PLAN
+
+import activations
+import significance
+from analysis.frontier import equal_loss
+from analysis.results import load_all_results
+from analysis.studies import SMOOTH, Member, Pooled, pool_one
+from analysis.study import REFERENCE, Study
+from plotting.several import forest
+from plotting.style import GREY, WIDTH, headline, panels
+
+ALPHA = 0.05
+OUTCOMES = {"PD": "final models", "Matched_PD": "at equal annealed loss"}
+NAMES = {  # of the studies, in the figure
+    "A": "A",
+    "B": "B Tiny Shakespeare",
+    "F_half": "F½ half the rate",
+    "F_double": "F2 twice the rate",
+    "D64": "D64 width 64",
+    "E": "E byte pairs",
+    "C": "C Llama",
+    "D256": "D256 width 256",
+}
+
+
+# -- what is there ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """One study of the plan, as far as it was trained."""
+
+    name: str
+    results: dict
+
+    @cached_property
+    def study(self) -> Member:
+        return Member(self.results, self.name)
+
+    @property
+    def trials(self) -> int:
+        return min(len(m.pd_ids) for m in self.study.measured.values())
+
+    @property
+    def complete(self) -> bool:
+        planned = PLAN[self.name]
+        return set(self.results) == set(planned.activations) and self.trials >= planned.least
+
+    def contrast(self, quantity: str) -> significance.Comparison:
+        return self.study.contrast.tests[quantity]
+
+
+def published(folder: Path = MEASURED) -> dict[str, Published]:
+    """{name: study} of those that have results, in the order of the plan."""
+    there = {name: folder / name / "results" for name in PLAN}
+    return {name: Published(name, load_all_results(path)) for name, path in there.items() if path.is_dir()}
+
+
+# -- the primary outcomes ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One primary outcome: the contrast, its p after Holm over both, and p of a difference as large as 5 %."""
+
+    test: significance.Comparison
+    p: float
+    p_equal: float
+
+    @property
+    def kind(self) -> str:
+        if self.p < ALPHA:
+            return "lower" if self.test.effect < 1 else "higher"
+        return "equal" if self.p_equal < ALPHA else "not shown"
+
+    @property
+    def small(self) -> bool:
+        """Shown to be smaller than 5 % of PD, whether or not it is a difference."""
+        return self.p_equal < ALPHA
+
+
+def outcomes(study: Study) -> dict[str, Outcome]:
+    tests = {quantity: study.contrast.tests[quantity] for quantity in OUTCOMES}
+    adjusted = significance.holm([test.p for test in tests.values()])
+    return {
+        quantity: Outcome(test, p, significance.equivalence_p(test))
+        for (quantity, test), p in zip(tests.items(), adjusted, strict=True)
+    }
+
+
+def answer(final: str, equal: str) -> str:
+    """The row of the plan's table, "What will be said"."""
+    weak = ("equal", "not shown")
+    rows = {
+        ("lower", "lower"): "Yes: smooth activations make these models more reproducible",
+        ("equal", "equal"): "No: practically no difference",
+        ("higher", "higher"): "No, the opposite: models with smooth activations are less reproducible",
+    }
+    if (final, equal) in rows:
+        return rows[final, equal]
+    explained = "but how far the models have come explains it, or may"
+    if equal in weak and final in ("lower", "higher"):
+        return f"{'More' if final == 'lower' else 'Less'} reproducible as trained, {explained}"
+    if final in weak and equal in ("lower", "higher"):
+        return f"Not as trained; at the same loss, {'yes' if equal == 'lower' else 'the opposite'}"
+    if {final, equal} == {"lower", "higher"}:
+        return "Open: the two answers contradict each other"
+    return "Undecided"
+
+
+def against_relu(study: Study, quantity: str) -> dict[str, Outcome]:
+    """{activation: its comparison with ReLU}, Holm over those of the study."""
+    tests = {t.a: t.tests[quantity] for t in study.primary}
+    adjusted = significance.holm([test.p for test in tests.values()])
+    return {
+        name: Outcome(test, p, significance.equivalence_p(test))
+        for (name, test), p in zip(tests.items(), adjusted, strict=True)
+    }
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+def only(results: dict, ids: set[int]) -> dict:
+    """The results of one activation as if these trials alone had been trained; curves along training are left out."""
+    kept = copy.deepcopy(results)
+    for part in [kept, *(kept.get("frontier") or [])]:
+        part["trials"] = [t for t in part["trials"] if t["trial_id"] in ids]
+        key = "pairs" if "pairs" in part else "reproducibility_metrics"
+        part[key] = [p for p in part[key] if set(map(int, p["model_pair"].split("_vs_"))) <= ids]
+    return kept | {"divergence": None, "pd_at_val_loss": None}
+
+
+def half(found: Published, second: bool) -> Study:
+    """The study of the first or the second half of the trials."""
+    middle = found.trials // 2
+    ids = set(range(middle + 1, 2 * middle + 1) if second else range(1, middle + 1))
+    return Study({name: only(results, ids) for name, results in found.results.items()})
+
+
+def same_twice(found: Published, name: str = REFERENCE) -> dict[str, significance.Comparison]:
+    """Trials with odd numbers of an activation against those with even ones, as if they were two activations."""
+    ids = found.study.measured[name].pd_ids
+    odd, even = ([k for k in ids if k % 2 == rest] for rest in (1, 0))
+    tests = {
+        "PD": significance.compare_pd(*(found.study.measured[name].pd(some) for some in (odd, even)), paired=False)
+    }
+    line = found.study.frontiers[name]
+    read = equal_loss({"odd": line, "even": line}, {"odd": odd, "even": even})
+    if read:
+        tests["Matched_PD"] = significance.compare_pd(*read[1].values(), paired=False)
+    return tests
+
+
+def pool_contrast(studies: dict[str, Published], quantity: str, name: str = SMOOTH) -> Pooled:
+    """The contrast, or one activation against ReLU, over all complete studies by random effects."""
+    members = {key: found.study for key, found in studies.items() if found.complete}
+    return pool_one({key: study for key, study in members.items() if study.test(name, quantity)}, name, quantity)
+
+
+# -- the figure -------------------------------------------------------------------------------------------------------
+
+APART = (-0.16, 0.16)  # of the two outcomes in a row
+
+
+def figure(studies: dict[str, Published]):
+    """Left, study A: each activation's PD as a ratio to ReLU's; right: the smooth ones together, in every study."""
+    from matplotlib.lines import Line2D
+
+    main = studies["A"]
+    rows = max(len(studies), len(main.study.primary)) + 1
+    fig, ((left, right),) = panels(1, 2, 1.35 + 0.3 * rows, left=0.85, across=1.5, right=0.3, bottom=0.78, top=0.58)
+    each = {t.a: {q: t.tests[q] for q in OUTCOMES} for t in main.study.primary}
+    panel(left, {activations.label(n): (n, _ends(t)) for n, t in each.items()}, "all four", _ends(_contrasts(main)))
+    left.set_title(f"Study A, {main.trials} trainings of each")
+    by_study = {f"{NAMES[n]} ({found.trials})": (None, _ends(_contrasts(found))) for n, found in studies.items()}
+    over_all = {q: pool_contrast(studies, q) for q in OUTCOMES}
+    panel(
+        right, by_study, "all studies", {q: tuple(map(p.ratio, ("mean", "low", "high"))) for q, p in over_all.items()}
+    )
+    right.set_title("Smooth ones together, by study")
+    style = {"color": "#444444", "marker": "D", "linestyle": "", "markersize": 5}
+    handles = [
+        Line2D([], [], **style, label=OUTCOMES["PD"]),
+        Line2D([], [], **style, markerfacecolor="white", label=OUTCOMES["Matched_PD"]),
+    ]
+    place = (0.08 / WIDTH, 0.24 / fig.get_figheight())
+    fig.legend(handles=handles, loc="lower left", bbox_to_anchor=place, ncols=2, borderpad=0)
+    headline(
+        fig,
+        "Do models with smooth activations differ less from one training to the next than models with ReLU?",
+        "bars: 95 % intervals over trainings, not adjusted for the number of comparisons; log scale; grey: within 5 %",
+    )
+    return fig
+
+
+def panel(ax, rows: dict[str, tuple], last: str, together) -> None:
+    """Rows of (activation, {outcome: (ratio, low, high)}), and below a line those of all together."""
+    every = {**rows, last: (None, together)}
+    lines = [
+        (y + shift, name, *ends[quantity], quantity != "PD")
+        for y, (name, ends) in enumerate(every.values())
+        for quantity, shift in zip(OUTCOMES, APART, strict=True)
+    ]
+    forest(ax, lines)
+    ax.axhline(len(rows) - 0.5, color=GREY, linewidth=0.5)
+    ax.set_yticks(range(len(every)), every)
+    ax.set_ylim(len(every) - 0.5, -0.5)
+    ax.set_xlabel("← more reproducible     mean PD, ratio to ReLU's")
+
+
+def _contrasts(found: Published) -> dict[str, significance.Comparison]:
+    return {quantity: found.contrast(quantity) for quantity in OUTCOMES}
+
+
+def _ends(tests: dict[str, significance.Comparison]) -> dict[str, tuple]:
+    return {quantity: (test.effect, test.low, test.high) for quantity, test in tests.items()}
