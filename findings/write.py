@@ -21,11 +21,13 @@ from run import MEASURED, PLAN
 import activations
 import significance
 from analysis.frontier import equal_loss
+from analysis.markdown import effect, fixed, label, p_value, signed, table
+from analysis.metrics_table import BY_KEY
 from analysis.results import load_all_results
 from analysis.studies import SMOOTH, Member, Pooled, pool_one
 from analysis.study import REFERENCE, Study
 from plotting.several import forest
-from plotting.style import GREY, WIDTH, headline, panels
+from plotting.style import GREY, WIDTH, headline, house_style, panels
 
 ALPHA = 0.05
 OUTCOMES = {"PD": "final models", "Matched_PD": "at equal annealed loss"}
@@ -233,3 +235,250 @@ def _contrasts(found: Published) -> dict[str, significance.Comparison]:
 
 def _ends(tests: dict[str, significance.Comparison]) -> dict[str, tuple]:
     return {quantity: (test.effect, test.low, test.high) for quantity, test in tests.items()}
+
+
+# -- the text ---------------------------------------------------------------------------------------------------------
+
+FINDINGS = ROOT / "findings" / "FINDINGS.md"
+FIGURES = ROOT / "findings" / "figures"
+
+
+def text(studies: dict[str, Published]) -> str:
+    """FINDINGS.md."""
+    main = studies["A"]
+    parts = [
+        ["# Findings", "", "<!-- written by `python findings/write.py`; change it there -->", ""],
+        the_answer(studies),
+        study_a(main),
+        elsewhere(studies),
+        size_and_rate(studies),
+        checks(main),
+        shortfall(studies),
+        paragraphs(LIMITS),
+        paragraphs(OTHERS),
+        paragraphs(AGAIN),
+    ]
+    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+
+
+def paragraphs(text: str) -> list[str]:
+    return [*text.strip().splitlines(), ""]
+
+
+def shown(outcome: Outcome) -> str:
+    """A verdict in words."""
+    if outcome.kind in ("lower", "higher"):
+        return outcome.kind + (", by less than 5 %" if outcome.small else "")
+    return {"equal": "practically equal", "not shown": "not shown"}[outcome.kind]
+
+
+def the_answer(studies: dict[str, Published]) -> list[str]:
+    main = studies["A"]
+    found = outcomes(main.study)
+    final, equal = found["PD"], found["Matched_PD"]
+    complete = [s for s in studies.values() if s.complete]
+    together = {q: pool_contrast(studies, q) for q in OUTCOMES}
+    relu = main.study.measured[REFERENCE]
+    mismatch = relu.average(BY_KEY["top1_mismatch_pct"])
+    return [
+        "## The answer",
+        "",
+        f"**{answer(final.kind, equal.kind)}.**",
+        "",
+        f"- As trained, models with a smooth activation have a prediction difference (PD) {effect(final.test)} against "
+        f"ReLU's (95 % interval; {main.trials} trainings of each of five activations; p = {p_value(final.p)}): "
+        f"{shown(final)}.",
+        f"- At the same loss, of fully trained models, {effect(equal.test)} (p = {p_value(equal.p)}): {shown(equal)}.",
+        f"- Over {len(complete)} studies (other text, model, widths, learning rates, tokens) "
+        f"{pooled_change(together['PD'])} as trained, {pooled_change(together['Matched_PD'])} at the same loss.",
+        f"- What any of them leaves is far larger: two ReLU models trained on the same text place "
+        f"{fixed(100 * main.study.pd[REFERENCE], 1)} % of the probability elsewhere and disagree on the likeliest next "
+        f"character at {fixed(mismatch, 1)} % of the positions.",
+        "- " + ADVICE,
+        "",
+        "![Ratios of prediction differences to ReLU's](figures/ratios.png)",
+        "",
+    ]
+
+
+def pooled_change(p: Pooled) -> str:
+    first, low, high = (signed(100 * (p.ratio(x) - 1)) for x in ("mean", "low", "high"))
+    return f"{first} % [{low}, {high}]"
+
+
+def study_a(main: Published) -> list[str]:
+    s = main.study
+    each = {q: against_relu(s, q) for q in OUTCOMES}
+    both = outcomes(s)
+    rows = []
+    for name in s.measured:
+        m = s.measured[name]
+        loss, low, high = significance.mean_interval(m.losses())
+        row = [label(name), f"{fixed(loss)} [{fixed(low)}, {fixed(high)}]", interval(m)]
+        if name == REFERENCE:
+            row += ["reference", "", "", ""]
+        else:
+            for q in OUTCOMES:
+                o = each[q][name]
+                row += [f"{effect(o.test)}, p = {p_value(o.p)}", shown(o)]
+        rows.append(row)
+    row = ["all four smooth", "", ""]
+    for q in OUTCOMES:
+        row += [f"{effect(both[q].test)}, p = {p_value(both[q].p)}", shown(both[q])]
+    rows.append(row)
+    header = ["", "loss, nats per character", "PD", "final models, against ReLU", "", "at equal annealed loss", ""]
+    losses = ", ".join(f"{label(t.a)} {effect(t.tests['Loss'])}" for t in s.primary)
+    return [
+        f"## Study A: {main.trials} trainings of each activation",
+        "",
+        "Default corpus, the decoder at preset `quick`, 1300 steps. Each cell: the change of mean PD against ReLU with "
+        "its 95 % interval, and p after Holm's correction: over the two outcomes for all four together, the planned "
+        "test; over the four activations within each outcome for one alone.",
+        *table(header, rows),
+        f"Validation loss against ReLU, in nats: {losses}. No test was planned for it.",
+        "",
+        "![PD of fully trained models against their loss](figures/frontier.png)",
+        "",
+        FRONTIER,
+        "",
+    ]
+
+
+def interval(m) -> str:
+    mean, low, high = m.pd_interval
+    return f"{fixed(mean)} [{fixed(low)}, {fixed(high)}]"
+
+
+def elsewhere(studies: dict[str, Published]) -> list[str]:
+    rows = []
+    for name, found in studies.items():
+        s = found.study
+        cells = [effect(found.contrast(q)) if q in s.contrast.tests else "–" for q in OUTCOMES]
+        loss, pd = fixed(s.loss[REFERENCE], 3), fixed(s.pd[REFERENCE])
+        rows.append([f"{NAMES[name]}{'' if found.complete else ' (short)'}", str(found.trials), loss, pd, *cells])
+    for title, names in (("the smooth ones together", SMOOTH), ("GELU alone", "gelu"), ("SmeLU β=1 alone", "smelu_1")):
+        over = [pool_contrast(studies, q, names) for q in OUTCOMES]
+        rows.append([f"**over {len(over[0].studies)} studies:** {title}", "", "", "", *map(pooled_change, over)])
+    header = ["study", "trainings", "ReLU's loss", "ReLU's PD", "smooth ones, final models", "at equal annealed loss"]
+    spread = [pool_contrast(studies, q) for q in OUTCOMES]
+    return [
+        "## Elsewhere",
+        "",
+        "The smooth activations that a study has, together, against ReLU; 95 % intervals. Losses are nats per token of "
+        "each study's own tokens. Pooled by random effects (the last three rows; studies that are not complete are "
+        "left out).",
+        *table(header, rows),
+        "Differences between the studies beyond their own spread: "
+        + ", ".join(
+            f"{OUTCOMES[q]} p = {p_value(o.heterogeneity_p)} (I² = {fixed(100 * o.effects.i2, 0)} %)"
+            for q, o in zip(OUTCOMES, spread, strict=True)
+        )
+        + ".",
+        "",
+    ]
+
+
+def size_and_rate(studies: dict[str, Published]) -> list[str]:
+    """GELU against ReLU by width and by learning rate: intervals, no test, as planned."""
+    rows = []
+    for what, names in (("width", ("D64", "A", "D256")), ("peak learning rate", ("F_half", "A", "F_double"))):
+        for name in names:
+            if name in studies:
+                s = studies[name].study
+                test = next(t for t in s.primary if t.a == "gelu")
+                config = s.measured[REFERENCE].record("config")
+                value = config["n_embd"] if what == "width" else f"{config['learning_rate']:g}"
+                cells = [effect(test.own[q]) if q in test.own else "–" for q in OUTCOMES]
+                rows.append([f"{what} {value}", str(studies[name].trials), fixed(s.pd[REFERENCE]), *cells])
+    header = ["", "trainings", "ReLU's PD", "GELU, final models", "at equal annealed loss"]
+    return [
+        "## Does it depend on width or learning rate?",
+        "",
+        "GELU against ReLU, by its own spread alone; 95 % intervals, described and not tested, as planned.",
+        *table(header, rows),
+        DEPENDS,
+        "",
+    ]
+
+
+def checks(main: Published) -> list[str]:
+    whole = outcomes(main.study)
+    rows = [["all", str(main.trials), *_verdicts(whole)]]
+    halves = {title: outcomes(half(main, second)) for title, second in (("first half", False), ("second half", True))}
+    rows += [[title, str(main.trials // 2), *_verdicts(found)] for title, found in halves.items()]
+    differ = [
+        f"{title}, {OUTCOMES[q]}: {shown(found[q])} (all: {shown(whole[q])})"
+        for title, found in halves.items()
+        for q in OUTCOMES
+        if found[q].kind != whole[q].kind
+    ]
+    same = (
+        "The halves differ from the whole here: " + "; ".join(differ)
+        if differ
+        else "The halves say what the whole says"
+    )
+    twice = same_twice(main)
+    contains = {q: test.low <= 1 <= test.high for q, test in twice.items()}
+    listed = "; ".join(
+        f"{OUTCOMES[q]} {fixed(t.effect, 3)} [{fixed(t.low, 3)}, {fixed(t.high, 3)}]" for q, t in twice.items()
+    )
+    holds = "as they should" if all(contains.values()) else "which they should, and do not in all cases"
+    return [
+        "## Checks",
+        "",
+        "All smooth activations together against ReLU, by the trainings used:",
+        *table(["", "trainings", "final models", "", "at equal annealed loss", ""], rows, left=1),
+        same + ".",
+        "",
+        f"ReLU against itself, trainings with odd numbers over those with even ones (ratio of PD): {listed}. The "
+        f"intervals contain 1, {holds}.",
+        "",
+    ]
+
+
+def _verdicts(found: dict[str, Outcome]) -> list[str]:
+    return [cell for o in found.values() for cell in (effect(o.test), shown(o))]
+
+
+def shortfall(studies: dict[str, Published]) -> list[str]:
+    lines = ["## Not as planned", ""]
+    for name, planned in PLAN.items():
+        title = NAMES[name]
+        if name not in studies:
+            lines.append(f"- {title}: not trained; at least {planned.least} trainings of each were planned.")
+        elif not studies[name].complete:
+            lines.append(f"- {title}: {studies[name].trials} trainings of each; at least {planned.least} were planned.")
+    reached = ", ".join(f"{NAMES[n]} {s.trials} of at most {PLAN[n].most}" for n, s in studies.items())
+    return [*lines, f"- Trainings of each, where the time ended: {reached}.", *paragraphs(DEPARTURES)]
+
+
+ADVICE = "ADVICE"
+FRONTIER = "FRONTIER"
+DEPENDS = "DEPENDS"
+DEPARTURES = """- DEPARTURES"""
+LIMITS = """
+## Limits
+"""
+OTHERS = """
+## Beside what others found
+"""
+AGAIN = """
+## Again
+"""
+
+
+def main() -> None:
+    from plotting.frontier import frontiers
+
+    studies = published()
+    FINDINGS.write_text(text(studies), encoding="utf-8")
+    FIGURES.mkdir(exist_ok=True)
+    with house_style():
+        for name, fig in (("ratios", figure(studies)), ("frontier", frontiers(studies["A"].study.frontiers))):
+            fig.savefig(FIGURES / f"{name}.png")
+            print(f"{(FIGURES / f'{name}.png').relative_to(ROOT)}")
+    print(FINDINGS.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
