@@ -189,9 +189,11 @@ def _find(groups, opening) -> tuple[list, dict[str, list[int]]]:
 
 
 def _name(group: str, member, taken: set[str]) -> str:
-    """group/what the path ends in, with as much of the path as tells members apart."""
+    """group/what the path ends in, with as much of the path as tells members apart; the run that a checkpoint-N of
+    Trainer is of."""
     parts = Path(member.path).with_suffix("").parts if member.kind == "checkpoint" else Path(member.path).parts
-    for length in range(1, len(parts) + 1):
+    least = 2 if parts[-1].startswith("checkpoint-") else 1
+    for length in range(least, len(parts) + 1):
         name = f"{group}/{'/'.join(parts[-length:])}"
         if name not in taken:
             return name

@@ -44,6 +44,24 @@ def trained(kind: str, text: str, seed: int, steps: int = 100, width: int = 32, 
     return model.eval()
 
 
+def trained_by_trainer(kind: str, text: str, seed: int, folder, steps: int = 200):
+    """A run of transformers' own Trainer on windows of the text's bytes; its checkpoints are in `folder`."""
+    import transformers
+
+    data = torch.from_numpy(np.frombuffer(text.encode(), np.uint8).astype(np.int64))
+    windows = [{"input_ids": w, "labels": w} for w in data[: len(data) // CONTEXT * CONTEXT].view(-1, CONTEXT)]
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), seed=seed, max_steps=steps, save_steps=steps // 2, per_device_train_batch_size=16,
+        learning_rate=1e-2, lr_scheduler_type="linear", warmup_steps=20, report_to="none", use_cpu=True,
+        disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+    )  # fmt: skip
+    transformers.set_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config_of(kind))
+    collate = transformers.default_data_collator
+    transformers.Trainer(model, arguments, collate, train_dataset=windows, processing_class=byte_tokenizer()).train()
+    return folder
+
+
 def byte_tokenizer():
     import transformers
 

@@ -19,7 +19,15 @@ from conftest import pseudo_english
 from foreign import dumps, measure, windows
 
 transformers = pytest.importorskip("transformers")
-from own_models import CONTEXT, KINDS, byte_tokenizer, predictions, save, trained  # noqa: E402
+from own_models import (  # noqa: E402
+    CONTEXT,
+    KINDS,
+    byte_tokenizer,
+    predictions,
+    save,
+    trained,
+    trained_by_trainer,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 POSITIONS = 512
@@ -313,6 +321,29 @@ def test_the_bounds_of_top_k_by_hand():
 
 
 # -- where they lie -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_runs_of_trainer(corpus_file, tmp_path):
+    """Three kinds of model, three seeds each, as transformers' own Trainer leaves them: groups compared, and the report
+    says what was compared."""
+    pytest.importorskip("accelerate")
+    text = corpus_file.read_text()
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    groups = {
+        kind: [trained_by_trainer(kind, text, k, tmp_path / kind / f"seed_{k}") for k in (1, 2, 3)] for kind in KINDS
+    }
+    found = compare_models(groups, tmp_path / "my.txt", out=tmp_path / "out", positions=POSITIONS, device="cpu")
+    names = [f"{kind}/seed_{k}/checkpoint-200" for kind in KINDS for k in (1, 2, 3)]
+    assert [m["member"] for m in found.members] == names
+    for kind, folders in groups.items():
+        last = [transformers.AutoModelForCausalLM.from_pretrained(f / "checkpoint-200") for f in folders]
+        (p, targets), (q, _) = (predictions(model.eval(), TEXT, POSITIONS) for model in last[:2])
+        pair = found.results[kind]["reproducibility_metrics"][0]
+        assert pair["relative_pd"] == pytest.approx(metrics.compare_predictions(p, q, targets)["relative_pd"], rel=2e-5)
+        assert all(t["val_loss"] < 2.9 for t in found.results[kind]["trials"])  # they have learnt: a byte alone is 3.0
+    written = (tmp_path / "out" / "results" / "FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert all(kind in written for kind in KINDS)
 
 
 def test_a_folder_of_trainer_is_its_last_checkpoint(runs, models, tmp_path):
