@@ -423,7 +423,7 @@ def test_a_library_that_can_not_be_loaded(unmade, monkeypatch):
     anew(monkeypatch)
     with pytest.raises(toolchain.Unavailable, match="can't load a library from .*first .*failed to map segment"):
         toolchain.build()
-    with pytest.raises(UserError, match="native=True: can't load .*; use --no-native"):
+    with pytest.raises(UserError, match="native=True: can't load .*; use native=False"):
         native.compiled()
 
 
@@ -437,7 +437,7 @@ def test_what_was_chosen_automatically_falls_back(unmade, monkeypatch):
     line = machine.how_computed(config)
     assert line.startswith("bfloat16 with torch's kernels: can't write into") and "\n" not in line
     assert Config(**chosen, native=True).native
-    with pytest.raises(UserError, match=r"can't write into .*first .*second .*--no-native"):
+    with pytest.raises(UserError, match=r"can't write into .*first .*second .*native=False"):
         native.compiled()
 
 
@@ -460,7 +460,7 @@ def test_wrong_kernels_are_refused(unmade, monkeypatch, right, wrong, kernel):
     defective.write_text(source.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(toolchain, "SOURCE", defective)
     for _ in range(2):
-        with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use --no-native"):
+        with pytest.raises(UserError, match=f"{kernel} of native.cpp departs from torch's .* use native=False"):
             native.compiled()
     assert native._library is None
 
@@ -473,14 +473,14 @@ def test_a_compiler_that_fails(unmade, monkeypatch):
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     assert "can't compile native.cpp: x: error: no such thing" in toolchain.problem()
-    with pytest.raises(UserError, match=r"can't compile native.cpp: x: error: no such thing; use --no-native"):
+    with pytest.raises(UserError, match=r"can't compile native.cpp: x: error: no such thing; use native=False"):
         native.compiled()
 
 
 def test_a_compiler_that_is_missing(unmade, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert toolchain.problem() == "there is no C++ compiler here (CXX=no-such-compiler)"
-    with pytest.raises(UserError, match=r"there is no C\+\+ compiler .*--no-native"):
+    with pytest.raises(UserError, match=r"there is no C\+\+ compiler .*native=False"):
         native.compiled()
     assert not Config(preset="smoke", device="cpu").native
 
@@ -550,7 +550,7 @@ def test_how_it_is_computed(monkeypatch):
     assert line(precision="bfloat16") == (
         "bfloat16 with the kernels of native.cpp: a C++ compiler and fast bfloat16 are here"
     )
-    assert line(**bfloat16) == "bfloat16 with torch's kernels: --no-native"
+    assert line(**bfloat16) == "bfloat16 with torch's kernels: native=False"
     assert line(fast=False, precision="float32") == "float32 with torch's kernels: no fast bfloat16 on this processor"
     assert line(precision="float32") == "float32 with torch's kernels: precision=float32"
     assert line(fast=False, **bfloat16) == "bfloat16 with torch's kernels: precision=bfloat16"

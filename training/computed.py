@@ -36,4 +36,4 @@ def _reason(config: Config) -> str:
         return "bfloat16 is fast there"
     if config.threads > 1:
         return f"those of native.cpp are for one thread, not {config.threads}"
-    return toolchain.problem() or "--no-native"
+    return toolchain.problem() or "native=False"

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from config import UserError
+from config import UserError, option
 from models import toolchain
 
 LANES, MAX_T, MAX_D, MAX_C, MAX_V = 16, 256, 128, 2048, 4096  # as in native.cpp
@@ -39,7 +39,7 @@ def compiled() -> ctypes.CDLL:
         try:
             _library = toolchain.library()
         except toolchain.Unavailable as error:
-            raise UserError(f"native=True: {error}; use --no-native") from error
+            raise UserError(f"native=True: {error}; use {option('native', False)}") from error
         _declare(_library)
         try:
             check()
@@ -105,7 +105,7 @@ def check() -> None:
         if not departure < 0.02:
             raise UserError(
                 f"native=True: {name} of native.cpp departs from torch's by {departure:.2g} of its size when compiled "
-                f"here; use --no-native"
+                f"here; use {option('native', False)}"
             )
 
 
