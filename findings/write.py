@@ -458,12 +458,44 @@ DEPENDS = "DEPENDS"
 DEPARTURES = """- DEPARTURES"""
 LIMITS = """
 ## Limits
+
+- The models are small (0.2 to 3 million parameters) and trained for 1300 steps on one kind of text, English of
+  Shakespeare's time. Nothing here says what happens at a thousand times the size.
+- Inference is over trainings, at fixed positions of one validation text: another text of the same kind would give other
+  PDs, and hardly other ratios (study B).
+- One recipe: AdamW, layer norm before each block, no dropout, a constant learning rate and a linear cooldown. Rate,
+  width and tokens were varied one at a time, with fewer trainings.
+- What varies between trainings is all that a seed decides: initial weights, and which windows are drawn, and when.
+- PD counts probability wherever it moves. Two models can differ in PD and agree in every likeliest character, or the
+  other way round; the results files hold both, and seven more measures.
+- At equal loss two activations are compared where the slower one ends; how PD goes on below that loss is not known.
+- On a processor of another kind, or with other versions, the same seeds give other models of the same population: the
+  numbers move within their intervals, not to the last digit.
 """
 OTHERS = """
 ## Beside what others found
+
+- **Shamir, Lin & Coviello** (2020, arXiv 2010.09931; Shamir & Lin 2022, arXiv 2202.06499) found better
+  accuracy–reproducibility trade-offs with smooth activations, SmeLU above all, than with ReLU, in recommendation systems
+  that are trained in parallel on many machines and predict one probability. The networks here are residual, normalised
+  by layer norm, trained deterministically, and predict a distribution over tokens.
+- **Summers & Dinneen** (2021, arXiv 2103.04514) found that each source of randomness alone, down to one bit of one
+  initial weight, makes models differ about as much as the others do. The same holds here (bench/RESULTS.md: a single bit
+  gives 86 % of the whole PD).
+- **Fehlauer, Mahowald & Pimentel** (2025, arXiv 2509.26643) follow the KL divergence between seeds along the training
+  of language models: alike at first, converging sharply, parting sharply, and slowly converging again, larger models
+  faster and small ones never. The models here are of the small kind, and activations are compared where training ends.
+- **PolyPythias** (van der Wal et al. 2025, arXiv 2503.09543; 50 runs, 14 to 410 million parameters) and **MultiBERTs**
+  (Sellam et al. 2021, arXiv 2106.16163; 25 BERTs) publish many seeds of one recipe, to study how stable training and
+  benchmarks are. With one activation each they can't answer this question; `compare.py` measures such models.
 """
 AGAIN = """
 ## Again
+
+    python findings/check.py                       # every number above, from the results files
+    python findings/check.py --retrain A relu 3    # one training again, and its weights compared
+    mkdir -p studies && cp -r findings/measured/A studies/ && python analyze_results.py --study A   # its whole report
+    python findings/run.py --hours 3               # all of it again, or more of it
 """
 
 
