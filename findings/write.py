@@ -476,12 +476,12 @@ OTHERS = """
 ## Beside what others found
 
 - **Shamir, Lin & Coviello** (2020, arXiv 2010.09931; Shamir & Lin 2022, arXiv 2202.06499) found better
-  accuracy–reproducibility trade-offs with smooth activations, SmeLU above all, than with ReLU, in recommendation systems
-  that are trained in parallel on many machines and predict one probability. The networks here are residual, normalised
-  by layer norm, trained deterministically, and predict a distribution over tokens.
+  accuracy–reproducibility trade-offs with smooth activations, SmeLU above all, than with ReLU, in recommendation
+  systems that are trained in parallel on many machines and predict one probability. The networks here are residual,
+  normalised by layer norm, trained deterministically, and predict a distribution over tokens.
 - **Summers & Dinneen** (2021, arXiv 2103.04514) found that each source of randomness alone, down to one bit of one
-  initial weight, makes models differ about as much as the others do. The same holds here (bench/RESULTS.md: a single bit
-  gives 86 % of the whole PD).
+  initial weight, makes models differ about as much as the others do. The same holds here (bench/RESULTS.md: a single
+  bit gives 86 % of the whole PD).
 - **Fehlauer, Mahowald & Pimentel** (2025, arXiv 2509.26643) follow the KL divergence between seeds along the training
   of language models: alike at first, converging sharply, parting sharply, and slowly converging again, larger models
   faster and small ones never. The models here are of the small kind, and activations are compared where training ends.
