@@ -265,6 +265,11 @@ def paragraphs(text: str) -> list[str]:
     return [*text.strip().splitlines(), ""]
 
 
+def p_is(p: float) -> str:
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def shown(outcome: Outcome) -> str:
     """A verdict in words."""
     if outcome.kind in ("lower", "higher"):
@@ -286,9 +291,9 @@ def the_answer(studies: dict[str, Published]) -> list[str]:
         f"**{answer(final.kind, equal.kind)}.**",
         "",
         f"- As trained, models with a smooth activation have a prediction difference (PD) {effect(final.test)} against "
-        f"ReLU's (95 % interval; {main.trials} trainings of each of five activations; p = {p_value(final.p)}): "
+        f"ReLU's (95 % interval; {main.trials} trainings of each of five activations; {p_is(final.p)}): "
         f"{shown(final)}.",
-        f"- At the same loss, of fully trained models, {effect(equal.test)} (p = {p_value(equal.p)}): {shown(equal)}.",
+        f"- At the same loss, of fully trained models, {effect(equal.test)} ({p_is(equal.p)}): {shown(equal)}.",
         f"- Over {len(complete)} studies (other text, model, widths, learning rates, tokens) "
         f"{pooled_change(together['PD'])} as trained, {pooled_change(together['Matched_PD'])} at the same loss.",
         f"- What any of them leaves is far larger: two ReLU models trained on the same text place "
@@ -320,11 +325,11 @@ def study_a(main: Published) -> list[str]:
         else:
             for q in OUTCOMES:
                 o = each[q][name]
-                row += [f"{effect(o.test)}, p = {p_value(o.p)}", shown(o)]
+                row += [f"{effect(o.test)}, {p_is(o.p)}", shown(o)]
         rows.append(row)
     row = ["all four smooth", "", ""]
     for q in OUTCOMES:
-        row += [f"{effect(both[q].test)}, p = {p_value(both[q].p)}", shown(both[q])]
+        row += [f"{effect(both[q].test)}, {p_is(both[q].p)}", shown(both[q])]
     rows.append(row)
     header = ["", "loss, nats per character", "PD", "final models, against ReLU", "", "at equal annealed loss", ""]
     losses = ", ".join(f"{label(t.a)} {effect(t.tests['Loss'])}" for t in s.primary)
@@ -370,7 +375,7 @@ def elsewhere(studies: dict[str, Published]) -> list[str]:
         *table(header, rows),
         "Differences between the studies beyond their own spread: "
         + ", ".join(
-            f"{OUTCOMES[q]} p = {p_value(o.heterogeneity_p)} (I² = {fixed(100 * o.effects.i2, 0)} %)"
+            f"{OUTCOMES[q]} {p_is(o.heterogeneity_p)} (I² = {fixed(100 * o.effects.i2, 0)} %)"
             for q, o in zip(OUTCOMES, spread, strict=True)
         )
         + ".",

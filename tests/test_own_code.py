@@ -17,6 +17,7 @@ import activations
 import storage
 from analysis import results as analysed
 from config import UserError, lacking
+from conftest import cases
 from models import own_code
 from models.architectures import code_checksums
 from prepare_data import load_corpus
@@ -360,7 +361,7 @@ def test_two_hundred_random_activations(registry, config):
     """Trained, or refused in one line before any step."""
     rng, corpus, outcomes = random.Random(0), load_corpus(config), Counter()
     config = config.replace(max_iters=2, warmup_iters=1, eval_interval=2)
-    for number in range(200):
+    for number in range(cases(200)):
         first, second = rng.choices(PARTS, k=2)
         text = f"import torch\ndef f(x):\n    return ({first}) {rng.choice('+-*')} ({second})"
         registry("mine", typed(text), overwrite=True)
@@ -371,4 +372,5 @@ def test_two_hundred_random_activations(registry, config):
             assert "\n" not in str(error) and "'mine'" in str(error), text
             assert not list(Path(folder.checkpoint_dir).glob("**/*.pt")), text
             outcomes["refused"] += 1
-    assert sum(outcomes.values()) == 200 and outcomes["done"] > 20 and outcomes["refused"] > 20, outcomes
+    assert sum(outcomes.values()) == cases(200), outcomes
+    assert min(outcomes["done"], outcomes["refused"]) > cases(20), outcomes

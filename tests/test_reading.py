@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import prepare_data
 from config import Config, UserError
-from conftest import pseudo_english
+from conftest import cases, pseudo_english
 from corpora import encodings, packed, tables
 from corpora.source import Account
 
@@ -815,7 +815,7 @@ def test_any_bytes_are_the_right_text_or_one_line(tmp_path, made):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=500, suppress_health_check=FUZZ)
+@settings(deadline=None, max_examples=cases(500), suppress_health_check=FUZZ)
 @given(made=files())
 def test_500_files_of_random_encodings_and_damage(tmp_path, made):
     check_any_file(tmp_path, made)

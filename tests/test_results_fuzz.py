@@ -16,6 +16,7 @@ from analysis import report, studies, tables
 from analysis.results import load_all_results
 from analysis.study import Study
 from config import UserError
+from conftest import cases
 from plot_utils import plot_comparisons
 from synthetic import minimal_results, synthetic_results
 from tools.checklist import check_study
@@ -148,7 +149,7 @@ def test_any_file_is_analysed_or_refused_in_one_line(tmp_path_factory, results, 
 def test_five_thousand_files(tmp_path_factory):
     place, counts = folder(tmp_path_factory), {}
 
-    @settings(max_examples=5000, **FUZZ)
+    @settings(max_examples=cases(5000), **FUZZ)
     @given(results=files(), beside=st.sampled_from((None, OURS, THEIRS)), figures=st.integers(0, 49))
     def check(results, beside, figures):
         kind = outcome(place, results, beside, figures == 0)
@@ -156,7 +157,7 @@ def test_five_thousand_files(tmp_path_factory):
 
     check()
     print(counts)
-    assert min(counts[kind] for kind in ("analysed", "left out", "refused")) > 500
+    assert min(counts[kind] for kind in ("analysed", "left out", "refused")) > cases(500)
 
 
 def folder(tmp_path_factory, made=[]):  # noqa: B006 — one folder for all examples

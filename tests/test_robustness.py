@@ -28,6 +28,7 @@ import storage
 import train
 from analysis.checks import after_training
 from config import Config, UserError
+from conftest import FULL, cases
 from prepare_data import load_corpus
 from training import experiment, trial
 
@@ -240,10 +241,10 @@ def how_far(study):
 
 @pytest.mark.slow
 def test_killed_at_thirty_random_moments(make, undisturbed, record_property):
-    """Several studies, each killed again and again until it is done; every one of the 30 kills is followed by a run
+    """Several studies, each killed again and again until it is done; every one of the kills is followed by a run
     that ends with the bits of the undisturbed study."""
     expected, seconds = undisturbed
-    kills_wanted, done = 30, []
+    kills_wanted, done = cases(30), []
 
     def chain(seed):
         """Kill one study up to five times at moments spread over a whole run, then let it finish. Every third study
@@ -461,10 +462,10 @@ def damage(rng, path, others):
 
 @pytest.mark.slow
 def test_two_hundred_random_corruptions(states, capsys):
-    """200 of 200: an error of one line that names a damaged file, or the bits of the undamaged study."""
+    """Each of them: an error of one line that names a damaged file, or the bits of the undamaged study."""
     folders, study, expected = states
     rng, noticed, harmless = random.Random(0), 0, 0
-    for n in range(200):
+    for n in range(cases(200)):
         restore(study, folders["unfinished" if n % 3 == 0 else "finished"])
         files = sorted(p for p in study.root.rglob("*") if p.is_file() and p.stat().st_size)
         if n % 3 == 0:  # snapshots above all  # noqa: SIM108
@@ -487,7 +488,7 @@ def test_two_hundred_random_corruptions(states, capsys):
             harmless += 1
             assert_same(study.bits(), expected, what)
     print(f"{noticed} noticed, {harmless} harmless")
-    assert noticed + harmless == 200 and noticed > 40 and harmless > 40
+    assert noticed + harmless == cases(200) and min(noticed, harmless) > cases(40)
 
 
 def test_a_damaged_snapshot_falls_back_to_the_one_before(states):
@@ -749,7 +750,7 @@ def test_something_else_in_the_place_of_a_file(states, name, state):
 @pytest.mark.slow
 def test_two_at_once_ten_times(make, undisturbed):
     """The same command twice at the same time: both end well, and the results are those of one."""
-    for n in range(10):
+    for n in range(10 if FULL else 3):
         study = make(f"two{n}", workers=2 if n % 4 == 1 else 1)
         both = [study.start(bare=n % 5 == 0), study.start(bare=n % 5 == 0)]
         if n % 3 == 2:
