@@ -114,10 +114,19 @@ def compare_outcomes() -> list[str]:
 
 
 def compare_text() -> list[str]:
-    now = write.text(write.published()).splitlines()
-    there = write.FINDINGS.read_text(encoding="utf-8").splitlines()
-    pairs = itertools.zip_longest(there, now, fillvalue="(no such line)")
-    return [f"FINDINGS.md, line {k}: {a!r}, by the results {b!r}" for k, (a, b) in enumerate(pairs, 1) if a != b]
+    """Where FINDINGS.md and the answer in README depart from what the results give."""
+    studies = write.published()
+    readme = write.README.read_text(encoding="utf-8")
+    texts = {
+        "FINDINGS.md": (write.FINDINGS.read_text(encoding="utf-8"), write.text(studies)),
+        "README.md": (readme, write.readme(studies, readme)),
+    }
+    return [
+        f"{name}, line {k}: {a!r}, by the results {b!r}"
+        for name, (there, now) in texts.items()
+        for k, (a, b) in enumerate(itertools.zip_longest(there.splitlines(), now.splitlines(), fillvalue="none"), 1)
+        if a != b
+    ]
 
 
 def retrain(name: str, activation: str, trial: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import textwrap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -240,6 +241,8 @@ def _ends(tests: dict[str, significance.Comparison]) -> dict[str, tuple]:
 # -- the text ---------------------------------------------------------------------------------------------------------
 
 FINDINGS = ROOT / "findings" / "FINDINGS.md"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- the answer, by findings/write.py -->", "<!-- end of the answer -->"
 FIGURES = ROOT / "findings" / "figures"
 
 
@@ -304,6 +307,33 @@ def the_answer(studies: dict[str, Published]) -> list[str]:
         "![Ratios of prediction differences to ReLU's](figures/ratios.png)",
         "",
     ]
+
+
+def in_short(studies: dict[str, Published]) -> str:
+    """The answer as README has it, between its marks."""
+    main = studies["A"]
+    found = outcomes(main.study)
+    final, equal = found["PD"], found["Matched_PD"]
+    said = (
+        f"**{answer(final.kind, equal.kind)}**, in the small language models studied here. With a smooth activation, PD "
+        f"changes by {effect(final.test)} against ReLU as trained, and by {effect(equal.test)} at the same loss (95 % "
+        f"intervals; {main.trials} trainings of each of five activations, planned before the data). That is little "
+        f"beside what remains: two trainings with ReLU differ in {fixed(100 * main.study.pd[REFERENCE], 0)} % of the "
+        f"probability. The study, and the commands that check and repeat it: "
+        f"[findings/FINDINGS.md](findings/FINDINGS.md)."
+    )
+    lines = [
+        *textwrap.wrap(said, 118, break_on_hyphens=False),
+        "",
+        "![Ratios of prediction differences to ReLU's](findings/figures/ratios.png)",
+    ]
+    return "\n".join(lines)
+
+
+def readme(studies: dict[str, Published], there: str) -> str:
+    """README with the answer of these studies between its marks."""
+    before, rest = there.split(BEGIN)
+    return f"{before}{BEGIN}\n{in_short(studies)}\n{END}{rest.split(END)[1]}"
 
 
 def pooled_change(p: Pooled) -> str:
@@ -457,10 +487,22 @@ def shortfall(studies: dict[str, Published]) -> list[str]:
     return [*lines, f"- Trainings of each, where the time ended: {reached}.", *paragraphs(DEPARTURES)]
 
 
-ADVICE = "ADVICE"
-FRONTIER = "FRONTIER"
+ADVICE = (
+    "What to do: choose an activation by its loss and its cost. None of the five is a way to more reproducible models, "
+    "and the one with the kink is the most reproducible of them."
+)
+FRONTIER = (
+    "Each point is a set of fully trained models: their learning rate was cooled to 0. ReLU's line is the lowest at "
+    "every length of training, so neither the loss that was chosen to compare at nor the number of steps makes the "
+    "difference. With longer training PD falls, after a rise at the beginning."
+)
 DEPENDS = "DEPENDS"
-DEPARTURES = """- DEPARTURES"""
+DEPARTURES = """
+- More trainings of A would have been trained after its results were looked at; so it stays at 16.
+- While A was being trained, one number of it was seen, the validation loss of one trial of SmeLU β=1 at its end. No
+  prediction difference was, and nothing was changed.
+- The trials of A to F were trained by the commit that holds the plan, f15f89e; it is recorded in every results file.
+"""
 LIMITS = """
 ## Limits
 
@@ -509,6 +551,7 @@ def main() -> None:
 
     studies = published()
     FINDINGS.write_text(text(studies), encoding="utf-8")
+    README.write_text(readme(studies, README.read_text(encoding="utf-8")), encoding="utf-8")
     FIGURES.mkdir(exist_ok=True)
     with house_style():
         for name, fig in (("ratios", figure(studies)), ("frontier", frontiers(studies["A"].study.frontiers))):
