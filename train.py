@@ -70,7 +70,7 @@ def run_experiment(config: Config, activation: str, **options):
     Args:
         config: the settings; see Config.
         activation: a name of `activations.list_activations()`.
-        options: of run_study (overwrite, quiet, strict_audit, tensorboard, track).
+        options: of run_study (overwrite, quiet, strict_audit, tensorboard, track, display).
 
     Returns:
         (results, models, tokenizer): the dict that is also in `results_dir/{activation}_results.json`, the trained
@@ -104,6 +104,7 @@ def run_study(
     run: Callable | None = None,
     tensorboard: str | os.PathLike | None = None,
     track: str | None = None,
+    display: Display | None = None,
 ) -> dict[str, dict]:
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
 
@@ -111,25 +112,16 @@ def run_study(
     anew. Settings that were left to the machine (device, precision, native, threads) are those of what lies in the
     folders already. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of
     pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard, `track` ("wandb" or
-    "trackio") the tracker that they are logged with; see tensorboard_log.py and trackers.py.
+    "trackio") the tracker that they are logged with; see tensorboard_log.py and trackers.py. `display` shows how far
+    it is, in the place of a new one.
 
     Raises as run_experiment.
     """
-    from prepare_data import load_corpus
-
-    display = Display(quiet)
     try:
-        config, there = _agreed(config, names, overwrite, display)
-        boards = _boards(tensorboard, track, config)
-        _make_folders(config)
-        corpus = load_corpus(config)
-        tasks, audits = _planned(config, names, there, corpus, overwrite, not run, strict_audit, display)
-        if overwrite:
-            for name in names:
-                _remove(config, name)
-        study = _Study(config, names, corpus, tasks, audits, display, boards)
-        study.train(run)
-        _compare(config, display)
+        with display or Display(quiet) as display:
+            study, boards = _begun(config, names, overwrite, run, strict_audit, tensorboard, track, display)
+            study.train(run)
+            _compare(study.config, display)
     except KeyboardInterrupt as stopped:
         text = AT_ONCE if stopped.args == ("at once",) else INTERRUPTED
         raise _shown_in_one_line(Interrupted(text)) from None
@@ -168,6 +160,23 @@ def run_until_decided(
 
 
 # -- the steps of a study -----------------------------------------------------------------------------------------
+
+
+def _begun(config, names, overwrite, run, strict_audit, tensorboard, track, display) -> tuple[_Study, list]:
+    """The study, planned and audited, and who listens to it."""
+    display.phase("loading torch")
+    from prepare_data import load_corpus
+
+    config, there = _agreed(config, names, overwrite, display)
+    boards = _boards(tensorboard, track, config)
+    _make_folders(config)
+    display.phase("reading the text")
+    corpus = load_corpus(config)
+    tasks, audits = _planned(config, names, there, corpus, overwrite, not run, strict_audit, display)
+    if overwrite:
+        for name in names:
+            _remove(config, name)
+    return _Study(config, names, corpus, tasks, audits, display, boards), boards
 
 
 def _agreed(config: Config, names: list[str], overwrite: bool, display: Display) -> tuple[Config, list]:
@@ -272,15 +281,12 @@ class _Study:
             KeyboardInterrupt: everything is saved.
             UserError, RunFailed: trials failed; the others are kept.
         """
-        from training import experiment, pool
+        from training import experiment
 
         experiment.tidy(self.config, self.names)
         for board in self.boards:
             board.begin(self.tasks)
-        workers = pool.default_workers(self.config, len(self.tasks)) if self.tasks else 0
-        if self.tasks:
-            seconds = experiment.seconds_per_step(self.config, self.tasks[0][0], self.corpus)
-            self.display.announce(self.config, self.tasks, workers, self.corpus, seconds)
+        workers = self._announced(run) if self.tasks else 0
         for name in self.names:
             if not self.unfinished[name]:
                 self.finish(name)
@@ -289,28 +295,65 @@ class _Study:
             text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
             raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
 
+    @property
+    def here(self) -> bool:
+        """Whether the trials are trained in this process: a fresh one can't make an activation that was registered in
+        this one."""
+        return not all(activations.importable(name) for name in self.names)
+
+    def _announced(self, run: Callable | None) -> int:
+        """Say what will run and how long it takes, from costs that are measured here; returns the number of workers."""
+        from training import experiment, pool
+        from training.forecast import forecast
+
+        config, tasks = self.config, self.tasks
+        self.display.phase("timing a step")
+        costs = experiment.measured_costs(config, tasks[0][0], self.corpus)
+        left = {task: experiment.share_left(config, *task) for task in tasks}
+        together = bool(run) and config.data_parallel > 1
+        workers = 1 if together or (self.here and not run) else pool.default_workers(config, len(tasks))
+        places = 1 if together else pool.places(config) * ranks.machines()
+        expected = forecast(
+            config,
+            costs,
+            left,
+            workers,
+            places,
+            fresh=not (run or self.here),
+            threads=pool.usable_cores() if config.device == "cpu" else 1,
+            trials={n: len(experiment.existing_trials(config, n)) + len(k) for n, k in self.unfinished.items() if k},
+            activations=len({path.stem for path in Path(config.results_dir).glob("*_results.json")} | self._stems()),
+        )
+        self.display.announce(config, left, workers, self.corpus, expected)
+        sharing = max(1.0, workers / places)
+        experiment.announce_trials(config, {task: seconds * sharing for task, seconds in expected.work.items()})
+        if run:  # other ranks train too
+            self.display.elsewhere = functools.partial(experiment.steps_done, config)
+        self.display.phase("training")
+        return workers
+
+    def _stems(self) -> set[str]:
+        return {storage.results_path(self.config.results_dir, name).stem for name in self.names}
+
     def _outcomes(self, run: Callable | None, workers: int) -> list:
         """Wait for the trials; returns those that failed."""
         from training import pool
 
-        # a fresh process can't make an activation that was registered in this one
-        here = not all(activations.importable(name) for name in self.names)
         failures = []
-        with self.display.progress(self.config, self.tasks):
-            outcomes = (run or (pool.run_here if here else pool.run_trials))(
-                self.config, self.tasks, self.report, workers
-            )
-            # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
-            for outcome in outcomes if run else _interruptible(outcomes):
-                self.display.outcome(outcome)
-                if outcome.status == "failed":
-                    failures.append(outcome)
-                elif outcome.status == "interrupted":
-                    raise KeyboardInterrupt
-                else:
-                    self.unfinished[outcome.activation].discard(outcome.trial)
-                    if not self.unfinished[outcome.activation]:
-                        self.finish(outcome.activation)
+        outcomes = (run or (pool.run_here if self.here else pool.run_trials))(
+            self.config, self.tasks, self.report, workers
+        )
+        # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
+        for outcome in outcomes if run else _interruptible(outcomes):
+            self.display.outcome(outcome)
+            if outcome.status == "failed":
+                failures.append(outcome)
+            elif outcome.status == "interrupted":
+                raise KeyboardInterrupt
+            else:
+                self.unfinished[outcome.activation].discard(outcome.trial)
+                if not self.unfinished[outcome.activation]:
+                    self.finish(outcome.activation)
         return failures
 
     def report(self, event: dict) -> None:
@@ -324,12 +367,15 @@ class _Study:
         from training import experiment, pool
 
         threads = None if any(self.unfinished.values()) else pool.usable_cores()
+        self.display.phase("measuring")
         with _results_lock(self.config):
             results = experiment.finish(
                 self.config, name, self.corpus, self.audits.get(name), after_training, self.display, threads
             )
+            self.display.phase("drawing")
             _draw(self.config, results)
-        self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config.plots_dir)
+        self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config)
+        self.display.phase("training" if any(self.unfinished.values()) else "comparing")
         self.finished[name] = results
         for board in self.boards:
             board.finished(results)
@@ -356,6 +402,7 @@ def _compare(config: Config, display: Display) -> None:
     """Bring table, comparison figures and report up to date once results of two or more activations exist."""
     import analyze_results
 
+    display.phase("comparing")
     with _results_lock(config):
         if len(analyze_results.load_all_results(config.results_dir)) < 2:
             return
@@ -384,7 +431,7 @@ def _remove(config: Config, name: str) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="train.py", description="Train, measure and plot one activation after another.")
     parser.add_argument(
-        "--activation", nargs="+", default=["all"], metavar="NAME", help="one or more activations, or all (default)"
+        "--activation", nargs="+", metavar="NAME", help="one or more activations, or all (default; relu to --decompose)"
     )
     parser.add_argument("--overwrite", action="store_true", help="train anew what is there already")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -435,10 +482,10 @@ def _parser() -> Parser:
     return parser
 
 
-def _names(given: list[str]) -> list[str]:
+def _names(given: list[str] | None, default: str = "all") -> list[str]:
     """Activations from the command line: `all` is the five of the study; each name once."""
     names = []
-    for name in given:
+    for name in [default] if given is None else given:
         if "," in name.strip(","):
             raise UserError(f"activation {name!r}: names stand apart: --activation {' '.join(name.split(','))}")
         names += activations.STUDY if name == "all" else [name]
@@ -526,7 +573,7 @@ def _list_datasets(args) -> int:
 def _status(args) -> int:
     from tools.status import print_status
 
-    print_status(_settings(args), _names(args.activation) if args.activation != ["all"] else None)
+    print_status(_settings(args), args.activation and _names(args.activation))
     return 0
 
 
@@ -541,11 +588,14 @@ def _sample(args) -> int:
 def _decompose(args) -> int:
     from tools.decompose import decompose, print_table
 
-    config, names = _settings(args), _names(args.activation)
+    config, names = _settings(args), _names(args.activation, default="relu")
+    say = Display(args.quiet or ranks.rank_and_size()[0] > 0).line
+    if args.activation is None:
+        say("relu, the baseline, since no --activation is named")
 
     def sources(run=None):
         for name in names:
-            print_table(decompose(config, name, run_study, run=run, **_options(args)))
+            print_table(decompose(config, name, run_study, run=run, say=say, **_options(args)))
 
     if config.data_parallel > 1:
         ranks.share(config, sources)
@@ -576,32 +626,34 @@ def _audit(args) -> int:
     from training import experiment
 
     config, names = _settings(args), _names(args.activation)
-    checks = experiment.audit_before(config, names, load_corpus(config), False, Display(args.quiet))
+    with Display(args.quiet) as display:
+        checks = experiment.audit_before(config, names, load_corpus(config), False, display)
     return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
 
 
 def _train(args) -> int:
-    start = time.monotonic()
-    names, config = _names(args.activation), _settings(args)
+    names = _names(args.activation)
     rank, size = ranks.rank_and_size()
-    display = Display(args.quiet or rank > 0)
-    if args.like and (changed := config.describe_differences(Config.recorded(args.like))):
-        display.line(f"like {args.like}, but for {changed}")
-    options = {**_options(args), "strict_audit": not args.no_strict_audit}
-    if size > 1:
-        from training import experiment
+    with Display(args.quiet or rank > 0) as display:
+        config = _settings(args)
+        if args.like and (changed := config.describe_differences(Config.recorded(args.like))):
+            display.line(f"like {args.like}, but for {changed}")
+        options = {**_options(args), "strict_audit": not args.no_strict_audit, "display": display}
+        if size > 1:
+            display.phase("loading torch")
+            from training import experiment
 
-        if not args.overwrite:  # all ranks go on with the same device
-            config, said = experiment.going_on_with(config, experiment.found(config))
-            if said:
-                display.line(said)
-        together = config.data_parallel > 1
-        config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
-        train = ranks.share if together else ranks.spread
-        train(config, lambda run: run_study(config, names, run=run, **options))
-    else:
-        run_study(config, names, **options)
-    display.line(f"done in {duration(time.monotonic() - start)}")
+            if not args.overwrite:  # all ranks go on with the same device
+                config, said = experiment.going_on_with(config, experiment.found(config))
+                if said:
+                    display.line(said)
+            together = config.data_parallel > 1
+            config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
+            train = ranks.share if together else ranks.spread
+            train(config, lambda run: run_study(config, names, run=run, **options))
+        else:
+            run_study(config, names, **options)
+        display.line(f"done in {duration(time.monotonic() - display.started)}")
     return 0
 
 
@@ -628,8 +680,9 @@ def _on_interrupt(handler) -> Iterator[None]:
 def _leave(*_):
     """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
     in the middle of an import, which can swallow it and leave half a module behind."""
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line that says how far it is
     with contextlib.suppress(OSError):
-        os.write(2, f"train.py: {INTERRUPTED}\n".encode())
+        os.write(2, f"{clear}train.py: {INTERRUPTED}\n".encode())
     os._exit(130)
 
 

@@ -18,7 +18,7 @@ activations model models.architectures
 training.check training.matched_loss training.native training.fused
 training.team training.computed training.machine training.batches training.optimiser training.trial training.predictions
 audit
-training.pool training.ranks training.experiment training.progress
+training.pool training.ranks training.forecast training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
 analysis.markdown analysis.disagreement_page analysis.where analysis.looks
 plotting.style plotting.one plotting.several plotting.where plotting.frontier plot_utils

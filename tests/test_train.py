@@ -222,10 +222,12 @@ def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys):
     results = synthetic_results("relu") | {
         "audit": {"passed": False, "checks": [{"name": n, "status": s} for n, s in (("a", "pass"), ("finite", "fail"))]}
     }
-    train.Display(quiet=False).finished(results, Path("results/relu_results.json"), "plots")
+    config = Config(preset="smoke", device="cpu")
+    train.Display(quiet=False).finished(results, Path("results/relu_results.json"), config)
     out = capsys.readouterr().out
     assert 'audit FAILED: finite (measured and needed: "audit" in results/relu_results.json)' in out
-    assert "results in results/relu_results.json, figures in plots" in out
+    where = "results in results/relu_results.json, figures plots/relu_*.png, models in checkpoints/relu\n"
+    assert where in out
 
 
 def test_a_second_run_reuses_what_is_done(finished, monkeypatch):

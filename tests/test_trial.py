@@ -100,7 +100,7 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
         "from config import Config\nfrom prepare_data import load_corpus\n"
         f"config = Config.from_dict({settings!r})\n"
         "trial.train_trial(config, 'smelu_1', 1)\n"
-        "experiment.seconds_per_step(config, 'smelu_1', load_corpus(config))\n"
+        "experiment.measured_costs(config, 'smelu_1', load_corpus(config))\n"
         "with machine.kernels(True): pass\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
@@ -116,7 +116,7 @@ def test_compile_is_a_setting_of_the_results(smoke_config):
 def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
     monkeypatch.setattr(trial, "_compiled_loss", lambda *_: pytest.fail("compiled"))
     config = smoke_config.replace(compile=True)
-    assert experiment.seconds_per_step(config, "relu", load_corpus(config)) > 0
+    assert experiment.measured_costs(config, "relu", load_corpus(config)).step > 0
 
 
 @pytest.mark.slow

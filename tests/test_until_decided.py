@@ -24,6 +24,7 @@ from conftest import TINY
 from synthetic import STUDY, synthetic_results
 from tools import status, until_decided
 from training import experiment
+from training.forecast import Costs
 
 ROOT = Path(train.__file__).parent
 SECONDS = 10  # that the pretended training of a trial takes
@@ -75,7 +76,7 @@ def study(monkeypatch, clock):
         pretended = Pretended(pds, spread, clock)
         monkeypatch.setattr(train, "run_study", pretended)
         monkeypatch.setattr(train, "_compare", lambda config, display: None)
-        monkeypatch.setattr(experiment, "seconds_per_step", lambda *_: 0.01)
+        monkeypatch.setattr(experiment, "measured_costs", lambda *_: Costs(step=0.01, position=1e-6))
         return pretended
 
     return make
@@ -99,7 +100,7 @@ def test_what_differs_much_is_decided_at_the_first_look(smoke_config, study, cap
     assert record["looks"][0]["trained"] == 15 and record["seconds_spent"] == record["looks"][0]["seconds"] == 150
     said = capsys.readouterr().out
     assert "look at 3 trials: 4 of 4 decided; PD against ReLU's: " in said
-    assert "until decided: every comparison is decided, after 2 minutes" in said
+    assert "until decided: every comparison is decided, after 2 min 30 s" in said
 
 
 def test_what_is_equal_is_decided_later(smoke_config, study, capsys):
@@ -140,7 +141,7 @@ def test_a_look_that_does_not_fit_is_not_begun_and_time_counts_over_runs(smoke_c
     record = run("240s")  # 150 for the first look, 100 for the next
     assert pretended.asked == [3] and (record["ended"], record["seconds_spent"]) == ("budget", 150)
     said = capsys.readouterr().out
-    assert "the look at 5 trials is not begun: it takes about 2 minutes, and of 4 minutes 2 minutes are left" in said
+    assert "the look at 5 trials is not begun: it takes about 1 min 40 s, and of 4 minutes 89 seconds are left" in said
     assert run("4m")["seconds_spent"] == 150 and pretended.asked == [3]
     assert run(250)["seconds_spent"] == 250 and pretended.asked == [3, 5]
     assert "going on after the look at 3 trials" in capsys.readouterr().out

@@ -17,6 +17,14 @@ import numpy as np
 import storage
 from config import SOURCES, Config
 
+VARIES = {
+    "init": "the initial weights alone differ between trials",
+    "order": "the data sample and its order alone differ between trials",
+    "dropout": "dropout alone differs between trials",
+    "bit": "one bit of one initial weight alone differs between trials",
+    "all": "everything differs between trials, as in the study",
+}
+
 
 def sources_of(config: Config) -> dict[str, tuple[str, ...]]:
     """{name: value of `vary`} of the studies to run; dropout only where the model has any."""
@@ -29,19 +37,22 @@ def decompose(
     activation: str,
     run_study: Callable[..., dict],
     tensorboard: str | os.PathLike | None = None,
+    say: Callable[[str], None] = lambda text: None,
     **options,
 ) -> dict:
     """Train and measure every source alone and all together; write the table and the figure.
 
     Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything.
     `run_study` is train.run_study, and options are its options; below its folder for TensorBoard each source has one of
-    its own too. Returns {"activation", "sources": {name: {"relative_pd": [per pair], "mean", "share_of_all",
-    "top1_mismatch_pct", "avg_val_loss"}}}, which is also in `results_dir/{activation}_sources.json`.
+    its own too. `say` is told which source is being trained. Returns {"activation", "sources": {name: {"relative_pd":
+    [per pair], "mean", "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in
+    `results_dir/{activation}_sources.json`.
     """
     import plot_utils
 
-    table = {}
-    for name, vary in sources_of(config).items():
+    table, sources = {}, sources_of(config)
+    for number, (name, vary) in enumerate(sources.items(), 1):
+        say(f"{activation}, source {number} of {len(sources)}: {VARIES[name]}")
         if vary == config.vary:
             varied, log = config.replace(vary=vary), tensorboard
         else:
@@ -93,3 +104,18 @@ def print_table(decomposition: dict) -> None:
     ]
     headers = ("what varies", "relative PD", "share of all", "top-1 mismatch %", "validation loss")
     print(tabulate(rows, headers=headers, floatfmt=".4f", missingval="—"))
+    if explained := about_shares(decomposition):
+        print(explained)
+
+
+def about_shares(decomposition: dict) -> str:
+    """Why the shares of the single sources sum to more than one, where they do; else ''."""
+    alone = [row["share_of_all"] for name, row in decomposition["sources"].items() if name != "all"]
+    total = sum(share for share in alone if share is not None)
+    if total <= 1:
+        return ""
+    return (
+        f"The shares sum to {total:.2f}: they are not parts of a whole. Whatever makes two trials differ at first, "
+        f"training amplifies it until they are about as far apart as any two (Summers & Dinneen 2021); taking one "
+        f"source away lowers PD little as long as another is left."
+    )

@@ -12,11 +12,12 @@ from config import Config
 
 
 def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
-    """One dict per trial: activation, trial, state (done, running, interrupted, diverged, missing, unreadable), step
-    and max_iters (done and in all, those of branches too), branch (where the one under way left the trunk), loss,
-    val_loss, seconds_left, last_sign (seconds ago); what is not known is left out or None.
+    """One dict per trial: activation, trial, state (done, running, interrupted, diverged, not begun, missing,
+    unreadable), step and max_iters (done and in all, those of branches too), branch (where the one under way left the
+    trunk), loss, val_loss, seconds_left, last_sign (seconds ago); what is not known is left out or None.
 
-    A trial is running as long as somebody holds its lock; what a killed process left is `interrupted`.
+    A trial is running as long as somebody holds its lock; what a killed process left is `interrupted`; one that was
+    asked for and has not been trained at all is `not begun`, and its seconds_left are those that it will take.
     """
     root = Path(config.checkpoint_dir)
     # `sources` holds the studies of --decompose, each with folders like these
@@ -50,6 +51,9 @@ def _state(root: Path, activation: str, trial: int) -> dict:
         state["seconds_left"] = None if left is None else max(0.0, left - state["last_sign"])
     elif not readable:
         state["state"] = "unreadable"
+    elif progress.get("state") == "waiting":
+        state["state"], state["seconds_left"] = "not begun", progress["seconds_left"]
+        del state["last_sign"]
     elif progress.get("state") in ("running", "interrupted") or storage.snapshot_paths(root, activation, trial):
         state["state"] = "interrupted"
     else:

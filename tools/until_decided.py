@@ -23,7 +23,8 @@ from analysis.sequential import LOOKS
 from analysis.study import ALPHA, REFERENCE
 from config import Config, UserError, option
 from training import experiment, pool
-from training.progress import duration, seconds_to_train
+from training.forecast import forecast
+from training.progress import duration
 
 MARGIN = 5  # percent of PD
 HEARTBEAT = 5  # seconds between two writes of the time spent: so much is lost when the process is killed
@@ -219,9 +220,7 @@ def _missing(record: _Record, look: int) -> dict[tuple[str, int], float]:
         done = storage.trial_numbers(folder, name)
         for k in range(1, look + 1):
             if k not in done:
-                snapshots = storage.snapshot_paths(folder, name, k)
-                step = int(re.search(r"step-(\d+)", snapshots[0].name)[1]) if snapshots else 0
-                missing[name, k] = max(0.0, 1 - step / record.config.max_iters)
+                missing[name, k] = experiment.share_left(record.config, name, k)
     return missing
 
 
@@ -234,8 +233,9 @@ def _seconds_needed(record: _Record, missing: dict) -> float:
     from prepare_data import load_corpus
 
     config = record.config
-    seconds = experiment.seconds_per_step(config, record.plan["activations"][0], load_corpus(config))
-    return seconds_to_train(config, trials, pool.default_workers(config, len(missing)), seconds)
+    costs = experiment.measured_costs(config, record.plan["activations"][0], load_corpus(config))
+    workers, activations = pool.default_workers(config, len(missing)), len(record.plan["activations"])
+    return forecast(config, costs, missing, workers, pool.places(config), activations=activations).total
 
 
 def _seconds_per_trial(record: _Record) -> float | None:

@@ -16,16 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import audit
 import metrics
 import storage
 from config import Config, UserError, option
+from model import generate
 from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
+from training.forecast import Costs
 from training.matched_loss import pd_at_val_loss
-from training.schedule import branches
+from training.schedule import branches, total_steps
+
+PYTHON_SECONDS = 0.005  # of slowness_of_python's work on the machine of bench/RESULTS.md
 
 # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -166,20 +171,69 @@ def tidy(config: Config, names: list[str]) -> None:
         storage.clean_temporaries(folder)
 
 
-def seconds_per_step(config: Config, activation: str, corpus: Corpus) -> float:
-    """A quick measurement for the estimate of the time left; nothing is kept. Of a run that compiles it is an upper
-    limit: compiling for the estimate would take longer than the estimate is worth."""
+def share_left(config: Config, activation: str, trial: int) -> float:
+    """How much of a trial is still to be trained, by the name of its newest snapshot."""
+    snapshots = storage.snapshot_paths(config.checkpoint_dir, activation, trial)
+    step = int(re.search(r"step-(\d+)", snapshots[0].name)[1]) if snapshots else 0
+    return max(0.0, 1 - step / total_steps(config))
+
+
+def announce_trials(config: Config, seconds: dict[tuple[str, int], float]) -> None:
+    """Leave word for `--status` of trials that are asked for and not begun, with the seconds that each will take."""
+    for (name, number), left in seconds.items():
+        path = storage.progress_path(config.checkpoint_dir, name, number)
+        if not path.exists():
+            now = {"state": "waiting", "step": 0, "max_iters": total_steps(config), "time": time.time()}
+            storage.write_json(path, {"activation": name, "trial": number, **now, "seconds_left": left})
+
+
+def steps_done(config: Config, activation: str, trial: int) -> float:
+    """How many steps of a trial are done, as the process that trains it last wrote."""
+    with contextlib.suppress(storage.StorageError, KeyError, TypeError, ValueError):
+        return float(storage.read_json(storage.progress_path(config.checkpoint_dir, activation, trial))["step"])
+    return 0.0
+
+
+def measured_costs(config: Config, activation: str, corpus: Corpus) -> Costs:
+    """Quick measurements for the estimate of the time; nothing is kept. Of a run that compiles they are upper limits:
+    compiling for the estimate would take longer than the estimate is worth."""
     config = config.replace(compile=False)
-    with trials.torch_settings(config), trials.own_randomness(config.device):
+    block, device = config.block_size, config.device
+    with trials.torch_settings(config), trials.own_randomness(device):
         training = trials.Training(config, activation, 1, corpus)
-        training.model.train()
+        model = training.model.train()
         training.warm_up()
-        durations = []
-        for step in range(5):
-            start = time.perf_counter()
-            float(training.one_step(step))  # the loss on the host: the device is done
-            durations.append(time.perf_counter() - start)
+        step = _typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
+        training.optimiser.use_master_weights()
+        model.eval()
+        starts = training.probe_starts[: max(1, 2048 // block)]
+        one = _typical(lambda _: metrics.evaluate_loss(model, corpus.val, starts, block, device))
+        two = _typical(lambda _: metrics.evaluate_models([model, model], corpus.val, starts, block, device))
+        prompt = torch.zeros((1, block), dtype=torch.long, device=device)
+        token = _typical(lambda _: generate(model, prompt, 1))
+    positions = len(starts) * block
+    return Costs(
+        step, one / positions, max(0.0, two - 2 * one) / positions, trials.SAMPLE_TOKENS * token, slowness_of_python()
+    )
+
+
+def _typical(act: Callable[[int], object], enough: float = 0.3) -> float:
+    """The median time of up to fifteen calls, fewer where they take long."""
+    durations = []
+    while len(durations) < 15 and (len(durations) < 3 or sum(durations) < enough) and sum(durations) < 10:
+        start = time.perf_counter()
+        act(len(durations))
+        durations.append(time.perf_counter() - start)
     return sorted(durations)[len(durations) // 2]
+
+
+def slowness_of_python() -> float:
+    """The time of a fixed piece of Python's own work, over that on the machine of bench/RESULTS.md."""
+
+    def work(_):
+        return sum(hash((i, str(i))) & 1 for i in range(20_000))
+
+    return _typical(work, 0.1) / PYTHON_SECONDS
 
 
 # -- audit --------------------------------------------------------------------------------------------------------
@@ -189,6 +243,7 @@ def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool,
     """The checks that need no training, for each activation; a failed one stops the run unless not `strict`."""
     checks = {}
     for name in names:
+        display.phase(f"auditing {name}")
         checks[name] = audit.before_training(config, name, corpus)
         failed = [check for check in checks[name] if check["status"] == "fail"]
         for check in failed:

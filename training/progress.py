@@ -2,102 +2,216 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import storage
 from config import Config
 from training import pool
+from training.forecast import Forecast, Outlook, Task
 from training.schedule import total_steps
+
+TICK = 0.5  # seconds between two drawings of the line
 
 
 class Display:
-    """Progress for a person: a bar with the time left on a terminal, one line per point of the curves otherwise."""
+    """Progress for a person: on a terminal and in a notebook a line at the bottom that says what is done now, how much
+    of everything is done and how long the rest takes; elsewhere one line per point of the curves. Used as a context,
+    also within itself; its time counts from when it is made."""
 
     def __init__(self, quiet: bool):
-        self.quiet, self.bar, self.steps = quiet, None, {}
+        self.quiet, self.started, self.depth, self.bar = quiet, time.monotonic(), 0, None
+        self.doing, self.since = "starting", self.started
+        self.outlook: Outlook | None = None
+        self.first: dict[Task, float] = {}  # of each trial the steps that were done before this run, in their order
+        self.steps = 0  # that a trial takes in all
+        self.losses: dict[Task, float] = {}  # of the trials under way
+        self.ended: set[Task] = set()
+        self.elsewhere: Callable[..., float] | None = None  # how many steps of a trial others have done
+        self.asked = 0.0  # when that was asked last
+        self.shown = 0.0
+
+    def __enter__(self) -> Display:
+        if not self.depth and not self.quiet and (in_notebook() or sys.stderr.isatty()):
+            self.bar = _Line(self._now)
+        self.depth += 1
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.depth -= 1
+        if not self.depth and self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    # what is said
 
     def line(self, text: str) -> None:
         if self.quiet:
             return
-        if self.bar is not None and not self.bar.disable:
+        if self.bar is not None:
             self.bar.write(text)
         else:
             print(text, flush=True)
 
-    def announce(self, config: Config, tasks, workers, corpus, seconds_per_step) -> None:
-        """What will run and about how long it takes, before it starts."""
-        steps = total_steps(config)
-        seconds = seconds_to_train(config, len(tasks), workers, seconds_per_step)
+    def phase(self, doing: str) -> None:
+        """What is being done from now on."""
+        self.doing, self.since = doing, time.monotonic()
+
+    def announce(self, config: Config, left: dict[Task, float], workers: int, corpus, expected: Forecast) -> None:
+        """What will run and about how long it takes, before it starts. `left`: of each trial the share to be trained.
+        The time is that of everything, from the beginning on."""
+        self.outlook, self.steps = Outlook(expected, time.monotonic()), total_steps(config)
+        self.first = {task: (1 - share) * self.steps for task, share in left.items()}
         self.line(
             f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
             f"tokens, vocabulary {corpus.vocab_size}"
         )
+        branches = f" ({self.steps} with all branches)" if self.steps > config.max_iters else ""
         self.line(
             f"{config.model} {config.n_layer} layers × {config.n_embd} wide, context {config.block_size}; "
-            f"{config.max_iters} steps{f' ({steps} with all branches)' if steps > config.max_iters else ''} of "
-            f"{config.batch_size} × {config.block_size} tokens"
+            f"{config.max_iters} steps{branches} of {config.batch_size} × {config.block_size} tokens"
         )
-        names = ", ".join(dict.fromkeys(name for name, _ in tasks))
+        names = ", ".join(dict.fromkeys(name for name, _ in left))
         at_a_time = f"{workers} at a time" if config.data_parallel == 1 else f"each on {config.data_parallel} ranks"
+        before = round(sum(self.first.values()))
+        there = f" ({before} of {len(left) * self.steps} steps are done already)" if before else ""
+        seconds = time.monotonic() - self.started + expected.total
         self.line(
-            f"{len(tasks)} {'trial' if len(tasks) == 1 else 'trials'} to train ({names}), {at_a_time}: "
-            f"about {duration(seconds)}"
+            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {at_a_time}{there}: about "
+            f"{duration(seconds)} in all, measuring and figures included"
         )
 
-    def progress(self, config: Config, tasks):
-        from tqdm import tqdm  # only where there is something to show
-
-        self.bar = tqdm(
-            total=len(tasks) * total_steps(config),
-            unit="step",
-            disable=self.quiet or not sys.stderr.isatty(),
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-        return self.bar
+    # what happens
 
     def event(self, event: dict) -> None:
         if event["event"] == "note":
             self.line(event["text"])
             return
         task = (event["activation"], event["trial"])
-        if self.bar is not None and event["event"] == "step":
-            self.bar.update(event["step"] - self.steps.get(task, 0))
-            self.steps[task] = event["step"]
-            self.bar.set_description(f"{task[0]} trial {task[1]}: loss {event['loss']:.3f}", refresh=False)
-        if event["event"] == "point" and (self.bar is None or self.bar.disable):
+        if event["event"] == "step":
+            self.losses[task] = event["loss"]
+            self._progress(task, event["step"])
+        elif self.bar is None:
             self.line(
                 f"{task[0]} trial {task[1]} step {event['step']:>6}  train {event['train_loss']:.4f}  "
                 f"val {event['val_loss']:.4f}  lr {event['learning_rate']:.2e}  |g| {event['grad_norm']:.2f}"
             )
 
     def outcome(self, outcome: pool.Outcome) -> None:
+        task = (outcome.activation, outcome.trial)
+        self.ended.add(task)
+        self.losses.pop(task, None)
+        self._progress(task, self.steps)
         text = f"{outcome.activation} trial {outcome.trial}: {outcome.status}"
         if outcome.status in ("diverged", "failed"):
             text += f" ({outcome.message})"
         self.line(text)
 
-    def finished(self, results: dict, path: Path, plots_dir: str) -> None:
+    def finished(self, results: dict, path: Path, config: Config) -> None:
         """What came out of an activation, and where it is."""
-        loss, pd = results["avg_val_loss"], results["avg_relative_pd"]
+        loss, pd, name = results["avg_val_loss"], results["avg_relative_pd"], results["activation"]
         failed = [check["name"] for check in results["audit"]["checks"] if check["status"] == "fail"]
         said = [
             "all trials diverged" if loss is None else f"validation loss {loss:.4f} nats/token",
             "no pair to compare" if pd is None else f"relative PD {pd:.4f}",
             f'audit FAILED: {", ".join(failed)} (measured and needed: "audit" in {path})' if failed else "audit passed",
         ]
-        self.line(f"{results['activation']}: {', '.join(said)}")
-        self.line(f"{results['activation']}: results in {path}, figures in {plots_dir}")
+        figures = Path(config.plots_dir) / f"{storage.file_name(name)}_*.png"
+        models = Path(config.checkpoint_dir) / storage.file_name(name)
+        self.line(f"{name}: {', '.join(said)}")
+        self.line(f"{name}: results in {path}, figures {figures}, models in {models}")
+
+    # the line at the bottom
+
+    def _progress(self, task: Task, steps: float) -> None:
+        if self.outlook is not None and task in self.first:
+            first = self.first[task]
+            share = 1.0 if steps >= self.steps else (steps - first) / (self.steps - first)
+            self.outlook.progress(task, share, time.monotonic())
+
+    def _now(self) -> tuple[float | None, str, str]:
+        """What the line shows: the share that is done (None: not known yet), what is being done, and the rest."""
+        now = time.monotonic()
+        if self.outlook is None:
+            return None, f"{self.doing} … {now - self.since:.0f} s", ""
+        if self.elsewhere is not None and now - self.asked > 4:
+            self.asked = now
+            for task in self.first.keys() - self.ended - self.losses.keys():
+                if (steps := self.elsewhere(*task)) > self.first[task]:
+                    self._progress(task, steps)
+        # never back, also where the rest turns out to take longer
+        self.shown = max(self.shown, min(0.99, self.outlook.share(now, self.outlook.began - self.started)))
+        left = max(1, round(self.outlook.left(now)))
+        return self.shown, self.doing, f"{left // 60}:{left % 60:02} left  {self._trials()}"
+
+    def _trials(self) -> str:
+        """The training losses, in the order of the trials: `loss relu #1 1.98 #2 2.01`."""
+        texts, last = [], None
+        for name, trial in self.first:
+            loss = self.losses.get((name, trial))
+            if loss is not None:
+                texts += [*([name] if name != last else []), f"#{trial} {loss:.2f}"]
+                last = name
+        return f"loss {' '.join(texts)}" if texts else ""
 
 
-def seconds_to_train(config: Config, trials: float, workers: int, seconds_per_step: float) -> float:
-    """About how long so many trials take, training, measuring and drawing, `workers` at a time."""
-    return 1.15 * seconds_per_step * total_steps(config) * trials / min(workers, pool.places(config)) + 5
+class _Line:
+    """A line of tqdm's, drawn twice a second by a thread of its own, so that it moves whatever else is being done."""
+
+    def __init__(self, now: Callable[[], tuple[float | None, str, str]]):
+        with warnings.catch_warnings():  # a notebook without ipywidgets has a line of text
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
+        self.now, self.ending = now, threading.Event()
+        self.bar = tqdm(total=100, bar_format="{desc}", leave=False, dynamic_ncols=True, file=sys.stderr, desc=" ")
+        self.thread = threading.Thread(target=self._draw_on, daemon=True)
+        self._draw()
+        self.thread.start()
+
+    def _draw_on(self) -> None:
+        while not self.ending.wait(TICK):
+            with contextlib.suppress(RuntimeError):  # a dict that changed meanwhile
+                self._draw()
+
+    def _draw(self) -> None:
+        share, doing, rest = self.now()
+        if share is None:
+            self.bar.set_description_str(doing, refresh=False)
+        else:
+            self.bar.n = int(100 * share)
+            self.bar.bar_format = "{desc:<10}{percentage:3.0f}%|{bar:20}| {unit}"
+            self.bar.set_description_str(doing, refresh=False)
+            self.bar.unit = rest  # the one text that tqdm shows as it is
+        self.bar.refresh()
+
+    def write(self, text: str) -> None:
+        self.bar.write(text)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self.ending.set()
+        self.thread.join(timeout=2)  # it waits for ever where an interrupt left tqdm's lock taken
+        self.bar.close()
+
+
+def in_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook, as tqdm.auto asks it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def duration(seconds: float) -> str:
-    if seconds < 90:
+    if seconds < 89.5:
         return f"{seconds:.0f} seconds"
+    if seconds < 597.5:  # to five seconds: whole minutes would be off by a quarter
+        minutes, rest = divmod(5 * round(seconds / 5), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} minutes"
     if seconds < 5400:
         return f"{seconds / 60:.0f} minutes"
     return f"{seconds / 3600:.1f} hours"

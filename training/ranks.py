@@ -43,6 +43,12 @@ def rank_and_size() -> tuple[int, int]:
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
+def machines() -> int:
+    """On how many machines torchrun started this job, as far as it says."""
+    size = rank_and_size()[1]
+    return max(1, size // int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+
+
 def restarted() -> bool:
     """Whether torchrun starts this job again after a loss: what the first start did must not be undone."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

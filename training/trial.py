@@ -32,6 +32,7 @@ from training.optimiser import Optimiser
 from training.schedule import Leg, learning_rate, legs
 from training.team import Team, check_ranks
 
+SAMPLE_TOKENS = 200  # that a finished model writes
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
 
 
@@ -364,10 +365,10 @@ class Training:
         starts = metrics.evaluation_windows(len(tokens), c.block_size, c.eval_tokens)
         return metrics.evaluate_loss(self.model, tokens, starts, c.block_size, c.device)
 
-    def _sample(self, tokens: int = 200) -> str:
+    def _sample(self) -> str:
         """What the model writes after the first token of the validation split."""
         prompt = torch.from_numpy(self.corpus.val[:1].astype(np.int64))[None].to(self.config.device)
-        return self.corpus.tokenizer.decode(generate(self.model, prompt, tokens)[0].cpu().numpy())
+        return self.corpus.tokenizer.decode(generate(self.model, prompt, SAMPLE_TOKENS)[0].cpu().numpy())
 
 
 def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -482,12 +483,17 @@ class _Progress:
         self.path = storage.progress_path(c.checkpoint_dir, training.activation, training.trial)
         self.last_loss, self.written = None, 0.0
         self.first_step, self.first_time = training.step, time.monotonic()
+        self.expected = None  # seconds that the whole trial takes, as whoever asked for it left word
+        with contextlib.suppress(storage.StorageError, AttributeError):
+            found = storage.read_json(self.path)
+            self.expected = storage.number(found.get("seconds_left")) if found.get("state") == "waiting" else None
         self.write("running")
 
     def loss(self, value: float) -> None:
+        begun = self.last_loss is not None
         self.last_loss = value
         self.report({"event": "step", **self._where(), "loss": value})
-        if time.monotonic() - self.written > 5:
+        if not begun or time.monotonic() - self.written > 5:
             self.write("running")
 
     def point(self) -> None:
@@ -499,7 +505,7 @@ class _Progress:
     def write(self, state: str) -> None:
         done = self.t.step - self.first_step
         per_step = (time.monotonic() - self.first_time) / done if done else None
-        left = per_step * (self.t.steps - self.t.step) if per_step else None
+        left = per_step * (self.t.steps - self.t.step) if per_step else self.expected
         losses, leg = self.t.history["val_loss_history"], self.t.leg(self.t.step)
         storage.write_json(
             self.path,
