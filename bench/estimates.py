@@ -3,19 +3,24 @@
     python bench/estimates.py --json figures.json                   # every case: about a quarter of an hour
     python bench/estimates.py --cases smoke one resumed             # some of them
     python bench/estimates.py --cases smoke --transcript outputs    # every output with its time, a file for each run
+    python bench/estimates.py --parts                               # the constants of training/forecast.py
 
 Each case is train.py as a person starts it, on a pseudo-terminal of 100 columns, in a folder of its own: what it
 writes is recorded piece by piece with its time. Announced is what the line before training says, took is the time from
 the start of the command to its end, and the silence is the longest time in which not a character came, from the start
-on. The corpus is prepared and the kernels are compiled before.
+on. The corpus is prepared and the kernels are compiled before. `--parts` takes CPU time, which is about the same
+whatever else the machine does.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import os
 import platform
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -42,6 +47,7 @@ CASES = {
     "resumed": ("quick, one activation, killed midway and run again", [], [*ONE, "--snapshot-seconds", "2"]),
     "torchrun": ("quick, one activation, two ranks", TORCHRUN, ONE),
 }
+KEPT = {"results": "results", "plots": "plots", "checkpoint": "checkpoints"}
 UNITS = {"hours": 3600, "minutes": 60, "min": 60, "seconds": 1, "s": 1}
 
 
@@ -113,12 +119,56 @@ def run(command: list[str], kill_at: float | None = None) -> Run:
 
 def case(name: str, folder: Path) -> Run:
     _, launcher, flags = CASES[name]
-    kept = {"results": "results", "plots": "plots", "checkpoint": "checkpoints"}
-    command = [*launcher, "train.py", *flags, *(f"--{key}-dir={folder / name / value}" for key, value in kept.items())]
+    command = [*launcher, "train.py", *flags, *(f"--{key}-dir={folder / name / value}" for key, value in KEPT.items())]
     if name == "resumed":
         run(command, kill_at=0.5)
         time.sleep(5)  # the workers notice, save and leave
     return run(command)
+
+
+def parts(folder: Path) -> dict[str, float]:
+    """CPU seconds of what the constants of training/forecast.py and experiment.py stand for."""
+    study = [f"--{key}-dir={folder / value}" for key, value in KEPT.items()]
+    subprocess.run([sys.executable, "train.py", "--preset", "smoke", "--quiet", *study], cwd=ROOT, check=True)
+    import analyze_results
+    from config import Config
+    from prepare_data import load_corpus
+    from training import experiment, forecast, trial
+
+    results = storage.read_results(folder / "results/relu_results.json")
+    config = Config.from_dict(results["config"])
+    corpus, found = load_corpus(config), {}
+
+    def took(act) -> float:
+        start = time.process_time()
+        act()
+        return time.process_time() - start
+
+    path = {**os.environ, "PYTHONPATH": str(ROOT)}
+    worker, before = [sys.executable, "-P", "training/pool.py"], resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(worker, input=json.dumps(config.to_dict()) + "\n", text=True, cwd=ROOT, check=True, env=path)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found["WORKER"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    costs = experiment.measured_costs(config, "relu", corpus, time.process_time)
+    slow = costs.slowness
+    again = config.replace(checkpoint_dir=str(folder / "again"))
+    found["TRIAL"] = took(lambda: trial.train_trial(again, "relu", 1, corpus)) + forecast.TRIAL * slow
+    found["TRIAL"] -= forecast.trial_seconds(config, costs)
+    rest = slow * (forecast.MEASURING * 1.75 + forecast.FIGURES) - forecast.finish_seconds(config, costs, 3)
+    found["MEASURING"] = (took(lambda: experiment.measure(config, "relu", corpus)) + rest) / 1.75
+    found["FIRST_FIGURE"] = took(lambda: importlib.import_module("plot_utils"))
+    draw = importlib.import_module("plot_utils").OF_ONE.values()
+    found["FIGURES"] = took(lambda: [figure(results, "relu", folder / "drawn") for figure in draw])
+
+    def compare():
+        return analyze_results.write_all(folder / "results", folder / "plots")
+
+    first, five = took(compare), took(compare)
+    for name in ("gelu", "swish", "smelu_1"):
+        (folder / f"results/{name}_results.json").unlink()
+    found["PER_ACTIVATION"] = (five - took(compare)) / 3
+    found["COMPARISON"] = first - 5 * found["PER_ACTIVATION"]
+    return {**found, "PYTHON_SECONDS": slow * experiment.PYTHON_SECONDS}
 
 
 def main() -> None:
@@ -126,11 +176,15 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--transcript", help="write every output with its time into this folder")
+    parser.add_argument("--parts", action="store_true", help="the constants of training/forecast.py instead")
     args = parser.parse_args()
     subprocess.run([sys.executable, "prepare_data.py"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, "tools/doctor.py"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rows, figures = [], {}
     with tempfile.TemporaryDirectory() as name:
+        if args.parts:
+            print(tabulate(parts(Path(name)).items(), headers=("CPU seconds", ""), floatfmt=".4f"))
+            return
         for key in args.cases:
             done = case(key, Path(name))
             if args.transcript:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import itertools
 import re
 import time
@@ -30,7 +31,7 @@ from training.forecast import Costs
 from training.matched_loss import pd_at_val_loss
 from training.schedule import branches, total_steps
 
-PYTHON_SECONDS = 0.005  # of slowness_of_python's work on the machine of bench/RESULTS.md
+PYTHON_SECONDS = 0.0032  # of slowness_of_python's work on the machine of bench/RESULTS.md
 
 # -- what is there ------------------------------------------------------------------------------------------------
 
@@ -194,46 +195,51 @@ def steps_done(config: Config, activation: str, trial: int) -> float:
     return 0.0
 
 
-def measured_costs(config: Config, activation: str, corpus: Corpus) -> Costs:
+def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Callable = time.perf_counter) -> Costs:
     """Quick measurements for the estimate of the time; nothing is kept. Of a run that compiles they are upper limits:
     compiling for the estimate would take longer than the estimate is worth."""
+    typical = functools.partial(_typical, clock=clock)
     config = config.replace(compile=False)
     block, device = config.block_size, config.device
     with trials.torch_settings(config), trials.own_randomness(device):
         training = trials.Training(config, activation, 1, corpus)
         model = training.model.train()
         training.warm_up()
-        step = _typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
+        step = typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
         training.optimiser.use_master_weights()
         model.eval()
         starts = training.probe_starts[: max(1, 2048 // block)]
-        one = _typical(lambda _: metrics.evaluate_loss(model, corpus.val, starts, block, device))
-        two = _typical(lambda _: metrics.evaluate_models([model, model], corpus.val, starts, block, device))
+        one = typical(lambda _: metrics.evaluate_loss(model, corpus.val, starts, block, device))
+        two = typical(lambda _: metrics.evaluate_models([model, model], corpus.val, starts, block, device))
         prompt = torch.zeros((1, block), dtype=torch.long, device=device)
-        token = _typical(lambda _: generate(model, prompt, 1))
+        token = typical(lambda _: generate(model, prompt, 1))
     positions = len(starts) * block
     return Costs(
-        step, one / positions, max(0.0, two - 2 * one) / positions, trials.SAMPLE_TOKENS * token, slowness_of_python()
+        step,
+        one / positions,
+        max(0.0, two - 2 * one) / positions,
+        trials.SAMPLE_TOKENS * token,
+        slowness_of_python(clock),
     )
 
 
-def _typical(act: Callable[[int], object], enough: float = 0.3) -> float:
+def _typical(act: Callable[[int], object], enough: float = 0.3, clock: Callable = time.perf_counter) -> float:
     """The median time of up to fifteen calls, fewer where they take long."""
     durations = []
     while len(durations) < 15 and (len(durations) < 3 or sum(durations) < enough) and sum(durations) < 10:
-        start = time.perf_counter()
+        start = clock()
         act(len(durations))
-        durations.append(time.perf_counter() - start)
+        durations.append(clock() - start)
     return sorted(durations)[len(durations) // 2]
 
 
-def slowness_of_python() -> float:
+def slowness_of_python(clock: Callable = time.perf_counter) -> float:
     """The time of a fixed piece of Python's own work, over that on the machine of bench/RESULTS.md."""
 
     def work(_):
         return sum(hash((i, str(i))) & 1 for i in range(20_000))
 
-    return _typical(work, 0.1) / PYTHON_SECONDS
+    return _typical(work, 0.1, clock) / PYTHON_SECONDS
 
 
 # -- audit --------------------------------------------------------------------------------------------------------

@@ -16,14 +16,14 @@ from training.schedule import branches, total_steps
 
 Task = tuple[str, int]  # (activation, trial)
 
-# Seconds on one core of the machine of bench/RESULTS.md, as measured there by bench/estimates.py --parts.
-WORKER = 2.6  # a process that trains: importing torch, opening the corpus
-TRIAL = 0.4  # building a model, saving its snapshots and its checkpoint
-MEASURING = 0.2  # an activation's checkpoints and text, beside the evaluation of its models
-FIGURES = 1.8  # the figures of one activation
-FIRST_FIGURE = 0.9  # importing matplotlib
-COMPARISON = 4.0  # importing pandas and SciPy, tests, figures and report of all activations
-PER_ACTIVATION = 0.4  # of the comparison
+# CPU seconds on the machine of bench/RESULTS.md, as bench/estimates.py --parts measures them.
+WORKER = 1.3  # a process that trains: importing torch, opening the corpus
+TRIAL = 0.1  # building a model, saving its snapshots and its checkpoint
+MEASURING = 0.1  # an activation's checkpoints and text, beside the evaluation of its models
+FIGURES = 1.1  # the figures of one activation
+FIRST_FIGURE = 0.35  # importing matplotlib
+COMPARISON = 1.4  # importing pandas and SciPy, tests, figures and report of all activations
+PER_ACTIVATION = 0.2  # of the comparison
 SHARED = 1.03  # more processes than places: what they take from one another's caches
 THREADS = 0.6  # what each further thread adds to the speed of an evaluation
 

@@ -131,7 +131,7 @@ class Display:
     def _progress(self, task: Task, steps: float) -> None:
         if self.outlook is not None and task in self.first:
             first = self.first[task]
-            share = 1.0 if steps >= self.steps else (steps - first) / (self.steps - first)
+            share = 1.0 if steps >= self.steps else (steps - first) / max(1, self.steps - first)
             self.outlook.progress(task, share, time.monotonic())
 
     def _now(self) -> tuple[float | None, str, str]:
@@ -147,7 +147,8 @@ class Display:
         # never back, also where the rest turns out to take longer
         self.shown = max(self.shown, min(0.99, self.outlook.share(now, self.outlook.began - self.started)))
         left = max(1, round(self.outlook.left(now)))
-        return self.shown, self.doing, f"{left // 60}:{left % 60:02} left  {self._trials()}"
+        hours = f"{left // 3600}:{left // 60 % 60:02}" if left >= 3600 else f"{left // 60}"
+        return self.shown, self.doing, f"{hours}:{left % 60:02} left  {self._trials()}"
 
     def _trials(self) -> str:
         """The training losses, in the order of the trials: `loss relu #1 1.98 #2 2.01`."""
