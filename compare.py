@@ -21,6 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":  # before anything that may be missing is imported
+    from config import require_packages
+
+    require_packages("compare.py")
+
 import storage
 from config import Config, Parser, UserError
 from tools import streams

@@ -404,7 +404,13 @@ def _compare(config: Config, display: Display) -> None:
 
     display.phase("comparing")
     with _results_lock(config):
-        if len(analyze_results.load_all_results(config.results_dir)) < 2:
+        try:
+            there = analyze_results.load_all_results(config.results_dir)
+        except storage.StorageError as error:
+            raise storage.StorageError(
+                f"{error}; everything trained and measured before is kept, the comparison alone is not made"
+            ) from None
+        if len(there) < 2:
             return
         written = analyze_results.write_all(config.results_dir, config.plots_dir)
     display.line("written: " + ", ".join(str(path) for path in written))

@@ -230,6 +230,17 @@ def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys):
     assert where in out
 
 
+def test_a_damaged_results_file_says_that_what_was_trained_is_kept(tmp_path, capsys):
+    config = Config(preset="smoke", device="cpu", results_dir=str(tmp_path / "results"))
+    storage.write_results(synthetic_results("relu"), config.results_dir)
+    (tmp_path / "results" / "gelu_results.json").write_text("{")
+    with pytest.raises(storage.StorageError) as damaged:
+        train._compare(config, train.Display(quiet=False))
+    said = str(damaged.value)
+    assert "gelu_results.json" in said and "\n" not in said
+    assert said.endswith("everything trained and measured before is kept, the comparison alone is not made")
+
+
 def test_a_second_run_reuses_what_is_done(finished, monkeypatch):
     config, results, _, _ = finished
     monkeypatch.setattr(trials, "_run", lambda *_: pytest.fail("trained again"))

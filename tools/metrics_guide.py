@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where its modules are
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import storage
 from analysis.metrics_table import metrics_of
@@ -39,4 +44,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0]).parse_args()
     storage.write_text(GUIDE, with_tables(GUIDE.read_text(encoding="utf-8")))

@@ -7,6 +7,11 @@ import os
 import time
 from pathlib import Path
 
+if __name__ == "__main__":  # run by itself it is a mode of train.py
+    import streams
+
+    streams.run_mode("--status")
+
 import storage
 from config import Config
 
