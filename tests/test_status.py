@@ -12,6 +12,7 @@ import storage
 import train
 from config import Config
 from tools import status
+from training import experiment
 
 PROJECT = Path(train.__file__).parent
 
@@ -120,6 +121,35 @@ def test_garbage(config, text, capsys):
     assert "unreadable" in capsys.readouterr().out
     storage.write_bytes(storage.checkpoint_path(config.checkpoint_dir, "relu", 1), b"x")
     assert only(config)["state"] == "done"
+
+
+def test_trials_that_were_asked_for_are_listed_before_they_begin(config, capsys):
+    """All trials of a run, also of activations whose turn has not come, more of them than the status would expect."""
+    asked = {(name, k): 12.5 for name in ("relu", "gelu") for k in range(1, 6)}
+    progress(config, 1)
+    experiment.announce_trials(config, asked)
+    states = {(s["activation"], s["trial"]): s for s in status.trial_states(config)}
+    assert states.keys() == asked.keys()
+    assert states["relu", 1]["state"] == "interrupted"  # as it was
+    rest = [s for key, s in states.items() if key != ("relu", 1)]
+    assert {(s["state"], s["seconds_left"], s["step"], s["max_iters"]) for s in rest} == {("not begun", 12.5, 0, 200)}
+    status.print_status(config)
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("gelu") and " 5 " in line)
+    assert "not begun" in row and "0:00:12" in row and "ago" not in row
+
+
+def test_time_left_from_the_start(smoke_config):
+    """Before its first step a trial shows what was announced, from then on what it takes."""
+    seen = []
+
+    def report(event):
+        seen.extend(s for s in status.trial_states(smoke_config, ["relu"]) if s["trial"] == 1)
+
+    experiment.announce_trials(smoke_config, {("relu", 1): 123.0})
+    train.train_trial(smoke_config, "relu", 1, report=report)
+    first, second = seen[:2]
+    assert (first["state"], first["step"]) == ("running", 0) and 100 < first["seconds_left"] <= 123
+    assert second["step"] == 10 and second["seconds_left"] < 60
 
 
 def test_other_things_in_the_folder(config):
