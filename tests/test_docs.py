@@ -3,6 +3,8 @@
 Each in a process of its own (see `programs`); the notebook by a kernel of its own.
 """
 
+import inspect
+import json
 import os
 import re
 import shlex
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+import activations
 import programs
 from conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = sorted(p.name for p in ROOT.glob("*.md"))
+ANSWERS = "HOW_DO_I.md"  # run question by question, below
 SCRIPTS = (
     "train.py",
     "analyze_results.py",
@@ -81,7 +85,7 @@ def adapted(words: list[str]) -> list[str]:
     return [str(ROOT / script), *given]
 
 
-LINES = [(name, line) for name in GUIDES for line in dict.fromkeys(command_lines(name))]
+LINES = [(name, line) for name in GUIDES if name != ANSWERS for line in dict.fromkeys(command_lines(name))]
 
 
 def test_the_guides_have_command_lines():
@@ -110,7 +114,7 @@ def small(cell: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guide", [g for g in GUIDES if python_cells(g)])
+@pytest.mark.parametrize("guide", [g for g in GUIDES if python_cells(g) and g != ANSWERS])
 def test_cells_run_in_order(guide, study):
     _, run = study
     program = "\n".join(small(cell) for cell in python_cells(guide))
@@ -130,6 +134,93 @@ def test_the_cells_open_and_run_as_a_notebook(study):
         cell.source = small(cell.source)
     cells[0].source = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + cells[0].source
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+
+
+# -- How do I …? --------------------------------------------------------------------------------------------------
+
+
+def questions() -> dict[str, str]:
+    """{question: what stands below it}"""
+    text = (ROOT / ANSWERS).read_text(encoding="utf-8")
+    return dict(re.findall(r"^### (How do I .*?\?)\n(.*?)(?=^##|\Z)", text, flags=re.S | re.M))
+
+
+def answer(body: str) -> dict:
+    """Of a question, its Python (made small) or its command: the module whose main is called, and the arguments."""
+    if cells := re.findall(r"^```python\n(.*?)^```", body, flags=re.S | re.M):
+        return {"python": small("".join(cells))}
+    line = next(line.strip() for line in body.splitlines() if line.startswith("    python "))
+    words = shlex.split(line)
+    return {"module": words[1].removesuffix(".py").replace("/", "."), "arguments": adapted(words)[1:]}
+
+
+# One process answers all of them, one after another, and trains in itself: which process trains changes no number.
+ANSWERING = """
+import contextlib, importlib, io, json, sys, traceback
+from training import pool
+
+pool.run_trials = pool.run_here
+todo, outcomes, names = json.load(open(sys.argv[1])), {}, {}
+for question, given in todo.items():
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            if "python" in given:
+                exec(compile(given["python"], question, "exec"), names)
+                status = 0
+            else:
+                status = importlib.import_module(given["module"]).main(given["arguments"])
+    except BaseException as error:
+        status = error.code or 0 if isinstance(error, SystemExit) else traceback.format_exc()
+    outcomes[question] = [status, said.getvalue()]
+frame = names["results_frame"](names["all_results"])
+outcomes["columns"] = list(frame.columns)
+json.dump(outcomes, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def answered(study, tmp_path_factory):
+    """{question: (exit status or traceback, what it said)}, in the folder of the finished study."""
+    _, run = study
+    files = [tmp_path_factory.mktemp("answers") / name for name in ("questions.json", "outcomes.json")]
+    first = (ROOT / ANSWERS).read_text(encoding="utf-8").split("\n## ")[0]
+    files[0].write_text(json.dumps({"first": answer(first)} | {q: answer(body) for q, body in questions().items()}))
+    done = run("-c", ANSWERING, *map(str, files))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(files[1].read_text())
+
+
+def test_there_are_forty_questions_each_with_one_answer():
+    assert len(questions()) == 40
+    for question, body in questions().items():
+        lines = [line for line in body.splitlines() if line.startswith("    python ")]
+        cells = re.findall(r"^```python$", body, flags=re.M)
+        assert len(lines) + len(cells) == 1, question
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("question", questions())
+def test_the_answer_runs(question, answered):
+    assert answered["first"][0] == 0, answered["first"]
+    status, said = answered[question]
+    assert status == 0, f"{status}\n{said[-2000:]}"
+
+
+@pytest.mark.slow
+def test_every_column_of_the_frame_is_told(answered):
+    text = (ROOT / ANSWERS).read_text(encoding="utf-8").split("## The columns of results_frame")[1]
+    told = set(re.findall(r"`(\w+)`", text))
+    assert set(answered["columns"]) <= told, set(answered["columns"]) - told
+
+
+def test_the_forms_of_own_code_are_as_told():
+    """Signatures that the page names are those of the code."""
+    text = (ROOT / ANSWERS).read_text(encoding="utf-8")
+    parameters = inspect.signature(activations.register_activation).parameters
+    keywords = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    assert f"`register_activation(name, factory, *, {', '.join(keywords)})`" in text
+    assert "`build(config: Config, activation: str, vocab_size: int) -> torch.nn.Module`" in text
 
 
 DESIGN_SNIPPET = """
