@@ -423,7 +423,7 @@ def _remove(config: Config, name: str) -> None:
         lock = storage.FileLock(folder / f"trial_{number}.lock")
         if not lock.acquire(wait=False):
             raise UserError(
-                f"--overwrite: another process is training trial {number} of {name}; wait for it or stop it"
+                f"{option('overwrite')}: another process is training trial {number} of {name}; wait for it or stop it"
             )
         lock.release()
     for path in [*folder.glob("trial_*"), storage.results_path(config.results_dir, name)]:
@@ -526,8 +526,8 @@ def _refuse_other_names(config: Config, names: list[str]) -> None:
             continue
         if name != other:
             raise UserError(
-                f"{path}: {other} and {name} are the same function; go on with --activation {other}, move it away, or "
-                f"use another folder (--study NAME)"
+                f"{path}: {other} and {name} are the same function; go on with {option('activation', other)}, move it "
+                f"away, or use another folder ({option('study', 'NAME')})"
             )
 
 

@@ -189,7 +189,7 @@ def llama(config: Config, activation: str, vocab_size: int) -> Decoder:
         UserError: biases are asked for, or n_embd / n_head is odd.
     """
     if config.bias:
-        raise UserError("bias=True: llama has no biases; leave --bias out or choose another model")
+        raise UserError("bias=True: llama has no biases; leave it out or choose another model")
     mixers = [RotaryAttention(config) for _ in range(config.n_layer)]
     return Decoder(config, activation, vocab_size, mixers, RMSNorm)
 

@@ -230,6 +230,47 @@ def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys):
     assert where in out
 
 
+def other_settings(config):
+    trained = synthetic_results("relu")
+    trained.update(config=config.to_dict(), fingerprint=config.fingerprint())
+    storage.write_results(trained, config.results_dir)
+    return train.run_experiment(config.replace(n_layer=3), "relu")
+
+
+def other_name(config):
+    storage.write_results(synthetic_results("smelu_05"), config.results_dir)
+    return train.run_experiment(config, "smelu_0.5")
+
+
+def overwritten_meanwhile(config):
+    path = storage.checkpoint_path(config.checkpoint_dir, "relu", 1)
+    with storage.FileLock(path.with_suffix(".lock")):
+        train._remove(config, "relu")
+
+
+IN_PYTHON = {  # what is wrong: the call, and what its line names
+    "no such activation": (lambda c: train.run_experiment(c, "gleu"), "'gelu'"),
+    "several at once": (lambda c: train.run_experiment(c, ["relu", "gelu"]), "by name"),
+    "other settings": (other_settings, "n_layer=2 there, 3 now; use overwrite=True to replace it, or another folder"),
+    "the same function": (other_name, "go on with activation='smelu_05', move it away, or use another folder (study="),
+    "being trained": (overwritten_meanwhile, "overwrite=True: another process is training trial 1 of relu"),
+    "a preset too late": (lambda c: c.replace(preset="quick"), "preset='quick'"),
+    "a field that is none": (lambda c: setattr(c, "max_itres", 5), "did you mean max_iters?"),
+    "no model to sample": (lambda c: print_samples(c, "relu", "a"), "train it first (activation='relu')"),
+    "nothing to decide against": (lambda c: train.run_until_decided(c, ["gelu"]), "name relu"),
+}
+
+
+@pytest.mark.parametrize("what", IN_PYTHON)
+def test_in_python_messages_speak_of_arguments(what, smoke_config):
+    call, named = IN_PYTHON[what]
+    with pytest.raises(UserError) as wrong:
+        call(smoke_config)
+    message = str(wrong.value)
+    assert named in message and "--" not in message and "\n" not in message
+    assert len(message) < 700
+
+
 def test_a_damaged_results_file_says_that_what_was_trained_is_kept(tmp_path, capsys):
     config = Config(preset="smoke", device="cpu", results_dir=str(tmp_path / "results"))
     storage.write_results(synthetic_results("relu"), config.results_dir)

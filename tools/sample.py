@@ -8,7 +8,7 @@ if __name__ == "__main__":  # run by itself it is a mode of train.py
     streams.run_mode("--sample")
 
 import storage
-from config import Config, UserError
+from config import Config, UserError, option
 
 
 def continuations(
@@ -41,7 +41,7 @@ def continuations(
     if not texts:
         what = "all trained trials diverged" if diverged else "no trained trial"
         raise UserError(
-            f"{config.checkpoint_dir}: {what} of {activation}; train it first: train.py --activation {activation}"
+            f"{config.checkpoint_dir}: {what} of {activation}; train it first ({option('activation', activation)})"
         )
     return texts, diverged
 

@@ -55,9 +55,7 @@ def until_decided(
     """
     names, limit = study_order(dict.fromkeys(names)), None if budget is None else seconds_of(budget)
     if REFERENCE not in names or len(names) < 2:
-        raise UserError(
-            f"--until-decided compares with {REFERENCE}: name {REFERENCE} and at least one other activation"
-        )
+        raise UserError(f"what is decided is each PD against {REFERENCE}'s: name {REFERENCE} and at least one other")
     lock = storage.FileLock(Path(config.results_dir) / ".looks.lock")
     if not lock.acquire(wait=False):
         raise UserError(f"{config.results_dir}: another process trains this study until it is decided; wait or stop it")
