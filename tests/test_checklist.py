@@ -57,6 +57,16 @@ def test_a_missing_figure_is_named(finished, file):
     assert failing(finished) == [file]
 
 
+def test_figures_of_an_activation_by_its_import_path(finished):
+    """Its files are named without the colon."""
+    results = synthetic_results("my_activations:cube")
+    storage.write_results(results, finished / "results")
+    for kind in ("training_curves", "reproducibility"):
+        storage.write_bytes(finished / "plots" / f"my_activations--cube_{kind}.png", b"a figure")
+    (problem,) = [line.problem for line in check(finished) if str(line).startswith("✗ figures of every")]
+    assert problem.startswith(f"{finished}/plots/my_activations--cube_summary.png missing")
+
+
 def failing(folder):
     """The last word of what the first failing line names, for each failing line."""
     problems = [line.problem for line in check(folder) if line.problem]

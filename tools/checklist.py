@@ -32,6 +32,10 @@ class Line:
         return f"✗ {self.what}: {self.problem}" if self.problem else f"✓ {self.what}"
 
 
+def _figures_of(name: str) -> list[str]:
+    return [f"{storage.file_name(name)}_{figure}.png" for figure in FIGURES]
+
+
 def check_study(
     results_dir: str | os.PathLike = "results",
     plots_dir: str | os.PathLike = "plots",
@@ -60,7 +64,7 @@ def check_study(
         Line("results of every activation present and readable", _listed(unreadable)),
         Line("every activation trained with all its trials", _listed(_missing_trials(names, studied))),
         Line("all results of one config, corpus and set of positions", mixture),
-        Line("figures of every activation", _absent(plots_dir / f"{n}_{f}.png" for n in names for f in FIGURES)),
+        Line("figures of every activation", _absent(plots_dir / file for n in names for file in _figures_of(n))),
         Line("checkpoints present and matching their checksums", _listed(_bad_checkpoints(studied, checkpoint_dir))),
         Line(
             "summary, report and comparison figure present and newer than the results",
