@@ -659,7 +659,7 @@ def _train(args) -> int:
             train(config, lambda run: run_study(config, names, run=run, **options))
         else:
             run_study(config, names, **options)
-        display.line(f"done in {duration(time.monotonic() - display.started)}")
+    display.line(f"done in {duration(time.monotonic() - display.started)}")
     return 0
 
 

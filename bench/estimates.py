@@ -3,6 +3,7 @@
     python bench/estimates.py --json figures.json                   # every case: about a quarter of an hour
     python bench/estimates.py --cases smoke one resumed             # some of them
     python bench/estimates.py --cases smoke --transcript outputs    # every output with its time, a file for each run
+    python bench/estimates.py --cases one --flags --max-iters 300   # with anything else that train.py understands
     python bench/estimates.py --parts                               # the constants of training/forecast.py
 
 Each case is train.py as a person starts it, on a pseudo-terminal of 100 columns, in a folder of its own: what it
@@ -117,9 +118,10 @@ def run(command: list[str], kill_at: float | None = None) -> Run:
     return Run(pieces, time.monotonic() - start, process.wait())
 
 
-def case(name: str, folder: Path) -> Run:
+def case(name: str, folder: Path, more: list[str]) -> Run:
     _, launcher, flags = CASES[name]
-    command = [*launcher, "train.py", *flags, *(f"--{key}-dir={folder / name / value}" for key, value in KEPT.items())]
+    folders = [f"--{key}-dir={folder / name / value}" for key, value in KEPT.items()]
+    command = [*launcher, "train.py", *flags, *folders, *more]
     if name == "resumed":
         run(command, kill_at=0.5)
         time.sleep(5)  # the workers notice, save and leave
@@ -176,6 +178,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("--transcript", help="write every output with its time into this folder")
+    parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="the rest goes to train.py")
     parser.add_argument("--parts", action="store_true", help="the constants of training/forecast.py instead")
     args = parser.parse_args()
     subprocess.run([sys.executable, "prepare_data.py"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
@@ -186,7 +189,7 @@ def main() -> None:
             print(tabulate(parts(Path(name)).items(), headers=("CPU seconds", ""), floatfmt=".4f"))
             return
         for key in args.cases:
-            done = case(key, Path(name))
+            done = case(key, Path(name), args.flags)
             if args.transcript:
                 lines = [f"{at:8.2f}  {text!r}" for at, text in done.pieces]
                 storage.write_text(Path(args.transcript) / f"{key}.txt", "\n".join(lines) + "\n")

@@ -106,7 +106,12 @@ def test_the_share_never_falls():
             step(display, 1, steps, 2.0)
             shares.append(display._now()[0])
             display.outlook.began -= 5 if steps == 100 else 0  # a hold-up
-    assert shares == sorted(shares) and shares[-1] <= 0.99
+        assert shares == sorted(shares) and shares[-1] <= 0.99
+        display.outlook.seen -= 1e4  # nothing heard for hours
+        share, _, rest = display._now()
+        assert share == 0.99 and rest.startswith("takes longer than expected")
+        with mock.patch.object(display.outlook, "left", lambda now: 3725.2):
+            assert display._now()[2].startswith("1:02:05 left")
 
 
 def test_what_was_done_before_is_said_and_is_no_speed(capsys):

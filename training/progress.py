@@ -146,9 +146,10 @@ class Display:
                     self._progress(task, steps)
         # never back, also where the rest turns out to take longer
         self.shown = max(self.shown, min(0.99, self.outlook.share(now, self.outlook.began - self.started)))
-        left = max(1, round(self.outlook.left(now)))
+        left = round(self.outlook.left(now))
         hours = f"{left // 3600}:{left // 60 % 60:02}" if left >= 3600 else f"{left // 60}"
-        return self.shown, self.doing, f"{hours}:{left % 60:02} left  {self._trials()}"
+        rest = f"{hours}:{left % 60:02} left" if left else "takes longer than expected"
+        return self.shown, self.doing, f"{rest}  {self._trials()}"
 
     def _trials(self) -> str:
         """The training losses, in the order of the trials: `loss relu #1 1.98 #2 2.01`."""
