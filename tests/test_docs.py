@@ -62,8 +62,8 @@ def study(tmp_path_factory, corpus_file, data_dir):
     (folder / "my_book.txt").write_text(corpus_file.read_text(), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def run(*arguments):
-        return programs.run(arguments, cwd=folder, env=environment)
+    def run(*arguments, **options):
+        return programs.run(arguments, cwd=folder, env=environment, **options)
 
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     done = run(str(ROOT / "train.py"), *flags)
@@ -186,7 +186,7 @@ def answered(study, tmp_path_factory):
     files = [tmp_path_factory.mktemp("answers") / name for name in ("questions.json", "outcomes.json")]
     first = (ROOT / ANSWERS).read_text(encoding="utf-8").split("\n## ")[0]
     files[0].write_text(json.dumps({"first": answer(first)} | {q: answer(body) for q, body in questions().items()}))
-    done = run("-c", ANSWERING, *map(str, files))
+    done = run("-c", ANSWERING, *map(str, files), timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(files[1].read_text())
 
