@@ -124,6 +124,10 @@ def test_what_order_varies_is_called_what_it_is():
     assert sampling.order_varies(settings | {"max_iters": 22}, 1000) == ORDER
     assert sampling.order_varies(settings | {"max_iters": 12}, 1000) == ORDER_AND_LAST
     assert sampling.order_varies(settings | {"max_iters": 10}, 1000) == SAMPLE_AND_ORDER
+    for steps, varies in ((97, SAMPLE_AND_ORDER), (99, ORDER), (100, ORDER), (102, ORDER_AND_LAST), (199, ORDER)):
+        nearly = {"sampling": "shuffle", "block_size": 10, "batch_size": 10, "max_iters": steps}  # 999 windows
+        assert sampling.order_varies(nearly, 10_000) == varies, steps
+        assert ("the same 999 windows, in" in sampling.order_explained(nearly, 10_000)) is (varies == ORDER)
     for unknown in (settings | {"sampling": "replacement"}, {"sampling": "shuffle"}, {}):
         assert sampling.order_varies(unknown, 1000) == SAMPLE_AND_ORDER
     assert sampling.order_varies(settings, None) == SAMPLE_AND_ORDER
@@ -139,8 +143,7 @@ def test_decomposition_of_epochs(smoke_config, tmp_path, capsys):
     """Trials see the same windows in another order, and table, file and figure say so."""
     config = smoke_config.replace(sampling="shuffle", block_size=32, batch_size=20, trials_per_activation=2)
     n = sampling.epoch_windows(len(load_corpus(config).train), 32)
-    assert n % 20 != 0  # so a step more or less than an epoch
-    for steps, expected in ((n // 20, SAMPLE_AND_ORDER), (n // 20 + 1, ORDER_AND_LAST)):
+    for steps, expected in ((n // 20 - 3, SAMPLE_AND_ORDER), (round(n / 20), ORDER)):
         folders = {k: str(tmp_path / str(steps) / k) for k in ("results_dir", "plots_dir", "checkpoint_dir")}
         short = config.replace(max_iters=steps, eval_interval=steps, warmup_iters=1, **folders)
         table = decompose.decompose(short, "relu", train.run_study, quiet=True, run=pool.run_here)

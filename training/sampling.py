@@ -45,12 +45,19 @@ SAMPLE_AND_ORDER, ORDER, ORDER_AND_LAST = (
 WITH_REPLACEMENT = "order: windows are drawn with replacement, so trials see other data, in another order"
 
 
+def _whole(taken: float) -> int:
+    """So many whole epochs, within one window in a hundred; 0 where it is no whole number of them."""
+    return round(taken) if abs(taken - round(taken)) <= 0.01 * round(taken) else 0
+
+
 def order_varies(config: Mapping, tokens: int | None) -> str:
-    """What the source `order` varies between trials. An epoch that isn't finished is a sample of its windows."""
+    """What the source `order` varies between trials. Of an epoch that isn't finished trials see other windows; one in a
+    hundred is let pass, since steps seldom fill an epoch exactly."""
     known = {"max_iters", "batch_size", "block_size"} <= config.keys() and bool(tokens)
-    if config.get("sampling") != "shuffle" or not known or (taken := epochs(config, tokens)) < 1:
+    if config.get("sampling") != "shuffle" or not known:
         return SAMPLE_AND_ORDER
-    return ORDER if taken == int(taken) else ORDER_AND_LAST
+    taken = epochs(config, tokens)
+    return ORDER if _whole(taken) else ORDER_AND_LAST if taken > 1 else SAMPLE_AND_ORDER
 
 
 def order_explained(config: Mapping, tokens: int) -> str:
@@ -58,11 +65,12 @@ def order_explained(config: Mapping, tokens: int) -> str:
     if config.get("sampling") != "shuffle":
         return WITH_REPLACEMENT
     taken, n = epochs(config, tokens), epoch_windows(tokens, config["block_size"])
-    if taken < 1:
-        return (
-            f"order: a trial sees {100 * taken:.3g} % of an epoch, each another part of the text, in another order; "
-            f"the order alone would take {-(-n // config['batch_size']):,} steps or more"
-        )
-    if taken == int(taken):
-        return f"order: every trial sees each of {n:,} windows {taken:.0f} times, in another order"
-    return f"order: {taken:.4g} epochs, the same {n:,} windows in another order; of the last one, other windows"
+    if times := _whole(taken):
+        often = "once" if times == 1 else f"{times} times"
+        return f"order: trials see the same {n:,} windows, in another order, {often} ({taken:.4g} epochs)"
+    if taken > 1:
+        return f"order: {taken:.4g} epochs, the same {n:,} windows in another order; of the last one, other windows"
+    return (
+        f"order: a trial sees {100 * taken:.3g} % of an epoch, each another part of the text, in another order; the "
+        f"order alone would take {-(-n // config['batch_size']):,} steps"
+    )
