@@ -241,6 +241,13 @@ class Config:
     bias: bool = setting(False, "biases in linear layers and layer norms", kind=bool)
     # training
     batch_size: int | None = setting(None, "windows per step", kind=int, low=1, high=2**20)
+    sampling: str = setting(
+        "replacement",
+        "replacement: windows at places drawn anew for each batch; or shuffle: epochs, in which each window comes once",
+        kind=str,
+        choices=("replacement", "shuffle"),
+        before="replacement",
+    )
     max_iters: int | None = setting(None, "training steps of the final model", kind=int, low=1, high=10**9)
     learning_rate: float | None = setting(None, "peak learning rate of AdamW", kind=float, above=0.0, high=10.0)
     schedule: str = setting(
@@ -296,7 +303,7 @@ class Config:
     vary: tuple[str, ...] = setting(
         SOURCES,
         "what differs between trials: any of init order dropout; or bit; or none (order: which windows of the text are "
-        "drawn, and when)",
+        "drawn, and when; with shuffle, of whole epochs only when)",
         kind=tuple,
     )
     # how it is run

@@ -273,6 +273,12 @@ def plot_divergence(results: Mapping, activation: str):
     return _one(results, activation)
 
 
+def decomposed_pds(decomposition: Mapping) -> dict[str, list[float]]:
+    """{source: relative PDs} for `plot_sources` of a `…_sources.json`, the order by what it varied."""
+    rows = decomposition["sources"].items()
+    return {one.source_key(name, row.get("varies")): row["relative_pd"] for name, row in rows}
+
+
 @figure("{activation}_sources", one.sources, pd=one.source_rows)
 def plot_sources(sources: Mapping[str, Iterable[float]], activation: str):
     """How much prediction difference each source of randomness causes alone, and all together.
@@ -542,8 +548,7 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
             written.append(plot(results, activation, plots_dir, formats))
         decomposition = Path(results_dir) / f"{storage.file_name(activation)}_sources.json"
         if decomposition.exists():
-            table = storage.read_json(decomposition)["sources"]
-            sources = {name: row["relative_pd"] for name, row in table.items()}
+            sources = decomposed_pds(storage.read_json(decomposition))
             written.append(plot_sources(sources, activation, plots_dir, formats))
     where = fitting(load(Path(results_dir) / WHERE_FILE), all_results)
     if any("reason" not in entry for entry in where["activations"].values()):

@@ -12,7 +12,7 @@ import numpy as np
 
 from config import Config
 from storage import number
-from training.check import check, listed
+from training.check import check, half_a_unit, listed
 
 # -- after training -----------------------------------------------------------------------------------------------
 
@@ -472,12 +472,14 @@ def _settings_of_results():
 
 def _parameters_across(all_results):
     counts = {name: r["parameters"] for name, r in all_results.items() if _number(r.get("parameters"))}
-    unequal = len(counts) > 1 and max(counts.values()) > 1.01 * min(counts.values())
+    unit = half_a_unit(next((r["config"] for r in all_results.values() if isinstance(r.get("config"), dict)), {}))
+    apart = max(counts.values()) - min(counts.values()) if counts else 0
+    unequal = len(counts) > 1 and apart > max(0.01 * min(counts.values()), unit)
     return check(
         "parameters across activations",
         not unequal if len(counts) > 1 else None,
         ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "not recorded",
-        "equal within 1 %",
+        "equal within 1 %, or half a unit of each hidden layer",
         "a larger model is better for its size, not for its activation",
     )
 

@@ -22,6 +22,7 @@ from analysis.results import mean, std
 from analysis.sections import NAMES, interval, margin
 from analysis.study import ALPHA, REFERENCE, Study
 from storage import number
+from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -36,18 +37,22 @@ def write_paper(study: Study, folder: str | os.PathLike) -> list[Path]:
     Raises:
         storage.StorageError: the disk refuses.
     """
-    folder = Path(folder)
+    folder, made = Path(folder), texts(study)
+    for name, text in made.items():
+        storage.write_text(folder / name, text)
+    figures = plot_utils.plot_comparisons(study, folder, ("pdf", "svg"))
+    return [folder / name for name in made] + [path.with_suffix(kind) for path in figures for kind in (".pdf", ".svg")]
+
+
+def texts(study: Study) -> dict[str, str]:
+    """{file: its text}."""
     methods = methods_text(study)
-    texts = {
+    return {
         "summary.tex": summary_table(study),
         "significance.tex": significance_table(study),
         "methods.tex": methods,
         "references.bib": references(methods),
     }
-    for name, text in texts.items():
-        storage.write_text(folder / name, text)
-    figures = plot_utils.plot_comparisons(study, folder, ("pdf", "svg"))
-    return [folder / name for name in texts] + [path.with_suffix(kind) for path in figures for kind in (".pdf", ".svg")]
 
 
 def tex(text: str) -> str:
@@ -145,7 +150,9 @@ def significance_table(study: Study) -> str:
 
 VARIED = {
     "init": "their initial weights",
-    "order": "the windows of text they see",
+    SAMPLE_AND_ORDER: "the windows of text they see",
+    ORDER: "the order in which they see the windows of text",
+    ORDER_AND_LAST: "the order in which they see the windows of text and those of the last, unfinished epoch",
     "dropout": "their dropout masks",
     "bit": "the last bit of one initial weight",
     "none": "nothing that is set",
@@ -199,6 +206,8 @@ def _trained(study: Study) -> list[str]:
         f"{listed(map(_cited, study.measured))} as activation function."
     ]
     steps = told("{} steps of {} windows", "max_iters", "batch_size")
+    if steps and config.get("sampling") == "shuffle":
+        steps += ["epochs without replacement"]
     if steps:
         how = " in ".join([*steps, *told("{}", "precision")])
         sentences.append(f"Each model was trained for {how} with AdamW~\\cite{{loshchilov2019}} ({', '.join(recipe)}).")
@@ -216,8 +225,10 @@ def _trained(study: Study) -> list[str]:
 def _trials(study: Study) -> list[str]:
     counts = sorted({len(m.trials) for m in study.measured.values()})
     how_many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    config = next((m.record("config") for m in study.measured.values() if m.record("config")), {})
+    m = next((m for m in study.measured.values() if m.record("config")), None)
+    config, tokens = (m.record("config"), number(m.record("dataset").get("train_tokens"))) if m else ({}, None)
     vary = [source for source in config.get("vary") or () if source != "dropout" or config.get("dropout")]
+    vary = [order_varies(config, tokens) if source == "order" else source for source in vary]
     differ = f", which differ in {tex(listed(VARIED.get(source, str(source)) for source in vary))}" if vary else ""
     shared = {t.paired for t in study.tests}
     paired = "; trial $k$ of every activation has the same seed" if shared == {True} else ""

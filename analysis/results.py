@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import sys
@@ -173,6 +174,7 @@ class Measured:
     name: str
     results: dict
     without: int | None = None  # a trial to leave out, for leave-one-out
+    shares: tuple[str, ...] = ()  # other activations that have a training in common with it
 
     @cached_property
     def planned(self) -> dict[int, dict]:
@@ -213,7 +215,7 @@ class Measured:
     @cached_property
     def pd_ids(self) -> list[int]:
         """The trials that have a PD with every other one here: the rows of the PD matrix. Fewer than two: none."""
-        return _complete(self.trials, self.pairs)
+        return complete(self.trials, self.pairs)
 
     def losses(self, ids: Iterable[int] | None = None) -> np.ndarray:
         return np.array([self.trials[k]["val_loss"] for k in (self.trials if ids is None else ids)], dtype=float)
@@ -251,15 +253,30 @@ class Measured:
         value = self.results.get(key)
         return value if isinstance(value, dict) else {}
 
+    @cached_property
+    def not_distinct(self) -> dict[str, str]:
+        """{check: what it finds} where one training stands for two, whatever the audit on record says: between the
+        trials, where more than nothing varies between them, or with another activation."""
+        found, marks = {}, {}
+        for trial in self.results["trials"]:
+            if mark := training_mark(trial):
+                marks.setdefault(mark, []).append(str(trial["trial_id"]))
+        same = [f"trials {' and '.join(ids)} are one training" for ids in marks.values() if len(ids) > 1]
+        if same and self.record("config").get("vary") != ["none"]:
+            found["distinct"] = "; ".join(same)
+        if self.shares:
+            found["distinct activations"] = f"it has a training in common with {', '.join(self.shares)}"
+        return found
+
     @property
     def audit(self) -> str:
         """'passed', 'failed (its failed checks)' or 'not recorded'."""
         audit = self.record("audit")
-        if "passed" not in audit:
-            return "not recorded"
-        if audit["passed"]:
-            return "passed"
-        return f"failed ({', '.join(str(c['name']) for c in audit.get('checks', []) if c.get('status') == 'fail')})"
+        failed = [str(c["name"]) for c in audit.get("checks", []) if c.get("status") == "fail"]
+        failed += [name for name in self.not_distinct if name not in failed]
+        if self.not_distinct or not audit.get("passed", True):
+            return f"failed ({', '.join(failed)})"
+        return "passed" if "passed" in audit else "not recorded"
 
     @property
     def unfit(self) -> str:
@@ -271,7 +288,19 @@ class Measured:
         return ""
 
 
-def _complete(ids: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
+def training_mark(trial: Mapping) -> tuple | None:
+    """What two trainings can't have in common by chance: the checksum of the weights; where none is recorded, all
+    digits of the losses and curves. None where those are too few to tell, and of a trial that diverged."""
+    if trial.get("status", "done") != "done":
+        return None
+    if trial.get("weights_sha256"):
+        return "weights", trial["weights_sha256"]
+    if len(trial["val_loss_history"]) > 2:
+        return "curve", trial["val_loss"], trial["train_loss"], *trial["val_loss_history"]
+    return None
+
+
+def complete(ids: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
     """The most of `ids` among which every pair is present, found by dropping the id that lacks the most."""
     kept, pairs = sorted(ids), set(pairs)
 
@@ -303,7 +332,9 @@ def measure(all_results: Mapping[str, dict]) -> dict[str, Measured]:
     if not all_results:
         raise UserError("no results to analyse; train first (python train.py) or name another folder (--results-dir)")
     refuse_mixture(all_results)
-    return {name: Measured(name, all_results[name]) for name in study_order(all_results)}
+    marks = {name: {training_mark(t) for t in results["trials"]} - {None} for name, results in all_results.items()}
+    shares = {a: tuple(b for b in study_order(marks) if b != a and marks[a] & marks[b]) for a in marks}
+    return {name: Measured(name, all_results[name], shares=shares[name]) for name in study_order(all_results)}
 
 
 def seeds_shared(a: Measured, b: Measured) -> bool:
@@ -328,46 +359,84 @@ class MatchedLoss:
 
     def ids(self, name: str) -> list[int]:
         pairs = self.pairs.get(name, {})
-        return _complete({k for pair in pairs for k in pair}, pairs)
+        return complete({k for pair in pairs for k in pair}, pairs)
 
     def mean(self, name: str) -> float | None:
         ids = self.ids(name)
         return mean(matrix(self.pairs[name], ids)[np.triu_indices(len(ids), 1)]) if ids else None
 
 
+Curves = dict[tuple[int, int], tuple[list, list, list]]
+
+
+def training_curves(m: Measured) -> Curves:
+    """{pair: its two validation losses and its PD along training, at the same steps}; {} where they were not recorded,
+    where a trial has no last loss, and of results that are unfit."""
+    divergence = m.record("divergence")
+    if m.unfit or not divergence:
+        return {}
+    losses = divergence["val_loss"]
+    found = {
+        (i, j): (losses[str(i)], losses[str(j)], divergence["pairs"][f"{i}_vs_{j}"]["relative_pd"])
+        for i, j in m.pairs
+        if f"{i}_vs_{j}" in divergence["pairs"] and str(i) in losses and str(j) in losses
+    }
+    ended = all(number(losses[str(k)][-1]) is not None for pair in found for k in pair)
+    return found if ended else {}
+
+
+def _last_loss(curves: Curves, pair: tuple[int, int]) -> float:
+    a, b, _ = curves[pair]
+    return (a[-1] + b[-1]) / 2
+
+
+def along_training(
+    curves: Mapping[str, Curves], ids: Mapping[str, Iterable[int]]
+) -> tuple[float, dict[str, np.ndarray]] | None:
+    """The loss at which activations are compared along training, and PD there: the highest final one of the compared
+    pairs, so that it depends on nothing else.
+
+    Args:
+        curves: {activation: its `training_curves`}.
+        ids: {activation: the trials to compare}, all of whose pairs have curves.
+
+    Returns:
+        (loss in nats per token, {activation: symmetric (n, n) matrix of PD among its `ids`}); None where some pair is
+        below that loss from its first point on.
+    """
+    pairs = {name: list(itertools.combinations(rows, 2)) for name, rows in ids.items()}
+    target = max(_last_loss(curves[name], pair) for name in pairs for pair in pairs[name])
+    found = {}
+    for name, compared in pairs.items():
+        pds = {pair: matched_loss_pd(*curves[name][pair], target) for pair in compared}
+        if None in pds.values():
+            return None
+        found[name] = matrix(pds, ids[name])
+    return target, found
+
+
 def match_losses(measured: Mapping[str, Measured]) -> MatchedLoss:
-    """PD at equal validation loss, read off the predictions stored along training.
+    """PD of all activations at one validation loss, read off the predictions stored along training.
 
     A model that has learnt more is sharper, and sharpness alone moves PD: final values compare models that have come
     differently far. At equal loss, an activation that learns more slowly is read off later, at a lower learning rate,
     and PD falls with the rate. So the steps are given too, and neither comparison is the answer by itself.
-    The reference loss is the highest final one among all pairs, so that every pair reaches it; activations that are
-    unfit (failed audit, all diverged) don't set it. Between evaluations PD is interpolated linearly in the loss.
-    Activations whose results hold no predictions along training are absent; with fewer than two left there is nothing
-    to match, and target is None.
+    The loss is the highest final one among all pairs, so that every pair reaches it: it depends on which activations
+    there are, and is for tables and figures that show all of them. What is tested is read off at a loss of its own
+    (`along_training`). Activations that are unfit (failed audit, all diverged) don't set it. Between evaluations PD is
+    interpolated linearly in the loss. Activations whose results hold no predictions along training are absent; with
+    fewer than two left there is nothing to match, and target is None.
     """
-    curves = {}
-    for m in measured.values():
-        divergence = m.record("divergence")
-        if m.unfit or not divergence:
-            continue
-        losses = divergence["val_loss"]
-        found = {
-            (i, j): (losses[str(i)], losses[str(j)], divergence["pairs"][f"{i}_vs_{j}"]["relative_pd"])
-            for i, j in m.pairs
-            if f"{i}_vs_{j}" in divergence["pairs"] and str(i) in losses and str(j) in losses
-        }
-        finals = {pair: _numbers([a[-1], b[-1]]) for pair, (a, b, _) in found.items()}
-        if found and all(len(both) == 2 for both in finals.values()):
-            curves[m.name] = found, max(sum(both) / 2 for both in finals.values()), divergence.get("steps") or []
+    curves = {name: found for name, m in measured.items() if (found := training_curves(m))}
     if len(curves) < 2:
         return MatchedLoss()
-    target = max(final for _, final, _ in curves.values())
+    target = max(_last_loss(found, pair) for found in curves.values() for pair in found)
     pairs, reached = {}, {}
-    for name, (found, _, steps) in curves.items():
+    for name, found in curves.items():
+        steps = measured[name].record("divergence").get("steps") or []
         values = {pair: matched_loss_pd(*curve, target) for pair, curve in found.items()}
         pairs[name] = {pair: value for pair, value in values.items() if value is not None}
         when = [matched_loss_pd(a, b, steps, target) for a, b, _ in found.values() if len(a) == len(b) == len(steps)]
-        if found and len(when) == len(found) and None not in when:
+        if len(when) == len(found) and None not in when:
             reached[name] = mean(when)
     return MatchedLoss(target, pairs, reached)

@@ -118,6 +118,10 @@ def cautions(s: Study) -> list[str]:
     for name, m in s.measured.items():
         for check in failed_checks(m.record("audit").get("checks", [])):
             note(name, f"failed the audit; kept out of rankings and tests. {check}")
+        on_record = [c.get("name") for c in m.record("audit").get("checks", []) if c.get("status") == "fail"]
+        for check, what in m.not_distinct.items():
+            if check not in on_record:
+                note(name, f"kept out of rankings and tests, whatever the audit on record says: {safe(what)}")
         for check in failed_checks(m.record("audit").get("checks", []), "caution"):
             note(name, check)
         if m.audit == "not recorded":
@@ -313,7 +317,8 @@ def statistical_significance(s: Study) -> list[str]:
     lines = [how_tested(s), "", *the_order(s)]
     if s.primary:
         lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
-        at = "of fully trained models" if s.frontiers else f"at {fixed(s.matched.target)} nats per token"
+        read_at = [t.loss for t in s.primary if t.loss is not None]
+        at = "of fully trained models" if s.frontiers else f"at {span(read_at, 4)} nats per token" if read_at else DASH
         where = {"PD": "final models", "Matched_PD": f"{at}; see section 5"}
         where["Loss"] = "nats per token"
         for quantity in QUANTITIES:
@@ -614,12 +619,15 @@ def along_training(s: Study) -> list[str]:
             "difference in PD may come from how much the models have learnt."
         ]
     losses = [s.loss[n] for n in s.fit if s.loss[n] is not None]
+    own = [] if s.frontiers else [t.loss for t in s.tests if t.loss is not None]
+    tested = "; each test reads at that of the activations that it compares, whatever others there are ("
+    tested = f"{tested}{span(own, 4)})" if own else ""
     return [
         "A model that has learnt more is sharper, and sharpness alone moves PD. The activations' mean losses end "
         f"{fixed(max(losses) - min(losses), 3)} nats per token apart. Here each pair's PD is read off where its mean "
-        f"validation loss, at the probe, first falls to {fixed(s.matched.target)}, the highest final one of any pair. "
-        "An activation that learns more slowly gets there later, at a lower learning rate, and PD falls as the rate "
-        "does: so neither comparison isolates the activation"
+        f"validation loss, at the probe, first falls to {fixed(s.matched.target)}, the highest final one of any pair "
+        f"of these activations{tested}. An activation that learns more slowly gets there later, at a lower learning "
+        "rate, and PD falls as the rate does: so neither comparison isolates the activation"
         f"{'.' if s.frontiers else ', and a difference counts as confirmed where both show it.'}",
         *table(
             ["Activation", "Final PD", "PD at equal loss", "Reached at step (mean over pairs)"],

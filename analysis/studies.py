@@ -26,7 +26,7 @@ import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
 from analysis.metrics_table import BY_KEY
-from analysis.results import Measured, load_all_results, matrix, mean, median, seeds_shared, std, study_order
+from analysis.results import Measured, load_all_results, mean, median, seeds_shared, std, study_order, training_mark
 from analysis.study import ALPHA, REFERENCE, PairTests, Study
 from analysis.tables import csv, frame
 from config import UserError
@@ -65,10 +65,8 @@ class Member(Study):
             corpus = m.record("dataset").get("sha256")
             for k, trial in m.trials.items():
                 marks = found.setdefault(k, set())
-                if trial.get("weights_sha256"):
-                    marks.add(("weights", trial["weights_sha256"]))
-                elif len(trial["val_loss_history"]) > 2:
-                    marks.add(("curve", *trial["val_loss_history"]))
+                if mark := training_mark(trial):
+                    marks.add(mark)
                 if corpus and trial["seed"] is not None:
                     marks.add(("seed", corpus, trial["seed"]))
         return found
@@ -76,22 +74,14 @@ class Member(Study):
     def by_trial(self, name: str, quantity: str) -> dict[int, float] | None:
         """{trial: its ln PD (as a pseudo-value) minus that of ReLU's trial of the same seed}, whose mean is the ln of
         the ratio; None where seeds are not shared or there are too few trials."""
-        names = self.contrast.smooth if name == SMOOTH else [name]
-        measured = [self.measured[n] for n in (*names, REFERENCE)]
-        if not all(seeds_shared(m, measured[-1]) for m in measured):
+        names = [*(self.contrast.smooth if name == SMOOTH else [name]), REFERENCE]
+        if not all(seeds_shared(self.measured[n], self.measured[REFERENCE]) for n in names):
             return None
-        common = set.intersection(*(set(self._ids(n, quantity)) for n in (*names, REFERENCE)))
-        ids = [k for k in self._ids(REFERENCE, quantity) if k in common]
-        logs = [significance.log_pseudo_values(self._matrix(n, quantity, ids)) for n in (*names, REFERENCE)]
+        found = self.compared_pds(names, quantity, paired=True)
+        logs = [significance.log_pseudo_values(pds) for pds in found[2].values()] if found else [None]
         if any(values is None for values in logs):
             return None
-        return dict(zip(ids, (np.mean(logs[:-1], axis=0) - logs[-1]).tolist(), strict=True))
-
-    def _ids(self, name: str, quantity: str) -> list[int]:
-        return self.measured[name].pd_ids if quantity == "PD" else self.matched.ids(name)
-
-    def _matrix(self, name: str, quantity: str, ids: list[int]) -> np.ndarray:
-        return self.measured[name].pd(ids) if quantity == "PD" else matrix(self.matched.pairs[name], ids)
+        return dict(zip(found[1][REFERENCE], (np.mean(logs[:-1], axis=0) - logs[-1]).tolist(), strict=True))
 
     @cached_property
     def against(self) -> dict[str, PairTests]:

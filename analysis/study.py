@@ -28,7 +28,20 @@ import activations
 import significance
 from analysis import sequential
 from analysis.frontier import Point, equal_loss, frontier
-from analysis.results import MatchedLoss, Measured, match_losses, matrix, mean, measure, median, seeds_shared
+from analysis.results import (
+    Curves,
+    MatchedLoss,
+    Measured,
+    along_training,
+    complete,
+    match_losses,
+    matrix,
+    mean,
+    measure,
+    median,
+    seeds_shared,
+    training_curves,
+)
 from config import UserError
 from storage import number
 
@@ -156,6 +169,7 @@ class Study:
 
     @cached_property
     def matched(self) -> MatchedLoss:
+        """All activations at one loss, for tables and figures; a comparison has its own, `compared_pds`."""
         return match_losses(self.measured)
 
     @cached_property
@@ -236,27 +250,40 @@ class Study:
 
     def _compare_pds(self, result: Tested, names: list[str], compare: Callable) -> None:
         """Compare what is there of PD and of PD at equal loss by `compare`, of {activation: matrix of trials}."""
-        for quantity, ids in self._pd_ids.items():
-            rows = dict(zip(names, _rows(*(ids[name] for name in names), paired=result.paired), strict=True))
-            if min(map(len, rows.values())) < 2:
-                continue
-            if quantity == "PD":
-                pds = {name: self.measured[name].pd(some) for name, some in rows.items()}
-            elif not self.frontiers:
-                result.loss = self.matched.target
-                pds = {name: matrix(self.matched.pairs[name], some) for name, some in rows.items()}
-            elif found := equal_loss({name: self.frontiers[name] for name in names}, rows):
-                result.loss, pds = found
-            else:
-                continue
-            result.own[quantity] = compare(pds)
+        for quantity in QUESTIONS[0]:
+            if found := self.compared_pds(names, quantity, result.paired):
+                loss, _, pds = found
+                result.loss = result.loss if loss is None else loss
+                result.own[quantity] = compare(pds)
+
+    def compared_pds(
+        self, names: Iterable[str], quantity: str, paired: bool
+    ) -> tuple[float | None, dict[str, list[int]], dict[str, np.ndarray]] | None:
+        """What a comparison of these activations is of, and of nothing else in the folder: the loss at which PD is read
+        off (of final models None), {activation: its trials} and {activation: matrix of PD among them}. None where one
+        has fewer than two such trials."""
+        ids = {name: self._pd_ids[quantity][name] for name in names}
+        rows = dict(zip(ids, _rows(*ids.values(), paired=paired), strict=True))
+        if min(map(len, rows.values())) < 2:
+            return None
+        if quantity == "PD":
+            return None, rows, {name: self.measured[name].pd(some) for name, some in rows.items()}
+        if self.frontiers:
+            found = equal_loss({name: self.frontiers[name] for name in rows}, rows)
+        else:
+            found = along_training(self._curves, rows)
+        return found and (found[0], rows, found[1])
+
+    @cached_property
+    def _curves(self) -> dict[str, Curves]:
+        return {name: training_curves(m) for name, m in self.measured.items()}
 
     @cached_property
     def _pd_ids(self) -> dict[str, dict[str, list[int]]]:
         """Of each quantity that is a PD, {activation: the trials that have one}."""
         final = {name: m.pd_ids for name, m in self.measured.items()}
         between = {name: final[name] if name in self.frontiers else [] for name in self.measured}
-        along = {name: self.matched.ids(name) for name in self.measured}
+        along = {name: complete({k for pair in curves for k in pair}, curves) for name, curves in self._curves.items()}
         return {"PD": final, "Matched_PD": between if self.frontiers else along}
 
     def _compare(self, a: Measured, b: Measured) -> PairTests:

@@ -224,7 +224,7 @@ def terms(s: Study) -> list[str]:
         "Validation loss": "mean of −ln of the probability given to the true next token, in nats per token, at all "
         f"evaluated positions of text not trained on{along}. 0.01 more is 1 % more perplexity.",
         "PD at equal loss": f"read off {'between branches' if s.frontiers else 'along training'} where a pair's loss "
-        "first falls to a level that every pair reaches (section 5).",
+        "first falls to a level that every pair compared reaches (section 5).",
         "Smooth": f"differentiable everywhere. {label(REFERENCE)} has a kink at 0. The *planned contrast* compares the "
         f"smooth ones together, by mean ln PD, with {label(REFERENCE)}.",
         "95 % interval": "made so that it holds the true value in 95 of 100 studies; each for its comparison alone.",
@@ -245,7 +245,7 @@ def terms(s: Study) -> list[str]:
 
 GROUPS = {  # the settings, by what they are about
     "Layers": "n_layer n_head n_embd block_size dropout bias",
-    "Training": "batch_size max_iters learning_rate min_lr warmup_iters weight_decay beta1 beta2 grad_clip",
+    "Training": "batch_size sampling max_iters learning_rate min_lr warmup_iters weight_decay beta1 beta2 grad_clip",
     "Schedule": "schedule branch_points cooldown",
     "Text": "tokenizer bpe_vocab_size train_split",
     "Measuring": "eval_interval eval_tokens probe_tokens",

@@ -36,6 +36,7 @@ from plotting.style import (
     ticks,
 )
 from storage import number
+from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
 
 LOSS = f"loss ({METRIC['val_loss'].unit})"
 
@@ -470,12 +471,19 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
 
 SOURCE_LABELS = {
     "init": "initial weights",
-    "order": "data sample and order",
+    "order": SAMPLE_AND_ORDER,
+    ORDER: ORDER,
+    ORDER_AND_LAST: ORDER_AND_LAST,
     "dropout": "dropout",
     "bit": "one bit of one weight",
     "all": "all together",
     "none": "nothing (hardware only)",
 }
+
+
+def source_key(name: str, varies: str | None) -> str:
+    """The key in SOURCE_LABELS of a source, by its name and what it varied."""
+    return varies if varies in SOURCE_LABELS else name
 
 
 def sources(data: tuple[Mapping[str, Iterable[float]], str]) -> Figure:

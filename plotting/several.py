@@ -184,9 +184,8 @@ def divergence_comparison(study: Study) -> Figure:
     figure, axes = panels(1, 2, 3.1 + 0.16 * rows + foot, bottom=0.5 + 0.16 * rows + foot)
     note = "thick: mean over pairs of trials" + ("; thin: the pairs" if len(names) <= _FEW else "")
     if study.matched.target is not None:
-        note += (
-            f"; dashed: the loss that every pair reaches ({study.matched.target:.4g}), where PD is read at equal loss"
-        )
+        target = f"{study.matched.target:.4g}"
+        note += f"; dashed: the loss that every pair here reaches ({target}), PD at equal loss marked"
     note += "; † failed its audit" if any(name.endswith("†") for name in names.values()) else ""
     headline(figure, "How trials part along training", note + f"\n{start}" * bool(start))
     pd_by_step(axes[0, 0], study)

@@ -256,6 +256,20 @@ def pds_of(results):
     return pairs
 
 
+def pds_at_equal_loss(study, *names):
+    """{activation: {pair: its PD where its mean loss falls to the highest final one of any pair of `names`}}, by NumPy;
+    the curves of synthetic results fall throughout."""
+    curves = {}
+    for name in names:
+        divergence = study[name]["divergence"]
+        for pair, curve in divergence["pairs"].items():
+            i, j = pair.split("_vs_")
+            loss = np.mean([divergence["val_loss"][i], divergence["val_loss"][j]], axis=0)
+            curves.setdefault(name, {})[int(i), int(j)] = loss[::-1], curve["relative_pd"][::-1]
+    target = max(loss[0] for pairs in curves.values() for loss, _ in pairs.values())
+    return {n: {pair: np.interp(target, *curve) for pair, curve in pairs.items()} for n, pairs in curves.items()}
+
+
 def log_jackknife(pairs):
     """ln U + (ψ - U) / U with ψ_k = n U - (n - 1) U_(k), U_(k) the mean over pairs without trial k."""
     ids = sorted({k for pair in pairs for k in pair})

@@ -15,7 +15,6 @@ from analysis import tables
 from analysis.study import Study
 from analyze_results import (
     calculate_statistical_significance,
-    matched_loss,
     plan_trials,
     rank_activations,
     results_frame,
@@ -28,6 +27,7 @@ from synthetic import (
     log_jackknife,
     losses_of,
     moderated,
+    pds_at_equal_loss,
     pds_of,
     synthetic_results,
     synthetic_study,
@@ -142,6 +142,11 @@ def per_trial(study):
     }
 
 
+def at_equal_loss(study, *names):
+    """{activation: ln PD's pseudo-values at the loss that these activations reach}."""
+    return {name: log_jackknife(pds) for name, pds in pds_at_equal_loss(study, *names).items()}
+
+
 @pytest.mark.parametrize("n_trials", [3, 5])
 def test_moderated_tests_against_scipy(n_trials):
     study = synthetic_study(n_trials=n_trials)
@@ -181,12 +186,17 @@ def test_the_order_of_the_tests_by_hand(seed):
     """PD against ReLU, the contrast, both at equal loss, other pairs; losses against ReLU, other pairs."""
     study = synthetic_study(n_trials=4, seed=seed, spread=0.05)
     made, values = Study(study), per_trial(study)
-    values["Matched_PD"] = {name: log_jackknife(pairs) for name, pairs in matched_loss(study).pairs.items()}
     table = calculate_statistical_significance(made).set_index(["Activation_A", "Activation_B"])
 
+    def difference(quantity, a, b):
+        logs = at_equal_loss(study, a, b) if quantity == "Matched_PD" else values[quantity]
+        return logs[a] - logs[b]
+
+    def family_of(quantity):
+        return [difference(quantity, name, "relu") for name in study if name != "relu"]
+
     def p_of(quantity, pairs):
-        family = list(differences_from(values[quantity]).values())
-        return [moderated(values[quantity][a] - values[quantity][b], family)[2] for a, b in pairs]
+        return [moderated(difference(quantity, a, b), family_of(quantity))[2] for a, b in pairs]
 
     def holm(p):
         return multipletests(p, method="holm")[1]
@@ -205,9 +215,9 @@ def test_the_order_of_the_tests_by_hand(seed):
     assert list(table.Loss_p_Holm[others]) == pytest.approx(np.maximum(holm(p_of("Loss", others)), losses.min()))
     gate = 1.0
     for quantity in ("PD", "Matched_PD"):
-        smooth = np.mean([x for name, x in values[quantity].items() if name != "relu"], axis=0)
-        family = list(differences_from(values[quantity]).values())
-        p = moderated(smooth - values[quantity]["relu"], family)[2]
+        logs = at_equal_loss(study, *study) if quantity == "Matched_PD" else values[quantity]
+        smooth = np.mean([x for name, x in logs.items() if name != "relu"], axis=0)
+        p = moderated(smooth - logs["relu"], family_of(quantity))[2]
         assert made.contrast.tests[quantity].p == pytest.approx(p)
         expected = max(p, gate) if quantity == "Matched_PD" else min(max(p, first.min()), 2 * p)
         assert made.contrast.p_holm[quantity] == pytest.approx(expected)
@@ -247,11 +257,12 @@ def test_practically_equal_is_one_claim_of_a_family():
 
 def test_matched_comparison_against_scipy():
     study = synthetic_study()
-    matched, table = matched_loss(study), calculate_statistical_significance(study)
-    values = {name: log_jackknife(pairs) for name, pairs in matched.pairs.items()}
+    table = calculate_statistical_significance(study)
+    against_relu = [at_equal_loss(study, name, "relu") for name in study if name != "relu"]
+    family = [logs[name] - logs["relu"] for logs in against_relu for name in logs if name != "relu"]
     for row in table.itertuples():
-        d = values[row.Activation_A] - values[row.Activation_B]
-        t, _, p, _, _ = moderated(d, differences_from(values).values())
+        logs = at_equal_loss(study, row.Activation_A, row.Activation_B)
+        t, _, p, _, _ = moderated(logs[row.Activation_A] - logs[row.Activation_B], family)
         assert (row.Matched_PD_t, row.Matched_PD_p) == pytest.approx((t, p), rel=1e-7)
 
 
@@ -287,6 +298,8 @@ def test_a_trial_that_failed_for_one_is_dropped_from_both():
 def test_no_variation_is_no_test_and_counts_as_one():
     study = synthetic_study(("smelu_1", "gelu", "relu"))
     study["gelu"] = {**copy.deepcopy(study["smelu_1"]), "activation": "gelu"}
+    for trial in study["gelu"]["trials"]:  # other trainings, of the same numbers
+        trial["weights_sha256"] = trial["weights_sha256"][::-1]
     table = calculate_statistical_significance(study)
     row = row_of(table, "smelu_1", "gelu")
     assert row.PD_Test == "no test" and "no variation between trials" in row.PD_Verdict

@@ -1,6 +1,7 @@
 """Planted defects in an experiment that is about to be trained, and the checks that catch them."""
 
 import dataclasses
+import math
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import audit
 import metrics
 import model
 import storage
+from analysis import checks as results_checks
 from config import Config, UserError
 from conftest import pseudo_english
 from models import architectures, toolchain
@@ -399,6 +401,86 @@ def test_planted_shifted_initial_loss(before, monkeypatch):
     evaluate = metrics.evaluate_loss
     monkeypatch.setattr(metrics, "evaluate_loss", lambda *args: (evaluate(*args)[0] - 0.5, 0.0))
     assert status(before())["sane start"] == "fail"
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_initial_weights_a_few_times_too_large(before, monkeypatch, times):
+    """Also where the loss hardly shows it: the logits' variance over the tokens does."""
+    initialise = architectures.initialise
+
+    def large(model_, seed, n_layer):
+        initialise(model_, seed, n_layer)
+        model_.wte.weight.data.mul_(times)
+
+    monkeypatch.setattr(architectures, "initialise", large)
+    check = next(c for c in before() if c["name"] == "sane start")
+    assert check["status"] == "fail" and "variance" in check["measured"]
+
+
+@pytest.mark.parametrize("kind", ["gpt", "conv", "lstm"])
+def test_a_wide_model_of_one_layer_starts_sane(config, corpus, kind):
+    """The logits' variance grows with the width, and the initial loss with it: by half of it, in nats."""
+    wide = config.replace(model=kind, n_layer=1, n_embd=1024, precision="float32")
+    with machine.torch_settings(wide):
+        check = audit._sane_start(wide, "gelu", corpus)
+    assert check["status"] == "pass", check
+    loss, variance = (float(x) for x in re.findall(r"loss ([\d.]+) nats.*tokens ([\d.]+)", check["measured"])[0])
+    assert variance == pytest.approx(0.02**2 * 1024, rel=0.7)
+    assert loss - math.log(corpus.vocab_size) > 0.1  # beyond it: 5 % of ln V would be 0.17
+
+
+def test_what_sane_start_reads_off_the_logits():
+    """Against NumPy in float64, token by token."""
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((7, 7))
+    tokens = rng.integers(0, 7, (3, 9))
+    found = audit._new_logits(lambda idx: torch.tensor(table)[idx], tokens, "cpu")
+    losses, variances, spreads, repeats = [], [], [], []
+    for row in tokens:
+        for i, y in zip(row[:-1], row[1:], strict=True):
+            z, others = table[i], np.delete(table[i], i)
+            losses.append(np.log(np.exp(z).sum()) - z[y])
+            variances.append(others.var())
+            spreads.append(np.log(np.exp(others).mean()) - others.mean())
+            repeats.append(z[i] - others.mean())
+    expected = {"loss": losses, "variance": variances, "spread": spreads, "repeats": repeats}
+    assert found == pytest.approx({name: np.mean(values) for name, values in expected.items()})
+
+
+def test_where_rounding_changes_too_much_it_is_coarse_not_wrong(config, corpus, monkeypatch):
+    """Narrow and deep models lose more than a quarter of their gradient to bfloat16; nothing is wrong with them."""
+    narrow = config.replace(model="conv", n_embd=6, n_head=1, n_layer=12, precision="bfloat16", native=False)
+    assert one_function(narrow, "mish", corpus)["status"] in ("pass", "caution")
+    monkeypatch.setattr(audit, "MOST", 1e-4)
+    check = one_function(narrow, "mish", corpus)
+    assert check["status"] == "caution" and "rounding to bfloat16 changes" in check["measured"], check
+    assert one_function(narrow.replace(precision="float32"), "mish", corpus)["status"] == "pass"
+    loss = trial.training_loss
+    make = trial.Training.__init__
+
+    def other(self, *args):
+        make(self, *args)
+        self.loss = lambda *batch: 1.2 * loss(*batch)
+
+    monkeypatch.setattr(trial.Training, "__init__", other)
+    assert one_function(narrow, "mish", corpus)["status"] == "fail"
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gated_layer_of_a_narrow_model_may_be_half_a_unit_off(config, corpus, bias):
+    narrow = config.replace(n_embd=4, n_head=1, bias=bias)
+    assert audit._parameters(narrow, "swiglu", corpus)["status"] == "pass"
+    counts = {
+        name: {
+            "parameters": architectures.build_model(narrow, name, corpus.vocab_size).n_parameters(),
+            "config": narrow.to_dict(),
+        }
+        for name in ("relu", "swiglu")
+    }
+    assert counts["relu"]["parameters"] != counts["swiglu"]["parameters"]
+    assert results_checks._parameters_across(counts)["status"] == "pass"
+    counts["swiglu"]["parameters"] += 60
+    assert results_checks._parameters_across(counts)["status"] == "fail"
 
 
 def a_gated_activation() -> str:

@@ -47,6 +47,7 @@ WRONG = [
     ({"vary": "inti"}, ["vary='inti'", "did you mean init?"]),
     ({"vary": ()}, ["vary=()", "none"]),
     ({"vary": ("bit", "order")}, ["bit and none stand alone"]),
+    ({"sampling": "shuffel"}, ["sampling='shuffel'", "did you mean shuffle?"]),
     ({"trials_per_activation": 0}, ["trials_per_activation=0", "at least 1"]),
     ({"seed_base": -1}, ["seed_base=-1", "at least 0"]),
     ({"seed_base": 2**40}, ["seed_base"]),
@@ -272,6 +273,7 @@ OTHER = {
     "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "native": False,
     "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
     "encoding": "cp1251", "text_column": "story", "schedule": "trunk", "branch_points": (0.5, 1.0), "cooldown": 0.5,
+    "sampling": "shuffle",
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {

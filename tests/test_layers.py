@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the bottom up. A module may import what stands on a line above its own, or before it on its own line.
 LAYERS = """
-storage models.toolchain tools.streams training.schedule config
+storage models.toolchain tools.streams training.schedule training.sampling config
 significance analysis.metrics_table metrics training.pairs
 models.smelu models.own_code tokenizer
 corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables corpora.encodings corpora.hub

@@ -283,7 +283,10 @@ def test_identical_activations_are_called_out():
     text = text_of(DEGENERATE["identical activations"]())
     summary = section(text, "Executive Summary")
     assert "A check across activations failed" in summary and "distinct activations" in summary
-    assert "no variation between trials" in section(text, "Statistical Significance")
+    tests = section(text, "Statistical Significance").splitlines()
+    row = next(line for line in tests if line.startswith("| GELU against Swish"))
+    assert "no test: GELU: its audit failed" in row and "equal" not in row  # they are one: nothing is compared
+    assert "- GELU: its audit failed (distinct activations)" in section(text, "Rankings by Use Case")
 
 
 def test_diverged_and_overfitted_trials_are_reported():

@@ -16,6 +16,7 @@ from analysis.results import (
     measure,
     seeds_shared,
 )
+from analysis.study import Study
 from config import UserError
 from synthetic import STUDY, minimal_results, synthetic_results, synthetic_study, write_study
 from training.matched_loss import matched_loss_pd, pd_at_val_loss
@@ -272,6 +273,53 @@ def test_the_design_decides_on_pairing():
     for t in (*a.results["trials"], *b.results["trials"]):
         t["seed"] = None
     assert not seeds_shared(a, b)
+
+
+# -- one training counted twice ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("audit", ["passed", "forged", "none"])
+def test_two_trials_that_are_one_training_are_unfit_whatever_the_audit_says(tmp_path, recorded, audit):
+    study = synthetic_study(n_trials=4)
+    relu = study["relu"]
+    twice = {**relu["trials"][1], "trial_id": 4, "seed": relu["trials"][3]["seed"]}
+    relu["trials"][3] = twice
+    if not recorded:  # by another tool: all digits of the losses and curves are the same
+        for trial in relu["trials"]:
+            del trial["weights_sha256"]
+    if audit == "forged":
+        relu["audit"] = {"passed": True, "checks": [{"name": "distinct", "status": "pass"}]}
+    elif audit == "none":
+        del relu["audit"]
+    found = measure(study)
+    assert found["relu"].unfit == "its audit failed (distinct)" and not found["gelu"].unfit
+    assert "trials 2 and 4 are one training" in found["relu"].not_distinct["distinct"]
+    made = Study(study)
+    assert "relu" not in made.fit and not any(t.tests for t in made.tests if t.primary)
+    assert all(reason == found["relu"].unfit for reason in made.rank().excluded.values())
+    assert "relu" not in made.rank(without=4).ranks  # also where the copy is the trial left out
+    text = analyze_results.generate_final_report(study, tmp_path / "FINAL_REPORT.md")
+    assert "trials 2 and 4 are one training" in text
+    relu["config"]["vary"] = ["none"]  # nothing differs between them, and none is claimed to
+    assert not measure(study)["relu"].unfit
+
+
+def test_a_training_under_two_names_is_unfit_under_both():
+    study = synthetic_study()
+    study["gelu"]["trials"][0]["weights_sha256"] = study["swish"]["trials"][2]["weights_sha256"]
+    found = measure(study)
+    unfit = {name: m.unfit for name, m in found.items() if m.unfit}
+    assert unfit == dict.fromkeys(("gelu", "swish"), "its audit failed (distinct activations)")
+    assert "SWISH" in str(found["gelu"].not_distinct).upper()
+
+
+def test_trials_that_diverged_alike_are_no_copies():
+    study = synthetic_study(diverged=(1, 2))
+    for results in study.values():
+        for trial in results["trials"][:2]:
+            trial["weights_sha256"] = "00" * 32
+    assert not any(m.not_distinct for m in measure(study).values())
 
 
 # -- at equal loss ----------------------------------------------------------------------------------------------------

@@ -13,14 +13,17 @@ import analyze_results
 import significance
 import storage
 from analysis import looks, report, sequential, tables
+from analysis.studies import SMOOTH, Member
 from analysis.study import Study
 from plotting import several
 from synthetic import (
     STUDY,
+    add_frontier,
     differences_from,
     log_jackknife,
     losses_of,
     moderated,
+    pds_at_equal_loss,
     pds_of,
     synthetic_results,
     synthetic_study,
@@ -76,6 +79,38 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
         "mean_pd_interval": 5 + 3 * 5 + 3 * 5,
         "verdict": 3 * pairs + 2,
     }
+
+
+def test_a_comparison_at_equal_loss_depends_on_the_compared_ones_alone():
+    """A slow learner comes into the folder: losses, ratios and spreads of the others' comparisons stay as they were."""
+    study = synthetic_study(("relu", "gelu", "smelu_05"), n_trials=4)
+    slow = synthetic_results("swish", n_trials=4, val_loss=2.4)
+    alone, beside = Study(study), Study(study | {"swish": slow})
+    assert beside.matched.target > alone.matched.target + 0.3  # what is shown of all at one loss does move
+    found = {(t.a, t.b): t for t in beside.tests}
+    for t in alone.tests:
+        same = found[t.a, t.b]
+        assert same.own["Matched_PD"] == t.own["Matched_PD"] and same.loss == t.loss
+        pds = pds_at_equal_loss(study, t.a, t.b)
+        assert t.tests["Matched_PD"].effect == pytest.approx(
+            np.mean(list(pds[t.a].values())) / np.mean(list(pds[t.b].values())), rel=1e-9
+        )
+    assert len({t.loss for t in alone.tests}) > 1 and alone.contrast.loss == alone.matched.target
+    # the smooth ones together: a new smooth one belongs to them, one with a kink doesn't
+    other = Study(study | {"leaky_relu": synthetic_results("leaky_relu", n_trials=4, val_loss=2.4)})
+    assert other.contrast.own == alone.contrast.own and other.contrast.loss == alone.contrast.loss
+
+
+def test_what_is_pooled_at_equal_loss_is_what_was_tested():
+    for branches in (False, True):
+        study = synthetic_study(n_trials=4)
+        if branches:
+            study = {name: add_frontier(results) for name, results in study.items()}
+        member = Member(study)
+        for name in ("gelu", SMOOTH):
+            values = list(member.by_trial(name, "Matched_PD").values())
+            own = member.own(name, "Matched_PD")
+            assert np.std(values, ddof=1) / 2 == pytest.approx(own.se, rel=1e-9)
 
 
 def with_verdicts_that_depend_on_the_family():

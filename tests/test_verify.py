@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 
 import analyze_results
+import plot_utils
 import storage
 import train
-from analysis import report, tables
+from analysis import paper, report, tables
 from analysis.results import load_all_results
 from analysis.study import Study
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
-from tools import verify, where
+from tools import decompose, verify, where
 from training import experiment, pool, trial
 
 # What only training could give again, place by place: the one list that is written by hand.
@@ -355,6 +356,72 @@ def test_every_file_that_was_tampered_with_is_named_by_the_command(folder, tmp_p
     out = capsys.readouterr().out
     assert not [str(p) for p in files if f"✗ {p}" not in out]
     print(f"{len(files)} files, all named")
+
+
+def test_what_a_paper_takes_is_derived_again(folder, tmp_path):
+    """Every file of --paper, and the figures in other formats, with one number or one place changed."""
+    made = Study(load_all_results(folder / "results"))
+    paper.write_paper(made, tmp_path / "paper")
+    plot_utils.plot_comparisons(made, tmp_path / "plots", ("png", "svg"))
+
+    def found():
+        of_plots = verify._drawn(
+            tmp_path / "plots", tmp_path / "plots", lambda to, kinds: plot_utils.plot_comparisons(made, to, kinds)
+        )
+        return {Path(v.name): v for v in [*verify._paper(made, tmp_path / "paper", tmp_path / "plots"), *of_plots]}
+
+    files = {*(tmp_path / "paper").iterdir(), *(tmp_path / "plots").iterdir()}
+    assert len(files) >= 4 + 4 * 2 and {p.suffix for p in files} == {".tex", ".bib", ".pdf", ".svg", ".png"}
+    assert found().keys() == files and not any(v.problems or v.note for v in found().values())
+    svg = tmp_path / "plots/comprehensive_comparison.svg"
+    for path in files:
+        if path.suffix == ".pdf":
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+        elif path != svg:
+            tamper(path)
+    wrong = {path for path, v in found().items() if v.problems}
+    assert wrong == files - {svg}
+    svg.with_suffix(".png").unlink()  # then nothing says which version drew them
+    tamper(svg)
+    assert "another version of Matplotlib" in found()[svg].problems[0]
+
+
+@pytest.mark.slow
+def test_studies_of_single_sources_are_derived_again_with_all_their_files(tmp_path, corpus_file, capsys):
+    changes = {"max_iters": 4, "eval_interval": 2, "warmup_iters": 1, "trials_per_activation": 2}
+    config = Config(**TINY | changes, dataset=str(corpus_file), device="cpu", **places(tmp_path))
+    decompose.decompose(config, "relu", train.run_study, quiet=True, run=pool.run_here)
+    assert analyze_results.main(["--verify", *flags(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    files = {p for sub in ("results", "plots") for p in (tmp_path / sub).rglob("[!.]*") if p.is_file()}
+    files |= set((tmp_path / "checkpoints").rglob("*.pt"))
+    assert len({p.parent for p in files}) == 12 and not {p for p in files if f"✓ {p}" not in out}
+    for path in files:
+        tamper(path)
+    stray = tmp_path / "results/sources/init/notes.txt"
+    stray.write_text("PD 0.01")
+    assert analyze_results.main(["--verify", *flags(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert not [str(p) for p in files if f"✗ {p}" not in out]
+    assert f"– {stray} (not verified: nothing here makes such a file)" in out
+    # the study of a source put in another's place
+    shutil.copytree(tmp_path / "results/sources/bit", tmp_path / "results/sources/init", dirs_exist_ok=True)
+    found = {Path(v.name).name: v for v in verify._sources(config, tmp_path / "results", tmp_path / "plots")}
+    assert "init: its study has other settings: vary" in " ".join(found["relu_sources.json"].problems)
+
+
+def test_a_setting_that_came_later_need_not_be_in_older_files(study):
+    config, corpus, saved, recorded = study
+    older = copy.deepcopy(recorded)
+    del older["config"]["sampling"]
+    assert not list(verify.differences(older, verify.derived_results(older, config, corpus)))
+    older["config"] |= {"schedule": "trunk"}
+    assert verify._not_yet({}, {"sampling": "replacement", "schedule": "trunk"}) == {"sampling": verify.RECORDED}
+    before = {k: v for k, v in saved[1]["config"].items() if k != "sampling"}
+    again = verify.derived_checkpoint({**saved[1], "config": before}, corpus)
+    assert not list(verify.checkpoint_differences({**saved[1], "config": before}, again))
 
 
 def test_branches_of_a_trunk(tmp_path, corpus_file, capsys):

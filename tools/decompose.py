@@ -3,7 +3,8 @@
 `python train.py --activation relu --decompose` trains the trials once for each source of variation alone (initial
 weights, data sample and order, dropout where there is any, one bit of one initial weight) and compares their prediction
 differences with those of trials in which all sources vary. Summers & Dinneen 2021 (arXiv 2103.04514) found that each
-source alone, one bit included, causes nearly as much variation as all together.
+source alone, one bit included, causes nearly as much variation as all together. Their epochs are those of `--sampling
+shuffle`: with as many steps as an epoch takes, order varies alone; table and figure say which of the two it was.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import numpy as np
 
 import storage
 from config import SOURCES, Config
+from storage import number
+from training.sampling import WITH_REPLACEMENT, order_explained, order_varies
 
 VARIES = {
     "init": "the initial weights alone differ between trials",
-    "order": "the data sample and its order alone differ between trials",
+    "order": "which windows are drawn, and when, alone differs between trials",
     "dropout": "dropout alone differs between trials",
     "bit": "one bit of one initial weight alone differs between trials",
     "all": "everything differs between trials, as in the study",
@@ -67,8 +70,7 @@ def decompose(
         table[name] = (vary, results)
     decomposition = decomposed(config, activation, table)
     storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
-    pds = {name: row["relative_pd"] for name, row in decomposition["sources"].items()}
-    plot_utils.plot_sources(pds, activation, config.plots_dir)
+    plot_utils.plot_sources(plot_utils.decomposed_pds(decomposition), activation, config.plots_dir)
     return decomposition
 
 
@@ -87,7 +89,12 @@ def decomposed(config: Config, activation: str, sources: Mapping[str, tuple[tupl
     whole = table["all"]["mean"]
     for row in table.values():
         row["share_of_all"] = row["mean"] / whole if whole and row["mean"] is not None else None
-    return {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
+    found = {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
+    tokens = number(sources["all"][1]["dataset"].get("train_tokens"))
+    if config.sampling == "shuffle" and "order" in table and tokens:
+        settings = config.to_dict()
+        table["order"] |= {"varies": order_varies(settings, tokens), "explained": order_explained(settings, tokens)}
+    return found
 
 
 def in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
@@ -103,14 +110,19 @@ def _mean(values: list[float]) -> float | None:
 def print_table(decomposition: dict) -> None:
     from tabulate import tabulate
 
+    from plotting.one import SOURCE_LABELS
+
+    columns = ("mean", "share_of_all", "top1_mismatch_pct", "avg_val_loss")
     rows = [
-        (name, row["mean"], row["share_of_all"], row["top1_mismatch_pct"], row["avg_val_loss"])
+        (row.get("varies") or SOURCE_LABELS.get(name, name), *(row[column] for column in columns))
         for name, row in decomposition["sources"].items()
     ]
     headers = ("what varies", "relative PD", "share of all", "top-1 mismatch %", "validation loss")
     print(tabulate(rows, headers=headers, floatfmt=".4f", missingval="—"))
     if explained := about_shares(decomposition):
         print(explained)
+    if order := decomposition["sources"].get("order"):
+        print(order.get("explained") or WITH_REPLACEMENT)
 
 
 def about_shares(decomposition: dict) -> str:

@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 
 import audit
 import plot_utils
 import storage
-from analysis import checks, disagreement_page, looks, report, studies, tables
+from analysis import checks, disagreement_page, looks, paper, report, studies, tables
 from analysis.results import results_files
 from analysis.study import Study
 from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
@@ -61,20 +62,29 @@ class Verified:
 
 
 def verify(config: Config, studies_dir: str | Path = "studies") -> Iterator[Verified]:
-    """Every file of the study in the folders that `config` names, as far as it is there: what a study never had is not
-    missing."""
-    results, plots = Path(config.results_dir), Path(config.plots_dir)
+    """Every file of the study in the folders that `config` names and of its studies of single sources, as far as it is
+    there: what a study never had is not missing."""
     known = set()
-    for found in _everything(config, results, plots, Path(studies_dir)):
+    for found in _everything(config, Path(studies_dir)):
         known.add(found.name)
         yield found
-    for path in sorted([*results.glob("[!.]*"), *plots.glob("[!.]*")]):
-        if path.is_file() and str(path) not in known:
+    for path in _files(config):
+        if str(path) not in known:
             yield Verified(str(path), note="not verified: nothing here makes such a file")
 
 
-def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
+def _files(config: Config) -> list[Path]:
+    """What a reader may take for a part of the study: of checkpoints, finished ones and snapshots."""
+    found = [*Path(config.results_dir).rglob("*"), *Path(config.plots_dir).rglob("*")]
+    found += [path for kind in ("pt", "snapshot") for path in Path(config.checkpoint_dir).rglob(f"*.{kind}")]
+    return sorted({path for path in found if path.is_file() and not path.name.startswith(".")})
+
+
+def _everything(config: Config, studies_dir: Path) -> Iterator[Verified]:
+    results, plots = Path(config.results_dir), Path(config.plots_dir)
     yield from _activations(config)
+    for path in sorted(results.glob("sources/*/")):
+        yield from _everything(decompose.in_folder(config, path.name, config.vary), studies_dir)
     try:
         study = looks.read_study(results)
         text, page = report.composed(study, results, plots)
@@ -85,17 +95,16 @@ def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -
     yield from _text(results / "significance.csv", lambda: tables.csv(tables.significance(study)))
     yield from _text(results / "FINAL_REPORT.md", lambda: text)
     yield from _text(results / "FINAL_REPORT.html", lambda: page)
-    if any(plots.glob("*.png")):
-        for m in study.measured.values():
-            yield from _drawn(
-                plots, lambda to, m=m: [draw(m.results, m.name, to) for draw in plot_utils.OF_ONE.values()]
-            )
-        yield from _drawn(plots, lambda to: plot_utils.plot_comparisons(study, to))
+    for m in study.measured.values():
+        for draw in plot_utils.OF_ONE.values():
+            yield from _drawn(plots, plots, lambda to, kinds, m=m, draw=draw: draw(m.results, m.name, to, kinds))
+    yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_comparisons(study, to, kinds))
     if (looked := storage.looks_path(results)).exists():
         problems = _guarded(lambda: looks.derive_looks(study.all_results, looks.load(results)))
         yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
     yield from _where(study, config, results, plots)
     yield from _sources(config, results, plots)
+    yield from _paper(study, results / "paper", plots)
     yield from _all_studies(results, plots, studies_dir)
 
 
@@ -186,8 +195,16 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
     again["record"]["grad_norm_history"] = [0.0, *[RECORDED] * (len(steps) - 1)][: len(steps)]
     again |= {"weights": RECORDED, "environment": RECORDED, "schema_version": RECORDED}
     again["config"] = {**recorded.to_dict(), **dict.fromkeys(SETTINGS_ONLY, RECORDED), "preset": RECORDED}
+    again["config"] |= _not_yet(saved["config"], again["config"])
     again["fingerprint"] = recorded.fingerprint()
     return _with_points(again, len(steps))
+
+
+def _not_yet(recorded: dict, again: dict) -> dict:
+    """The settings that there was no choice of when something was recorded, and that have the value of that time: they
+    need not be in it."""
+    before = {f.name: f.metadata["before"] for f in dataclasses.fields(Config)}
+    return {name: RECORDED for name, value in again.items() if name not in recorded and value == before[name]}
 
 
 def _here(config: Config) -> Config:
@@ -248,6 +265,7 @@ def derived_results(recorded: dict, config: Config, corpus: Corpus) -> dict:
         saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, name, trial), whole=False)
         settings = Config.from_dict(saved["config"]).to_dict()
         again["config"] |= {k: settings[k] for k in settings.keys() - SETTINGS_ONLY - {"eval_tokens"}}
+    again["config"] |= _not_yet(recorded.get("config") or {}, again["config"])
     after = checks.after_training(again)
     if lacking(config):  # this machine can't train so
         said = (recorded.get("audit") or {}).get("checks", [])
@@ -365,30 +383,63 @@ def text_differences(path: Path, expected: str) -> Iterator[str]:
         yield f"{len(theirs)} lines in the file, {len(ours)} derived again"
 
 
-def _drawn(plots: Path, draw: Callable[[Path], Iterable[Path]]) -> Iterator[Verified]:
-    """The figures that `draw` makes in a folder, beside those of their name in `plots`."""
-    with tempfile.TemporaryDirectory() as to, contextlib.suppress(UserError):  # what can't be drawn: not verified
-        for again in draw(Path(to)):
-            path = plots / again.name
+KINDS = ("png", "pdf", "svg")
+
+
+def _drawn(folder: Path, plots: Path, draw: Callable[[Path, list[str]], object]) -> Iterator[Verified]:
+    """The figures that `draw` makes in a folder, in the formats that are there, beside those of their name in
+    `folder`. `plots`: where the study's PNG are, which name the version that drew them."""
+    kinds = [kind for kind in KINDS if any(folder.glob(f"*.{kind}"))]
+    if not kinds:
+        return
+    with tempfile.TemporaryDirectory() as to:
+        with contextlib.suppress(UserError):  # what can't be drawn: not verified
+            draw(Path(to), kinds)
+        for again in sorted(Path(to).iterdir()):
+            path = folder / again.name
             if path.exists():
-                yield _figure(path, again)
+                yield _figure(path, again, plots / f"{again.stem}.png")
 
 
-def _figure(path: Path, again: Path) -> Verified:
-    from PIL import Image, UnidentifiedImageError
-
+def _figure(path: Path, again: Path, png: Path | None = None) -> Verified:
+    """A figure, and as it is drawn again; `png`: the same in the format that names the version that drew it."""
     if storage.read_bytes(path) == storage.read_bytes(again):
         return Verified(str(path))
-    versions = []
-    for image in (path, again):
-        try:
-            with Image.open(image) as opened:
-                versions.append(opened.info.get("Software"))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-            return Verified(str(path), ["it is no image"])
-    if versions[0] != versions[1]:
-        return Verified(str(path), note=f"not verified: drawn by {_short(versions[0])}; here it is {versions[1]}")
-    return Verified(str(path), ["it is not the figure that the results give: draw it again (python plot_utils.py)"])
+    wrong = "it is not the figure that the results give: draw it again (python plot_utils.py, or --paper)"
+    named = _drawn_by(path if path.suffix == ".png" else png)
+    if named is NO_IMAGE and path.suffix == ".png":
+        return Verified(str(path), ["it is no image"])
+    if named is NO_IMAGE:  # a change can't be told from another version
+        return Verified(str(path), [f"{wrong}; or another version of Matplotlib drew it, which is not on record"])
+    ours = f"Matplotlib version{matplotlib.__version__}"
+    if not str(named).startswith(f"{ours},"):
+        return Verified(str(path), note=f"not verified: drawn by {_short(named)}; here it is {ours}")
+    return Verified(str(path), [wrong])
+
+
+NO_IMAGE = object()
+
+
+def _drawn_by(png: Path | None):
+    """What a PNG names as the program that drew it; NO_IMAGE where it is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    if png is None or not png.exists():
+        return NO_IMAGE
+    try:
+        with Image.open(png) as opened:
+            return opened.info.get("Software")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+        return NO_IMAGE
+
+
+def _paper(study: Study, folder: Path, plots: Path) -> Iterator[Verified]:
+    """What --paper wrote."""
+    if not folder.is_dir():
+        return
+    for name, text in paper.texts(study).items():
+        yield from _text(folder / name, lambda text=text: text)
+    yield from _drawn(folder, plots, lambda to, kinds: plot_utils.plot_comparisons(study, to, kinds))
 
 
 def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
@@ -401,7 +452,7 @@ def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterato
         yield Verified(str(path), _guarded(lambda path=path, again=again: differences(load(path), again)))
     if passage["activations"]:
         yield from _text(plots / PAGE_FILE, lambda: disagreement_page.page(passage, where))
-        yield from _drawn(plots, lambda to: [plot_utils.plot_where(where, to)])
+        yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_where(where, to, kinds))
         return
     reasons = [f"{name}: {entry['reason']}" for name, entry in where["activations"].items()]
     for path in (plots / PAGE_FILE, plots / FIGURE_FILE):
@@ -410,7 +461,7 @@ def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterato
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
-    """The tables of `--decompose`, and the studies of single sources that they are made of."""
+    """The tables of `--decompose`, from the results of single sources."""
     for path in sorted(results.glob("[!.]*_sources.json")):
         name = storage.activation_name(path.name.removesuffix("_sources.json"))
         rows, problems = {}, []
@@ -419,15 +470,20 @@ def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
             for source, vary in decompose.sources_of(config).items():
                 own = config if vary == config.vary else decompose.in_folder(config, source, vary)
                 rows[source] = vary, storage.read_results(storage.results_path(own.results_dir, name))
-                if own is not config:
-                    yield from _activations(own)
+                problems += _other_settings(source, rows[source][1], own)
             again = decompose.decomposed(config, name, rows)
             problems += differences(storage.read_json(path), again)
-            pds = {source: row["relative_pd"] for source, row in again["sources"].items()}
-            yield from _drawn(plots, lambda to, pds=pds, name=name: [plot_utils.plot_sources(pds, name, to)])
+            pds = plot_utils.decomposed_pds(again)
+            yield from _drawn(plots, plots, lambda to, kinds, p=pds, n=name: plot_utils.plot_sources(p, n, to, kinds))
         except (UserError, storage.StorageError) as error:
             problems = [str(error)]
         yield Verified(str(path), problems)
+
+
+def _other_settings(source: str, results: dict, config: Config) -> Iterator[str]:
+    """Settings in which the study of a source differs from what it must be: those of the study, but for `vary`."""
+    if results.get("fingerprint") != config.fingerprint():
+        yield f"{source}: its study has other settings: {config.describe_differences(results.get('config') or {})}"
 
 
 def _all_studies(results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
@@ -437,7 +493,7 @@ def _all_studies(results: Path, plots: Path, studies_dir: Path) -> Iterator[Veri
         made = studies.made_of(found, results, figure if figure.exists() else None)
         for name, text in made.items():
             yield from _text(results / name, lambda text=text: text)
-        yield from _drawn(plots, lambda to: filter(None, [studies.draw_studies(found, to)]))
+        yield from _drawn(plots, plots, lambda to, kinds: studies.draw_studies(found, to))
 
 
 # -- on the command line ------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from config import SOURCES, Config
+from training.sampling import epoch_begins, epoch_windows
 
 
 def trial_seeds(config: Config, trial: int) -> dict[str, int | None]:
@@ -24,7 +25,8 @@ def stream(seed: int, source: str, step: int = 0, rank: int = 0) -> np.random.Ge
 
 
 class Batches:
-    """The training batch of step t: `batch_size` windows at random places of the training split, or a rank's share.
+    """The training batch of step t: `batch_size` windows of the training split, chosen as `config.sampling` says, or a
+    rank's share. A pure function of (seed, t): what the steps before had is not known here.
 
     An accelerator keeps the training tokens, so that a step sends it no more than the places; unless they are more
     than RESIDENT_BYTES, or `resident` says otherwise. The batches are the same either way.
@@ -36,6 +38,8 @@ class Batches:
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
         self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
+        self.block_size, self.shuffle = config.block_size, config.sampling == "shuffle"
+        self.orders: dict[int, np.ndarray] = {}  # of the epochs of the last batch: places of their windows in turn
         share = config.batch_size // config.data_parallel
         self.share = slice(rank * share, (rank + 1) * share)
         self.tokens = None
@@ -47,13 +51,30 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
-        places = stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)
-        starts = places[self.share]
+        starts = self.places(step)[self.share]
         if self.tokens is None:
             batch = self._sent(self.windows[starts].astype(np.int64))
         else:
             batch = self.tokens[self._sent(starts)[:, None] + self.offsets].long()
         return batch[:, :-1], batch[:, 1:]
+
+    def places(self, step: int) -> np.ndarray:
+        """Where the windows of the whole batch begin: (batch_size,) int64."""
+        if not self.shuffle:
+            return stream(self.seed, "order", step).integers(0, len(self.windows), self.batch_size)
+        tokens = len(self.windows) + self.block_size
+        n = epoch_windows(tokens, self.block_size)
+        drawn = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        first, last = int(drawn[0]) // n, int(drawn[-1]) // n
+        self.orders = {e: self.orders[e] if e in self.orders else self._order(e, n) for e in range(first, last + 1)}
+        begins = [epoch_begins(e, tokens, self.block_size) for e in self.orders]
+        windows = np.concatenate([order[drawn[drawn // n == e] % n] for e, order in self.orders.items()])
+        return np.array(begins)[drawn // n - first] + self.block_size * windows.astype(np.int64)
+
+    def _order(self, epoch: int, n: int) -> np.ndarray:
+        """The windows of an epoch in the order in which they come: four bytes each, or fewer (62 MB for a billion
+        tokens in windows of 64)."""
+        return stream(self.seed, "order", epoch).permutation(np.arange(n, dtype=np.min_scalar_type(n - 1)))
 
     def _sent(self, array: np.ndarray) -> torch.Tensor:
         """The array on the device. From pinned memory the copy waits for nothing; the allocator of pinned memory
