@@ -16,7 +16,8 @@ corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables
 corpora.files corpora.reading prepare_data
 activations model models.architectures
 training.check training.matched_loss training.native training.fused
-training.team training.computed training.machine training.batches training.optimiser training.trial training.predictions
+training.team training.computed training.machine training.batches training.optimiser training.remedies
+training.trial training.predictions
 audit
 training.pool training.ranks training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
