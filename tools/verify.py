@@ -22,13 +22,15 @@ import torch
 import audit
 import plot_utils
 import storage
-from analysis import checks, disagreement_page, looks, report, studies, tables
+from analysis import checks, clock, disagreement_page, looks, remedies, report, studies, tables
 from analysis.results import results_files
 from analysis.study import Study
 from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from config import Config, UserError, lacking
 from prepare_data import Corpus, load_corpus
+from tools import clock as tools_clock
 from tools import decompose
+from tools import remedies as tools_remedies
 from tools.where import compute, recorded_config
 from training import experiment, machine
 from training import trial as trials
@@ -95,6 +97,8 @@ def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -
         problems = _guarded(lambda: looks.derive_looks(study.all_results, looks.load(results)))
         yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
     yield from _where(study, config, results, plots)
+    yield from _remedies(study, config, results, plots, studies_dir)
+    yield from _clock(results, plots)
     yield from _sources(config, results, plots)
     yield from _all_studies(results, plots, studies_dir)
 
@@ -176,7 +180,11 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
             training.diverged_at = record["diverged_at_step"]
         again = training.contents(training.record())
         again["branches"] = _branches(training, saved) if weights else {}
+        if "averages" in again:
+            again["averages"] = {n: {**kept, "weights": RECORDED} for n, kept in saved.get("averages", {}).items()}
     again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
+    if training.averages:
+        again["record"]["averages_time"] = RECORDED
     if not weights:
         again["record"] |= dict.fromkeys(("diverged_at_step", "tokens_per_second", "weights_sha256"), RECORDED)
     for name, values in first_and_last.items():
@@ -407,6 +415,25 @@ def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterato
     for path in (plots / PAGE_FILE, plots / FIGURE_FILE):
         if path.exists():
             yield Verified(str(path), reasons)
+
+
+def _remedies(study: Study, folders: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
+    path = results / remedies.REMEDIES_FILE
+    if path.exists():
+        again = tools_remedies.compute(folders, study.all_results, studies_dir)
+        yield Verified(str(path), _guarded(lambda: differences(remedies.load(path), again)))
+        yield from _text(results / remedies.TABLE_FILE, lambda: tools_remedies.table(remedies.load(path)))
+        yield from _drawn(plots, lambda to: [plot_utils.plot_remedies(again, to)])
+
+
+def _clock(results: Path, plots: Path) -> Iterator[Verified]:
+    """Page, table and figure of the clocks; what they measured only training again could tell."""
+    folder = results / clock.FOLDER
+    if (folder / clock.PAGE_FILE).exists():
+        found, figure = clock.load_clocks(results), plots / clock.FIGURE_FILE
+        for name, text in tools_clock.made_of(found, folder, figure if figure.exists() else None).items():
+            yield from _text(folder / name, lambda text=text: text)
+        yield from _drawn(plots, lambda to: [plot_utils.plot_clock(found, to)])
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
