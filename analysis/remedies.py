@@ -195,11 +195,11 @@ def section(remedies: Mapping) -> list[str]:
         "What brings the trials of an activation together, against the study as it is (none). Units are the models "
         "compared: trials, or disjoint ensembles of them, whose mean predictions are taken. Tests are paired by seed "
         "where seeds are shared, over units, and adjusted over the remedies of an activation (Holm); changes of PD in "
-        "percent, of loss in nats per token, with 95 % intervals. Training time is that of a unit.",
+        "percent, of loss in nats per token, with 95 % intervals. Training time is that of a unit: of all its trials.",
     ]
     for name, entry in told.items():
         lines += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
-    return [*lines, *(f"- {line}" for line in (*_ensembles(told), *_free(told), *_lacking(remedies)))]
+    return [*lines, *(f"- {line}" for line in (*_ensembles(told), *_costs(told), *_lacking(remedies)))]
 
 
 def _ensembles(told: Mapping) -> list[str]:
@@ -220,14 +220,18 @@ def _ensembles(told: Mapping) -> list[str]:
     return lines
 
 
-def _free(told: Mapping) -> list[str]:
-    seconds = {
-        (name, arm["arm"]): arm["seconds"] for name, e in told.items() for arm in e["arms"] if arm.get("seconds")
-    }
-    if not seconds:
-        return []
-    most = max(seconds.values())
-    return [f"**Means of weights** took up to {fixed(most, 2)} s of a trial's training; no further one was trained."]
+def _costs(told: Mapping) -> list[str]:
+    arms = [arm for entry in told.values() for arm in entry["arms"]]
+    lines = []
+    if seconds := [arm["seconds"] for arm in arms if arm.get("seconds")]:
+        most = fixed(max(seconds), 2)
+        lines.append(f"**Means of weights** took up to {most} s of a trial's training, all of them together.")
+    if teachers := max(arm.get("teachers", 0) for arm in arms):
+        lines.append(
+            f"**Teachers**, up to {teachers}, were trained before, once for all trials: their training is in no time "
+            "here, what they predict for each batch is."
+        )
+    return lines
 
 
 def _lacking(remedies: Mapping) -> list[str]:

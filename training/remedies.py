@@ -145,9 +145,12 @@ class Distilled:
     def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             p = sum(torch.softmax(logits(teacher, x).flatten(0, 1).float(), -1) for teacher, logits in self.teachers)
-            targets = p.mul_(self.strength / len(self.teachers))
-            targets.scatter_add_(1, y.reshape(-1, 1), torch.full_like(targets[:, :1], 1 - self.strength))
-        return F.cross_entropy(self.logits(model, x).flatten(0, 1).float(), targets)
+            p /= len(self.teachers)
+        log_q = torch.log_softmax(self.logits(model, x).flatten(0, 1).float(), -1)
+        soft = -(p * log_q).sum(-1).mean()
+        if self.strength == 1:
+            return soft
+        return self.strength * soft + (1 - self.strength) * F.nll_loss(log_q, y.flatten())
 
 
 def _logits(loss: Callable | None) -> Callable:
