@@ -16,6 +16,7 @@ import train
 from analysis import clock as analysis
 from config import Config, UserError
 from prepare_data import load_corpus
+from synthetic import parting, synthetic_clock
 from tools import clock as tool
 from tools.verify import verify
 from training import clock, pool, trial
@@ -180,16 +181,10 @@ def test_float32_unless_another_precision_is_named():
 # -- the growing phase --------------------------------------------------------------------------------------------
 
 
-def planted(doubling, steps, noise, rng, start=1e-7, top=0.3):
-    """A distance that doubles in so many steps, times noise, until it levels off."""
-    grown = start * 2 ** (np.asarray(steps, float) / doubling)
-    return grown / (1 + grown / top) * np.exp(noise * rng.standard_normal(len(steps)))
-
-
 @pytest.mark.parametrize("doubling", [1.7, 8.0, 40.0])
 def test_planted_doubling_times_are_found(doubling):
     rng, steps = np.random.default_rng(0), clock.offsets(1300)
-    found = [analysis.growth(steps, planted(doubling, steps, 0.2, rng)).doubling for _ in range(50)]
+    found = [analysis.growth(steps, parting(doubling, steps, 0.2, rng)).doubling for _ in range(50)]
     assert np.exp(np.mean(np.log(found))) == pytest.approx(doubling, rel=0.02)
     assert np.std(np.log(found)) < 0.06
 
@@ -219,33 +214,9 @@ def test_what_does_not_grow_has_no_doubling_time(distances):
     assert analysis.growth(range(len(distances)), distances).doubling is None
 
 
-def contents(name, doublings, forks=(0, 100), n_forks_together=1, seed=0, n=5):
-    """A file of the clock with planted doubling times, {trial: steps}, at every fork."""
-    rng, trials = np.random.default_rng([seed, sum(name.encode())]), {}
-    moved = {"unit": "float32", "parameter": "h.0.mlp.c_proj.weight", "place": 3, "from": 0.1, "to": 0.1000001}
-    for k, doubling in enumerate(doublings, 1):
-        twins = []
-        for i, fork in enumerate(forks):
-            steps, few = clock.offsets(1000 - fork), clock.offsets(1000 - fork, every=4, ratio=2 ** (1 / 3))
-            twins.append({
-                "fork": fork, "moved": {**moved, "working_weights_moved": 1}, "steps": steps, "prediction_steps": few,
-                "weights": planted(doubling, steps, 0.1, rng).tolist(),
-                "predictions": planted(doubling, few, 0.1, rng, top=0.1).tolist(),
-                "barrier": 0.2 if i < len(forks) - n_forks_together else 0.001, "losses": [1.8, 1.8],
-            })  # fmt: skip
-        still = {**twins[-1], "moved": {}, "barrier": 0.0}
-        still |= {kind: [0.0] * len(still[kind]) for kind in ("weights", "predictions")}
-        trials[str(k)] = {"status": "done", "seed": 1336 + k, "forks": twins, "unmoved": [still]}
-    config = Config(preset="smoke", device="cpu", precision="float32", max_iters=1000, warmup_iters=10)
-    return {
-        "schema": clock.SCHEMA, "activation": name, "config": config.to_dict(), "fingerprint": config.fingerprint(),
-        "corpus_sha256": "c", "forks": list(forks), "positions": 512, "trials": trials,
-    }  # fmt: skip
-
-
 def clocks(folder, **planted_times):
     for name, times in planted_times.items():
-        storage.write_json(storage.clock_path(folder, name), contents(name, times))
+        storage.write_json(storage.clock_path(folder, name), synthetic_clock(name, times))
     return analysis.load_clocks(folder)
 
 
@@ -254,7 +225,7 @@ def test_intervals_hold_the_planted_time():
     rng, inside, steps = np.random.default_rng(1), 0, clock.offsets(400)
     for _ in range(300):
         seeds = 10 * np.exp(0.2 * rng.standard_normal(5))
-        times = [analysis.growth(steps, planted(t, steps, 0.2, rng)).doubling for t in seeds]
+        times = [analysis.growth(steps, parting(t, steps, 0.2, rng)).doubling for t in seeds]
         twins = {str(k): {"status": "done", "forks": [{"fork": 0, "steps": [0], "weights": [0]}]} for k in range(1, 6)}
         one = analysis.Clock("relu", {"forks": [0], "trials": twins})
         one.__dict__["doubling"] = lambda fork, kind, times=times: dict(enumerate(times, 1))
@@ -286,9 +257,9 @@ def test_activations_are_compared_seed_by_seed(tmp_path):
 
 
 def test_from_when_on_twins_stay_together():
-    one = analysis.Clock("relu", contents("relu", [10] * 3, forks=(0, 100, 300, 600), n_forks_together=2))
+    one = analysis.Clock("relu", synthetic_clock("relu", [10] * 3, forks=(0, 100, 300, 600), n_forks_together=2))
     assert one.together_from == 300 and one.unmoved == 0
-    all_, none = (analysis.Clock("relu", contents("relu", [10] * 3, n_forks_together=n)) for n in (2, 0))
+    all_, none = (analysis.Clock("relu", synthetic_clock("relu", [10] * 3, n_forks_together=n)) for n in (2, 0))
     assert all_.together_from == 0 and none.together_from is None
     one.contents["trials"]["2"]["unmoved"][0]["weights"][-1] = 1e-9
     assert one.unmoved == 1e-9 and "measures nothing" in analysis.page({"relu": one})
@@ -296,7 +267,7 @@ def test_from_when_on_twins_stay_together():
 
 def test_clocks_of_different_settings_are_not_compared(tmp_path):
     clocks(tmp_path, relu=[10, 11, 12])
-    other = {**contents("gelu", [10, 11, 12]), "fingerprint": "another"}
+    other = {**synthetic_clock("gelu", [10, 11, 12]), "fingerprint": "another"}
     storage.write_json(storage.clock_path(tmp_path, "gelu"), other)
     with pytest.raises(UserError, match="different settings"):
         analysis.load_clocks(tmp_path)

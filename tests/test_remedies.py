@@ -20,6 +20,7 @@ from analysis.results import load_all_results
 from config import Config, UserError
 from models import toolchain
 from prepare_data import load_corpus
+from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
 from tools import remedies as tool
@@ -245,32 +246,8 @@ def test_grouped_pd_is_the_mean_between_the_groups():
     assert (np.diag(found) == 0).all()
 
 
-def planted_entry(ratio=0.8, n=5, seed=0):
-    """none, and an arm whose PD is `ratio` of its trial by trial, and whose loss is 0.02 higher, both with noise."""
-    rng = np.random.default_rng(seed)
-    g = rng.normal(0, 0.002, n)
-    pd = 0.1 + g[:, None] + g[None, :]
-    h = rng.normal(0, 0.0005, n)
-    arm = ratio * pd * (1 + h[:, None] + h[None, :])
-    np.fill_diagonal(pd, 0)
-    np.fill_diagonal(arm, 0)
-    losses = 1.8 + rng.normal(0, 0.01, n)
-    like = {"study": "", "size": 1, "paired": True, "units": [[k] for k in range(1, n + 1)], "teachers": 0}
-    like |= {"time": 30.0, "parameters": 1000, "seconds": None}
-    return {
-        "identity": None,
-        "notes": [],
-        "arms": [
-            {**like, "arm": "none", "pd": pd.tolist(), "losses": losses.tolist()},
-            {**like, "arm": "distil", "pd": arm.tolist(), "losses": (losses + 0.02 + rng.normal(0, 1e-3, n)).tolist(),
-             "time": 45.0},
-            {**like, "arm": "ema_0.99", "pd": pd.tolist(), "losses": losses.tolist(), "seconds": 0.1},
-        ],
-    }  # fmt: skip
-
-
 def test_arms_are_compared_trial_by_trial():
-    entry = planted_entry()
+    entry = synthetic_remedies()
     distil, same = arms.compared(entry)
     assert distil.pd.effect == pytest.approx(0.8, rel=5e-3) and distil.verdicts[0] == "lower"
     # the p of scipy's paired t-test on the jackknife's numbers, times the number of arms that have a test
@@ -390,7 +367,7 @@ def test_means_of_weights_are_measured_as_models(base, told):
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    for wrong in ({"relu": {"arms": [{}, {}]}}, {"relu": {**planted_entry(), "arms": [1, 2]}}, {"relu": 3}):
+    for wrong in ({"relu": {"arms": [{}, {}]}}, {"relu": {**synthetic_remedies(), "arms": [1, 2]}}, {"relu": 3}):
         path = tmp_path / "remedies.json"
         path.write_text(json.dumps({"schema": "remedies/1", "activations": wrong}))
         with pytest.raises(storage.StorageError, match="run analyze_results.py --remedies again"):
