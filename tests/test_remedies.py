@@ -24,7 +24,7 @@ from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
 from tools import remedies as tool
-from tools.verify import verify
+from tools.verify import checkpoint_differences, derived_checkpoint, verify
 from training import trial
 
 
@@ -94,6 +94,19 @@ def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_p
     assert storage.contents_sha256(kept["whole"]) == storage.contents_sha256(kept["interrupted"])
     weights = [kept["whole"][name]["weights"] for name in ("lawa_50", "ema_0.9")]
     assert storage.contents_sha256(weights[0]) != storage.contents_sha256(weights[1])
+
+
+def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
+    """The final model is the same with and without other branches before it, and so are its means."""
+    kept = []
+    for points in ((1.0,), (0.5, 1.0)):
+        trunk = {"schedule": "trunk", "branch_points": points, "averages": ("lawa_50", "ema_0.9")}
+        config = elsewhere(smoke_config, tmp_path / str(len(points)), **trunk)
+        trial.train_trial(config, "relu", 1)
+        saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+        assert len(saved["branches"]) == len(points) - 1
+        kept.append(storage.contents_sha256(saved["averages"]))
+    assert kept[0] == kept[1]
 
 
 def test_a_changed_mean_is_refused(base, tmp_path):
@@ -223,6 +236,22 @@ def test_another_teacher_in_the_same_place_is_refused(base, tmp_path):
         trial.train_trial(config, "relu", 1)
     path.unlink()  # what is finished can be measured without it
     assert trial.train_trial(config, "relu", 1) == first
+
+
+@pytest.mark.parametrize("remedy", ["distil", "warm", "none"])
+def test_checkpoints_are_derived_again(base, tmp_path, remedy):
+    """From seeds, settings, teachers and weights, as --verify does it; a wrong number is seen."""
+    chosen = {"remedy": remedy, "teacher": (teacher(base),)} if remedy != "none" else {}
+    config = elsewhere(base, tmp_path, max_iters=20, averages=("ema_0.9",), **chosen)
+    trial.train_trial(config, "relu", 1)
+    saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+    corpus = load_corpus(config)
+    assert list(checkpoint_differences(saved, derived_checkpoint(saved, corpus))) == []
+    if remedy == "warm":
+        saved["teachers"] = dict.fromkeys(saved["teachers"], "0" * 64)
+        saved["record"]["val_loss_history"][0] *= 1.01  # of the first point, which follows from the teacher
+        found = " ".join(checkpoint_differences(saved, derived_checkpoint(saved, corpus)))
+        assert "teachers" in found and "val_loss_history[0]" in found
 
 
 # -- arms ---------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ RECORDED_ONLY = {
     "them; the first point follows from the seed, the last from the weights",
     "that a trial diverged": "it keeps no weights",
     "weights": "that they came of this training; their checksum, losses and predictions follow from them",
+    "means of weights, distances of the chaos clock": "they are of all steps of a training",
     "study, folders, workers, trials planned, snapshot_seconds, encoding, text_column": "they change no number; the "
     "text is known by its checksum",
 }
