@@ -130,14 +130,21 @@ def compared(entry: Mapping) -> list[Compared]:
     """Every arm of an activation against none, p-values adjusted over its arms."""
     none, *arms = entry["arms"]
     tests = [compare(none, arm) for arm in arms]
-    adjusted = [significance.holm([test[q].p for test in tests]) for q in (0, 1)]
-    equal = [significance.holm([significance.equivalence_p(test[q]) for test in tests]) for q in (0, 1)]
-    found = []
-    for i, (arm, test) in enumerate(zip(arms, tests, strict=True)):
-        p = [adjusted[q][i] if test[q].p is not None else None for q in (0, 1)]
-        said = [significance.verdict(test[q], p[q], arm["arm"], NONE, p_equal=equal[q][i]).kind for q in (0, 1)]
-        found.append(Compared(arm["arm"], arm, *test, *p, tuple(said)))
-    return found
+    p, equal = [[None] * len(arms), [None] * len(arms)], [[None] * len(arms), [None] * len(arms)]
+    for q in (0, 1):
+        tested = [i for i, test in enumerate(tests) if test[q].p is not None]  # of too few units there is no test
+        found = significance.holm([tests[i][q].p for i in tested])
+        within = significance.holm([significance.equivalence_p(tests[i][q]) for i in tested])
+        for i, one, other in zip(tested, found, within, strict=True):
+            p[q][i], equal[q][i] = one, other
+    return [
+        Compared(arm["arm"], arm, *test, p[0][i], p[1][i], _verdicts(arm["arm"], test, p, equal, i))
+        for i, (arm, test) in enumerate(zip(arms, tests, strict=True))
+    ]
+
+
+def _verdicts(name: str, test, p, equal, i: int) -> tuple[str, str]:
+    return tuple(significance.verdict(test[q], p[q][i], name, NONE, p_equal=equal[q][i]).kind for q in (0, 1))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -40,16 +40,18 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
     best = front(points)
     ax.plot(*zip(*(points[i] for i in best), strict=True), color=GREY, linewidth=0.7, zorder=1)
     own = arms[0]["time"]
-    for arm, (loss, pd) in zip(arms, points, strict=True):
+    turns = {i: turn for turn, i in enumerate(sorted(range(len(points)), key=lambda i: points[i][1]))}
+    for i, (arm, (loss, pd)) in enumerate(zip(arms, points, strict=True)):
         test = tests.get(arm["arm"])
         shown = arm["arm"] == NONE or (test.p_pd is not None and test.p_pd < 0.05)
         area = AREA * (arm["time"] / own if arm["time"] and own else 1)
         ax.scatter(
-            loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2,
+            loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2 + (not i),
             facecolors=colour if shown else "white", gid=f"{name} {arm['arm']}",
         )  # fmt: skip
+        above = 4 if turns[i] % 2 else -9  # neighbours in PD are named on different sides
         ax.annotate(
-            plain(arm["arm"], 24), (loss, pd), xytext=(4, 4), textcoords="offset points", fontsize=SMALL, color=GREY
+            plain(arm["arm"], 24), (loss, pd), xytext=(4, above), textcoords="offset points", fontsize=SMALL, color=GREY
         )
     limits(ax, [loss for loss, _ in points], "x", 0.25)
     limits(ax, [pd for _, pd in points], "y", 0.15)
