@@ -59,11 +59,11 @@ def test_one_working_weight_moves_by_one_unit(config, precision):
         assert torch.equal(getattr(base.optimiser, name), getattr(twin.training.optimiser, name))
 
 
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"dropout": 0.1}, {"vary": "order"}])
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "dropout": 0.1, "vary": "order"}])
 def test_the_trial_is_the_study_s_and_unmoved_twins_stay_at_0(config, changes):
     """Every twin sees what its trial sees: without the bit the distance is exactly 0, at every step; and the trial is,
     bit for bit, the one that the study trains."""
-    config = config.replace(max_iters=30, **changes)
+    config = config.replace(max_iters=20, **changes)
     base = trial.Training(config, "gelu", 1, load_corpus(config))
     race = clock.Race(base, [0, 9])
     with trial.torch_settings(config), trial.own_randomness(config.device):
@@ -176,6 +176,21 @@ def test_a_trunk_is_run_without_its_branches_and_without_means(config):
 def test_float32_unless_another_precision_is_named():
     assert tool.settings(Config(preset="smoke", device="cpu")).precision == "float32"
     assert tool.settings(Config(preset="smoke", device="cpu", precision="bfloat16")).precision == "bfloat16"
+
+
+def test_a_diverged_trial_has_no_clock(config, monkeypatch):
+    def explode(self):
+        with torch.no_grad():
+            self.optimiser.master.fill_(math.inf)
+            self.optimiser.use_working_weights()
+        self.step += 1
+        return torch.zeros(())
+
+    monkeypatch.setattr(trial.Training, "advance", explode)
+    record = clock.run_clock(config.replace(max_iters=6), "relu", 1)
+    assert record["status"] == "diverged" and record["forks"] == []
+    with pytest.raises(UserError, match="no clock finished"):
+        tool.write(config, analysis.load_clocks(config.results_dir))
 
 
 # -- the growing phase --------------------------------------------------------------------------------------------

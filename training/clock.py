@@ -103,14 +103,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Race:
-    """A trial and its twins, step by step.
+    """A trial and its twins, step by step: one leaves at each of `forks`, and at the last one another, unmoved."""
 
-    compare(base, twins): called with those whose predictions are due; gives the distance of each twin's from base's.
-    """
-
-    def __init__(self, base: Training, forks: list[int], compare: Callable | None = None):
-        self.base, self.forks, self.twins = base, forks, []
-        self.compare = compare or predicted_distances
+    def __init__(self, base: Training, forks: list[int]):
+        self.base, self.forks = base, forks
+        self.twins: list[Twin] = []
 
     def run(self, stop: Callable[[], bool] | None = None, report: Callable[[int, float], None] | None = None) -> None:
         base = self.base
@@ -140,7 +137,7 @@ class Race:
             if since in twin.prediction_steps:
                 due.append(twin)
         if due:
-            for twin, value in zip(due, self.compare(self.base, [t.training for t in due]), strict=True):
+            for twin, value in zip(due, predicted_distances(self.base, [t.training for t in due]), strict=True):
                 twin.predictions.append(value)
 
 
@@ -149,11 +146,14 @@ def predicted_distances(base: Training, twins: list[Training]) -> list[float]:
     c, everyone = base.config, [base, *twins]
     for training in everyone:
         training.optimiser.use_master_weights()
-    measured = metrics.evaluate_models(
-        [t.model for t in everyone], base.corpus.val, base.probe_starts, c.block_size, c.device
-    )
-    for training in everyone:
-        training.optimiser.use_working_weights()
+    models = [training.model for training in everyone]
+    try:
+        measured = metrics.evaluate_models(models, base.corpus.val, base.probe_starts, c.block_size, c.device)
+    except ValueError:  # one of them has diverged: its logits are not finite
+        return [math.nan] * len(twins)
+    finally:
+        for training in everyone:
+            training.optimiser.use_working_weights()
     return [pair["relative_pd"] for pair in measured.pairs[: len(twins)]]
 
 
@@ -263,14 +263,14 @@ def read(path, config: Config, corpus: Corpus) -> dict:
         UserError: it was made with other settings or of another text.
         StorageError: it is damaged.
     """
+    windows = metrics.evaluation_windows(len(corpus.val), config.block_size, config.probe_tokens)
     empty = {
         "schema": SCHEMA,
         "config": config.to_dict(),
         "fingerprint": config.fingerprint(),
         "corpus_sha256": corpus.sha256,
         "forks": fork_steps(config),
-        "positions": len(metrics.evaluation_windows(len(corpus.val), config.block_size, config.probe_tokens))
-        * config.block_size,
+        "positions": len(windows) * config.block_size,
         "trials": {},
     }
     if not path.exists():

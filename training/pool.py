@@ -253,8 +253,10 @@ def run_here(
                 busy = 0
 
 
-def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None, job="trial"):
-    """Train one trial in this process; the Outcome, `busy` when another process is at it."""
+def _attempt(
+    config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None, job: str = "trial"
+) -> Outcome:
+    """Train one trial in this process and say how it ended; `busy` when another process is at it."""
     from training import clock
     from training import trial as trials
 
