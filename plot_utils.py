@@ -41,7 +41,8 @@ from matplotlib.figure import Figure
 
 import activations
 import storage
-from analysis.clock import Clock
+from analysis import remedies as remedies_file
+from analysis.clock import Clock, load_clocks
 from analysis.frontier import frontier
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
@@ -585,8 +586,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Path]:
-    all_results = load_all_results(results_dir)
-    if not all_results:
+    all_results, further = load_all_results(results_dir), _redraw_further(Path(results_dir), plots_dir, formats)
+    if not all_results and not further:
         raise UserError(f"--results-dir {results_dir}: no *_results.json in it; train first (python train.py)")
     written = []
     for activation, results in all_results.items():
@@ -600,7 +601,20 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
     where = fitting(load(Path(results_dir) / WHERE_FILE), all_results)
     if any("reason" not in entry for entry in where["activations"].values()):
         written.append(plot_where(where, plots_dir, formats))
-    return written + plot_comparisons(all_results, plots_dir, formats)
+    if all_results:
+        written += plot_comparisons(all_results, plots_dir, formats)
+    return written + further
+
+
+def _redraw_further(results_dir: Path, plots_dir: str, formats: Iterable[str]) -> list[Path]:
+    """The figures of what was measured beyond the results, which may be there without them."""
+    written = []
+    found = remedies_file.load(results_dir / remedies_file.REMEDIES_FILE)
+    if any(len(entry.get("arms", [])) > 1 for entry in found["activations"].values()):
+        written.append(plot_remedies(found, plots_dir, formats))
+    if clocks := load_clocks(results_dir):
+        written.append(plot_clock(clocks, plots_dir, formats))
+    return written
 
 
 if __name__ == "__main__":

@@ -308,6 +308,10 @@ def test_page_table_and_figure(tmp_path, smoke_config):
     figure = plot_utils.plot_clock.figure(found)
     lines = {line.get_gid(): line for line in figure.axes[2].lines if line.get_gid()}
     np.testing.assert_allclose(lines["gelu"].get_ydata()[0], found["gelu"].doubling_interval(0)[0])
+    drawn = paths[2].read_bytes()
+    paths[2].unlink()  # drawn again by the command that draws everything again, here without results of trials
+    assert plot_utils.main([f"--results-dir={config.results_dir}", f"--plots-dir={config.plots_dir}"]) == 0
+    assert paths[2].read_bytes() == drawn
     with pytest.raises(UserError):
         plot_utils.plot_clock({})
 

@@ -78,6 +78,7 @@ def verify(config: Config, studies_dir: str | Path = "studies") -> Iterator[Veri
 
 def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
     yield from _activations(config)
+    yield from _clock(results, plots)  # it needs no study
     try:
         study = looks.read_study(results)
         text, page = report.composed(study, results, plots)
@@ -99,7 +100,6 @@ def _everything(config: Config, results: Path, plots: Path, studies_dir: Path) -
         yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
     yield from _where(study, config, results, plots)
     yield from _remedies(study, config, results, plots, studies_dir)
-    yield from _clock(results, plots)
     yield from _sources(config, results, plots)
     yield from _all_studies(results, plots, studies_dir)
 
@@ -429,12 +429,18 @@ def _remedies(study: Study, folders: Config, results: Path, plots: Path, studies
 
 def _clock(results: Path, plots: Path) -> Iterator[Verified]:
     """Page, table and figure of the clocks; what they measured only training again could tell."""
-    folder = results / clock.FOLDER
-    if (folder / clock.PAGE_FILE).exists():
-        found, figure = clock.load_clocks(results), plots / clock.FIGURE_FILE
-        for name, text in tools_clock.made_of(found, folder, figure if figure.exists() else None).items():
-            yield from _text(folder / name, lambda text=text: text)
-        yield from _drawn(plots, lambda to: [plot_utils.plot_clock(found, to)])
+    folder, figure = results / clock.FOLDER, plots / clock.FIGURE_FILE
+    if not (folder / clock.PAGE_FILE).exists():
+        return
+    try:
+        found = clock.load_clocks(results)
+        texts = tools_clock.made_of(found, folder, figure if figure.exists() else None)
+    except (UserError, storage.StorageError) as error:
+        yield Verified(str(folder), [str(error)])
+        return
+    for name, text in texts.items():
+        yield from _text(folder / name, lambda text=text: text)
+    yield from _drawn(plots, lambda to: [plot_utils.plot_clock(found, to)])
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
