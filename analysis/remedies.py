@@ -235,8 +235,8 @@ def _costs(told: Mapping) -> list[str]:
         lines.append(f"**Means of weights** took up to {most} s of a trial's training, all of them together.")
     if teachers := max(arm.get("teachers", 0) for arm in arms):
         lines.append(
-            f"**Teachers**, up to {teachers}, were trained before, once for all trials: their training is in no time "
-            "here, what they predict for each batch is."
+            f"**Earlier models**, up to {teachers}, from which a remedy learns or starts, were trained once for all "
+            "trials: their training is in no time here, what they predict for each batch is."
         )
     return lines
 

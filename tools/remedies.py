@@ -87,7 +87,8 @@ def _activation(folders: Config, name: str, results: dict, others: Mapping) -> d
 
 def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
     """A study's trials as they are."""
-    ids = m.pd_ids
+    ids, config = m.pd_ids, m.record("config")
+    taught = config.get("remedy", "none") != "none" and config.get("strength")
     return {
         "arm": arm,
         "study": study,
@@ -99,7 +100,7 @@ def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
         "time": mean(m.trials[k].get("training_time") for k in ids),
         "parameters": m.results.get("parameters"),
         "seconds": None,
-        "teachers": len(m.record("config").get("teacher") or []) if m.record("config").get("remedy") == "distil" else 0,
+        "teachers": len(config.get("teacher") or []) if taught else 0,
     }
 
 
