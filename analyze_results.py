@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
     action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
     action.add_argument("--where", action="store_true", help="on which text trials differ, and whether it is an error")
+    action.add_argument("--remedies", action="store_true", help="what brings trials together, and what it costs")
     action.add_argument("--paper", action="store_true", help="tables, methods and references in LaTeX, figures as PDF")
     action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
     args = parser.parse_args(argv)
@@ -200,6 +201,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1 if print_verification(folders, args.studies_dir) else 0
         if args.where:
             return _where(folders)
+        if args.remedies:
+            return _remedies(folders, args.studies_dir)
         if args.paper:
             return _paper(folders)
         if args.plan:
@@ -226,7 +229,18 @@ def _where(folders: Config) -> int:
     from tools.where import update  # brings torch
 
     study = read_study(folders.results_dir)
-    text, paths = update(folders, study.all_results)
+    return _further(study, folders, *update(folders, study.all_results))
+
+
+def _remedies(folders: Config, studies_dir: str) -> int:
+    from tools.remedies import update  # brings torch
+
+    study = read_study(folders.results_dir)
+    return _further(study, folders, *update(folders, study.all_results, studies_dir))
+
+
+def _further(study: Study, folders: Config, text: str, paths: list[Path]) -> int:
+    """Say what was found beyond the results, and write the report anew, which tells it too."""
     print(text)
     save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
     report.write_report(study, save_path, folders.plots_dir)

@@ -157,6 +157,8 @@ TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0
 BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
 COOLDOWN = 0.25
 
+LISTS = ("vary", "branch_points", "teacher", "averages")  # settings of several values
+
 
 def setting(
     default,
@@ -279,6 +281,36 @@ class Config:
     beta1: float | None = setting(None, "AdamW's first-moment decay", kind=float, low=0.0, high=0.9999)
     beta2: float | None = setting(None, "AdamW's second-moment decay", kind=float, low=0.0, high=0.99999)
     grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", kind=float, low=0.0, high=1e6)
+    # remedies: what may bring trials together
+    remedy: str = setting(
+        "none",
+        "none; distil: learn from the predictions of a teacher; or warm: start from its weights",
+        kind=str,
+        choices=("none", "distil", "warm"),
+        before="none",
+    )
+    strength: float = setting(
+        1.0,
+        "of the remedy: the teacher's share of what is learnt from, or of the initial weights; 0 is none",
+        kind=float,
+        low=0.0,
+        high=1.0,
+        before=1.0,
+    )
+    teacher: tuple[str, ...] = setting(
+        (),
+        "checkpoints of earlier trials; {activation} in a path stands for the name of the one trained; distil learns "
+        "from the mean prediction of several",
+        kind=tuple,
+        before=[],
+    )
+    averages: tuple[str, ...] = setting(
+        (),
+        "means of the weights along training, kept beside the final ones: lawa_P (over the last P percent of the "
+        "steps), ema_D (exponential, decay D a step)",
+        kind=tuple,
+        before=[],
+    )
     # evaluation
     eval_interval: int | None = setting(
         None, "steps between two points of the training curves", kind=int, low=1, high=10**9
@@ -427,7 +459,7 @@ class Config:
     def _validate(self):
         for f in dataclasses.fields(self):
             if (
-                f.name not in ("preset", "study", "encoding", "vary", "branch_points", "workers", "native")
+                f.name not in ("preset", "study", "encoding", *LISTS, "workers", "native")
                 or getattr(self, f.name) is not None
             ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
@@ -450,6 +482,7 @@ class Config:
             )
         self._validate_vary()
         self._validate_branches()
+        self._validate_remedy()
         if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
             choices = _choices(self.tokenizer, TOKENIZERS)
             raise UserError(f"tokenizer={self.tokenizer!r}: {choices}, or the path of a tokenizer.json")
@@ -492,6 +525,16 @@ class Config:
             raise UserError(
                 f"warmup_iters={self.warmup_iters}: must be at most {leaves[1]}, where the first branch begins"
             )
+
+    def _validate_remedy(self):
+        for name, example in (("teacher", "checkpoints/relu/trial_1.pt"), ("averages", "lawa_10 ema_0.99")):
+            given = getattr(self, name)
+            given = (os.fspath(given),) if isinstance(given, str | os.PathLike) else given
+            if not isinstance(given, Iterable) or not all(isinstance(x, str) and x for x in given):
+                raise UserError(f"{name}={given!r}: must be one or more, such as {example}")
+            setattr(self, name, tuple(dict.fromkeys(given)))
+        for name in self.averages:
+            average(name)
 
     def _validate_vary(self):
         allowed = SOURCES + VARY_ALONE
@@ -536,8 +579,7 @@ class Config:
     def to_dict(self) -> dict:
         """All settings as plain JSON types."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values |= {name: list(values[name]) for name in ("vary", "branch_points")}
-        return values
+        return values | {name: list(values[name]) for name in LISTS}
 
     @classmethod
     def from_dict(cls, values: dict) -> Config:
@@ -640,6 +682,7 @@ class Config:
             "deterministic": kept["device"] != "cuda" and not self.compile,  # kernels of the CPU are
             "n_head": self.model in ("lstm", "conv"),
             **dict.fromkeys(("branch_points", "cooldown"), self.schedule == "cosine"),
+            **dict.fromkeys(("remedy", "strength", "teacher"), self.remedy == "none" or self.strength == 0),
         }
         for name, changes_nothing in idle.items():
             if changes_nothing:
@@ -747,6 +790,8 @@ def _shown(value) -> str:
 
 def _parsed(f: dataclasses.Field, text):
     kind = f.metadata["kind"]
+    if f.name == "teacher":  # paths, which may have spaces in them
+        return tuple(text)
     if kind is tuple:
         return tuple(word for part in text for word in part.replace(",", " ").split())
     if kind in (int, float) and isinstance(text, str):
@@ -765,6 +810,21 @@ def _whole(x: float) -> int:
 
 
 # -- validation ---------------------------------------------------------------------------------------------------
+
+
+def average(name: str) -> tuple[str, float]:
+    """What the name of a mean of weights says: ("lawa", percent of the steps) or ("ema", decay per step)."""
+    kind, _, value = name.partition("_")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not ((kind == "lawa" and 1 <= number <= 100 and number == int(number)) or (kind == "ema" and 0 < number < 1)):
+        raise UserError(
+            f"averages={name!r}: must be lawa_P, P a whole number of percent from 1 to 100 (lawa_10), or ema_D, D "
+            f"between 0 and 1 (ema_0.99)"
+        )
+    return kind, number
 
 
 def _is_number(x) -> bool:

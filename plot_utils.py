@@ -41,13 +41,17 @@ from matplotlib.figure import Figure
 
 import activations
 import storage
+from analysis import remedies as remedies_file
+from analysis.clock import Clock, load_clocks
 from analysis.frontier import frontier
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
 from analysis.where import WHERE_FILE, fitting, load
 from config import Config, Parser, UserError
+from plotting import clock as ticking
 from plotting import frontier as annealed
 from plotting import one, several
+from plotting import remedies as by_remedy
 from plotting import where as by_position
 from plotting.style import activation_style, house_style
 from tools import streams
@@ -66,6 +70,8 @@ __all__ = [
     "plot_activation_functions",
     "plot_studies",
     "plot_where",
+    "plot_remedies",
+    "plot_clock",
     "plot_comparisons",
     "activation_style",
 ]
@@ -466,6 +472,53 @@ def plot_where(where: Mapping):
     return told
 
 
+@figure("remedies", by_remedy.remedies, pareto=by_remedy.pareto)
+def plot_remedies(remedies: Mapping):
+    """What brings the trials of each activation together: PD against validation loss, the area of a point the training
+    time. Writes `remedies.png`. Panel: pareto, of the first activation.
+
+    Args:
+        remedies: what `analyze_results.py --remedies` wrote, the contents of results/remedies.json.
+
+    Raises:
+        UserError: it is something else, or no activation has a remedy.
+        storage.StorageError: the disk refuses.
+    """
+    entries = remedies.get("activations") if isinstance(remedies, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError(
+            "remedies: the contents of results/remedies.json are needed, as analyze_results.py --remedies writes it"
+        )
+    told = {name: entry for name, entry in entries.items() if len(entry.get("arms", [])) > 1}
+    if not told:
+        raise UserError("remedies: no activation has one (train.py --averages or --remedy, or four trials)")
+    return told
+
+
+@figure(
+    "clock",
+    ticking.clock,
+    weights=ticking.weights,
+    predictions=ticking.predictions,
+    doubling=ticking.doubling,
+    ends=ticking.ends,
+)
+def plot_clock(clocks: Mapping):
+    """How fast two trainings part that differ in one bit: distance of weights and predictions against steps, doubling
+    time, and PD at the end by the step of the fork. Writes `clock.png`. Panels: weights, predictions, doubling, ends.
+
+    Args:
+        clocks: {activation: Clock}, what analysis.clock.load_clocks reads from the files of `train.py --clock`.
+
+    Raises:
+        UserError: it is something else, or empty.
+        storage.StorageError: the disk refuses.
+    """
+    if not isinstance(clocks, Mapping) or not clocks or not all(isinstance(c, Clock) for c in clocks.values()):
+        raise UserError("clocks: {activation: Clock} is needed, as analysis.clock.load_clocks('results') gives it")
+    return clocks
+
+
 # -- all at once --------------------------------------------------------------------------------------------------
 
 
@@ -539,8 +592,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Path]:
-    all_results = load_all_results(results_dir)
-    if not all_results:
+    all_results, further = load_all_results(results_dir), _redraw_further(Path(results_dir), plots_dir, formats)
+    if not all_results and not further:
         raise UserError(f"--results-dir {results_dir}: no *_results.json in it; train first (python train.py)")
     written = []
     for activation, results in all_results.items():
@@ -553,7 +606,20 @@ def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Pa
     where = fitting(load(Path(results_dir) / WHERE_FILE), all_results)
     if any("reason" not in entry for entry in where["activations"].values()):
         written.append(plot_where(where, plots_dir, formats))
-    return written + plot_comparisons(all_results, plots_dir, formats)
+    if all_results:
+        written += plot_comparisons(all_results, plots_dir, formats)
+    return written + further
+
+
+def _redraw_further(results_dir: Path, plots_dir: str, formats: Iterable[str]) -> list[Path]:
+    """The figures of what was measured beyond the results, which may be there without them."""
+    written = []
+    found = remedies_file.load(results_dir / remedies_file.REMEDIES_FILE)
+    if any(len(entry.get("arms", [])) > 1 for entry in found["activations"].values()):
+        written.append(plot_remedies(found, plots_dir, formats))
+    if clocks := load_clocks(results_dir):
+        written.append(plot_clock(clocks, plots_dir, formats))
+    return written
 
 
 if __name__ == "__main__":

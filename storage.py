@@ -225,6 +225,11 @@ def looks_path(results_dir: str | os.PathLike) -> Path:
     return Path(results_dir) / "looks.json"
 
 
+def clock_path(results_dir: str | os.PathLike, activation: str) -> Path:
+    """Where the chaos clock of an activation is kept (training/clock.py)."""
+    return Path(results_dir) / "clock" / f"{file_name(activation)}.json"
+
+
 def write_results(results: dict, results_dir: str | os.PathLike) -> Path:
     """Write `{activation}_results.json`, sealed with a checksum over its contents, and return its path.
 

@@ -186,7 +186,7 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
         UserError: a wrong name, or what is there was trained with other settings.
     """
     from models import architectures
-    from training import experiment
+    from training import experiment, remedies
 
     _check_names(names)
     _refuse_other_names(config, names)
@@ -194,6 +194,7 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
     there = [file for file in experiment.found(config) if not (overwrite and file.activation in names)]
     config, said = experiment.going_on_with(config, there)
     experiment.refuse_other_settings(config, names, there)
+    remedies.check(config)
     if said:
         display.line(said)
     return config, there
@@ -478,6 +479,7 @@ def _parser() -> Parser:
             "add trials until each PD is known to be lower or higher than ReLU's, or equal",
         ),
         ("--decompose", _decompose, "how much each source of randomness alone makes differ"),
+        ("--clock", _clock, "how fast two trainings part that differ in one bit, and from when on they stay together"),
         ("--list-activations", _list_activations, "names, formulas and sources, then exit"),
         ("--list-models", _list_models, "models by name, then exit"),
         ("--list-datasets", _list_datasets, "corpora by name, then exit"),
@@ -607,6 +609,20 @@ def _decompose(args) -> int:
         ranks.share(config, sources)
     else:
         sources()
+    return 0
+
+
+def _clock(args) -> int:
+    from tools import clock
+
+    if args.overwrite:
+        raise UserError("--clock: goes on with what is there; leave --overwrite out, or give --study NAME")
+    if ranks.rank_and_size()[1] > 1:
+        raise UserError("--clock: runs in one process; start it without torchrun")
+    config, names, display = _settings(args), _names(args.activation), Display(args.quiet)
+    _make_folders(config)
+    for path in clock.run(config, names, display, not args.no_strict_audit, _interruptible):
+        display.line(f"written: {path}")
     return 0
 
 

@@ -219,6 +219,14 @@ def _trained(study: Study) -> list[str]:
             f"final value~\\cite{{hagele2024}}, so that each trial has models{lengths}, the last of them final. PD at "
             "equal loss is read off between them, ln PD linearly in the mean loss of a pair."
         )
+    share = number(config.get("strength"))
+    if config.get("remedy") == "distil" and share:
+        sentences.append(
+            f"The targets are {tex(f'{100 * share:g} %')} the predictions of {len(config['teacher'])} earlier model"
+            f"{'s' * (len(config['teacher']) > 1)} and for the rest the true tokens."
+        )
+    if config.get("remedy") == "warm" and share:
+        sentences.append(f"Initial weights are {tex(f'{100 * share:g} %')} those of one earlier model.")
     return sentences
 
 

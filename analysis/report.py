@@ -12,7 +12,7 @@ from pathlib import Path
 
 import activations
 import storage
-from analysis import looks, sections, summary, where
+from analysis import looks, remedies, sections, summary, where
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.metrics_table import BY_KEY
 from analysis.page import to_html
@@ -91,8 +91,9 @@ def composed(study: Study, folder: Path, plots: Path) -> tuple[str, str]:
             links[key] = address(plots / name, folder)
             images[links[key]] = plots / name
     found = where.Told(study.all_results, folder, plots)
-    text = report_text(study, links, found.lines, looks.told(study, folder))
-    return text, found.in_html(to_html(text, images | found.images))
+    bought = remedies.Told(study.all_results, folder, plots)
+    text = report_text(study, links, [*found.lines, "", *bought.lines], looks.told(study, folder))
+    return text, found.in_html(to_html(text, images | found.images | bought.images))
 
 
 def report_text(

@@ -247,6 +247,7 @@ GROUPS = {  # the settings, by what they are about
     "Layers": "n_layer n_head n_embd block_size dropout bias",
     "Training": "batch_size sampling max_iters learning_rate min_lr warmup_iters weight_decay beta1 beta2 grad_clip",
     "Schedule": "schedule branch_points cooldown",
+    "Remedies": "remedy strength teacher averages",
     "Text": "tokenizer bpe_vocab_size train_split",
     "Measuring": "eval_interval eval_tokens probe_tokens",
     "Trials": "seed_base vary",
@@ -255,7 +256,7 @@ GROUPS = {  # the settings, by what they are about
 
 
 def plain(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return " ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
 
 
 def how_measured(s: Study) -> list[str]:

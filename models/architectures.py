@@ -388,6 +388,15 @@ def build_model(config: Config, activation: str, vocab_size: int, seed: int | No
     return model
 
 
+def model_from(saved: dict, other: dict | None = None) -> LanguageModel:
+    """The model in the contents of a checkpoint, or an `other` one of its branches or averages, in eval mode on the
+    CPU."""
+    config = Config.from_dict(saved["config"])
+    model = build_model(config, saved["activation"], saved["vocab_size"])
+    model.load_state_dict((other or saved)["weights"])
+    return model.eval()
+
+
 @torch.no_grad()
 def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
     """GPT-2's initialisation: N(0, 0.02²), the projections into the residual stream N(0, 0.02² / 2·n_layer), biases 0.

@@ -12,6 +12,7 @@ import numpy as np
 import storage
 from analysis import positions
 from analysis.metrics_table import METRICS
+from config import Config
 from training.matched_loss import pd_at_val_loss
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
@@ -407,3 +408,60 @@ def synthetic_where(**changes):
         "error": positions.error(p, 64, 6, [1, 2, 3, 4, 5]),
     }
     return {"activations": {"relu": {**entry, **changes}}}
+
+
+def synthetic_remedies(ratio=0.8, n=5, seed=0):
+    """What remedies.json holds of an activation: none, an arm whose PD is `ratio` of none's and whose loss is
+    0.02 higher, both trial by trial with noise, and one that is as none."""
+    rng = np.random.default_rng(seed)
+    g = rng.normal(0, 0.002, n)
+    pd = 0.1 + g[:, None] + g[None, :]
+    h = rng.normal(0, 0.0005, n)
+    arm = ratio * pd * (1 + h[:, None] + h[None, :])
+    np.fill_diagonal(pd, 0)
+    np.fill_diagonal(arm, 0)
+    losses = 1.8 + rng.normal(0, 0.01, n)
+    like = {"study": "", "size": 1, "paired": True, "units": [[k] for k in range(1, n + 1)], "teachers": 0}
+    like |= {"time": 30.0, "parameters": 1000, "seconds": None}
+    return {
+        "identity": None,
+        "notes": [],
+        "arms": [
+            {**like, "arm": "none", "pd": pd.tolist(), "losses": losses.tolist()},
+            {**like, "arm": "distil", "pd": arm.tolist(), "losses": (losses + 0.02 + rng.normal(0, 1e-3, n)).tolist(),
+             "time": 45.0},
+            {**like, "arm": "ema_0.99", "pd": pd.tolist(), "losses": losses.tolist(), "seconds": 0.1},
+        ],
+    }  # fmt: skip
+
+
+def parting(doubling, steps, noise, rng, start=1e-7, top=0.3):
+    """A distance that doubles in so many steps, times noise, until it levels off."""
+    grown = start * 2 ** (np.asarray(steps, float) / doubling)
+    return grown / (1 + grown / top) * np.exp(noise * rng.standard_normal(len(steps)))
+
+
+def synthetic_clock(name, doublings, forks=(0, 100), n_forks_together=1, seed=0):
+    """A file of the clock with planted doubling times, one a trial in steps, the same for every fork."""
+    from training.clock import offsets  # brings torch
+
+    rng, trials = np.random.default_rng([seed, sum(name.encode())]), {}
+    moved = {"unit": "float32", "parameter": "h.0.mlp.c_proj.weight", "place": 3, "from": 0.1, "to": 0.1000001}
+    for k, doubling in enumerate(doublings, 1):
+        twins = []
+        for i, fork in enumerate(forks):
+            steps, few = offsets(1000 - fork), offsets(1000 - fork, every=4, ratio=2 ** (1 / 3))
+            twins.append({
+                "fork": fork, "moved": {**moved, "working_weights_moved": 1}, "steps": steps, "prediction_steps": few,
+                "weights": parting(doubling, steps, 0.1, rng).tolist(),
+                "predictions": parting(doubling, few, 0.1, rng, top=0.1).tolist(),
+                "barrier": 0.2 if i < len(forks) - n_forks_together else 0.001, "losses": [1.8, 1.8],
+            })  # fmt: skip
+        still = {**twins[-1], "moved": {}, "barrier": 0.0}
+        still |= {kind: [0.0] * len(still[kind]) for kind in ("weights", "predictions")}
+        trials[str(k)] = {"status": "done", "seed": 1336 + k, "forks": twins, "unmoved": [still]}
+    config = Config(preset="smoke", device="cpu", precision="float32", max_iters=1000, warmup_iters=10)
+    return {
+        "schema": "clock/1", "activation": name, "config": config.to_dict(), "fingerprint": config.fingerprint(),
+        "corpus_sha256": "c", "forks": list(forks), "positions": 512, "trials": trials,
+    }  # fmt: skip

@@ -48,6 +48,14 @@ WRONG = [
     ({"vary": ()}, ["vary=()", "none"]),
     ({"vary": ("bit", "order")}, ["bit and none stand alone"]),
     ({"sampling": "shuffel"}, ["sampling='shuffel'", "did you mean shuffle?"]),
+    ({"remedy": "distill"}, ["remedy='distill'", "did you mean distil?"]),
+    ({"strength": 1.5}, ["strength=1.5", "at most 1"]),
+    ({"teacher": 3}, ["teacher=3", "trial_1.pt"]),
+    ({"teacher": ("",)}, ["teacher=", "one or more"]),
+    ({"averages": ("lawa",)}, ["averages='lawa'", "lawa_P"]),
+    ({"averages": ("lawa_2.5",)}, ["averages='lawa_2.5'", "whole number"]),
+    ({"averages": "ema_1"}, ["averages='ema_1'", "between 0 and 1"]),
+    ({"averages": ("ema_nan",)}, ["averages='ema_nan'"]),
     ({"trials_per_activation": 0}, ["trials_per_activation=0", "at least 1"]),
     ({"seed_base": -1}, ["seed_base=-1", "at least 0"]),
     ({"seed_base": 2**40}, ["seed_base"]),
@@ -274,6 +282,7 @@ OTHER = {
     "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
     "encoding": "cp1251", "text_column": "story", "schedule": "trunk", "branch_points": (0.5, 1.0), "cooldown": 0.5,
     "sampling": "shuffle",
+    "remedy": "warm", "strength": 0.5, "teacher": ("a teacher.pt",), "averages": ("lawa_10", "ema_0.99"),
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
@@ -286,7 +295,10 @@ def test_fingerprint_covers_what_changes_results_and_nothing_else():
     base = {**Config(preset="quick", device="cpu").to_dict(), "precision": "bfloat16", "native": True}
     assert set(OTHER) == {f.name for f in dataclasses.fields(Config)}
     trunk = dict.fromkeys(("branch_points", "cooldown"), {"schedule": "trunk"})
-    beside = {"bpe_vocab_size": {"tokenizer": "bpe"}, "deterministic": {"device": "cuda"}} | trunk  # there they count
+    remedy = dict.fromkeys(("strength", "teacher"), {"remedy": "distil"})
+    beside = (
+        {"bpe_vocab_size": {"tokenizer": "bpe"}, "deterministic": {"device": "cuda"}} | trunk | remedy
+    )  # they count
     for name, value in OTHER.items():
         first = {**base, **beside.get(name, {})}
         changed = Config.from_dict({**first, name: value})
@@ -308,6 +320,11 @@ LATER = {f.name for f in dataclasses.fields(Config) if f.metadata["before"] is n
         ({"model": "lstm"}, "n_head", (2, 4), True),
         ({"model": "conv"}, "n_head", (2, 4), True),
         ({"model": "hybrid"}, "n_head", (2, 4), False),
+        ({"teacher": ["t.pt"], "strength": 0.0}, "remedy", ("none", "distil"), True),
+        ({"remedy": "warm", "strength": 0.0}, "teacher", (["t.pt"], ["u.pt"]), True),
+        ({"remedy": "warm"}, "teacher", (["t.pt"], ["u.pt"]), False),
+        ({"remedy": "distil"}, "strength", (0.5, 1.0), False),
+        ({"remedy": "none"}, "strength", (0.5, 1.0), True),
         ({"dropout": 0.0}, "vary", (("init", "order", "dropout"), ("init", "order")), True),
         ({"dropout": 0.0}, "vary", (("init", "dropout"), ("init",)), True),
         ({"dropout": 0.0}, "vary", (("dropout",), ("none",)), True),

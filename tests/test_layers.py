@@ -16,15 +16,18 @@ corpora.source corpora.overlap corpora.packed corpora.shakespeare corpora.tables
 corpora.files corpora.reading prepare_data
 activations model models.architectures
 training.check training.matched_loss training.native training.fused
-training.team training.computed training.machine training.batches training.optimiser training.trial training.predictions
+training.team training.computed training.machine training.batches training.optimiser training.remedies
+training.trial training.clock training.predictions
 audit
 training.pool training.ranks training.forecast training.experiment training.progress
 analysis.positions analysis.sequential analysis.results analysis.frontier analysis.checks analysis.study analysis.tables
-analysis.markdown analysis.disagreement_page analysis.where analysis.looks
-plotting.style plotting.one plotting.several plotting.where plotting.frontier plot_utils
+analysis.markdown analysis.disagreement_page analysis.where analysis.remedies
+analysis.clock analysis.looks
+plotting.style plotting.one plotting.several plotting.where plotting.frontier plotting.remedies plotting.clock
+plot_utils
 analysis.sections analysis.summary analysis.page analysis.report analysis.paper analysis.studies
 tools.metrics_guide tools.status tools.sample tools.decompose tools.tensorboard_log tools.huggingface tools.trackers
-tools.where
+tools.where tools.remedies tools.clock
 tools.checklist tools.verify tools.until_decided tools.doctor
 foreign.member foreign.windows foreign.dumps foreign.loaders foreign.suite foreign.measure
 analyze_results

@@ -20,11 +20,21 @@ from PIL import Image
 import activations
 import plot_utils
 import storage
+from analysis.clock import Clock
 from analysis.metrics_table import METRICS
 from analysis.study import Study
 from config import UserError
 from plotting import one, several, style
-from synthetic import STUDY, add_frontier, minimal_results, synthetic_results, synthetic_study, synthetic_where
+from synthetic import (
+    STUDY,
+    add_frontier,
+    minimal_results,
+    synthetic_clock,
+    synthetic_remedies,
+    synthetic_results,
+    synthetic_study,
+    synthetic_where,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 TWELVE = (*STUDY, "smelu_0.1", "smelu_0.25", "smelu_2", "mish", "tanh", "swiglu", "leaky_relu")
@@ -361,6 +371,9 @@ REFUSED = {  # what is wrong: the call, and what its one line names
     "no studies": (lambda d: plot_utils.plot_studies([], d), "no comparison"),
     "studies by name": (lambda d: plot_utils.plot_studies("all", d), "one mapping per row"),
     "no sources": (lambda d: plot_utils.plot_sources({}, "relu", d), "such as {'init'"),
+    "no remedies": (lambda d: plot_utils.plot_remedies({"relu": {}}, d), "results/remedies.json"),
+    "no arm": (lambda d: plot_utils.plot_remedies({"activations": {"relu": {}}}, d), "--averages or --remedy"),
+    "a clock's contents": (lambda d: plot_utils.plot_clock(synthetic_clock("relu", [5]), d), "load_clocks"),
     "no positions": (lambda d: plot_utils.plot_where({"relu": {}}, d), "results/where.json"),
     "sources swapped": (lambda d: plot_utils.plot_sources("relu", {"init": [0.1]}, d), "such as {'init'"),
     "unknown function": (lambda d: plot_utils.plot_activation_functions(d, names=["relux"]), "relux"),
@@ -424,6 +437,8 @@ ON_AXES = {
     plot_utils.plot_activation_functions: (),
     plot_utils.plot_studies: (ONE_ROW,),
     plot_utils.plot_where: (synthetic_where(),),
+    plot_utils.plot_remedies: ({"activations": {"relu": synthetic_remedies()}},),
+    plot_utils.plot_clock: ({"relu": Clock("relu", synthetic_clock("relu", [5, 6, 7]))},),
 }
 
 

@@ -109,7 +109,7 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     workers = []
 
     class Worker:
-        def __init__(self, config, events, gpu=None):
+        def __init__(self, config, events, gpu=None, job="trial"):
             self.gpu, self.task, self.events = gpu, None, events
             self.process = Started("", {})
             workers.append(self)

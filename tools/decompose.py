@@ -59,8 +59,8 @@ def decompose(
     import plot_utils
 
     table, sources = {}, sources_of(config)
-    for number, (name, vary) in enumerate(sources.items(), 1):
-        say(f"{activation}, source {number} of {len(sources)}: {VARIES[name]}")
+    for k, (name, vary) in enumerate(sources.items(), 1):
+        say(f"{activation}, source {k} of {len(sources)}: {VARIES[name]}")
         if vary == config.vary:
             varied, log = config.replace(vary=vary), tensorboard
         else:

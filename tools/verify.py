@@ -23,13 +23,15 @@ import torch
 import audit
 import plot_utils
 import storage
-from analysis import checks, disagreement_page, looks, paper, report, studies, tables
+from analysis import checks, clock, disagreement_page, looks, paper, remedies, report, studies, tables
 from analysis.results import results_files
 from analysis.study import Study
 from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from config import Config, UserError, lacking
 from prepare_data import Corpus, load_corpus
+from tools import clock as tools_clock
 from tools import decompose
+from tools import remedies as tools_remedies
 from tools.where import compute, recorded_config
 from training import experiment, machine
 from training import trial as trials
@@ -42,6 +44,7 @@ RECORDED_ONLY = {
     "them; the first point follows from the seed, the last from the weights",
     "that a trial diverged": "it keeps no weights",
     "weights": "that they came of this training; their checksum, losses and predictions follow from them",
+    "means of weights, distances of the chaos clock": "they are of all steps of a training",
     "study, folders, workers, trials planned, snapshot_seconds, encoding, text_column": "they change no number; the "
     "text is known by its checksum",
 }
@@ -85,6 +88,7 @@ def _everything(config: Config, studies_dir: Path) -> Iterator[Verified]:
     yield from _activations(config)
     for path in sorted(results.glob("sources/*/")):
         yield from _everything(decompose.in_folder(config, path.name, config.vary), studies_dir)
+    yield from _clock(results, plots)  # it needs no study
     try:
         study = looks.read_study(results)
         text, page = report.composed(study, results, plots)
@@ -103,6 +107,7 @@ def _everything(config: Config, studies_dir: Path) -> Iterator[Verified]:
         problems = _guarded(lambda: looks.derive_looks(study.all_results, looks.load(results)))
         yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
     yield from _where(study, config, results, plots)
+    yield from _remedies(study, config, results, plots, studies_dir)
     yield from _sources(config, results, plots)
     yield from _paper(study, results / "paper", plots)
     yield from _all_studies(results, plots, studies_dir)
@@ -185,7 +190,11 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
             training.diverged_at = record["diverged_at_step"]
         again = training.contents(training.record())
         again["branches"] = _branches(training, saved) if weights else {}
+        if "averages" in again:
+            again["averages"] = {n: {**kept, "weights": RECORDED} for n, kept in saved.get("averages", {}).items()}
     again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
+    if training.averages:
+        again["record"]["averages_time"] = RECORDED
     if not weights:
         again["record"] |= dict.fromkeys(("diverged_at_step", "tokens_per_second", "weights_sha256"), RECORDED)
     for name, values in first_and_last.items():
@@ -458,6 +467,31 @@ def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterato
     for path in (plots / PAGE_FILE, plots / FIGURE_FILE):
         if path.exists():
             yield Verified(str(path), reasons)
+
+
+def _remedies(study: Study, folders: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
+    path = results / remedies.REMEDIES_FILE
+    if path.exists():
+        again = tools_remedies.compute(folders, study.all_results, studies_dir)
+        yield Verified(str(path), _guarded(lambda: differences(remedies.load(path), again)))
+        yield from _text(results / remedies.TABLE_FILE, lambda: tools_remedies.table(remedies.load(path)))
+        yield from _drawn(plots, lambda to: [plot_utils.plot_remedies(again, to)])
+
+
+def _clock(results: Path, plots: Path) -> Iterator[Verified]:
+    """Page, table and figure of the clocks; what they measured only training again could tell."""
+    folder, figure = results / clock.FOLDER, plots / clock.FIGURE_FILE
+    if not (folder / clock.PAGE_FILE).exists():
+        return
+    try:
+        found = clock.load_clocks(results)
+        texts = tools_clock.made_of(found, folder, figure if figure.exists() else None)
+    except (UserError, storage.StorageError) as error:
+        yield Verified(str(folder), [str(error)])
+        return
+    for name, text in texts.items():
+        yield from _text(folder / name, lambda text=text: text)
+    yield from _drawn(plots, lambda to: [plot_utils.plot_clock(found, to)])
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:

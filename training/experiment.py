@@ -82,7 +82,7 @@ def found(config: Config) -> list[Found]:
         says = {}
         with contextlib.suppress(storage.StorageError):
             says = storage.load_checkpoint(path, whole=False)
-        kept = ("kind", "activation", "trial", "config", "corpus_sha256", "own_code")
+        kept = ("kind", "activation", "trial", "config", "corpus_sha256", "own_code", "teachers")
         kind = "trial" if path.suffix == ".pt" else "snapshot"
         name = storage.activation_name(path.parent.name)
         there.append(Found(path, name, kind, {key: says.get(key) for key in kept}))

@@ -47,15 +47,18 @@ class Loss:
             return self.tables[function]
         return None
 
-    def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def logits(self, model: LanguageModel, x: torch.Tensor) -> torch.Tensor:
+        """(B, T) token ids -> logits (B, T, V), with gradients."""
         try:
             for module, forward in self.layers.items():
                 vars(module)["forward"] = forward  # past nn.Module.__setattr__, which is slow
-            logits = self._gpt(model, x) if self.is_gpt and _fits(model, x) else model.logits(x)
+            return self._gpt(model, x) if self.is_gpt and _fits(model, x) else model.logits(x)
         finally:
             for module in self.layers:
                 vars(module).pop("forward", None)
-        logits, y = logits.flatten(0, 1), y.flatten()
+
+    def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        logits, y = self.logits(model, x).flatten(0, 1), y.flatten()
         if logits.shape[-1] <= native.MAX_V:
             return native.cross_entropy(logits, y)
         return F.cross_entropy(logits.float(), y)

@@ -34,8 +34,8 @@ class Optimiser:
         # behind the gradient, what ranks that train together tell one another in the same message
         self.message = torch.zeros(len(self.master) + EXTRA, dtype=torch.float32, device=device)
         self.gradient = self.message[: len(self.master)]
-        self.weights = self._views(self.master)
-        self.gradients = self._views(self.gradient)
+        self.weights = self.views(self.master)
+        self.gradients = self.views(self.gradient)
         with torch.no_grad():
             torch._foreach_copy_(self.weights, [p.data for p in self.parameters])
         self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
@@ -51,7 +51,8 @@ class Optimiser:
             decays = [config.weight_decay if p.ndim >= 2 else 0.0 for p in self.parameters]
             self.kernel = kernel((self.master, self.mean, self.square), self.working, decays)
 
-    def _views(self, flat):
+    def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        """The parameters in a vector that is laid out as `master` is, in the order of `names`."""
         views, offset = [], 0
         for p in self.parameters:
             views.append(flat[offset : offset + p.numel()].view(p.shape))

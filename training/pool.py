@@ -106,7 +106,7 @@ def usable_cores() -> int:
 
 
 class _Worker:
-    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None):
+    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None, job: str = "trial"):
         self.task: Task | None = None
         self.gpu = gpu  # the only one that it sees, so `cuda` is this one; None: all
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
@@ -127,7 +127,7 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
         )
-        self._write(config.to_dict())
+        self._write([job, config.to_dict()])
         threading.Thread(target=self._read, args=(events,), daemon=True).start()
 
     def _read(self, events: queue.Queue):
@@ -160,9 +160,12 @@ class _Worker:
             self.process.stdin.close()
 
 
-def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int) -> Iterator[Outcome]:
+def run_trials(
+    config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int, job: str = "trial"
+) -> Iterator[Outcome]:
     """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. With
-    several GPUs each process has one of them, always one that the fewest others have.
+    several GPUs each process has one of them, always one that the fewest others have. `job`: "trial", or "clock" for
+    trials beside their twins (training/clock.py).
 
     A trial that another process is training is waited for and then found done. When the caller stops early
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
@@ -178,7 +181,7 @@ def run_trials(config: Config, tasks: list[Task], report: Callable[[dict], None]
     def hire():
         users = collections.Counter(worker.gpu for worker in pool)
         gpu = min(shared, key=lambda name: users[name]) if len(shared) > 1 else None
-        worker = _Worker(config, events, gpu)
+        worker = _Worker(config, events, gpu, job)
         pool.add(worker)
         idle.add(worker)
 
@@ -226,6 +229,7 @@ def run_here(
     workers: int = 1,
     stop: Callable[[], bool] | None = None,
     team: Team | None = None,
+    job: str = "trial",
 ) -> Iterator[Outcome]:
     """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step.
     `team`: the ranks that train each trial together."""
@@ -235,7 +239,7 @@ def run_here(
     pending, busy = collections.deque(tasks), 0
     while pending:
         task = pending.popleft()
-        outcome = _attempt(config, task, corpus, report, stop, team)
+        outcome = _attempt(config, task, corpus, report, stop, team, job)
         if outcome.status != "busy":
             busy = 0
             yield outcome
@@ -249,12 +253,16 @@ def run_here(
                 busy = 0
 
 
-def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None) -> Outcome:
+def _attempt(
+    config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None, job: str = "trial"
+) -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
+    from training import clock
     from training import trial as trials
 
+    train = clock.run_clock if job == "clock" else trials.train_trial
     try:
-        record = trials.train_trial(config, *task, corpus, report=report, stop=stop, team=team)
+        record = train(config, *task, corpus, report=report, stop=stop, team=team)
         return Outcome(*task, record["status"], _diverged(record))
     except trials.Busy:
         return Outcome(*task, "busy")
@@ -318,9 +326,10 @@ def _worker_main() -> int:
         stopping.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    settings = tasks.get()
-    if settings is None:
+    first = tasks.get()
+    if first is None:
         return 0
+    job, settings = first
     keep_freed_memory()
     gc.disable()  # importing torch makes half a million objects, none of which is to go
     from prepare_data import load_corpus
@@ -343,7 +352,7 @@ def _worker_main() -> int:
             break
         try:
             corpus = corpus or load_corpus(config)
-            outcome = _attempt(config, tuple(task), corpus, send, stopping.is_set)
+            outcome = _attempt(config, tuple(task), corpus, send, stopping.is_set, job=job)
         except (UserError, StorageError) as error:  # of the corpus
             outcome = Outcome(*task, "failed", str(error), isinstance(error, UserError))
         send({"event": "end", **dataclasses.asdict(outcome)})

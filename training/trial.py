@@ -23,9 +23,9 @@ import storage
 from config import Config, UserError, option
 from model import LanguageModel, generate
 from models import own_code
-from models.architectures import build_model, code_checksums
+from models.architectures import build_model, code_checksums, model_from
 from prepare_data import Corpus, load_corpus
-from training import fused, native
+from training import fused, native, remedies
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser
@@ -89,6 +89,8 @@ class Training:
         self.seeds = trial_seeds(config, trial)
         self.dtype = getattr(torch, config.precision)
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
+        self.teachers = remedies.Teachers(config, activation, corpus)
+        self.teachers.start(model)
         if self.seeds["bit"] is not None:
             move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
         self.own_code = code_checksums(config, activation)
@@ -100,7 +102,10 @@ class Training:
         elif config.compile:
             machine = (config.device, config.threads, config.deterministic)
             self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
+        self.objective = self.teachers.objective(self.loss)  # what a step minimises in the loss's place; or None
         self.optimiser = Optimiser(self.model, config, self.dtype, update)
+        kept = () if self.rank else config.averages
+        self.averages = remedies.Averages(kept, config.max_iters, self.optimiser.master)
         self.batches = Batches(corpus.train, config, self.seeds["order"], self.rank)
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
@@ -144,6 +149,8 @@ class Training:
             self.trunk = self.optimiser.state()
         loss = self.one_step(self.step)
         self.step += 1
+        if not leg.side:
+            self.averages.update(self.model_step)
         return loss
 
     def back_to_trunk(self) -> None:
@@ -161,7 +168,7 @@ class Training:
         if self.config.dropout:
             seed = int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63))
             draw_from(seed, self.config.device)
-        loss = self.loss(self.model, *self.batches(step))
+        loss = (self.objective or self.loss)(self.model, *self.batches(step))
         loss.backward()
         # the memory of a CUDA graph's loss is that of the next step's
         loss = loss.detach().clone() if self.config.compile else loss.detach()
@@ -173,7 +180,7 @@ class Training:
         """Forward and backward passes whose results are thrown away: they allocate and compile, and are not timed.
         Compiled for a GPU, the first one runs, the second records a CUDA graph, and the third is as all others."""
         for _ in range(3 if self.config.compile else 1):
-            self.loss(self.model, *self.batches(0)).backward()
+            (self.objective or self.loss)(self.model, *self.batches(0)).backward()
             for p in self.model.parameters():
                 p.grad = None
 
@@ -237,6 +244,7 @@ class Training:
             "optimiser": self.optimiser.state(),
             "trunk": self.trunk,
             "branches": self.branches,
+            "averaged": self.averages.state(),
             "history": self.history,
             "probe": _stacked(self.probe),
             "probe_argmax": _stacked(self.probe_argmax),
@@ -266,6 +274,7 @@ class Training:
             self.optimiser.load(saved["optimiser"])
             self.trunk = saved.get("trunk", {})
             self.branches = saved.get("branches", {})
+            self.averages.load(saved.get("averaged", {}))
             self.history = saved["history"]
             self.probe = list(saved["probe"])
             self.probe_argmax = list(saved["probe_argmax"])
@@ -289,6 +298,7 @@ class Training:
             "fingerprint": self.config.fingerprint(),
             "corpus_sha256": self.corpus.sha256,
             "own_code": self.own_code,
+            **({"teachers": self.teachers.checksums} if self.teachers else {}),
         }
 
     # the end
@@ -328,6 +338,8 @@ class Training:
             self.model.eval()
             loss, accuracy = self._training_loss()
             record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
+        if self.averages:
+            record["averages_time"] = self.averages.seconds
         weights_sha256 = storage.contents_sha256(self._weights())
         return record | {"total_time": self.elapsed(), "ended": time.time(), "weights_sha256": weights_sha256}
 
@@ -343,6 +355,7 @@ class Training:
             "environment": environment(self.config),
             "weights": self._weights() if done else {},
             "branches": self.branches if done else {},
+            **({"averages": self.averages.models(self._named) if done else {}} if self.averages else {}),
             "probe": _stacked(self.probe),
             "probe_argmax": _stacked(self.probe_argmax),
         }
@@ -356,7 +369,10 @@ class Training:
         return record
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        named = zip(self.optimiser.names, self.optimiser.weights, strict=True)
+        return self._named(self.optimiser.master)
+
+    def _named(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
+        named = zip(self.optimiser.names, self.optimiser.views(vector), strict=True)
         return {name: weight.detach().cpu().clone() for name, weight in named}
 
     def _training_loss(self) -> tuple[float, float]:
@@ -551,13 +567,15 @@ def check_same_experiment(
         )
     ways = f"use {option('overwrite')} to train anew, or another folder ({option('study', 'NAME')})"
     refuse_other_settings(config, saved, corpus, path, ways)
+    if other := remedies.other_teacher(config, activation, saved.get("teachers") or {}):
+        raise UserError(f"{path}: trained with another teacher: {other}; {ways}")
     for what, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
         raise UserError(
             f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
             f"{mine[:12]}… now); undo the change, {ways}"
         )
     models = [saved] if saved.get("weights") else []  # a snapshot or a diverged trial has none
-    for model in [*models, *saved.get("branches", {}).values()]:
+    for model in [*models, *saved.get("branches", {}).values(), *saved.get("averages", {}).values()]:
         if storage.contents_sha256(model["weights"]) != model["record"]["weights_sha256"]:
             raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
         if not all(bool(torch.isfinite(w).all()) for w in model["weights"].values()):
@@ -596,11 +614,3 @@ def load_trial(path: str | os.PathLike):
         raise storage.StorageError(f"{path}: this trial diverged at step {step}; there is no model to load")
     model = model_from(saved)
     return model, tokenizers.from_dict(saved["tokenizer"]), saved["record"]
-
-
-def model_from(saved: dict, branch: dict | None = None) -> LanguageModel:
-    """The model in the contents of a checkpoint, or that of one of its branches, in eval mode on the CPU."""
-    config = Config.from_dict(saved["config"])
-    model = build_model(config, saved["activation"], saved["vocab_size"])
-    model.load_state_dict((branch or saved)["weights"])
-    return model.eval()

@@ -1,0 +1,347 @@
+"""How fast do two trainings part that differ in one bit, and from when on do they stay together? Read from the files
+of `train.py --clock`, `results/clock/{activation}.json` (training/clock.py), and told in words.
+
+The distance of a twin grows until it levels off. Its *growing phase* begins with the first step after the bit was moved
+(that step itself makes of one weight a difference in all of them) and ends before the distance first reaches a tenth of
+its largest value. The *growth rate* is the least-squares slope of the ln of the distance against the steps in that
+phase, every step weighted alike (where steps were left out, ln distance is interpolated linearly); the *doubling time*
+is ln 2 over it. There is none where the phase has fewer than 5 measurements or the distance grows less than eightfold.
+
+A twin *stays together* with its trial when the loss between their weights, on the straight line, rises less than 0.01
+nats per token above the straight line of their losses: linear mode connectivity (Frankle et al. 2020, arXiv 1912.05671;
+for such twins Altıntaş et al. 2025, arXiv 2506.13234). No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import activations
+import significance
+import storage
+from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
+from analysis.results import study_order
+from analysis.study import ALPHA, REFERENCE
+from config import UserError
+
+FOLDER = "clock"  # below that of the results
+PAGE_FILE, TABLE_FILE = "CLOCK.md", "clock.csv"  # in that folder
+FIGURE_FILE = "clock.png"  # in that of the figures
+LEVELLED = 0.1  # of the largest distance: from there on it levels off
+LEAST_POINTS, LEAST_GROWTH = 5, 8.0
+KINDS = ("weights", "predictions")
+
+
+# -- one twin -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The growing phase of one twin, steps `first` to `last` since it left; `rate` is None where there is none."""
+
+    rate: float | None = None  # of ln distance, per step
+    first: int | None = None
+    last: int | None = None
+
+    @property
+    def doubling(self) -> float | None:
+        """Steps in which the distance doubles."""
+        return math.log(2) / self.rate if self.rate else None
+
+
+def growth(steps: Sequence[int], distances: Sequence[float]) -> Growth:
+    """The growing phase of a distance measured after so many steps, see the definition above.
+
+    Args:
+        steps: since the twin left, ascending. distances: as many, at least 0; one of 0 has no ln and is left out.
+    """
+    t, d = np.asarray(steps, float), np.asarray(distances, float)
+    if not len(d) or not d.max() > 0:
+        return Growth()
+    levelled = int(np.argmax(d >= LEVELLED * d.max()))
+    phase = np.flatnonzero((t >= 1) & (d > 0) & (np.arange(len(d)) < levelled))
+    if len(phase) < LEAST_POINTS or d[phase].max() < LEAST_GROWTH * d[phase[0]]:
+        return Growth()
+    every = np.arange(t[phase[0]], t[phase[-1]] + 1)
+    logs = np.interp(every, t[phase], np.log(d[phase]))
+    centred = every - every.mean()
+    rate = float(centred @ logs / (centred @ centred))
+    return Growth(rate, int(every[0]), int(every[-1])) if rate > 0 else Growth()
+
+
+# -- one activation -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What was measured of one activation."""
+
+    name: str
+    contents: Mapping
+
+    @property
+    def forks(self) -> list[int]:
+        return list(self.contents["forks"])
+
+    @cached_property
+    def trials(self) -> dict[int, Mapping]:
+        return {int(k): t for k, t in self.contents["trials"].items() if t["status"] == "done"}
+
+    def twins(self, fork: int) -> dict[int, Mapping]:
+        """{trial: its twin that left there}."""
+        return {k: twin for k, t in self.trials.items() for twin in t["forks"] if twin["fork"] == fork}
+
+    def doubling(self, fork: int, kind: str = "weights") -> dict[int, float]:
+        """{trial: its doubling time in steps}, of those that have one."""
+        steps = "steps" if kind == "weights" else "prediction_steps"
+        found = {k: growth(twin[steps], twin[kind]).doubling for k, twin in self.twins(fork).items()}
+        return {k: x for k, x in found.items() if x is not None}
+
+    def doubling_interval(self, fork: int, kind: str = "weights") -> tuple[float | None, float | None, float | None]:
+        """The geometric mean over trials with its 95 % interval (t, of the logs)."""
+        times = list(self.doubling(fork, kind).values())
+        if not times:
+            return None, None, None
+        return tuple(None if x is None else math.exp(x) for x in significance.mean_interval(np.log(times)))
+
+    def final(self, fork: int, what: str) -> dict[int, float]:
+        """{trial: the distance of its twin at the end}, of `weights` or `predictions`; or its `barrier`."""
+        return {k: twin[what] if what == "barrier" else twin[what][-1] for k, twin in self.twins(fork).items()}
+
+    def together(self, fork: int) -> dict[int, bool]:
+        return {k: rise <= significance.LOSS_MARGIN for k, rise in self.final(fork, "barrier").items()}
+
+    @property
+    def together_from(self) -> int | None:
+        """The first fork from which on the twins of all trials stay together; None where even the last do not."""
+        first = None
+        for fork in reversed(self.forks):
+            if not all(self.together(fork).values()):
+                return first
+            first = fork
+        return first
+
+    @property
+    def unmoved(self) -> float:
+        """The largest distance of a twin without the bit, in weights or predictions: 0."""
+        twins = [twin for t in self.trials.values() for twin in t["unmoved"]]
+        return max((x for twin in twins for kind in KINDS for x in twin[kind]), default=0.0)
+
+
+# -- several ------------------------------------------------------------------------------------------------------
+
+
+def load_clocks(results_dir: str | Path) -> dict[str, Clock]:
+    """{activation: Clock} of the files below the folder of results, in the order of the study.
+
+    Raises:
+        UserError: they are of different settings or texts.
+        StorageError: one is damaged.
+    """
+    found = {}
+    for path in sorted((Path(results_dir) / FOLDER).glob("[!.]*.json")):
+        contents = storage.read_json(path)
+        if not isinstance(contents, dict) or not str(contents.get("schema", "")).startswith("clock/"):
+            raise UserError(f"{path}: not a clock of this program; move it away")
+        found[contents["activation"]] = Clock(contents["activation"], contents)
+    settings = {(c.contents["fingerprint"], c.contents["corpus_sha256"]) for c in found.values()}
+    if len(settings) > 1:
+        raise UserError(f"{Path(results_dir) / FOLDER}: clocks of different settings or texts can't be compared")
+    return {name: found[name] for name in study_order(found) if found[name].trials}
+
+
+@dataclass(frozen=True)
+class Against:
+    """The doubling time of an activation against ReLU's, as a ratio."""
+
+    fork: int
+    test: significance.Comparison  # of ln doubling time
+    p: float | None  # adjusted
+
+    @property
+    def ratio(self) -> tuple[float | None, float | None, float | None]:
+        return tuple(None if x is None else math.exp(x) for x in (self.test.effect, self.test.low, self.test.high))
+
+
+def against_reference(clocks: Mapping[str, Clock]) -> dict[str, list[Against]]:
+    """{activation: its tests against ReLU, one a fork}, paired by seed, moderated by the spread of the comparisons of
+    a fork, and adjusted: step 0 first, later forks as far as their gates are open (significance.gatekeep)."""
+    reference = clocks.get(REFERENCE)
+    names = [name for name in clocks if name != REFERENCE]
+    if reference is None or not names:
+        return {}
+    tests: list[dict] = []
+    for fork in reference.forks:
+        tests.append({n: compare(clocks[n].doubling(fork), reference.doubling(fork)) for n in names})
+        spread = significance.family_variance([t for t in tests[-1].values() if t])
+        tests[-1] = {n: t and significance.moderate(t, spread) for n, t in tests[-1].items()}
+    adjusted = significance.gatekeep([{n: t.p if t else None for n, t in family.items()} for family in tests])
+    return {
+        name: [
+            Against(fork, family[name], p[name] if family[name].p is not None else None)
+            for fork, family, p in zip(reference.forks, tests, adjusted, strict=True)
+            if family[name]
+        ]
+        for name in names
+    }
+
+
+def compare(ours: Mapping[int, float], theirs: Mapping[int, float]) -> significance.Comparison | None:
+    """ln doubling times of the trials that have one on both sides, seed by seed; None without any."""
+    common = sorted(set(ours) & set(theirs))
+    if not common:
+        return None
+    return significance.compare_loss(*(np.log([side[k] for k in common]) for side in (ours, theirs)))
+
+
+def smooth_contrast(clocks: Mapping[str, Clock], fork: int = 0) -> significance.Comparison | None:
+    """The planned contrast: the mean ln doubling time of the smooth activations minus ReLU's, seed by seed."""
+    smooth = [clocks[n].doubling(fork) for n in clocks if n != REFERENCE and _is_smooth(n)]
+    if not smooth or REFERENCE not in clocks:
+        return None
+    common = set.intersection(*map(set, smooth))
+    means = {k: math.exp(np.mean([math.log(times[k]) for times in smooth])) for k in common}
+    return compare(means, clocks[REFERENCE].doubling(fork))
+
+
+def _is_smooth(name: str) -> bool:
+    try:
+        return activations.get_info(name).smooth
+    except UserError:
+        return False
+
+
+# -- in words -----------------------------------------------------------------------------------------------------
+
+
+def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
+    """CLOCK.md."""
+    one = next(iter(clocks.values()))
+    config = one.contents["config"]
+    moved = [twin["moved"] for c in clocks.values() for t in c.trials.values() for twin in t["forks"]]
+    lines = [
+        "# The chaos clock",
+        "",
+        "Each trial was trained again beside twins that differ from it in one unit in the last place "
+        f"({moved[0]['unit']}) of one weight of `{moved[0]['parameter']}`, and in nothing else: the same batches, the "
+        f"same dropout, the same kernels ({config['precision']} on {config['device']}). Twins left at step "
+        f"{', '.join(map(str, one.forks))} of {config['max_iters']}. Distances of weights are ‖w′ − w‖ / ‖w‖, of "
+        f"predictions the mean total variation (PD) at {one.contents['positions']:,} positions.",
+        "",
+        _check(clocks),
+        "",
+        "## How fast they part",
+        "",
+        "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
+        "mean over seeds with its 95 % interval, and the ratio to that of ReLU (above 1: slower), paired by seed; p "
+        "adjusted for the number of comparisons.",
+        *table(HEADER, _speeds(clocks)),
+        *_contrast(clocks),
+        "",
+        "## From when on they stay together",
+        "",
+        "At the end of training, twins by the step at which they left: means over seeds. Barrier: how much the loss "
+        "rises between the weights of both, above the straight line of their losses; below "
+        f"{significance.LOSS_MARGIN:g} nats per token they stay together.",
+        *table(LATER, _later(clocks)),
+        *(f"- {_together(c)}" for c in clocks.values()),
+    ]
+    if figure:
+        lines += ["", f"![Distance of twins against steps, doubling times, and where they end]({figure})"]
+    return "\n".join(lines) + "\n"
+
+
+HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio to ReLU|Adjusted p".split("|")
+LATER = "Activation|Leaves at|Doubling time|PD at the end|Weights apart|Barrier|Together".split("|")
+
+
+def _check(clocks: Mapping[str, Clock]) -> str:
+    n = sum(len(t["unmoved"]) for c in clocks.values() for t in c.trials.values())
+    wrong = [c.name for c in clocks.values() if c.unmoved]
+    if wrong:
+        return f"**Twins without the bit did not stay with their trial for {labels(wrong)}: this measures nothing.**"
+    return f"{counted(n, 'twin')} without the bit stayed at a distance of exactly 0, in weights and in predictions."
+
+
+def _limits(values: Iterable[float | None], digits: int) -> str:
+    mean, low, high = values
+    inside = "" if low is None else f" [{fixed(low, digits)}, {fixed(high, digits)}]"
+    return fixed(mean, digits) + inside
+
+
+def _speeds(clocks: Mapping[str, Clock]) -> list[list[str]]:
+    against, rows = against_reference(clocks), []
+    for name, clock in clocks.items():
+        fork, n = clock.forks[0], len(clock.trials)
+        have = len(clock.doubling(fork))
+        first = next((a for a in against.get(name, []) if a.fork == fork), None)
+        ratio = [_limits(first.ratio, 2), flagged(first.p)] if first else [DASH, DASH]
+        times = [_limits(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
+        rows.append([label(name), str(n) if have == n else f"{have} of {n}", *times, *ratio])
+    return rows
+
+
+def _contrast(clocks: Mapping[str, Clock]) -> list[str]:
+    test = smooth_contrast(clocks, next(iter(clocks.values())).forks[0])
+    if test is None or test.p is None:
+        return []
+    ratio = [math.exp(x) for x in (test.effect, test.low, test.high)]
+    said = "slower" if test.effect > 0 else "faster"
+    verdict = f"twins part {said} without a kink" if test.p < ALPHA else "no difference was shown"
+    return [
+        f"All smooth activations together against {label(REFERENCE)}, the planned contrast: doubling times "
+        f"× {_limits(ratio, 2)}, p {p_value(test.p)}: {verdict}."
+    ]
+
+
+def _later(clocks: Mapping[str, Clock]) -> list[list[str]]:
+    rows = []
+    for name, clock in clocks.items():
+        for fork in clock.forks:
+            ends = [np.mean(list(clock.final(fork, what).values())) for what in ("predictions", "weights", "barrier")]
+            together = clock.together(fork)
+            cells = [fixed(float(x)) for x in ends]
+            share = f"{sum(together.values())} of {len(together)}"
+            rows.append([label(name), str(fork), _limits(clock.doubling_interval(fork), 1), *cells, share])
+    return rows
+
+
+def _together(clock: Clock) -> str:
+    first = clock.together_from
+    if first is None:
+        return f"{label(clock.name)}: no fork stays together in all trials."
+    earlier = [fork for fork in clock.forks if fork < first]
+    since = f"from a fork at step {first} on" if not earlier else f"from step {first} on (not yet at {earlier[-1]})"
+    return f"{label(clock.name)}: twins of all trials stay together {since}."
+
+
+def overview(clocks: Mapping[str, Clock]) -> str:
+    """The page for a terminal."""
+    return undressed(page(clocks)).replace("### ", "").replace("## ", "").replace("# ", "")
+
+
+def records(clocks: Mapping[str, Clock]) -> list[dict]:
+    """One row per activation and fork, for the CSV."""
+    against, found = against_reference(clocks), []
+    for name, clock in clocks.items():
+        tests = {a.fork: a for a in against.get(name, [])}
+        for fork in clock.forks:
+            row = {"Activation": name, "Fork_Step": fork, "Trials": len(clock.trials)}
+            for kind in KINDS:
+                mean, low, high = clock.doubling_interval(fork, kind)
+                column = f"Doubling_Steps_{kind.capitalize()}"
+                row |= {column: mean, f"{column}_Low": low, f"{column}_High": high}
+            row["Trials_Growing"] = len(clock.doubling(fork))
+            ratio = tests[fork].ratio if fork in tests else (None,) * 3
+            row |= dict(zip(("Ratio_To_ReLU", "Ratio_Low", "Ratio_High"), ratio, strict=True))
+            row["Ratio_p_Adjusted"] = tests[fork].p if fork in tests else None
+            for column, what in (("PD", "predictions"), ("Weights", "weights"), ("Barrier", "barrier")):
+                row[f"Final_{column}"] = float(np.mean(list(clock.final(fork, what).values())))
+            found.append(row | {"Trials_Together": sum(clock.together(fork).values())})
+    return found

@@ -1,0 +1,311 @@
+"""What brings trials together, and what it costs: the arms of a study compared, from `results/remedies.json`.
+
+An arm is the study's own trials treated in another way (means of several trials' predictions, means of weights along
+training), or another study that differs in nothing but a remedy. Its units are trials, or groups of them. Each arm is
+compared with the study as it is: the same units, seed by seed, by the tests of significance.py. No torch.
+
+`analyze_results.py --remedies` writes the file (tools/remedies.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import significance
+import storage
+from analysis.markdown import DASH, address, effect, fixed, flagged, label, labels, listed, safe, table, undressed
+from analysis.where import identity
+from config import Config, UserError
+
+SCHEMA = "remedies/1"
+REMEDIES_FILE, TABLE_FILE = "remedies.json", "remedies.csv"  # in the folder of the results
+FIGURE_FILE = "remedies.png"  # in that of the figures
+EMPTY = {"schema": SCHEMA, "activations": {}}
+NONE = "none"  # the arm the others are compared with: the study as it is
+SIZES = (2, 3)  # trials in an ensemble
+# settings in which a study may differ from another one to be an arm of it
+ARM_SETTINGS = ("remedy", "strength", "teacher", "averages", "min_lr", "cooldown")
+
+
+def load(path: str | Path) -> dict:
+    """The file's contents; EMPTY where it is missing or of another schema.
+
+    Raises:
+        StorageError: it is damaged.
+    """
+    found = storage.read_json(path) if Path(path).is_file() else {}
+    known = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("activations"), dict)
+    if not known:
+        return dict(EMPTY)
+    try:
+        records(found)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise storage.StorageError(f"{path}: damaged ({error}); run analyze_results.py --remedies again") from None
+    return found
+
+
+# -- which arms there are -----------------------------------------------------------------------------------------
+
+
+def groups(trials: Sequence[int], k: int) -> list[list[int]]:
+    """Disjoint groups of k trials, in their order; those left over are in none."""
+    return [list(trials[i : i + k]) for i in range(0, len(trials) - k + 1, k)]
+
+
+def arm_of(base: Mapping, other: Mapping) -> str:
+    """What the results `other` are, compared with those of the same activation in the base study: the name of an arm,
+    or '' where they differ in anything else, or in nothing."""
+    places = [(results.get("evaluation") or {}).get("sha256") for results in (base, other)]
+    if None in places or places[0] != places[1] or not (base.get("config") and other.get("config")):
+        return ""
+    try:
+        ours, theirs = (Config.from_dict(results["config"]) for results in (base, other))
+    except UserError:
+        return ""
+    changed = {name: new for name, (new, _) in theirs.differences(ours).items()}
+    if set(changed) - set(ARM_SETTINGS) or not set(changed) - {"averages"}:
+        return ""
+    parts = []
+    if set(changed) & {"remedy", "strength", "teacher"}:
+        parts.append(theirs.remedy + (f" {theirs.strength:g}" if theirs.strength < 1 else ""))
+        if len(theirs.teacher) > 1:
+            parts[-1] += f" from {len(theirs.teacher)}"
+    parts += [f"{name} {changed[name]:g}" for name in ("min_lr", "cooldown") if name in changed]
+    return ", ".join(parts)
+
+
+# -- the tests ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An arm against the study as it is."""
+
+    name: str
+    arm: Mapping
+    pd: significance.Comparison
+    loss: significance.Comparison
+    p_pd: float | None = None  # adjusted for the number of arms of the activation (Holm)
+    p_loss: float | None = None
+    verdicts: tuple[str, str] = ("", "")  # of PD and of loss
+
+
+def grouped_pd(pd, rows: Sequence[int], units: Sequence[Sequence[int]]) -> np.ndarray:
+    """The mean PD between the trials of each two units: (U, U), of the matrix `pd` whose rows are the trials `rows`."""
+    pd, at = np.asarray(pd, float), {k: i for i, k in enumerate(rows)}
+    found = np.zeros((len(units), len(units)))
+    for g, one in enumerate(units):
+        for h, other in enumerate(units):
+            if g != h:
+                found[g, h] = pd[np.ix_([at[k] for k in one], [at[k] for k in other])].mean()
+    return found
+
+
+def compare(none: Mapping, arm: Mapping) -> tuple[significance.Comparison, significance.Comparison]:
+    """PD and loss of an arm against the study as it is, unit by unit where the seeds are shared: the jackknife is over
+    units on both sides, so that an ensemble is weighed against the very trials that it is made of."""
+    rows = [k for unit in none["units"] for k in unit]
+    units = [unit for unit in arm["units"] if set(unit) <= set(rows)] if arm["paired"] else arm["units"]
+    kept = [i for i, unit in enumerate(arm["units"]) if unit in units]
+    pd, losses = np.asarray(arm["pd"], float)[np.ix_(kept, kept)], np.asarray(arm["losses"], float)[kept]
+    if not arm["paired"] or len(units) < 2:
+        return (
+            significance.compare_pd(arm["pd"], none["pd"], paired=False),
+            significance.compare_loss(arm["losses"], none["losses"], paired=False),
+        )
+    by_trial = dict(zip(rows, none["losses"], strict=True))
+    own = [float(np.mean([by_trial[k] for k in unit])) for unit in units]
+    return (
+        significance.compare_pd(pd, grouped_pd(none["pd"], rows, units)),
+        significance.compare_loss(losses, own),
+    )
+
+
+def compared(entry: Mapping) -> list[Compared]:
+    """Every arm of an activation against none, p-values adjusted over its arms."""
+    none, *arms = entry["arms"]
+    tests = [compare(none, arm) for arm in arms]
+    p, equal = [[None] * len(arms), [None] * len(arms)], [[None] * len(arms), [None] * len(arms)]
+    for q in (0, 1):
+        tested = [i for i, test in enumerate(tests) if test[q].p is not None]  # of too few units there is no test
+        found = significance.holm([tests[i][q].p for i in tested])
+        within = significance.holm([significance.equivalence_p(tests[i][q]) for i in tested])
+        for i, one, other in zip(tested, found, within, strict=True):
+            p[q][i], equal[q][i] = one, other
+    return [
+        Compared(arm["arm"], arm, *test, p[0][i], p[1][i], _verdicts(arm["arm"], test, p, equal, i))
+        for i, (arm, test) in enumerate(zip(arms, tests, strict=True))
+    ]
+
+
+def _verdicts(name: str, test, p, equal, i: int) -> tuple[str, str]:
+    return tuple(significance.verdict(test[q], p[q][i], name, NONE, p_equal=equal[q][i]).kind for q in (0, 1))
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Those of some (loss, PD) that no other beats in one without losing in the other, by rising loss."""
+    order = sorted(range(len(points)), key=lambda i: points[i])
+    kept, best = [], math.inf
+    for i in order:
+        if points[i][1] < best:
+            kept.append(i)
+            best = points[i][1]
+    return kept
+
+
+def mean_pd(arm: Mapping) -> float | None:
+    pd = np.asarray(arm["pd"], float)
+    return float(pd[np.triu_indices(len(pd), 1)].mean()) if len(pd) > 1 else None
+
+
+def mean_loss(arm: Mapping) -> float:
+    return float(np.mean(arm["losses"]))
+
+
+# -- in words -----------------------------------------------------------------------------------------------------
+
+HEADER = "Remedy|Units|PD|Change|Adjusted p|Verdict|Loss|Change|Adjusted p|Training time|Parameters".split("|")
+
+
+def rows(entry: Mapping) -> list[list[str]]:
+    """The table of an activation."""
+    none = entry["arms"][0]
+    found = [
+        [NONE, str(len(none["units"])), fixed(mean_pd(none)), DASH, DASH, DASH, fixed(mean_loss(none)), DASH, DASH]
+    ]
+    found[0] += [f"{fixed(none['time'], 1)} s", f"{none['parameters']:,}"]
+    for c in compared(entry):
+        cells = [safe(c.name), str(len(c.arm["units"])), fixed(mean_pd(c.arm)), effect(c.pd), flagged(c.p_pd)]
+        cells += [c.verdicts[0], fixed(mean_loss(c.arm)), effect(c.loss), flagged(c.p_loss)]
+        cells += [_times(c.arm["time"], none["time"]), _times(c.arm["parameters"], none["parameters"])]
+        found.append(cells)
+    return found
+
+
+def _times(ours: float | None, theirs: float | None) -> str:
+    return f"× {ours / theirs:.2f}" if ours and theirs else DASH
+
+
+def section(remedies: Mapping) -> list[str]:
+    """The report's lines; [] where no activation has an arm beside none."""
+    told = {name: e for name, e in remedies["activations"].items() if len(e.get("arms", [])) > 1}
+    if not told:
+        return []
+    lines = [
+        "### What buys how much",
+        "",
+        "What brings the trials of an activation together, against the study as it is (none). Units are the models "
+        "compared: trials, or disjoint ensembles of them, whose mean predictions are taken. Tests are paired by seed "
+        "where seeds are shared, over units, and adjusted over the remedies of an activation (Holm); changes of PD in "
+        "percent, of loss in nats per token, with 95 % intervals. Training time is that of a unit: of all its trials.",
+    ]
+    for name, entry in told.items():
+        lines += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
+    return [*lines, *(f"- {line}" for line in (*_ensembles(told), *_costs(told), *_lacking(remedies)))]
+
+
+def _ensembles(told: Mapping) -> list[str]:
+    """Against what independence would give."""
+    lines = []
+    for k in SIZES:
+        parts = []
+        for name, entry in told.items():
+            for c in compared(entry):
+                if c.name == f"ensemble of {k}" and c.pd.effect is not None:
+                    limits = f" [{fixed(c.pd.low, 3)}, {fixed(c.pd.high, 3)}]" if c.pd.low is not None else ""
+                    parts.append(f"{label(name)} {fixed(c.pd.effect, 3)}{limits}")
+        if parts:
+            lines.append(
+                f"**Ensembles of {k}**: PD as a part of that of single trials: {'; '.join(parts)}; "
+                f"1/√{k} = {fixed(k**-0.5, 3)} would be that of independent, equally spread deviations."
+            )
+    return lines
+
+
+def _costs(told: Mapping) -> list[str]:
+    arms = [arm for entry in told.values() for arm in entry["arms"]]
+    lines = []
+    if seconds := [arm["seconds"] for arm in arms if arm.get("seconds")]:
+        most = fixed(max(seconds), 2)
+        lines.append(f"**Means of weights** took up to {most} s of a trial's training, all of them together.")
+    if teachers := max(arm.get("teachers", 0) for arm in arms):
+        lines.append(
+            f"**Earlier models**, up to {teachers}, from which a remedy learns or starts, were trained once for all "
+            "trials: their training is in no time here, what they predict for each batch is."
+        )
+    return lines
+
+
+def _lacking(remedies: Mapping) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, entry in remedies["activations"].items():
+        for text in [entry["reason"]] if "reason" in entry else entry.get("notes", []):
+            reasons.setdefault(text, []).append(name)
+    return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
+
+
+def overview(remedies: Mapping) -> str:
+    """The section for a terminal."""
+    lines = section(remedies) or [f"- {line}" for line in _lacking(remedies)] or ["no remedies to compare"]
+    return undressed("\n".join(lines)).replace("### ", "")
+
+
+def records(remedies: Mapping) -> list[dict]:
+    """One row per activation and arm, for the CSV."""
+    found = []
+    for name, entry in remedies["activations"].items():
+        if "arms" not in entry:
+            continue
+        tests = {c.name: c for c in compared(entry)}
+        for arm in entry["arms"]:
+            c = tests.get(arm["arm"])
+            row = {
+                "Activation": name,
+                "Remedy": arm["arm"],
+                "Study": arm["study"],
+                "Units": len(arm["units"]),
+                "Avg_Relative_PD": mean_pd(arm),
+                "Avg_Val_Loss": mean_loss(arm),
+                "Training_Time_Sec": arm["time"],
+                "Parameters": arm["parameters"],
+                "Teachers": arm.get("teachers", 0),
+            }
+            for q, test, p, said in (
+                ("PD_Ratio", c and c.pd, c and c.p_pd, c and c.verdicts[0]),
+                ("Loss_Difference", c and c.loss, c and c.p_loss, c and c.verdicts[1]),
+            ):
+                row |= {q: test and test.effect, f"{q}_Low": test and test.low, f"{q}_High": test and test.high}
+                row |= {f"{q}_p_Holm": p, f"{q}_Verdict": said}
+            found.append(row | {"Independent": arm["size"] ** -0.5 if arm["size"] > 1 else None})
+    return found
+
+
+class Told:
+    """What the report of these results tells: `lines` of Markdown and `images`, {link: file}; nothing where --remedies
+    was not run, or of other checkpoints."""
+
+    def __init__(self, all_results: Mapping[str, dict], folder: Path, plots: Path):
+        found, entries = load(folder / REMEDIES_FILE), {}
+        for name, entry in found["activations"].items():
+            if name in all_results and entry.get("identity") == identity(all_results[name]):
+                entries[name] = entry
+        self.lines, self.images = section({**found, "activations": entries}), {}
+        if self.lines and (plots / FIGURE_FILE).is_file():
+            link = address(plots / FIGURE_FILE, folder)
+            self.images = {link: plots / FIGURE_FILE}
+            self.lines += ["", f"![{_in_words(entries)}]({link})"]
+
+
+def _in_words(entries: Mapping) -> str:
+    parts = []
+    for name, entry in entries.items():
+        if len(entry.get("arms", [])) > 1:
+            arms = [(mean_loss(a), mean_pd(a)) for a in entry["arms"]]
+            best = [entry["arms"][i]["arm"] for i in front(arms)]
+            parts.append(f"{label(name)}: {listed(map(safe, best))}")
+    return f"PD against loss of each remedy; on the front: {'; '.join(parts)}"

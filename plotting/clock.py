@@ -1,0 +1,96 @@
+"""The figure of the chaos clock. A panel is a function of (ax, clocks), {activation: analysis.clock.Clock}."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis.clock import Clock
+from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, say
+
+Clocks = Mapping[str, Clock]
+
+
+def clock(clocks: Clocks) -> Figure:
+    names = [named(name, 20) for name in clocks]
+    bottom = 1.05 + 0.16 * legend_rows(names)
+    figure, axes = panels(2, 2, 4.9 + bottom, bottom=bottom, across=0.8, down=0.7)
+    note = (
+        "Above: twins that differ from their trial in one bit since step 0; thin lines: seeds, thick: their geometric "
+        "mean. Below: by the step at which\nthe twin left, doubling time while it grows (geometric mean, 95 % "
+        "interval; no point: it does not grow so), and PD at the\nend of training (median, lowest to highest seed)."
+    )
+    one = next(iter(clocks.values()))
+    seeds = max(len(c.trials) for c in clocks.values())
+    at = f"{one.contents['config']['precision']}, {seeds} seed{'s' * (seeds > 1)}"
+    headline(figure, f"How fast two trainings part that differ in one bit  ·  {at}", note)
+    for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=True):
+        panel(ax, clocks)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=label)
+        for label, (colour, marker) in zip(names, map(activation_style, clocks), strict=True)
+    ]
+    legend_below(figure, handles, names, 0.6)
+    return figure
+
+
+def _distances(ax: Axes, clocks: Clocks, kind: str, steps: str, title: str, ylabel: str) -> None:
+    drawn = False
+    for name, one in clocks.items():
+        colour, _ = activation_style(name)
+        twins = list(one.twins(one.forks[0]).values())
+        curves = [(np.array(t[steps])[1:], np.array(t[kind], float)[1:]) for t in twins]  # 0: the bit itself
+        curves = [(x, np.where(y > 0, y, np.nan)) for x, y in curves]
+        for x, y in curves:
+            ax.plot(x, y, color=colour, linewidth=0.4, alpha=0.5)
+        together = [y for x, y in curves if len(x) == len(curves[0][0])]
+        if together:
+            drawn = drawn or bool(np.isfinite(together).any())
+            ax.plot(curves[0][0], np.exp(np.mean(np.log(together), 0)), color=colour, linewidth=1.6, gid=name)
+    if not drawn:
+        say(ax, "no distance")
+        return
+    ax.set(title=title, xlabel="steps since the fork", ylabel=ylabel, xscale="log", yscale="log")
+
+
+def weights(ax: Axes, clocks: Clocks) -> None:
+    _distances(ax, clocks, "weights", "steps", "Weights", "‖w′ − w‖ / ‖w‖")
+
+
+def predictions(ax: Axes, clocks: Clocks) -> None:
+    _distances(ax, clocks, "predictions", "prediction_steps", "Predictions", "relative PD")
+
+
+def _by_fork(ax: Axes, clocks: Clocks, interval: Callable) -> None:
+    width = max(max(c.forks) for c in clocks.values()) or 1
+    for i, (name, one) in enumerate(clocks.items()):
+        colour, marker = activation_style(name)
+        found = [(fork + (i - len(clocks) / 2) * width / 120, interval(one, fork)) for fork in one.forks]
+        found = [(x, values) for x, values in found if values[0] is not None]
+        if not found:
+            continue
+        x = [x for x, _ in found]
+        y = np.array([values[0] for _, values in found])
+        ends_ = np.array([(v[0], v[0]) if v[1] is None else v[1:] for _, v in found]).T
+        ax.errorbar(x, y, abs(ends_ - y), fmt="none", ecolor=colour, elinewidth=0.7)
+        ax.plot(x, y, color=colour, marker=marker, linewidth=0.8, gid=name)
+    ax.set(xlabel="step at which the twin left", yscale="log")
+
+
+def doubling(ax: Axes, clocks: Clocks) -> None:
+    _by_fork(ax, clocks, lambda c, fork: c.doubling_interval(fork))
+    ax.set(title="Doubling time of the weights' distance", ylabel="steps")
+
+
+def ends(ax: Axes, clocks: Clocks) -> None:
+    def span(c: Clock, fork: int) -> tuple:
+        values = list(c.final(fork, "predictions").values())
+        middle = float(np.median(values))
+        return (middle, min(values), max(values)) if middle > 0 else (None, None, None)  # 0 has no place on a log axis
+
+    _by_fork(ax, clocks, span)
+    ax.set(title="PD at the end of training", ylabel="relative PD")

@@ -1,0 +1,339 @@
+"""The chaos clock: twins that differ in one bit, how fast they part, and from when on they stay together."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+
+import metrics
+import plot_utils
+import storage
+import train
+from analysis import clock as analysis
+from config import Config, UserError
+from prepare_data import load_corpus
+from synthetic import parting, synthetic_clock
+from tools import clock as tool
+from tools.verify import verify
+from training import clock, pool, trial
+
+
+@pytest.fixture
+def config(smoke_config):
+    return smoke_config.replace(precision="float32", max_iters=40, eval_interval=20, probe_tokens=256)
+
+
+# -- twins --------------------------------------------------------------------------------------------------------
+
+
+def test_where_twins_are_compared():
+    assert clock.offsets(3) == [0, 1, 2, 3] and clock.offsets(0) == [0]
+    found = clock.offsets(1300)
+    assert found[:65] == list(range(65)) and found[-1] == 1300 and len(found) < 140
+    assert all(b - a <= max(1, math.ceil(0.05 * a)) for a, b in zip(found, found[1:], strict=False))
+    assert clock.fork_steps(Config(preset="quick", device="cpu")) == [0, 130, 390, 780]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_one_working_weight_moves_by_one_unit(config, precision):
+    config = config.replace(precision=precision, native=False)
+    base = trial.Training(config, "relu", 2, load_corpus(config))
+    base.model.train()
+    for _ in range(3):
+        base.advance()
+    twin, same = clock.fork(base, bit=True), clock.fork(base, bit=False)
+    assert twin.fork == 3 and twin.steps[-1] == config.max_iters - 3 and same.moved == {}
+    pairs = list(zip(base.optimiser.working, twin.training.optimiser.working, strict=True))
+    moved = [(a[a != b], b[a != b]) for a, b in pairs]
+    ((a, b),) = [m for m in moved if len(m[0])]
+    width = torch.int32 if precision == "float32" else torch.int16
+    assert len(a) == 1 and abs(int(a.view(width)) - int(b.view(width))) == 1
+    assert twin.moved["working_weights_moved"] == 1 and twin.moved["unit"] == precision
+    place = dict(zip(base.optimiser.names, base.optimiser.weights, strict=True))[twin.moved["parameter"]]
+    assert float(place.flatten()[twin.moved["place"]]) == twin.moved["from"]
+    for name in ("mean", "square", "count"):
+        assert torch.equal(getattr(base.optimiser, name), getattr(twin.training.optimiser, name))
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16", "dropout": 0.1, "vary": "order"}])
+def test_the_trial_is_the_study_s_and_unmoved_twins_stay_at_0(config, changes):
+    """Every twin sees what its trial sees: without the bit the distance is exactly 0, at every step; and the trial is,
+    bit for bit, the one that the study trains."""
+    config = config.replace(max_iters=20, **changes)
+    base = trial.Training(config, "gelu", 1, load_corpus(config))
+    race = clock.Race(base, [0, 9])
+    with trial.torch_settings(config), trial.own_randomness(config.device):
+        race.run()
+    moved, unmoved = [t for t in race.twins if t.moved], [t for t in race.twins if not t.moved]
+    assert [t.fork for t in moved] == [0, 9] and [t.fork for t in unmoved] == [9]
+    assert set(unmoved[0].weights) == set(unmoved[0].predictions) == {0.0}
+    for twin in moved:
+        assert len(twin.weights) == len(twin.steps) and len(twin.predictions) == len(twin.prediction_steps)
+        assert 0 < twin.weights[0] < 1e-4 and twin.weights[-1] > twin.weights[0]
+    record = trial.train_trial(config, "gelu", 1)
+    assert storage.contents_sha256(base._weights()) == record["weights_sha256"]
+
+
+def test_distances_are_those_of_weights_and_predictions(config):
+    """At the last step, against NumPy in float64."""
+    corpus = load_corpus(config)
+    base = trial.Training(config, "relu", 1, corpus)
+    race = clock.Race(base, [0])
+    race.run()
+    twin = race.twins[0]
+    a, b = (t.optimiser.master.double().numpy() for t in (base, twin.training))
+    assert twin.weights[-1] == pytest.approx(np.sqrt(((b - a) ** 2).sum() / (a**2).sum()), rel=1e-6)
+    tokens = np.asarray(corpus.val[base.probe_starts[:, None] + np.arange(config.block_size + 1)]).astype(np.int64)
+    p = []
+    for training in (base, twin.training):
+        training.optimiser.use_master_weights()
+        training.model.eval()
+        with torch.no_grad():
+            p.append(torch.softmax(training.model(torch.from_numpy(tokens[:, :-1])).double(), -1).numpy())
+    assert twin.predictions[-1] == pytest.approx(np.abs(p[0] - p[1]).sum(-1).mean() / 2, rel=1e-3, abs=1e-8)
+    losses = []
+    for alpha in (0.0, *clock.ALPHAS, 1.0):  # the path, by models made of mixed weights
+        model = trial.build_model(config, "relu", corpus.vocab_size)
+        mixed = {n: (1 - alpha) * w + alpha * v for (n, w), v in zip(
+            base._weights().items(), twin.training._weights().values(), strict=True)}  # fmt: skip
+        model.load_state_dict(mixed)
+        losses.append(metrics.evaluate_loss(model, corpus.val, base.probe_starts, config.block_size)[0])
+    straight = np.interp(range(11), [0, 10], [losses[0], losses[-1]])
+    rise, first, last = clock.barrier(base, twin.training)
+    assert rise == pytest.approx((np.array(losses) - straight)[1:-1].max(), abs=1e-6)
+    assert (first, last) == (pytest.approx(losses[0]), pytest.approx(losses[-1]))
+
+
+class Bigram(nn.Module):
+    """Logits read from a table: the loss is convex in the weights."""
+
+    def __init__(self, vocab):
+        super().__init__()
+        self.table = nn.Embedding(vocab, vocab)
+
+    def forward(self, idx):
+        return self.table(idx)
+
+
+def bigram(config, activation, vocab_size):
+    return Bigram(vocab_size)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_convex_model_does_not_part(config, precision):
+    """Where there is one minimum, twins keep together from the start, whatever the precision; a network's do not."""
+    config = config.replace(precision=precision, native=False, max_iters=90, eval_interval=90, learning_rate=0.02)
+    corpus, ends = load_corpus(config), {}
+    for model in ("test_clock:bigram", "gpt"):
+        base = trial.Training(config.replace(model=model), "relu", 1, corpus)
+        race = clock.Race(base, [0])
+        race.run()
+        twin = race.twins[0]
+        found = analysis.growth(twin.steps, twin.weights)
+        ends[model] = max(twin.predictions), found.rate, clock.barrier(base, twin.training)[0]
+    (convex, rate, rise), (network, network_rate, _) = ends.values()
+    assert convex < (1e-6 if precision == "float32" else 1e-3) and rate is None and rise < 1e-4
+    assert network > 30 * convex and network_rate > 0
+
+
+# -- one trial and its file ---------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_stays(config, monkeypatch):
+    config = config.replace(max_iters=10)
+    path = storage.clock_path(config.results_dir, "relu")
+    first = clock.run_clock(config, "relu", 2)
+    steps = iter(range(1000))
+    with pytest.raises(trial.Interrupted):
+        clock.run_clock(config, "relu", 1, stop=lambda: next(steps) >= 7)
+    assert list(storage.read_json(path)["trials"]) == ["2"]
+    monkeypatch.setattr(clock, "_record", lambda *_: pytest.fail("trained again"))
+    assert clock.run_clock(config, "relu", 2) == first
+    monkeypatch.undo()
+    second = clock.run_clock(config, "relu", 1)
+    contents = storage.read_json(path)
+    assert list(contents["trials"]) == ["1", "2"] and contents["forks"] == [0, 1, 3, 6]
+    path.unlink()
+    again = clock.run_clock(config, "relu", 1)
+    assert {**again, "processor_seconds": 0} == {**second, "processor_seconds": 0}  # the same bits
+    with pytest.raises(UserError, match="made with other settings .learning_rate"):
+        clock.run_clock(config.replace(learning_rate=0.005), "relu", 1)
+    with storage.FileLock(path.with_name(".relu_3.lock")), pytest.raises(trial.Busy):
+        clock.run_clock(config, "relu", 3)
+
+
+def test_a_trunk_is_run_without_its_branches_and_without_means(config):
+    trunk = config.replace(schedule="trunk", max_iters=40, averages=("ema_0.9",))
+    found = tool.settings(trunk)
+    assert found.branch_points == (1.0,) and found.averages == ()
+    assert trial.Training(found, "relu", 1, load_corpus(config)).steps == 40
+
+
+def test_float32_unless_another_precision_is_named():
+    assert tool.settings(Config(preset="smoke", device="cpu")).precision == "float32"
+    assert tool.settings(Config(preset="smoke", device="cpu", precision="bfloat16")).precision == "bfloat16"
+
+
+def test_a_diverged_trial_has_no_clock(config, monkeypatch):
+    def explode(self):
+        with torch.no_grad():
+            self.optimiser.master.fill_(math.inf)
+            self.optimiser.use_working_weights()
+        self.step += 1
+        return torch.zeros(())
+
+    monkeypatch.setattr(trial.Training, "advance", explode)
+    record = clock.run_clock(config.replace(max_iters=6), "relu", 1)
+    assert record["status"] == "diverged" and record["forks"] == []
+    with pytest.raises(UserError, match="no clock finished"):
+        tool.write(config, analysis.load_clocks(config.results_dir))
+
+
+# -- the growing phase --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("doubling", [1.7, 8.0, 40.0])
+def test_planted_doubling_times_are_found(doubling):
+    rng, steps = np.random.default_rng(0), clock.offsets(1300)
+    found = [analysis.growth(steps, parting(doubling, steps, 0.2, rng)).doubling for _ in range(50)]
+    assert np.exp(np.mean(np.log(found))) == pytest.approx(doubling, rel=0.02)
+    assert np.std(np.log(found)) < 0.06
+
+
+def test_rate_is_the_least_squares_slope_over_every_step():
+    """Against numpy.polyfit on the ln of distances measured at every step; a jump counts as growth."""
+    steps = np.arange(60)
+    d = np.where(steps < 20, 1e-7, 1e-3) * 1.1**steps
+    d[45:] = d[45]
+    found = analysis.growth(steps, d)
+    last = int(np.argmax(d >= 0.1 * d.max())) - 1
+    assert (found.first, found.last) == (1, last)
+    slope = np.polyfit(steps[1 : last + 1], np.log(d[1 : last + 1]), 1)[0]
+    assert found.rate == pytest.approx(slope, rel=1e-9)
+    # steps left out between two measurements weigh as much as those that are there
+    thin = [*range(8), *range(8, 60, 3)]
+    expected = np.polyfit(steps[1:], np.log(1e-6 * 1.3 ** steps[1:]), 1)[0]
+    assert analysis.growth(thin, 1e-6 * 1.3 ** np.array(thin)).rate == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "distances",
+    [np.zeros(50), np.full(50, 1e-6), 1e-6 * 0.9 ** np.arange(50), 1e-6 * 1.01 ** np.arange(50), [1e-7, 1e-4, 1.0]],
+    ids=["never", "flat", "contracting", "hardly", "at once"],
+)
+def test_what_does_not_grow_has_no_doubling_time(distances):
+    assert analysis.growth(range(len(distances)), distances).doubling is None
+
+
+def clocks(folder, **planted_times):
+    for name, times in planted_times.items():
+        storage.write_json(storage.clock_path(folder, name), synthetic_clock(name, times))
+    return analysis.load_clocks(folder)
+
+
+def test_intervals_hold_the_planted_time():
+    """95 % of them, over sets of five seeds whose own doubling times spread by 20 %."""
+    rng, inside, steps = np.random.default_rng(1), 0, clock.offsets(400)
+    for _ in range(300):
+        seeds = 10 * np.exp(0.2 * rng.standard_normal(5))
+        times = [analysis.growth(steps, parting(t, steps, 0.2, rng)).doubling for t in seeds]
+        twins = {str(k): {"status": "done", "forks": [{"fork": 0, "steps": [0], "weights": [0]}]} for k in range(1, 6)}
+        one = analysis.Clock("relu", {"forks": [0], "trials": twins})
+        one.__dict__["doubling"] = lambda fork, kind, times=times: dict(enumerate(times, 1))
+        mean, low, high = one.doubling_interval(0)
+        assert mean == pytest.approx(scipy.stats.gmean(times))
+        inside += low <= 10 <= high
+    assert 0.92 <= inside / 300 <= 0.98
+
+
+def test_activations_are_compared_seed_by_seed(tmp_path):
+    shared = np.array([0.9, 1.0, 1.2, 0.8, 1.1])
+    times = {"relu": 10 * shared, "gelu": 20 * shared, "swish": 20 * shared, "smelu_1": 10 * shared[::-1]}
+    found = clocks(tmp_path, **times)
+    assert list(found) == ["smelu_1", "relu", "gelu", "swish"]
+    against = analysis.against_reference(found)
+    assert [a.fork for a in against["gelu"]] == [0, 100]
+    assert against["gelu"][0].ratio[0] == pytest.approx(2, rel=0.05) and against["gelu"][0].p < 0.001
+    assert against["smelu_1"][0].ratio[0] == pytest.approx(1, rel=0.05) and against["smelu_1"][0].p > 0.2
+    logs = {name: np.log(list(c.doubling(0).values())) for name, c in found.items()}
+    own = scipy.stats.ttest_rel(logs["gelu"], logs["relu"])
+    test = analysis.compare(found["gelu"].doubling(0), found["relu"].doubling(0))
+    assert test.p == pytest.approx(own.pvalue) and test.t == pytest.approx(own.statistic)
+    contrast = analysis.smooth_contrast(found)
+    smooth = np.mean([logs[name] for name in ("gelu", "swish", "smelu_1")], 0)
+    assert contrast.p == pytest.approx(scipy.stats.ttest_rel(smooth, logs["relu"]).pvalue)
+    assert analysis.compare({1: 2.0}, {2: 2.0}) is None
+    del found["relu"]
+    assert analysis.against_reference(found) == {} and analysis.smooth_contrast(found) is None
+
+
+def test_from_when_on_twins_stay_together():
+    one = analysis.Clock("relu", synthetic_clock("relu", [10] * 3, forks=(0, 100, 300, 600), n_forks_together=2))
+    assert one.together_from == 300 and one.unmoved == 0
+    all_, none = (analysis.Clock("relu", synthetic_clock("relu", [10] * 3, n_forks_together=n)) for n in (2, 0))
+    assert all_.together_from == 0 and none.together_from is None
+    one.contents["trials"]["2"]["unmoved"][0]["weights"][-1] = 1e-9
+    assert one.unmoved == 1e-9 and "measures nothing" in analysis.page({"relu": one})
+
+
+def test_clocks_of_different_settings_are_not_compared(tmp_path):
+    clocks(tmp_path, relu=[10, 11, 12])
+    other = {**synthetic_clock("gelu", [10, 11, 12]), "fingerprint": "another"}
+    storage.write_json(storage.clock_path(tmp_path, "gelu"), other)
+    with pytest.raises(UserError, match="different settings"):
+        analysis.load_clocks(tmp_path)
+    storage.write_json(storage.clock_path(tmp_path, "gelu"), {"schema": "another"})
+    with pytest.raises(UserError, match="gelu.json: not a clock"):
+        analysis.load_clocks(tmp_path)
+
+
+# -- page, table, figure ------------------------------------------------------------------------------------------
+
+
+def test_page_table_and_figure(tmp_path, smoke_config):
+    config = smoke_config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
+    found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31])
+    paths = tool.write(config, found)
+    assert [p.name for p in paths] == ["CLOCK.md", "clock.csv", "clock.png"]
+    text = paths[0].read_text(encoding="utf-8")
+    assert "10 twins without the bit stayed at a distance of exactly 0" in text
+    assert "twins part slower without a kink" in text and "clock.png" in text
+    assert "ReLU: twins of all trials stay together from step 100 on (not yet at 0)." in text
+    rows = [line.split(",") for line in paths[1].read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 5 and rows[0][:3] == ["Activation", "Fork_Step", "Trials"]
+    figure = plot_utils.plot_clock.figure(found)
+    lines = {line.get_gid(): line for line in figure.axes[2].lines if line.get_gid()}
+    np.testing.assert_allclose(lines["gelu"].get_ydata()[0], found["gelu"].doubling_interval(0)[0])
+    drawn = paths[2].read_bytes()
+    paths[2].unlink()  # drawn again by the command that draws everything again, here without results of trials
+    assert plot_utils.main([f"--results-dir={config.results_dir}", f"--plots-dir={config.plots_dir}"]) == 0
+    assert paths[2].read_bytes() == drawn
+    with pytest.raises(UserError):
+        plot_utils.plot_clock({})
+
+
+@pytest.mark.slow
+def test_command_line(smoke_config, tmp_path, monkeypatch, capsys):
+    """Workers, resumed, verified."""
+    monkeypatch.chdir(tmp_path)
+    names = "preset n_embd max_iters eval_interval warmup_iters dataset data_dir device".split()
+    flags = [f"--{name.replace('_', '-')}={getattr(smoke_config, name)}" for name in names]
+    command = ["--clock", "--activation", "relu", "gelu", *flags]
+    assert train.main([*command, "--trials", "1"]) == 0
+    assert "CLOCK.md" in capsys.readouterr().out
+    before = json.loads((tmp_path / "results/clock/relu.json").read_text())["trials"]["1"]
+    assert train.main([*command, "--trials", "2"]) == 0
+    after = json.loads((tmp_path / "results/clock/relu.json").read_text())["trials"]
+    assert after["1"] == before and set(after) == {"1", "2"}
+    capsys.readouterr()
+    monkeypatch.setattr(pool, "run_trials", lambda *_, **__: pytest.fail("trained"))
+    assert train.main([*command, "--trials", "2"]) == 0
+    assert train.main([*command, "--overwrite"]) == 2
+    found = {f.name: f for f in verify(Config(**{n: getattr(smoke_config, n) for n in names}))}
+    assert [found[n].problems for n in ("results/clock/CLOCK.md", "results/clock/clock.csv", "plots/clock.png")] == [
+        [], [], [],
+    ]  # fmt: skip

@@ -1,0 +1,480 @@
+"""What brings trials together: in training (a teacher, means of weights), and the arms of a study compared."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import analyze_results
+import audit
+import plot_utils
+import significance
+import storage
+import train
+from analysis import remedies as arms
+from analysis.results import load_all_results
+from config import Config, UserError
+from models import toolchain
+from prepare_data import load_corpus
+from synthetic import synthetic_remedies
+from test_where import study
+from test_where import train as train_study
+from tools import remedies as tool
+from tools.verify import checkpoint_differences, derived_checkpoint, verify
+from training import trial
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, corpus_file, data_dir):
+    """A finished study: four trials of relu that kept means of their weights."""
+    config = study(
+        tmp_path_factory.mktemp("base"), corpus_file, data_dir,
+        trials_per_activation=4, averages=("lawa_10", "ema_0.9"),
+    )  # fmt: skip
+    return train_study(config, ["relu"])
+
+
+def teacher(config, k=4):
+    return str(storage.checkpoint_path(config.checkpoint_dir, "{activation}", k))
+
+
+def elsewhere(config, folder, **changes):
+    folders = {key: str(folder / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")}
+    return config.replace(**folders, **{"averages": (), **changes})
+
+
+def interrupted(config, activation, after):
+    steps = iter(range(1000))
+    with pytest.raises(trial.Interrupted):
+        trial.train_trial(config, activation, 1, stop=lambda: next(steps) >= after)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+# -- means of the weights -----------------------------------------------------------------------------------------
+
+
+def test_means_are_those_of_the_weights_along_training(smoke_config):
+    """Against sums in float64 over the weights after every step, written from the definitions."""
+    config = smoke_config.replace(max_iters=37, averages=("lawa_20", "lawa_100", "ema_0.9"))
+    training = trial.Training(config, "relu", 1, load_corpus(config))
+    training.model.train()
+    seen = []
+    for _ in range(37):
+        training.advance()
+        seen.append(training.optimiser.master.double().numpy().copy())
+    found = {name: vector.numpy() for name, vector in training.averages.vectors().items()}
+    ema = sum(0.9 ** (37 - t) * w for t, w in enumerate(seen, 1)) / sum(0.9 ** (37 - t) for t in range(1, 38))
+    np.testing.assert_allclose(found["ema_0.9"], ema, rtol=1e-4, atol=1e-7)
+    for percent in (20, 100):
+        points = {round(37 * (100 - i) / 100) for i in range(percent)} - {0}
+        mean = np.mean([seen[t - 1] for t in sorted(points)], 0)
+        np.testing.assert_allclose(found[f"lawa_{percent}"], mean, rtol=1e-4, atol=1e-7)
+    assert len({round(37 * (100 - i) / 100) for i in range(20)}) == training.averages.counts["lawa_20"] < 20
+    assert training.averages.seconds > 0
+
+
+def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_path):
+    plain = trial.train_trial(elsewhere(smoke_config, tmp_path / "plain"), "gelu", 1)
+    kept = {}
+    for how in ("whole", "interrupted"):
+        config = elsewhere(smoke_config, tmp_path / how, averages=("lawa_50", "ema_0.9"))
+        if how == "interrupted":
+            interrupted(config, "gelu", 41)
+        record = trial.train_trial(config, "gelu", 1)
+        assert record["weights_sha256"] == plain["weights_sha256"]
+        kept[how] = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "gelu", 1))["averages"]
+    assert storage.contents_sha256(kept["whole"]) == storage.contents_sha256(kept["interrupted"])
+    weights = [kept["whole"][name]["weights"] for name in ("lawa_50", "ema_0.9")]
+    assert storage.contents_sha256(weights[0]) != storage.contents_sha256(weights[1])
+
+
+def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
+    """The final model is the same with and without other branches before it, and so are its means."""
+    kept = []
+    for points in ((1.0,), (0.5, 1.0)):
+        trunk = {"schedule": "trunk", "branch_points": points, "averages": ("lawa_50", "ema_0.9")}
+        config = elsewhere(smoke_config, tmp_path / str(len(points)), **trunk)
+        trial.train_trial(config, "relu", 1)
+        saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+        assert len(saved["branches"]) == len(points) - 1
+        kept.append(storage.contents_sha256(saved["averages"]))
+    assert kept[0] == kept[1]
+
+
+def test_a_changed_mean_is_refused(base, tmp_path):
+    path = storage.checkpoint_path(base.checkpoint_dir, "relu", 1)
+    saved = storage.load_checkpoint(path)
+    next(iter(saved["averages"]["ema_0.9"]["weights"].values())).add_(1.0)
+    with pytest.raises(storage.StorageError, match="not those that its record names"):
+        trial.check_same_experiment(base, "relu", 1, saved, load_corpus(base), path)
+
+
+# -- teachers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remedy", ["distil", "warm"])
+def test_strength_0_is_no_remedy(base, tmp_path, remedy):
+    """The same bits, the same fingerprint, and no teacher is read."""
+    config = elsewhere(base, tmp_path, remedy=remedy, strength=0.0, teacher=("nowhere.pt",))
+    assert config.fingerprint() == base.replace(averages=()).fingerprint()
+    record = trial.train_trial(config, "relu", 1)
+    theirs = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
+    assert record["weights_sha256"] == theirs["weights_sha256"]
+    assert record["val_loss_history"] == theirs["val_loss_history"]
+
+
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_distilled_loss_is_cross_entropy_to_the_mixture(base, strength):
+    """Loss and gradient of the logits, against NumPy in float64."""
+    teachers = (teacher(base, 3), teacher(base, 4))
+    config = base.replace(precision="float32", remedy="distil", strength=strength, teacher=teachers)
+    training = trial.Training(config, "relu", 1, load_corpus(base))
+    saved = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))
+    training.model.load_state_dict(saved["weights"])  # the initial ones predict all tokens alike
+    x, y = training.batches(0)
+    with torch.no_grad():
+        logits = training.model(x).double().numpy()
+        theirs = [m(x).double().numpy() for m, _ in training.objective.teachers]
+    assert not np.allclose(theirs[0], theirs[1])
+    targets = strength * (softmax(theirs[0]) + softmax(theirs[1])) / 2
+    targets += (1 - strength) * np.eye(logits.shape[-1])[y.numpy()]
+    expected = -(targets * np.log(softmax(logits))).sum(-1).mean()
+    assert float(training.objective(training.model, x, y).detach()) == pytest.approx(expected, rel=1e-5)
+    if strength < 1:
+        assert float(training.loss(training.model, x, y).detach()) != pytest.approx(expected, rel=1e-3)
+    leaf = torch.tensor(logits, dtype=torch.float32, requires_grad=True)
+    training.objective.logits = lambda model, x: leaf
+    training.objective(training.model, x, y).backward()
+    np.testing.assert_allclose(leaf.grad.numpy(), (softmax(logits) - targets) / y.numel(), atol=1e-7)
+
+
+@pytest.mark.skipif(toolchain.problem() is not None, reason="no C++ compiler")
+def test_distillation_with_the_kernels(base):
+    """The kernels' logits, of student and teacher, against torch's in the same precision."""
+    values = {}
+    for native in (True, False):
+        config = base.replace(precision="bfloat16", native=native, remedy="distil", teacher=(teacher(base),))
+        assert config.native is native
+        training = trial.Training(config, "relu", 1, load_corpus(base))
+        loss = training.objective(training.model, *training.batches(0))
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten().float() for p in training.optimiser.parameters])
+        values[native] = float(loss.detach()), gradient
+    (one, g), (other, h) = values[True], values[False]
+    assert one == pytest.approx(other, rel=2e-3)
+    assert float((g - h).norm() / h.norm()) < 0.05
+
+
+def test_distilled_trials_are_resumed_with_the_same_bits(base, tmp_path):
+    found = []
+    for how in ("whole", "interrupted"):
+        config = elsewhere(base, tmp_path / how, remedy="distil", strength=0.5, teacher=(teacher(base),))
+        if how == "interrupted":
+            interrupted(config, "relu", 25)
+        found.append(trial.train_trial(config, "relu", 1))
+    assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
+    plain = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
+    assert found[0]["weights_sha256"] != plain["weights_sha256"]
+
+
+@pytest.mark.parametrize("strength", [0.25, 1.0])
+def test_warm_start_mixes_the_initial_weights(base, strength):
+    config = base.replace(remedy="warm", strength=strength, teacher=(teacher(base, 2),))
+    corpus = load_corpus(base)
+    warm, cold = (trial.Training(c, "relu", 1, corpus) for c in (config, base.replace(averages=())))
+    theirs = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 2))["weights"]
+    for name, ours, own in zip(warm.optimiser.names, warm.optimiser.weights, cold.optimiser.weights, strict=True):
+        mixed = (1 - strength) * own.double() + strength * theirs[name].double()
+        np.testing.assert_allclose(ours.double().numpy(), mixed.numpy(), atol=1e-7 if strength < 1 else 0)
+    with trial.torch_settings(config):
+        seeds = audit._seeds(config, "relu", corpus)
+    assert seeds["status"] == "pass", seeds
+    # from one model's weights all trials begin alike: that nothing else differs is seen
+    assert audit._seeds(config.replace(vary="init"), "relu", corpus)["status"] == ("fail" if strength == 1 else "pass")
+
+
+def test_what_a_teacher_must_be(base, tmp_path, data_dir):
+    corpus = load_corpus(base)
+
+    def refused(match, activation="relu", **changes):
+        with pytest.raises(UserError, match=match):
+            trial.Training(
+                base.replace(**{"remedy": "distil", "teacher": (teacher(base),), **changes}), activation, 1, corpus
+            )
+
+    refused("needs an earlier trial", teacher=())
+    refused("starts from one", remedy="warm", teacher=(teacher(base, 1), teacher(base, 2)))
+    refused("teacher: is for", remedy="none")
+    refused("no such file", teacher=("nowhere.pt",))
+    refused("no such file", activation="gelu")  # {activation} is the one that is trained
+    refused("sees 32 tokens of context, fewer than 64", block_size=64)
+    refused("a model of another form", remedy="warm", n_layer=1)
+    refused("not compiled", compile=True)
+    byte = base.replace(tokenizer="byte", remedy="distil", teacher=(teacher(base),))
+    with pytest.raises(UserError, match="predicts other tokens"):
+        trial.Training(byte, "relu", 1, load_corpus(byte))
+
+
+def test_another_teacher_in_the_same_place_is_refused(base, tmp_path):
+    path = tmp_path / "teacher.pt"
+    saved = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 4))
+    storage.save_checkpoint(path, saved)
+    config = elsewhere(base, tmp_path, remedy="distil", teacher=(str(path),), max_iters=10, eval_interval=10)
+    first = trial.train_trial(config, "relu", 1)
+    assert trial.train_trial(config, "relu", 1) == first
+    other = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 3))
+    storage.save_checkpoint(path, other)
+    with pytest.raises(UserError, match="trained with another teacher"):
+        trial.train_trial(config, "relu", 1)
+    path.unlink()  # what is finished can be measured without it
+    assert trial.train_trial(config, "relu", 1) == first
+
+
+@pytest.mark.parametrize("remedy", ["distil", "warm", "none"])
+def test_checkpoints_are_derived_again(base, tmp_path, remedy):
+    """From seeds, settings, teachers and weights, as --verify does it; a wrong number is seen."""
+    chosen = {"remedy": remedy, "teacher": (teacher(base),)} if remedy != "none" else {}
+    config = elsewhere(base, tmp_path, max_iters=20, averages=("ema_0.9",), **chosen)
+    trial.train_trial(config, "relu", 1)
+    saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+    corpus = load_corpus(config)
+    assert list(checkpoint_differences(saved, derived_checkpoint(saved, corpus))) == []
+    if remedy == "warm":
+        saved["teachers"] = dict.fromkeys(saved["teachers"], "0" * 64)
+        saved["record"]["val_loss_history"][0] *= 1.01  # of the first point, which follows from the teacher
+        found = " ".join(checkpoint_differences(saved, derived_checkpoint(saved, corpus)))
+        assert "teachers" in found and "val_loss_history[0]" in found
+
+
+# -- arms ---------------------------------------------------------------------------------------------------------
+
+
+def test_disjoint_groups():
+    assert arms.groups([1, 2, 3, 4, 5, 7], 2) == [[1, 2], [3, 4], [5, 7]]
+    assert arms.groups([1, 2, 4, 5, 6], 3) == [[1, 2, 4]]
+
+
+def test_grouped_pd_is_the_mean_between_the_groups():
+    rng = np.random.default_rng(0)
+    pd = rng.uniform(0.1, 0.2, (6, 6))
+    pd = (pd + pd.T) / 2
+    ids = [1, 2, 3, 5, 6, 8]
+    units = [[1, 2], [3, 5], [6, 8]]
+    found = arms.grouped_pd(pd, ids, units)
+    at = {k: i for i, k in enumerate(ids)}
+    for (g, a), (h, b) in itertools.permutations(enumerate(units), 2):
+        assert found[g, h] == pytest.approx(sum(pd[at[i], at[j]] for i in a for j in b) / 4)
+    assert (np.diag(found) == 0).all()
+
+
+def test_arms_are_compared_trial_by_trial():
+    entry = synthetic_remedies()
+    distil, same = arms.compared(entry)
+    assert distil.pd.effect == pytest.approx(0.8, rel=5e-3) and distil.verdicts[0] == "lower"
+    # the p of scipy's paired t-test on the jackknife's numbers; the other arm has no test that would count
+    logs = [significance.log_pseudo_values(np.array(a["pd"])) for a in entry["arms"][:2]]
+    p = scipy.stats.ttest_rel(logs[1], logs[0]).pvalue
+    assert distil.pd.p == pytest.approx(p) and distil.p_pd == pytest.approx(p)
+    assert distil.loss.effect == pytest.approx(0.02, abs=2e-3) and distil.verdicts[1] == "higher"
+    assert same.pd.p is None and same.p_pd is None and same.verdicts[0] == "no test"
+
+
+def test_p_values_are_adjusted_over_the_arms():
+    """Holm, written out: of two arms that have a test, the smaller p counts twice."""
+    entry = synthetic_remedies()
+    entry["arms"][2] = {**synthetic_remedies(0.999, seed=3)["arms"][1], "arm": "ema_0.99"}
+    tests = arms.compared(entry)
+    small, large = sorted(tests, key=lambda t: t.pd.p)
+    assert small.p_pd == pytest.approx(min(1, 2 * small.pd.p)) and large.p_pd == max(large.pd.p, small.p_pd)
+
+
+def test_an_ensemble_is_weighed_against_its_own_trials():
+    """Where every unit's PD is 0.7 of the mean between its trials, so is the ratio, exactly and without spread."""
+    rng = np.random.default_rng(1)
+    pd = rng.uniform(0.09, 0.11, (6, 6))
+    pd = (pd + pd.T) / 2
+    np.fill_diagonal(pd, 0)
+    losses = rng.normal(1.8, 0.01, 6)
+    units = [[1, 2], [3, 4], [5, 6]]
+    none = {"arm": "none", "units": [[k] for k in range(1, 7)], "pd": pd.tolist(), "losses": losses, "paired": True}
+    grouped = arms.grouped_pd(pd, range(1, 7), units)
+    arm = {"arm": "ensemble of 2", "units": units, "pd": 0.7 * grouped, "losses": losses.reshape(3, 2).mean(1) - 0.05}
+    both = arms.compare(none, {**arm, "paired": True})
+    assert both[0].effect == pytest.approx(0.7) and both[1].effect == pytest.approx(-0.05)
+    assert both[0].n == (3, 3) and both[0].note == "no variation between trials"
+
+
+def test_front():
+    assert arms.front([(1.0, 0.2), (1.1, 0.1), (1.2, 0.15), (0.9, 0.3), (1.1, 0.12)]) == [3, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, ""),
+        ({"averages": ("ema_0.9",)}, ""),
+        ({"remedy": "distil", "teacher": ("t.pt",)}, "distil"),
+        ({"remedy": "distil", "teacher": ("t.pt", "u.pt"), "strength": 0.5}, "distil 0.5 from 2"),
+        ({"remedy": "warm", "teacher": ("t.pt",), "averages": ("ema_0.9",)}, "warm"),
+        ({"min_lr": 0.001}, "min_lr 0.001"),
+        ({"min_lr": 0.001, "n_layer": 1}, ""),
+        ({"schedule": "trunk"}, ""),
+    ],
+)
+def test_which_study_is_an_arm(changes, name):
+    config = Config(preset="smoke", device="cpu")
+    ours, theirs = ({"config": c.to_dict(), "evaluation": {"sha256": "a"}} for c in (config, config.replace(**changes)))
+    assert arms.arm_of(ours, theirs) == name
+    assert arms.arm_of(ours, {**theirs, "evaluation": {"sha256": "b"}}) == ""
+
+
+# -- from checkpoints to the report -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told(base, tmp_path_factory):
+    """What --remedies wrote of the study and of two others beside it, and where the others are."""
+    studies = tmp_path_factory.mktemp("studies")
+    for name, changes in {
+        "distilled": {"remedy": "distil", "teacher": (teacher(base),)},
+        "wider": {"remedy": "distil", "teacher": (teacher(base),), "beta2": 0.95},  # differs in more
+    }.items():
+        config = elsewhere(base, studies / name, trials_per_activation=3, **changes)
+        folders = {key: str(studies / name / key.removesuffix("_dir")) for key in ("results_dir", "plots_dir")}
+        train_study(config.replace(**folders), ["relu"])
+    text, paths = tool.update(base, load_all_results(base.results_dir), studies)
+    return arms.load(f"{base.results_dir}/{arms.REMEDIES_FILE}"), text, paths, studies
+
+
+def test_arms_of_a_study(base, told):
+    found, text, paths, _ = told
+    entry = found["activations"]["relu"]
+    assert [arm["arm"] for arm in entry["arms"]] == ["none", "ensemble of 2", "lawa_10", "ema_0.9", "distil"]
+    assert entry["notes"] == [] and [p.name for p in paths] == ["remedies.json", "remedies.csv", "remedies.png"]
+    none, ensemble, lawa, _, distil = entry["arms"]
+    assert ensemble["units"] == [[1, 2], [3, 4]] and ensemble["parameters"] == 2 * none["parameters"]
+    assert ensemble["time"] == pytest.approx(2 * none["time"])
+    assert 0 < lawa["seconds"] < none["time"] and lawa["losses"] != none["losses"]
+    assert distil["units"] == [[1], [2], [3]] and distil["study"] == "distilled" and distil["teachers"] == 1
+    assert "ensemble of 2" in text and "1/√2 = 0.707" in text
+    rows = {row["Remedy"]: row for row in arms.records(found)}
+    assert rows["distil"]["PD_Ratio"] == pytest.approx(
+        np.mean(np.array(distil["pd"])[np.triu_indices(3, 1)])
+        / np.mean([none["pd"][i][j] for i, j in itertools.combinations(range(3), 2)])
+    )
+    assert rows["ensemble of 2"]["Independent"] == pytest.approx(2**-0.5)
+
+
+def predictions(config, k, weights=None):
+    """(N, V) float64 of a trial on the evaluation windows, and their targets."""
+    import metrics
+
+    corpus = load_corpus(config)
+    saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", k))
+    model = trial.model_from(saved, weights and saved["averages"][weights])
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    tokens = np.asarray(corpus.val[starts[:, None] + np.arange(config.block_size + 1)]).astype(np.int64)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(tokens[:, :-1])).double().numpy()
+    return softmax(logits).reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1)
+
+
+def test_ensembles_are_the_mean_predictions_of_their_trials(base, told):
+    ensemble = told[0]["activations"]["relu"]["arms"][1]
+    p, y = zip(*(predictions(base, k) for k in (1, 2, 3, 4)), strict=True)
+    one, other = (p[0] + p[1]) / 2, (p[2] + p[3]) / 2
+    assert ensemble["pd"][0][1] == pytest.approx(np.abs(one - other).sum(1).mean() / 2, rel=1e-5)
+    assert ensemble["pd"][0][0] == 0
+    losses = [-np.log(q[np.arange(len(y[0])), y[0]]).mean() for q in (one, other)]
+    np.testing.assert_allclose(ensemble["losses"], losses, rtol=1e-5)
+
+
+def test_means_of_weights_are_measured_as_models(base, told):
+    lawa = told[0]["activations"]["relu"]["arms"][2]
+    (p, y), (q, _) = (predictions(base, k, "lawa_10") for k in (1, 3))
+    assert lawa["pd"][0][2] == pytest.approx(np.abs(p - q).sum(1).mean() / 2, rel=1e-4)
+    assert lawa["losses"][0] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), rel=1e-5)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    for wrong in ({"relu": {"arms": [{}, {}]}}, {"relu": {**synthetic_remedies(), "arms": [1, 2]}}, {"relu": 3}):
+        path = tmp_path / "remedies.json"
+        path.write_text(json.dumps({"schema": "remedies/1", "activations": wrong}))
+        with pytest.raises(storage.StorageError, match="run analyze_results.py --remedies again"):
+            arms.load(path)
+
+
+@pytest.mark.slow
+def test_report_tells_it_and_verify_derives_it(base, told, capsys):
+    _, _, _, studies = told
+    folders = [f"--{n}-dir={getattr(base, f'{n}_dir')}" for n in ("results", "plots", "checkpoint", "data")]
+    assert analyze_results.main(["--remedies", *folders, f"--studies-dir={studies}"]) == 0
+    assert "What buys how much" in capsys.readouterr().out
+    report = (storage.Path(base.results_dir) / "FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert "### What buys how much" in report and "remedies.png" in report and "| ensemble of 2" in report
+    found = {f.name: f for f in verify(base, studies)}
+    for folder, name in ((base.results_dir, "remedies.json"), (base.results_dir, "remedies.csv"),
+                         (base.plots_dir, "remedies.png"), (base.results_dir, "FINAL_REPORT.md")):  # fmt: skip
+        assert found[f"{folder}/{name}"].problems == [], name
+    path = storage.Path(base.results_dir) / "remedies.json"
+    contents = json.loads(path.read_text())
+    pd = contents["activations"]["relu"]["arms"][1]["pd"]
+    pd[0][1] = pd[1][0] = 1.01 * pd[0][1]
+    kept = path.read_bytes()
+    try:
+        path.write_text(json.dumps(contents))
+        found = {f.name: f for f in verify(base, studies)}
+        assert "arms[1].pd[0][1]" in found[str(path)].problems[0]
+    finally:
+        path.write_bytes(kept)
+
+
+def test_results_of_other_checkpoints_are_not_told(base, told):
+    results = load_all_results(base.results_dir)
+    folder, plots = storage.Path(base.results_dir), storage.Path(base.plots_dir)
+    assert arms.Told(results, folder, plots).lines
+    results["relu"]["trials"][0]["checkpoint"]["sha256"] = "0" * 64
+    assert arms.Told(results, folder, plots).lines == []
+
+
+def test_without_checkpoints_only_other_studies_are_arms(base, told, tmp_path):
+    config = base.replace(checkpoint_dir=str(tmp_path))
+    entry = tool.compute(config, load_all_results(base.results_dir), told[3])["activations"]["relu"]
+    assert [arm["arm"] for arm in entry["arms"]] == ["none", "distil"]
+    assert "nothing without training" in entry["notes"][0]
+
+
+def test_figure(told, tmp_path):
+    figure = plot_utils.plot_remedies.figure(told[0])
+    assert len(figure.axes) == 1
+    offsets = [tuple(c.get_offsets()[0]) for c in figure.axes[0].collections]
+    expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in told[0]["activations"]["relu"]["arms"]]
+    np.testing.assert_allclose(offsets, expected)
+    sizes = [float(c.get_sizes()[0]) for c in figure.axes[0].collections]
+    assert sizes[1] == pytest.approx(2 * sizes[0])
+    for wrong in ({}, {"activations": {"relu": {"reason": "none"}}}):
+        with pytest.raises(UserError):
+            plot_utils.plot_remedies(wrong, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_study_with_a_remedy_runs_as_any_other(base, tmp_path, monkeypatch):
+    """Workers, audit, results: from the command line."""
+    monkeypatch.chdir(tmp_path)
+    names = "preset n_embd max_iters eval_interval warmup_iters dataset data_dir device".split()
+    flags = [f"--{name.replace('_', '-')}={getattr(base, name)}" for name in names]
+    command = ["--activation", "relu", "--study", "warm", "--trials", "2"]
+    command += ["--remedy", "warm", "--teacher", teacher(base)]
+    assert train.main([*command, *flags, "--quiet"]) == 0
+    results = storage.read_results("studies/warm/results/relu_results.json")
+    assert results["audit"]["passed"] and results["config"]["remedy"] == "warm"
+    assert all(t["initial_loss"] < 0.8 * math.log(results["dataset"]["vocab_size"]) for t in results["trials"])
+    assert train.main(["--activation", "relu", "--study", "x", "--remedy", "distil", *flags]) == 2

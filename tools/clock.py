@@ -1,0 +1,103 @@
+"""The chaos clock: `python train.py --clock [--activation relu gelu] [--trials 5]`.
+
+For every activation and seed a trial is trained beside its twins (training/clock.py), side by side on the cores there
+are; what is finished stays, in `results/clock/{activation}.json`. Then the page `results/clock/CLOCK.md`, the table
+`clock.csv` beside it, and the figure `plots/clock.png` are made of all files there.
+
+Where no precision is asked for it is float32: in bfloat16 the first step already rounds one bit up to a difference of
+1e-4 in the weights, and what the activation does to smaller ones is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import activations
+import plot_utils
+import storage
+from analysis import clock as analysis
+from analysis.markdown import address
+from analysis.tables import csv, frame
+from config import Config, RunFailed, UserError
+from prepare_data import load_corpus
+from training import clock, experiment, pool
+from training.progress import Display, duration
+from training.remedies import check
+
+
+def settings(config: Config) -> Config:
+    """The config that the clock runs with."""
+    check(config)
+    if "precision" in config.automatic:
+        config = config.replace(precision="float32")
+    return clock.settings(config)
+
+
+def run(
+    config: Config, names: list[str], display: Display, strict_audit: bool = True, interruptible: Callable = iter
+) -> list[Path]:
+    """Train what is missing, and write page, table and figure; their paths.
+
+    Raises:
+        UserError: wrong input, or what lies there was made with other settings.
+        RunFailed: a trial failed; the others are kept.
+        KeyboardInterrupt: what is finished is kept.
+    """
+    config, corpus = settings(config), load_corpus(config)
+    tasks = []
+    for name in names:
+        done = clock.read(storage.clock_path(config.results_dir, name), config, corpus)["trials"]
+        tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
+    if tasks:
+        experiment.audit_before(config, list(dict.fromkeys(n for n, _ in tasks)), corpus, strict_audit, display)
+        _train(config, tasks, corpus, display, interruptible)
+    found = analysis.load_clocks(config.results_dir)
+    display.line(analysis.overview(found))
+    return write(config, found)
+
+
+def _train(config: Config, tasks: list, corpus, display: Display, interruptible: Callable) -> None:
+    workers = pool.default_workers(config, len(tasks))
+    forks, steps = clock.fork_steps(config), config.max_iters
+    trainings = 1 + sum(1 - fork / steps for fork in [*forks, forks[-1]])  # the last one twice: without the bit
+    seconds = experiment.seconds_per_step(config, tasks[0][0], corpus) * steps * trainings * 1.25  # with comparisons
+    together = seconds * len(tasks) / min(workers, pool.places(config)) + 5
+    display.line(
+        f"{len(tasks)} {'clock' if len(tasks) == 1 else 'clocks'} to run in {config.precision}, each a trial and its "
+        f"twins ({trainings:.1f} trainings of {steps} steps), {workers} at a time: about {duration(together)}"
+    )
+    here = not all(activations.importable(name) for name, _ in tasks)  # as in train.py
+    train = pool.run_here if here else pool.run_trials
+    failures = []
+    with display.progress(config, tasks):
+        for outcome in interruptible(train(config, tasks, display.event, workers, job="clock")):
+            display.outcome(outcome)
+            if outcome.status == "interrupted":
+                raise KeyboardInterrupt
+            if outcome.status == "failed":
+                failures.append(outcome)
+    if failures:
+        text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
+        raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
+
+
+def write(config: Config, clocks: dict) -> list[Path]:
+    """Page, table and figure of the clocks in a folder of results."""
+    if not clocks:
+        raise UserError("no clock finished: all trials diverged")
+    folder = Path(config.results_dir) / analysis.FOLDER
+    figure = plot_utils.plot_clock(clocks, config.plots_dir)
+    texts = made_of(clocks, folder, figure)
+    for name, text in texts.items():
+        storage.write_text(folder / name, text)
+    return [*(folder / name for name in texts), figure]
+
+
+def made_of(clocks: dict, folder: Path, figure: Path | None) -> dict[str, str]:
+    """{file: its text} of page and table."""
+    link = address(figure, folder) if figure else ""
+    return {
+        analysis.PAGE_FILE: analysis.page(clocks, link),
+        analysis.TABLE_FILE: csv(frame(analysis.records(clocks))),
+    }

@@ -1,0 +1,195 @@
+"""What brings trials together, and at what cost? From the checkpoints and results of finished studies.
+
+`python analyze_results.py --remedies` takes the study in the named folders as it is, and beside it
+
+- what its trials give without any training: the mean predictions of two or three of them (with four or six trials),
+  and the means of their weights that `train.py --averages` kept;
+- every other study that differs in a remedy alone: `--remedy`, `--min-lr`, `--cooldown`.
+
+It writes `results/remedies.json` (numbers), `results/remedies.csv`, and `plots/remedies.png`; the report has a section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+import metrics
+import plot_utils
+import storage
+from analysis import remedies
+from analysis.results import Measured, load_all_results, mean, seeds_shared
+from analysis.tables import csv, frame
+from analysis.where import identity
+from config import Config, UserError
+from prepare_data import Corpus, load_corpus
+from tools.where import recorded_config
+
+
+def update(
+    folders: Config, all_results: Mapping[str, dict], studies_dir: str | Path = "studies"
+) -> tuple[str, list[Path]]:
+    """Bring file, table and figure up to date; what they say, for a terminal, and their paths."""
+    found = compute(folders, all_results, studies_dir)
+    files = [Path(folders.results_dir) / name for name in (remedies.REMEDIES_FILE, remedies.TABLE_FILE)]
+    storage.write_json(files[0], found)
+    storage.write_text(files[1], table(found))
+    if any(len(entry.get("arms", [])) > 1 for entry in found["activations"].values()):
+        files.append(plot_utils.plot_remedies(found, folders.plots_dir))
+    return remedies.overview(found), files
+
+
+def table(found: Mapping) -> str:
+    return csv(frame(remedies.records(found)))
+
+
+def compute(folders: Config, all_results: Mapping[str, dict], studies_dir: str | Path = "studies") -> dict:
+    """The contents of remedies.json."""
+    entries, others = {}, other_studies(folders, studies_dir)
+    for name, results in all_results.items():
+        try:
+            entries[name] = _activation(folders, name, results, others)
+        except (UserError, storage.StorageError, ValueError) as error:
+            entries[name] = {"identity": identity(results), "reason": " ".join(str(error).split())}
+    return {"schema": remedies.SCHEMA, "activations": entries}
+
+
+def other_studies(folders: Config, studies_dir: str | Path) -> dict[str, dict[str, dict]]:
+    """{study: its results} of the flat folders and of those below `studies_dir`, without the one in `folders`. One
+    that can't be read is none."""
+    paths = {"main": Path("results"), **{p.parent.name: p for p in sorted(Path(studies_dir).glob("*/results"))}}
+    found = {}
+    for name, path in paths.items():
+        if not path.is_dir() or path.resolve() == Path(folders.results_dir).resolve():
+            continue
+        try:
+            found[name] = load_all_results(path)
+        except (UserError, storage.StorageError):
+            continue
+    return found
+
+
+def _activation(folders: Config, name: str, results: dict, others: Mapping) -> dict:
+    m = Measured(name, results)
+    ids = m.pd_ids
+    if len(ids) < 2:
+        raise UserError("fewer than two finished trials: there is nothing to compare")
+    arms, notes = [_of_results(remedies.NONE, m, "", paired=True)], []
+    try:
+        arms += _free(folders, m)
+    except (UserError, storage.StorageError) as error:
+        notes.append(f"nothing without training: {' '.join(str(error).split())}")
+    arms += _trained(m, others)
+    return {"identity": identity(results), "arms": arms, "notes": notes}
+
+
+def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
+    """A study's trials as they are."""
+    ids, config = m.pd_ids, m.record("config")
+    taught = config.get("remedy", "none") != "none" and config.get("strength")
+    return {
+        "arm": arm,
+        "study": study,
+        "size": 1,
+        "paired": paired,
+        "units": [[k] for k in ids],
+        "pd": m.pd(ids).tolist(),
+        "losses": m.losses(ids).tolist(),
+        "time": mean(m.trials[k].get("training_time") for k in ids),
+        "parameters": m.results.get("parameters"),
+        "seconds": None,
+        "teachers": len(config.get("teacher") or []) if taught else 0,
+    }
+
+
+def _trained(m: Measured, others: Mapping) -> Iterator[dict]:
+    """The arms that other studies are."""
+    seen: dict[str, int] = {}
+    for study, all_results in others.items():
+        if m.name not in all_results:
+            continue
+        other = Measured(m.name, all_results[m.name])
+        arm = remedies.arm_of(m.results, other.results)
+        if arm and len(other.pd_ids) > 1 and not other.unfit:
+            seen[arm] = seen.get(arm, 0) + 1
+            name = arm if seen[arm] == 1 else f"{arm} ({study})"
+            yield _of_results(name, other, study, seeds_shared(m, other))
+
+
+# -- without training ---------------------------------------------------------------------------------------------
+
+
+def _free(folders: Config, m: Measured) -> list[dict]:
+    from training.pool import usable_cores
+    from training.predictions import Predictions
+
+    config = recorded_config(m.results, folders)
+    for k in m.pd_ids:
+        file = storage.checkpoint_path(config.checkpoint_dir, m.name, k)
+        if storage.sha256_file(file) != (m.trials[k].get("checkpoint") or {}).get("sha256"):
+            raise UserError(f"{file}: not the checkpoint that was measured (its checksum differs)")
+    corpus = load_corpus(config)
+    if corpus.sha256 != m.record("dataset").get("sha256"):
+        raise UserError("the prepared corpus is not the one the results were measured on")
+    like = _of_results("", m, "", paired=True)
+    arms = []
+    partitions = {k: remedies.groups(m.pd_ids, k) for k in remedies.SIZES}
+    partitions = {k: units for k, units in partitions.items() if len(units) > 1}
+    if partitions:
+        predictions = Predictions(config, m.name, corpus, m.pd_ids, usable_cores())
+        if predictions.why:
+            raise UserError(predictions.why)
+        arms += _ensembles(predictions, partitions, like)
+    return arms + [_averaged(config, m, corpus, name, like) for name in config.averages]
+
+
+def _ensembles(predictions, partitions: Mapping[int, list[list[int]]], like: dict) -> list[dict]:
+    """The mean predictions of groups of trials, all in one forward pass of each trial."""
+    row = {k: i for i, k in enumerate(predictions.trials)}
+    sums = {k: [0.0, 0.0] for k in partitions}  # of PD between two units, and of each unit's loss
+    positions = 0
+    for chunk in predictions.chunks():
+        p = np.exp(chunk.log_p)  # (M, R, V)
+        at = np.arange(p.shape[1]), chunk.targets
+        for k, units in partitions.items():
+            means = np.stack([p[[row[i] for i in unit]].mean(0) for unit in units])
+            pds = np.array([[np.abs(a - b).sum() / 2 for b in means] for a in means])
+            losses = -np.log(means[:, at[0], at[1]]).sum(1)
+            sums[k] = [sums[k][0] + pds, sums[k][1] + losses]
+        positions += p.shape[1]
+    arms = []
+    for k, units in partitions.items():
+        pd, losses = (total / positions for total in sums[k])
+        more = {"arm": f"ensemble of {k}", "size": k, "units": units, "pd": pd.tolist(), "losses": losses.tolist()}
+        costs = {name: k * like[name] if like[name] else None for name in ("time", "parameters")}
+        arms.append({**like, **more, **costs})
+    return arms
+
+
+def _averaged(config: Config, m: Measured, corpus: Corpus, name: str, like: dict) -> dict:
+    """The means of the weights of each trial in the place of its final weights."""
+    from models.architectures import model_from
+    from training.machine import torch_settings
+    from training.pool import usable_cores
+
+    models, ids = [], m.pd_ids
+    for k in ids:
+        saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, m.name, k))
+        if name not in saved.get("averages", {}):
+            raise UserError(f"trial {k} kept no {name}")
+        models.append(model_from(saved, saved["averages"][name]).to(config.device))
+    starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
+    with torch_settings(config, usable_cores()):
+        measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
+    pd = np.zeros((len(ids), len(ids)))
+    pd[np.triu_indices(len(ids), 1)] = [pair["relative_pd"] for pair in measured.pairs]
+    return {
+        **like,
+        "arm": name,
+        "pd": (pd + pd.T).tolist(),
+        "losses": [values["val_loss"] for values in measured.models],
+        # processor time that was spent on all of the means together
+        "seconds": mean(m.trials[k].get("averages_time") for k in ids),
+    }

@@ -1,0 +1,227 @@
+"""What may bring trials together, as far as it is part of training: a teacher, and means of the weights.
+
+`distil`: the targets are a mixture of the true next token and of what a fixed earlier model, or the mean of several,
+predicts (Hinton et al. 2015, arXiv 1503.02531; against churn: Anil et al. 2018, arXiv 1804.03235; Jiang et al. 2021,
+arXiv 2106.02654). `warm`: training starts from a mixture of the trial's own initial weights and those of an earlier
+model (Ash & Adams 2020, arXiv 1910.08475). At strength 0 no teacher is read, and the bits are those without a remedy.
+
+Means of the weights change nothing in training. `lawa_P`: the mean of the weights after each of the last P hundredths
+of the steps (Kaddour 2022, arXiv 2209.14981). `ema_D`: Σ D^(t−s) w_s / Σ D^(t−s), over all steps s (Morales-Brotons
+et al. 2024, arXiv 2411.18704). Each of them costs one vector of weights in memory, snapshot and checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import storage
+from config import Config, UserError, average, option
+from model import LanguageModel
+from models.architectures import model_from
+from prepare_data import Corpus
+from training import fused
+
+
+def remedy_of(config: Config) -> str:
+    """The remedy that has an effect: none, distil or warm."""
+    return config.remedy if config.strength else "none"
+
+
+def own_initial_weights(config: Config) -> bool:
+    """Whether the initial weights are, at least in part, the trial's own."""
+    return remedy_of(config) != "warm" or config.strength < 1
+
+
+def check(config: Config) -> None:
+    """Refuse a remedy that lacks its teacher, or can't be with the other settings."""
+    remedy, teachers = remedy_of(config), len(config.teacher)
+    if remedy == "none":
+        if teachers and config.remedy == "none":
+            raise UserError(f"teacher: is for {option('remedy', 'distil')} or warm; give that too, or leave it out")
+        return
+    if not teachers:
+        raise UserError(
+            f"remedy={remedy!r}: needs an earlier trial, {option('teacher', 'checkpoints/{activation}/trial_6.pt')}"
+        )
+    if remedy == "warm" and teachers > 1:
+        raise UserError(f"teacher: {teachers} are named, and remedy='warm' starts from one")
+    if remedy == "distil" and config.compile:
+        raise UserError(f"remedy='distil': its loss is not compiled; give {option('compile', False)} too")
+
+
+# -- teachers -----------------------------------------------------------------------------------------------------
+
+
+def teacher_paths(config: Config, activation: str) -> list[str]:
+    """The checkpoints of the teachers for an activation."""
+    if remedy_of(config) == "none":
+        return []
+    return [path.replace("{activation}", storage.file_name(activation)) for path in config.teacher]
+
+
+def _read(path: str, whole: bool = True) -> dict:
+    """The contents of a teacher's checkpoint.
+
+    Raises:
+        UserError: it can't be read, or holds no finished model.
+    """
+    try:
+        saved = storage.load_checkpoint(path, whole=whole)
+    except storage.StorageError as error:
+        raise UserError(f"teacher: {error}") from None
+    if saved.get("kind") != "trial" or saved["record"]["status"] != "done":
+        raise UserError(f"teacher: {path}: not the checkpoint of a finished trial")
+    return saved
+
+
+def other_teacher(config: Config, activation: str, recorded: dict[str, str]) -> str:
+    """What shows that a trial was trained with other weights of a teacher than those that are there now; '' otherwise.
+    A teacher that is no longer there is taken to be the same."""
+    for path in teacher_paths(config, activation):
+        if path in recorded and Path(path).exists():
+            now = _read(path, whole=False)["record"]["weights_sha256"]
+            if now != recorded[path]:
+                return f"{path} (weights {recorded[path][:12]}… there, {now[:12]}… now)"
+    return ""
+
+
+class Teachers:
+    """The earlier models that a trial learns or starts from; none, mostly.
+
+    Raises:
+        UserError: one can't be read, predicts other tokens, sees less context, or, to start from, has other weights.
+    """
+
+    def __init__(self, config: Config, activation: str, corpus: Corpus):
+        check(config)
+        self.config, self.remedy = config, remedy_of(config)
+        paths = teacher_paths(config, activation)
+        self.saved = {path: _read(path) for path in paths}
+        self.checksums = {path: saved["record"]["weights_sha256"] for path, saved in self.saved.items()}
+        for path, saved in self.saved.items():
+            context = saved["config"]["block_size"]
+            if saved["tokenizer"] != corpus.tokenizer.to_dict():
+                raise UserError(f"teacher: {path}: it predicts other tokens than those of {corpus.name}")
+            if context < config.block_size:
+                raise UserError(f"teacher: {path}: it sees {context} tokens of context, fewer than {config.block_size}")
+
+    def __bool__(self) -> bool:
+        return bool(self.saved)
+
+    @torch.no_grad()
+    def start(self, model: LanguageModel) -> None:
+        """Mix the weights of the teacher into the initial ones, where that is the remedy."""
+        if self.remedy != "warm":
+            return
+        (path, saved), share = next(iter(self.saved.items())), self.config.strength
+        theirs = saved["weights"]
+        ours = dict(model.named_parameters())
+        if {n: tuple(p.shape) for n, p in ours.items()} != {n: tuple(w.shape) for n, w in theirs.items()}:
+            raise UserError(f"teacher: {path}: a model of another form; to start from its weights takes the same")
+        for name, p in ours.items():
+            p.copy_(theirs[name] if share == 1 else (1 - share) * p + share * theirs[name])
+
+    def objective(self, loss: Callable) -> Callable | None:
+        """What is minimised in the place of `loss`, where that is the remedy."""
+        return Distilled(list(self.saved.values()), self.config, loss) if self.remedy == "distil" else None
+
+
+class Distilled:
+    """objective(model, x, y): the mean cross-entropy to (1 − s) · the true token + s · the teachers' mean prediction,
+    in nats. Student and teachers compute in the training precision, the teachers without dropout; the mixture and the
+    cross-entropy are in float32."""
+
+    def __init__(self, saved: list[dict], config: Config, loss: Callable):
+        dtype = getattr(torch, config.precision)
+        self.strength, self.logits = config.strength, _logits(loss)
+        models = [model_from(one).to(config.device, dtype).requires_grad_(False) for one in saved]
+        self.teachers = [(model, _logits(fused.Loss(model) if config.native else None)) for model in models]
+
+    def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            p = sum(torch.softmax(logits(teacher, x).flatten(0, 1).float(), -1) for teacher, logits in self.teachers)
+            p /= len(self.teachers)
+        log_q = torch.log_softmax(self.logits(model, x).flatten(0, 1).float(), -1)
+        soft = -(p * log_q).sum(-1).mean()
+        if self.strength == 1:
+            return soft
+        return self.strength * soft + (1 - self.strength) * F.nll_loss(log_q, y.flatten())
+
+
+def _logits(loss: Callable | None) -> Callable:
+    """logits(model, x), with the kernels of `loss` where it has any."""
+    return loss.logits if isinstance(loss, fused.Loss) else lambda model, x: model.logits(x)
+
+
+# -- means of the weights -----------------------------------------------------------------------------------------
+
+
+class Averages:
+    """The means of the weights that are asked for by `names`, of a trial of `steps` steps whose weights are `master`.
+
+    Attributes:
+        seconds: of processor time that they took.
+    """
+
+    def __init__(self, names: tuple[str, ...], steps: int, master: torch.Tensor):
+        self.master, self.seconds = master, 0.0
+        self.means = {name: torch.zeros_like(master) for name in names}
+        self.counts = dict.fromkeys(names, 0)  # weights that entered
+        self.points = {}
+        for name in names:
+            kind, value = average(name)
+            if kind == "lawa":
+                self.points[name] = {round(steps * (100 - i) / 100) for i in range(int(value))} - {0}
+
+    def __bool__(self) -> bool:
+        return bool(self.means)
+
+    def update(self, step: int) -> None:
+        """Called with the weights as they are after so many steps, every step once."""
+        if not self.means:
+            return
+        began = time.thread_time()
+        for name, mean in self.means.items():
+            kind, value = average(name)
+            if kind == "ema":
+                self.counts[name] += 1
+                mean.lerp_(self.master, 1 - value)
+            elif step in self.points[name]:
+                self.counts[name] += 1
+                mean.lerp_(self.master, 1 / self.counts[name])
+        self.seconds += time.thread_time() - began
+
+    def vectors(self) -> dict[str, torch.Tensor]:
+        """{name: the mean so far}, laid out as the weights; without those that no weights entered yet."""
+        found = {}
+        for name, mean in self.means.items():
+            kind, value = average(name)
+            if n := self.counts[name]:
+                found[name] = mean / (1 - value**n) if kind == "ema" else mean  # the ema began with zeros
+        return found
+
+    def models(self, named: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> dict[str, dict]:
+        """What a checkpoint keeps: {name: {"weights", "record": their checksum and how many entered}}. `named` gives
+        {name of a parameter: its weights} of a vector."""
+        found = {}
+        for name, vector in self.vectors().items():
+            weights = named(vector)
+            record = {"weights_sha256": storage.contents_sha256(weights), "entered": self.counts[name]}
+            found[name] = {"weights": weights, "record": record}
+        return found
+
+    def state(self) -> dict:
+        """What a snapshot needs, by copy."""
+        means = {name: {"mean": m.cpu().clone(), "entered": self.counts[name]} for name, m in self.means.items()}
+        return {"means": means, "seconds": self.seconds} if means else {}
+
+    def load(self, state: dict) -> None:
+        for name, saved in state.get("means", {}).items():
+            self.means[name].copy_(saved["mean"])
+            self.counts[name] = saved["entered"]
+        self.seconds = state.get("seconds", 0.0)
