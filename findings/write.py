@@ -316,8 +316,8 @@ def in_short(studies: dict[str, Published]) -> str:
     final, equal = found["PD"], found["Matched_PD"]
     said = (
         f"**{answer(final.kind, equal.kind)}**, in the small language models studied here. With a smooth activation, "
-        f"PD changes by {effect(final.test)} against ReLU as trained, and by {effect(equal.test)} at the same loss (95 % "
-        f"intervals; {main.trials} trainings of each of five activations, planned before the data). That is little "
+        f"PD changes by {effect(final.test)} against ReLU as trained, and by {effect(equal.test)} at the same loss "
+        f"(95 % intervals; {main.trials} trainings of each of five activations, planned before the data). That is little "
         f"beside what remains: two trainings with ReLU differ in {fixed(100 * main.study.pd[REFERENCE], 0)} % of the "
         f"probability. The study, and the commands that check and repeat it: "
         f"[findings/FINDINGS.md](findings/FINDINGS.md)."
