@@ -314,13 +314,13 @@ def in_short(studies: dict[str, Published]) -> str:
     main = studies["A"]
     found = outcomes(main.study)
     final, equal = found["PD"], found["Matched_PD"]
+    relu = f"{fixed(100 * main.study.pd[REFERENCE], 0)} % of the probability"
     said = (
         f"**{answer(final.kind, equal.kind)}**, in the small language models studied here. With a smooth activation, "
         f"PD changes by {effect(final.test)} against ReLU as trained, and by {effect(equal.test)} at the same loss "
-        f"(95 % intervals; {main.trials} trainings of each of five activations, planned before the data). That is little "
-        f"beside what remains: two trainings with ReLU differ in {fixed(100 * main.study.pd[REFERENCE], 0)} % of the "
-        f"probability. The study, and the commands that check and repeat it: "
-        f"[findings/FINDINGS.md](findings/FINDINGS.md)."
+        f"(95 % intervals; {main.trials} trainings of each of five activations, planned before the data). That is "
+        f"little beside what remains: two trainings with ReLU differ in {relu}. The study, and the commands that check "
+        f"and repeat it: [findings/FINDINGS.md](findings/FINDINGS.md)."
     )
     lines = [
         *textwrap.wrap(said, 118, break_on_hyphens=False),
