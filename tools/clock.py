@@ -22,6 +22,7 @@ from analysis.tables import csv, frame
 from config import Config, RunFailed, UserError
 from prepare_data import load_corpus
 from training import clock, experiment, pool
+from training.forecast import Forecast
 from training.progress import Display, duration
 from training.remedies import check
 
@@ -61,7 +62,8 @@ def _train(config: Config, tasks: list, corpus, display: Display, interruptible:
     workers = pool.default_workers(config, len(tasks))
     forks, steps = clock.fork_steps(config), config.max_iters
     trainings = 1 + sum(1 - fork / steps for fork in [*forks, forks[-1]])  # the last one twice: without the bit
-    seconds = experiment.seconds_per_step(config, tasks[0][0], corpus) * steps * trainings * 1.25  # with comparisons
+    step = experiment.measured_costs(config, tasks[0][0], corpus).step
+    seconds = step * steps * trainings * 1.25  # with comparisons
     together = seconds * len(tasks) / min(workers, pool.places(config)) + 5
     display.line(
         f"{len(tasks)} {'clock' if len(tasks) == 1 else 'clocks'} to run in {config.precision}, each a trial and its "
@@ -70,7 +72,11 @@ def _train(config: Config, tasks: list, corpus, display: Display, interruptible:
     here = not all(activations.importable(name) for name, _ in tasks)  # as in train.py
     train = pool.run_here if here else pool.run_trials
     failures = []
-    with display.progress(config, tasks):
+    with display:
+        display.phase("clocks")
+        display.expect(
+            Forecast(dict.fromkeys(tasks, seconds), 0.0, together, together), dict.fromkeys(tasks, 1.0), steps
+        )
         for outcome in interruptible(train(config, tasks, display.event, workers, job="clock")):
             display.outcome(outcome)
             if outcome.status == "interrupted":

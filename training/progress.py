@@ -62,11 +62,15 @@ class Display:
         """What is being done from now on."""
         self.doing, self.since = doing, time.monotonic()
 
+    def expect(self, expected: Forecast, left: dict[Task, float], steps: int) -> None:
+        """The rest takes so long from now on; a trial has so many steps, of which the share `left` is to be taken."""
+        self.outlook, self.steps = Outlook(expected, time.monotonic()), steps
+        self.first = {task: (1 - share) * steps for task, share in left.items()}
+
     def announce(self, config: Config, left: dict[Task, float], workers: int, corpus, expected: Forecast) -> None:
         """What will run and about how long it takes, before it starts. `left`: of each trial the share to be trained.
         The time is that of everything, from the beginning on."""
-        self.outlook, self.steps = Outlook(expected, time.monotonic()), total_steps(config)
-        self.first = {task: (1 - share) * self.steps for task, share in left.items()}
+        self.expect(expected, left, total_steps(config))
         self.line(
             f"{corpus.name}: {corpus.info['characters']:,} characters, {len(corpus.train):,} + {len(corpus.val):,} "
             f"tokens, vocabulary {corpus.vocab_size}"
@@ -96,7 +100,7 @@ class Display:
         if event["event"] == "step":
             self.losses[task] = event["loss"]
             self._progress(task, event["step"])
-        elif self.bar is None:
+        elif event["event"] == "point" and self.bar is None:
             self.line(
                 f"{task[0]} trial {task[1]} step {event['step']:>6}  train {event['train_loss']:.4f}  "
                 f"val {event['val_loss']:.4f}  lr {event['learning_rate']:.2e}  |g| {event['grad_norm']:.2f}"
