@@ -475,7 +475,7 @@ def _remedies(study: Study, folders: Config, results: Path, plots: Path, studies
         again = tools_remedies.compute(folders, study.all_results, studies_dir)
         yield Verified(str(path), _guarded(lambda: differences(remedies.load(path), again)))
         yield from _text(results / remedies.TABLE_FILE, lambda: tools_remedies.table(remedies.load(path)))
-        yield from _drawn(plots, lambda to: [plot_utils.plot_remedies(again, to)])
+        yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_remedies(again, to, kinds))
 
 
 def _clock(results: Path, plots: Path) -> Iterator[Verified]:
@@ -491,7 +491,7 @@ def _clock(results: Path, plots: Path) -> Iterator[Verified]:
         return
     for name, text in texts.items():
         yield from _text(folder / name, lambda text=text: text)
-    yield from _drawn(plots, lambda to: [plot_utils.plot_clock(found, to)])
+    yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_clock(found, to, kinds))
 
 
 def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
