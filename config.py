@@ -762,7 +762,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if meta["kind"] is bool:
             group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
         elif meta["kind"] is tuple:
-            group.add_argument(*flags, nargs="+", default=None, dest=f.name, metavar="X", help=help_text)
+            many = "+" if f.default else "*"
+            group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
         else:
             metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
             optional = {"nargs": "?", "const": meta["bare"]} if meta["bare"] else {}

@@ -552,7 +552,7 @@ def test_planted_unknown_setting(smoke_config):
 
 @planted("a failed audit is only a line in the log", "UserError before training")
 def test_planted_failed_audit_stops_the_run(config, corpus, monkeypatch):
-    display = types.SimpleNamespace(line=lambda text: None)
+    display = types.SimpleNamespace(line=lambda text: None, phase=lambda doing: None)
     assert experiment.audit_before(config, ["gelu"], corpus, True, display)
     monkeypatch.setattr(model.Attention, "forward", attention_with(lambda T, _: torch.ones(T, T) > 0))
     with pytest.raises(UserError, match="causal"):

@@ -348,8 +348,8 @@ def test_budgets():
 @pytest.mark.parametrize(
     ("names", "options", "said"),
     [
-        (["gelu", "swish"], {}, "name relu and at least one other activation"),
-        (["relu"], {}, "name relu and at least one other activation"),
+        (["gelu", "swish"], {}, "name relu and at least one other"),
+        (["relu"], {}, "name relu and at least one other"),
         (["relu", "nope"], {}, "nope"),
         (["relu", "gelu"], {"margin": 0}, "margin=0"),
         (["relu", "gelu"], {"margin": 100}, "below 100"),

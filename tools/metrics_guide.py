@@ -44,5 +44,5 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0]).parse_args()
+    argparse.ArgumentParser(description="Write the tables of the metrics guide anew").parse_args()
     storage.write_text(GUIDE, with_tables(GUIDE.read_text(encoding="utf-8")))
