@@ -46,7 +46,7 @@ def pseudo_english(characters: int, seed: int = 0) -> str:
 
 
 # Files that take longest begin first, so that no worker is left alone with one of them at the end.
-LONGEST = ("test_robustness", "test_docs")
+LONGEST = ("test_robustness", "test_docs", "test_until_decided", "test_results_fuzz", "test_compare", "test_verify")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -155,7 +155,8 @@ def test_asked_to_stop_all_ranks_save(config):
     job.communicate(timeout=120)
     assert job.returncode
     assert len(list(folder.glob("*/trial_*.snapshot"))) == 2
-    assert {storage.read_json(p)["state"] for p in folder.glob("*/trial_*.json")} == {"interrupted"}
+    states = [storage.read_json(p)["state"] for p in folder.glob("*/trial_*.json")]
+    assert states.count("interrupted") == 2 and set(states) <= {"interrupted", "waiting"}
 
 
 def kill_one_that_trains(config, job):

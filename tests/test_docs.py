@@ -80,6 +80,8 @@ def adapted(words: list[str]) -> list[str]:
         return [str(ROOT / script), *given]
     if "--budget" in given:  # the trials that are there are looked at, and no more fit
         given[given.index("--budget") + 1] = "1s"
+    if "--max-iters" in given:
+        given[given.index("--max-iters") + 1] = str(SMALL["max_iters"])
     flags = {f"--{name.replace('_', '-')}": value for name, value in {**SMALL, **ALONE}.items()}
     given += [f"{flag}={value}" for flag, value in flags.items() if flag not in given]
     return [str(ROOT / script), *given]

@@ -205,14 +205,16 @@ def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Calla
         training = trials.Training(config, activation, 1, corpus)
         model = training.model.train()
         training.warm_up()
-        step = typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
         training.optimiser.use_master_weights()
-        model.eval()
+        model.eval()  # before any step: a few can be enough for a recipe that diverges, and then nothing is evaluated
         starts = training.probe_starts[: max(1, 2048 // block)]
         one = typical(lambda _: metrics.evaluate_loss(model, corpus.val, starts, block, device))
         two = typical(lambda _: metrics.evaluate_models([model, model], corpus.val, starts, block, device))
         prompt = torch.zeros((1, block), dtype=torch.long, device=device)
         token = typical(lambda _: generate(model, prompt, 1))
+        model.train()
+        training.optimiser.use_working_weights()
+        step = typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
     positions = len(starts) * block
     return Costs(
         step,
