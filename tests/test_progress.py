@@ -184,13 +184,18 @@ def test_durations(seconds, said):
 @pytest.mark.slow
 def test_on_a_real_terminal(smoke_config, corpus_file):
     """A run from its first character to its last, as bench/estimates.py records it."""
-    kept = {**TINY, "dataset": corpus_file, "device": "cpu", "activation": "relu", "trials": 2, "workers": 1}
+    # long enough for the line, which is drawn twice a second, to show a loss on any machine
+    longer = {**TINY, "max_iters": 600, "eval_interval": 200}
+    kept = {**longer, "dataset": corpus_file, "device": "cpu", "activation": "relu", "trials": 2, "workers": 1}
     folders = {name: getattr(smoke_config, name) for name in ("data_dir", "results_dir", "plots_dir", "checkpoint_dir")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in {**kept, **folders}.items()]
     done = estimates.run(["train.py", *flags])
     assert done.status == 0, done.text[-2000:]
     assert 0 < done.announced < 600
-    assert "left  loss relu #1 " in done.text and "comparing" in done.text and "?" not in done.text
+    assert "left  loss relu #1 " in done.text and "?" not in done.text
+    assert any(
+        phase in done.text for phase in ("measuring", "drawing", "comparing")
+    )  # each may be over between two looks
     assert estimates.shown(done.text).startswith("done in ")
     again = estimates.run(["train.py", *flags])  # nothing left to do
     assert again.status == 0 and again.announced is None and "relu: results in " in again.text
