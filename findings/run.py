@@ -86,13 +86,30 @@ def train(name: str, trials: int, tiny: str, ends: float) -> bool:
     return True
 
 
+BRANCH_PAIR = ("model_pair", "relative_pd", "prediction_differences", "total_predictions")
+
+
+def compact(results: dict) -> dict:
+    """What the findings, the tests and the report's tables are made of, sealed anew: no curves of PD along training, no
+    numbers by block of positions, and of the pairs of branches their PD alone. Every number kept is as it was."""
+    kept = {key: value for key, value in results.items() if key not in ("divergence", "pd_at_val_loss")}
+    for part, by_block in (("trials", "val_loss_by_block"), ("reproducibility_metrics", "relative_pd_by_block")):
+        kept[part] = [{key: value for key, value in entry.items() if key != by_block} for entry in kept[part]]
+    kept["frontier"] = [
+        {**branch, "pairs": [{key: pair[key] for key in BRANCH_PAIR} for pair in branch["pairs"]]}
+        for branch in kept["frontier"]
+    ]
+    del kept["content_sha256"]
+    return kept | {"content_sha256": storage.sha256_json(kept)}
+
+
 def publish() -> None:
-    """Copy the finished results to findings/measured, without the samples and what can be read off the rest."""
+    """Copy the finished results to findings/measured, as `compact` has them."""
     for name in PLAN:
         for path in sorted((ROOT / "studies" / name / "results").glob("*_results.json")):
             target = MEASURED / name / "results" / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            results = storage.read_results(path)
+            results = compact(storage.read_results(path))
             target.write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
             print(f"{target.relative_to(ROOT)}: {target.stat().st_size / 1000:.0f} kB")
 
