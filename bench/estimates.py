@@ -148,7 +148,9 @@ def parts(folder: Path) -> dict[str, float]:
 
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     worker, before = [sys.executable, "-P", "training/pool.py"], resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(worker, input=json.dumps(config.to_dict()) + "\n", text=True, cwd=ROOT, check=True, env=path)
+    subprocess.run(
+        worker, input=json.dumps(["trial", config.to_dict()]) + "\n", text=True, cwd=ROOT, check=True, env=path
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found["WORKER"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     costs = experiment.measured_costs(config, "relu", corpus, time.process_time)
@@ -170,7 +172,7 @@ def parts(folder: Path) -> dict[str, float]:
         (folder / f"results/{name}_results.json").unlink()
     found["PER_ACTIVATION"] = (five - took(compare)) / 3
     found["COMPARISON"] = first - 5 * found["PER_ACTIVATION"]
-    return {**found, "PYTHON_SECONDS": slow * experiment.PYTHON_SECONDS}
+    return {**found, "PYTHON_SECONDS": slow**2 * experiment.PYTHON_SECONDS}
 
 
 def main() -> None:

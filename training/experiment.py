@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import functools
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable
@@ -236,12 +237,14 @@ def _typical(act: Callable[[int], object], enough: float = 0.3, clock: Callable 
 
 
 def slowness_of_python(clock: Callable = time.perf_counter) -> float:
-    """The time of a fixed piece of Python's own work, over that on the machine of bench/RESULTS.md."""
+    """How much slower than the machine of bench/RESULTS.md this one imports, draws and writes: the root of the ratio of
+    their times for a fixed piece of Python's own work. Such a loop differs between two makes of processor by about the
+    square of what figures and tables do (1.6 against 1.25), and the root halves the noise of so short a measurement."""
 
     def work(_):
         return sum(hash((i, str(i))) & 1 for i in range(20_000))
 
-    return _typical(work, 0.1, clock) / PYTHON_SECONDS
+    return math.sqrt(_typical(work, 0.1, clock) / PYTHON_SECONDS)
 
 
 # -- audit --------------------------------------------------------------------------------------------------------
