@@ -300,13 +300,18 @@ def why_no_pairs(m: Measured) -> str:
     return f"{finished}: no pairs" if len(m.trials) < 2 else "no prediction differences were recorded"
 
 
+LARGEST = {"relative_pd": 1.0, "top1_mismatch_pct": 100.0}
+
+
 def pair_interval(m: Measured, key: str) -> tuple[float | None, float | None, float | None]:
     """Mean over pairs of a non-negative metric, with its 95 % interval over trials by the jackknife; the limits are
-    None where there are fewer than three trials, or pairs without the metric."""
+    None where there are fewer than three trials, or pairs without the metric. It is made on a log scale,
+    where that of three trials can go beyond what the metric can be: it ends there."""
     values = {pair: number(record.get(key)) for pair, record in m.pairs.items() if set(pair) <= set(m.pd_ids)}
     if not values or None in values.values():
         return mean(values.values()), None, None
-    return significance.mean_pd_interval(matrix(values, m.pd_ids))
+    middle, low, high = significance.mean_pd_interval(matrix(values, m.pd_ids))
+    return middle, low, high if high is None else min(high, LARGEST.get(key, math.inf))
 
 
 def trial_interval(m: Measured, key: str) -> tuple[float | None, float | None, float | None]:

@@ -669,6 +669,17 @@ def test_trials_and_mismatches_with_intervals_over_trials():
     assert all(len(line.get_xdata()) == 6 for line in metrics.get_lines())
 
 
+def test_an_interval_ends_where_the_metric_does():
+    """Three trials of which one is far away: on the log scale the interval goes beyond 100 %."""
+    results = synthetic_results("relu", n_trials=3)
+    for pair, percent in zip(results["reproducibility_metrics"], (9, 40, 44), strict=True):
+        pair.update(total_predictions=1000, prediction_differences=10 * percent, top1_mismatch_pct=percent)
+    _, low, high = jackknife_interval(pair_values(results, "top1_mismatch_pct"))
+    assert high > 150
+    (band,) = of_one("reproducibility", results).axes[2].patches
+    assert [band.get_y(), band.get_y() + band.get_height()] == pytest.approx([low, 100])
+
+
 def test_a_new_metric_of_a_pair_has_its_row(monkeypatch):
     new = dataclasses.replace(METRICS[0], key="made_up", label="made-up distance", unit="furlongs")
     monkeypatch.setattr("analysis.metrics_table.METRICS", (*METRICS, new))
