@@ -12,14 +12,14 @@ from training.pool import usable_cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # enough to learn something on the small corpus in a third of a second
 TINY = {"preset": "smoke", "n_embd": 32, "max_iters": 60, "eval_interval": 20, "warmup_iters": 5}
-# `TESTS=full pytest` tries all random cases of the long tests; by default a fifth of them
+# `TESTS=full pytest` tries all random cases of the long tests; by default a fifth of them, or fewer
 FULL = os.environ.get("TESTS") == "full"
 SYLLABLES = [c + v for c in "bdfghklmnprst" for v in "aeio"]
 
 
-def cases(all_of_them: int) -> int:
-    """How many random cases a long test tries."""
-    return all_of_them if FULL else all_of_them // 5
+def cases(all_of_them: int, part: int = 5) -> int:
+    """How many random cases a long test tries: by default one in `part`."""
+    return all_of_them if FULL else all_of_them // part
 
 
 def pseudo_english(characters: int, seed: int = 0) -> str:

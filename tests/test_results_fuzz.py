@@ -121,7 +121,7 @@ def test_the_schema_is_a_schema_and_ours_and_the_documented_keys_alone_hold_to_i
         validator.validate(results)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(1500, 10), deadline=None)
 @given(results=files())
 def test_the_reader_and_the_json_schema_library_agree(results):
     """An independent implementation of JSON Schema: what it accepts is read whole, what it doesn't is refused or left
@@ -139,7 +139,7 @@ def test_the_reader_and_the_json_schema_library_agree(results):
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 
 
-@settings(max_examples=150, **FUZZ)
+@settings(max_examples=50, **FUZZ)
 @given(results=files(), beside=st.sampled_from((None, OURS, THEIRS)))
 def test_any_file_is_analysed_or_refused_in_one_line(tmp_path_factory, results, beside):
     outcome(folder(tmp_path_factory), results, beside)
@@ -149,7 +149,7 @@ def test_any_file_is_analysed_or_refused_in_one_line(tmp_path_factory, results, 
 def test_five_thousand_files(tmp_path_factory):
     place, counts = folder(tmp_path_factory), {}
 
-    @settings(max_examples=cases(5000), **FUZZ)
+    @settings(max_examples=cases(5000, 25), **FUZZ)
     @given(results=files(), beside=st.sampled_from((None, OURS, THEIRS)), figures=st.integers(0, 49))
     def check(results, beside, figures):
         kind = outcome(place, results, beside, figures == 0)
@@ -157,7 +157,7 @@ def test_five_thousand_files(tmp_path_factory):
 
     check()
     print(counts)
-    assert min(counts[kind] for kind in ("analysed", "left out", "refused")) > cases(500)
+    assert min(counts[kind] for kind in ("analysed", "left out", "refused")) > cases(500, 25)
 
 
 def folder(tmp_path_factory, made=[]):  # noqa: B006 — one folder for all examples
