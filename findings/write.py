@@ -336,9 +336,10 @@ def in_short(studies: dict[str, Published]) -> str:
     relu = f"{fixed(100 * main.study.pd[REFERENCE], 0)} % of the probability"
     said = (
         f"**{answer(final.kind, equal.kind)}**, in the small language models studied here. With a smooth activation, "
-        f"PD changes by {effect(final.test)} against ReLU as trained, and by {effect(equal.test)} at the same loss "
-        f"(95 % intervals; {main.trials} trainings of each of five activations, planned before the data). That is "
-        f"little beside what remains: two trainings with ReLU differ in {relu}. The study, and the commands that check "
+        f"the prediction difference between two trainings changes by {effect(final.test)} against ReLU as trained, and "
+        f"by {effect(equal.test)} at the same loss (95 % intervals; {main.trials} trainings of each of five "
+        f"activations, planned before the data; {len(studies)} studies in all). That is little beside what remains: "
+        f"two trainings with ReLU differ in {relu}. The study, and the commands that check "
         f"and repeat it: [findings/FINDINGS.md](findings/FINDINGS.md)."
     )
     lines = [
