@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+import programs
 from config import Config
-from training.pool import usable_cores
+from training import pool
 
 # Before torch is imported: the tests run side by side, and threads that wait for one another cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,12 +53,20 @@ LONGEST = ("test_robustness", "test_docs", "test_until_decided", "test_results_f
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One worker per usable core, hyperthreads too; more than eight would only wait for the longest file."""
-    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else min(8, usable_cores())
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else min(8, pool.usable_cores())
 
 
 def pytest_collection_modifyitems(items):
     last = len(LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else last)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _forked_workers():
+    """Workers are forked from a server that has imported torch; tests of a start itself run whole programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "subprocess", programs.FORKING)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,9 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.process
+import multiprocessing.reduction
+import multiprocessing.spawn
 import os
 import resource
 import runpy
@@ -19,17 +22,22 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from pathlib import Path
 from unittest import mock
+
+from training import pool
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the scripts import sooner or later, and they themselves; torch._inductor is what torch itself imports when it is
 # told how deterministic to be.
+FOLDERS = ("models", "corpora", "training", "analysis", "plotting", "tools")
 PRELOADED = (
     "torch numpy pandas scipy.stats matplotlib.figure matplotlib.backends.backend_agg tabulate tqdm "
-    "train trial experiment prepare_data audit analyze_results plot_utils report conclusions studies status sample "
-    "decompose verify checklist pool programs torch.distributed.run torch._inductor"
-).split()
+    "train prepare_data audit analyze_results plot_utils programs torch.distributed.run torch._inductor"
+).split() + [
+    f"{path.parent.name}.{path.stem}" for folder in FOLDERS for path in sorted((ROOT / folder).glob("[!_]*.py"))
+]
 _turn = threading.Lock()  # the bookkeeping of multiprocessing is not made for several threads
 
 
@@ -44,19 +52,15 @@ def _server():
     return context
 
 
-class Program:
-    """The part of `subprocess.Popen` that tests use; output goes to files, so nobody has to read it meanwhile."""
+class _Child:
+    """A process forked from the server, with what `subprocess.Popen` has for one."""
 
-    def __init__(self, arguments, cwd=None, env=None, limit=None):
-        self.args, self.returncode = [str(a) for a in arguments], None
-        self._output = tempfile.TemporaryDirectory(prefix="program_")
-        self._streams = [os.path.join(self._output.name, name) for name in ("out", "err")]
-        environment = dict(os.environ if env is None else env)
+    def __init__(self, arguments, context, target, given):
+        self.args, self.returncode = arguments, None
         with _turn:
-            self._process = _server().Process(
-                target=_run, args=(self.args, str(cwd or os.getcwd()), environment, self._streams, limit)
-            )
+            self._process = context.Process(target=target, args=given)
             self._process.start()
+            multiprocessing.process._children.discard(self._process)  # nobody waits for it when this process ends
         self.pid = self._process.pid
 
     def wait(self, timeout=None):
@@ -81,10 +85,55 @@ class Program:
     def kill(self):
         self.send_signal(signal.SIGKILL)
 
+
+class Program(_Child):
+    """Output goes to files, so nobody has to read it meanwhile."""
+
+    def __init__(self, arguments, cwd=None, env=None, limit=None):
+        arguments = [str(a) for a in arguments]
+        self._output = tempfile.TemporaryDirectory(prefix="program_")
+        self._streams = [os.path.join(self._output.name, name) for name in ("out", "err")]
+        environment, context = dict(os.environ if env is None else env), _server()
+        server = multiprocessing.forkserver._forkserver._forkserver_address
+        given = (arguments, str(cwd or os.getcwd()), environment, self._streams, limit, server)
+        super().__init__(arguments, context, _run, given)
+
     def communicate(self, timeout=None):
         """(stdout, stderr), once it has ended."""
         self.wait(timeout)
         return tuple(Path(path).read_text(encoding="utf-8") if os.path.exists(path) else "" for path in self._streams)
+
+
+class Worker(_Child):
+    """What training/pool.py starts in a program: forked from the same server as the program itself."""
+
+    def __init__(self, command, stdin, stdout, stderr, env, encoding, start_new_session):
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        self.stdin, self.stdout = os.fdopen(ours_in, "w", encoding=encoding), os.fdopen(ours_out, encoding=encoding)
+        streams = [_Inherited(fd) for fd in (theirs_in, theirs_out, stderr.fileno())]
+        *_, script = command
+        super().__init__(command, _server(), _run_worker, (script, os.getcwd(), dict(env), streams))
+        os.close(theirs_in)
+        os.close(theirs_out)
+
+
+class _Inherited:
+    """An open file that a forked process gets; it is handed over with the fork."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+
+    def __reduce__(self):
+        return _received, (multiprocessing.reduction.DupFd(self.descriptor),)
+
+
+def _received(duplicate):
+    return duplicate.detach()
+
+
+# in the place of the module `subprocess` in training/pool.py
+FORKING = types.SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
 
 
 def start(arguments, **options) -> Program:
@@ -110,26 +159,17 @@ def run(arguments, timeout=300, check=False, **options) -> subprocess.CompletedP
 # -- the process's side -------------------------------------------------------------------------------------------
 
 
-def _run(arguments, folder, environment, streams, limit):
+def _run(arguments, folder, environment, streams, limit, server):
     """What the interpreter does with its command line."""
     for descriptor, path in enumerate(streams, 1):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
         os.close(file)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    ours = {str(ROOT), str(ROOT / "tests")}
+    _fork_workers(server)
     script, *_ = arguments
-    first = "" if script == "-c" else os.path.dirname(os.path.abspath(script))
-    sys.path[:] = [first, *given, *(path for path in sys.path if path not in ours and path)]
-    for path in given:
-        hook = Path(path) / "sitecustomize.py"
-        if hook.exists():
-            exec(compile(hook.read_text(), str(hook), "exec"), {"__name__": "sitecustomize"})
+    _settle(folder, environment, [os.path.dirname(os.path.abspath(script)) if script != "-c" else ""])
     try:
         if script == "-c":
             sys.argv = ["-c", *arguments[2:]]
@@ -140,3 +180,37 @@ def _run(arguments, folder, environment, streams, limit):
             runpy.run_path(script, run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+def _fork_workers(server):
+    """Worker processes of this program come from the server that it came from itself."""
+    forkserver = multiprocessing.forkserver._forkserver
+    forkserver._forkserver_address, forkserver.ensure_running = server, lambda: None
+    multiprocessing.spawn.get_preparation_data = lambda name: {"name": name}  # of the program's main module nothing
+    pool.subprocess = FORKING
+
+
+def _run_worker(script, folder, environment, streams):
+    """As `python -P script`."""
+    for descriptor, file in enumerate(streams):
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w"), os.fdopen(2, "w")
+    os.setsid()
+    _settle(folder, environment, [])
+    sys.argv = [script]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _settle(folder, environment, first):
+    """The environment and the search path of a fresh interpreter."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    ours = {str(ROOT), str(ROOT / "tests")}
+    sys.path[:] = [*first, *given, *(path for path in sys.path if path not in ours and path)]
+    for path in given:
+        hook = Path(path) / "sitecustomize.py"
+        if hook.exists():
+            exec(compile(hook.read_text(), str(hook), "exec"), {"__name__": "sitecustomize"})
