@@ -113,7 +113,9 @@ class Worker(_Child):
         self.stdin, self.stdout = os.fdopen(ours_in, "w", encoding=encoding), os.fdopen(ours_out, encoding=encoding)
         streams = [_Inherited(fd) for fd in (theirs_in, theirs_out, stderr.fileno())]
         *_, script = command
-        super().__init__(command, _server(), _run_worker, (script, os.getcwd(), dict(env), streams))
+        super().__init__(
+            command, _server(), _run_worker, (script, os.getcwd(), env | {STARTED_BY: str(os.getpid())}, streams)
+        )
         os.close(theirs_in)
         os.close(theirs_out)
 
@@ -132,8 +134,20 @@ def _received(duplicate):
     return duplicate.detach()
 
 
+STARTED_BY = "STARTED_BY"  # in a worker's environment: the process that started it; its parent is the server
 # in the place of the module `subprocess` in training/pool.py
 FORKING = types.SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
+
+
+def workers_of(pid) -> list[int]:
+    """Processes that `pid` started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            if name == f"of {pid}" or int(rest.split()[1]) == pid:
+                found.append(int(folder.name))
+    return found
 
 
 def start(arguments, **options) -> Program:
@@ -198,6 +212,7 @@ def _run_worker(script, folder, environment, streams):
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w"), os.fdopen(2, "w")
     os.setsid()
     _settle(folder, environment, [])
+    Path("/proc/self/comm").write_text(f"of {environment[STARTED_BY]}")
     sys.argv = [script]
     runpy.run_path(script, run_name="__main__")
 

@@ -55,7 +55,7 @@ replace, fsync = os.replace, os.fsync
 
 def die():
     if os.path.basename(sys.argv[0]) == "pool.py":
-        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(int(os.environ.get("STARTED_BY") or os.getppid()), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 def struck_replace(source, to, **options):
@@ -208,19 +208,9 @@ def test_the_comparison_is_not_blind(make, undisturbed):
 # -- killed -------------------------------------------------------------------------------------------------------
 
 
-def workers_of(pid):
-    """Processes whose parent is `pid`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                found.append(int(path.parent.name))
-    return found
-
-
 def kill(process, workers_too):
     """SIGKILL. Workers that are left alone notice that their input ended."""
-    victims = workers_of(process.pid) if workers_too else []
+    victims = programs.workers_of(process.pid) if workers_too else []
     process.kill()
     for pid in victims:
         with contextlib.suppress(ProcessLookupError):
