@@ -8,6 +8,7 @@ is imported, how a bare interpreter finds its modules, an interrupt meanwhile) u
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
@@ -42,8 +43,10 @@ _turn = threading.Lock()  # the bookkeeping of multiprocessing is not made for s
 
 
 def _server():
-    """The context of the server of this test process, started at the first call."""
+    """The context of the server of this test process, started at the first call; of a program, the one it is from."""
     context = multiprocessing.get_context("forkserver")
+    if multiprocessing.forkserver.get_inherited_fds() is not None:
+        return context
     context.set_forkserver_preload(PRELOADED)
     # one thread each: a process that has threads can't be forked safely
     single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -219,6 +222,7 @@ def _run_worker(script, folder, environment, streams):
 
 def _settle(folder, environment, first):
     """The environment and the search path of a fresh interpreter."""
+    gc.freeze()  # a collection would write to every object of the server, and so copy its memory page by page
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
