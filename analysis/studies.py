@@ -14,7 +14,7 @@ import math
 import os
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,7 @@ __all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "wri
 MAIN = "main"  # the study in the flat folders
 SMOOTH = "all smooth"  # the planned contrast: the smooth activations together
 QUANTITIES = ("PD", "Matched_PD")
+UNLIKE_SPREADS = 0.01  # the p below which studies are said to differ in spread
 NAMES = {"PD": "final models", "Matched_PD": "equal validation loss"}
 
 
@@ -217,6 +218,8 @@ class Pooled:
     low90: float | None = None
     high90: float | None = None
     predicted: tuple[float, float] | None = None  # 95 % limits of the ratio in another study of this kind
+    spreads: list[float] = field(default_factory=list)  # standard deviations of ln ratios, by group
+    spreads_p: float | None = None  # of one and the same spread in all groups, as the pooled errors take it
 
     def ratio(self, attribute: str = "mean") -> float | None:
         x = getattr(self.effects, attribute) if self.effects else None
@@ -330,6 +333,8 @@ def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
     variance = df @ [e.n * e.se**2 for e in found] / df.sum()
     result.effects = summary = significance.random_effects(means, np.sqrt(variance / sizes))
     k = summary.k
+    result.spreads = [e.se * math.sqrt(e.n) for e in found]
+    result.spreads_p = same_spread(np.square(result.spreads), df)
     if k > 1 and summary.se:  # without any spread between studies there is no test
         result.p = float(2 * scipy.stats.t.sf(abs(summary.mean) / summary.se, k - 1))
         ninety = significance.random_effects(means, np.sqrt(variance / sizes), confidence=0.9)
@@ -339,6 +344,17 @@ def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
         half = scipy.stats.t.ppf(0.975, k - 2) * math.sqrt(summary.tau2 + summary.se**2)
         result.predicted = math.exp(summary.mean - half), math.exp(summary.mean + half)
     return result
+
+
+def same_spread(variances: np.ndarray, df: np.ndarray) -> float | None:
+    """The p of Bartlett's test (1937, Proc. R. Soc. A 160:268-282) that samples with these variances and degrees of
+    freedom, each of shape (k,), are from distributions of one variance; None for fewer than two, or without any."""
+    if len(df) < 2 or not (variances > 0).all():
+        return None
+    pooled = df @ variances / df.sum()
+    statistic = df.sum() * math.log(pooled) - df @ np.log(variances)
+    correction = 1 + (np.sum(1 / df) - 1 / df.sum()) / (3 * (len(df) - 1))
+    return float(scipy.stats.chi2.sf(statistic / correction, len(df) - 1))
 
 
 def _as_one(result: Pooled, effect: _Effect) -> Pooled:
@@ -423,7 +439,7 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
         "",
         "## Conclusions",
         "",
-        *(f"- {point}" for point in conclusions(studies, pooled) + cautions(studies)),
+        *(f"- {point}" for point in conclusions(studies, pooled) + cautions(studies, pooled)),
         "",
         "## Every study and activation",
         "",
@@ -572,9 +588,25 @@ def _shared(group: list[Member]) -> str:
     return "have seeds in common on the same corpus"
 
 
-def cautions(studies: Mapping[str, Member]) -> list[str]:
-    """What is odd about these studies."""
+def unlike_spreads(pooled: Mapping[str, list[Pooled]]) -> list[str]:
+    """Where the pooled errors take for one spread what isn't."""
     points = []
+    for quantity, found in pooled.items():
+        unlike = [p for p in found if p.spreads_p is not None and p.spreads_p < UNLIKE_SPREADS]
+        if unlike:
+            p = min(unlike, key=lambda p: p.spreads_p)
+            low, high = fixed(min(p.spreads), 3), fixed(max(p.spreads), 3)
+            points.append(
+                f"The pooled errors ({NAMES[quantity]}) take the spread over trainings as one in all studies; it is "
+                f"not: for {_name(p)} the standard deviations of the ln ratio go from {low} to {high} (p "
+                f"{p_value(p.spreads_p)}, Bartlett's test). The least steady study then counts for more than it should."
+            )
+    return points
+
+
+def cautions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
+    """What is odd about these studies."""
+    points = unlike_spreads(pooled)
     for names in dependent(studies):
         if len(names) > 1:
             points.append(

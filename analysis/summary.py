@@ -196,15 +196,27 @@ def advice(s: Study) -> str:
     if lower:
         costly = [n for n in lower if n in s.against_reference("Loss", "higher")]
         price = f"; {labels(costly)} at the price of a higher loss" if costly else ""
-        return f"Where reproducible predictions matter, take {labels(lower, 'or')}{price}."
+        return f"Where reproducible predictions matter, take {labels(lower, 'or')}{price}{though_small(s, lower)}."
     kind = s.contrast_kind("PD")
     if kind == "lower":
-        return "Where reproducible predictions matter, take a smooth activation; which one is undecided."
+        which = "take a smooth activation; which one is undecided"
+        return f"Where reproducible predictions matter, {which}{though_small(s, [])}."
     if higher or kind == "higher":
-        return f"Where reproducible predictions matter, keep {label(REFERENCE)}."
+        return f"Where reproducible predictions matter, keep {label(REFERENCE)}{though_small(s, higher)}."
     if s.primary and len(s.against_reference("PD", "equal")) == len(s.primary):
         return "Choose by accuracy and speed: these activations are alike in reproducibility."
     return "Choose by accuracy and speed: nothing here speaks for an activation on account of reproducibility."
+
+
+def though_small(s: Study, names: list[str]) -> str:
+    """Said of differences whose 95 % intervals lie within what counts as equal: of these activations, or without any
+    of the planned contrast."""
+    shown = [t.tests["PD"] for t in s.primary if t.a in names] or [s.contrast.tests["PD"]]
+    least = 1 - s.margin("PD")
+    if all(least <= test.low and test.high <= 1 / least for test in shown):
+        what = "all differences" if len(shown) > 1 else "the difference"
+        return f"; but {what} shown may be too small to matter: below {margin(s, 'PD')}"
+    return ""
 
 
 # -- the terms ---------------------------------------------------------------------------------------------------------

@@ -122,6 +122,20 @@ def test_the_summary_is_ten_lines_that_say_what_was_asked_and_found(name):
     assert any("**What to do.**" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "factor, advice, small",
+    [(1.03, "keep ReLU", True), (1.2, "keep ReLU", False), (0.97, "take SmeLU", True), (0.8, "take SmeLU", False)],
+)
+def test_the_advice_says_when_a_difference_is_small(factor, advice, small):
+    study = {
+        name: synthetic_results(name, n_trials=12, pd=0.2 * (1 if name == "relu" else factor), spread=0.01)
+        for name in STUDY
+    }
+    line = next(line for line in summary_lines(text_of(study)) if "**What to do.**" in line)
+    assert advice in line
+    assert ("all differences shown may be too small to matter: below 5 %" in line) == small
+
+
 def test_the_hypothesis_is_stated_before_the_numbers():
     before = section(text_of(synthetic_study()), "Executive Summary").partition("**Answer")[0]
     assert "Hypothesis, stated before the numbers" in before

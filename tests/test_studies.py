@@ -97,6 +97,26 @@ def test_pooling_is_a_t_test_over_studies_and_heterogeneity_an_analysis_of_varia
         assert p.predicted == pytest.approx((math.exp(np.mean(means) - half), math.exp(np.mean(means) + half)))
 
 
+def test_the_spread_over_trainings_is_compared_by_bartletts_test(tmp_path):
+    """As SciPy's on the trials themselves; told only where the pooled errors are wrong about it."""
+    folder = tmp_path / "alike"
+    write(folder / "results", 1, n_trials=8)
+    write(folder / "studies" / "b" / "results", 2, n_trials=8)
+    assert "Bartlett" not in studies.studies_text(load(folder))
+    made = [write(tmp_path / "results", 1, n_trials=8)]
+    made.append(write(tmp_path / "studies" / "b" / "results", 2, n_trials=8, spread=0.3))
+    pooled = {p.activation: p for p in studies.pool(load(tmp_path))}
+    for name in ("smelu_05", "gelu"):
+        differences = [log_differences(m, name) for m in made]
+        assert pooled[name].spreads == pytest.approx([np.std(d, ddof=1) for d in differences])
+        assert pooled[name].spreads_p == pytest.approx(scipy.stats.bartlett(*differences).pvalue)
+    assert "(p < 0.0001, Bartlett's test)" in studies.studies_text(load(tmp_path))
+    unequal = [np.random.default_rng(0).normal(size=n) for n in (3, 5, 12)]
+    variances, df = np.array([np.var(x, ddof=1) for x in unequal]), np.array([2, 4, 11])
+    assert studies.same_spread(variances, df) == pytest.approx(scipy.stats.bartlett(*unequal).pvalue)
+    assert studies.same_spread(variances[:1], df[:1]) is studies.same_spread(0 * variances, df) is None
+
+
 def test_the_interval_covers_where_studies_have_three_trials():
     """A tenth of a thousand null syntheses would miss with weights from each study's own three trials."""
     rng, covered = np.random.default_rng(0), 0
