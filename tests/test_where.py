@@ -222,7 +222,7 @@ def test_other_results_say_what_they_lack(copied, tmp_path):
     found, passage = tool.compute(copied, all_results)
     reasons = {name: entry.get("reason") for name, entry in found["activations"].items()}
     assert reasons["relu"] is None
-    assert "trial_1.pt" in reasons["gelu"]
+    assert "trial_1.pt: no such file; --checkpoint-dir says where" in reasons["gelu"]
     assert reasons["swish"] == NOT_OURS
     assert list(passage["activations"]) == ["relu"]
     text = "\n".join(where.section(found))

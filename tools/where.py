@@ -87,6 +87,8 @@ class _Study:
         done = Measured(name, results).trials
         for k, trial in done.items():
             file = storage.checkpoint_path(config.checkpoint_dir, name, k)
+            if not file.exists():
+                raise UserError(f"{file}: no such file; --checkpoint-dir says where the trained models are")
             if storage.sha256_file(file) != (trial.get("checkpoint") or {}).get("sha256"):
                 raise UserError(f"{file}: not the checkpoint that was measured (its checksum differs)")
         self._read_corpus(config, results)
