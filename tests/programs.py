@@ -116,9 +116,9 @@ class Worker(_Child):
         self.stdin, self.stdout = os.fdopen(ours_in, "w", encoding=encoding), os.fdopen(ours_out, encoding=encoding)
         streams = [_Inherited(fd) for fd in (theirs_in, theirs_out, stderr.fileno())]
         *_, script = command
-        super().__init__(
-            command, _server(), _run_worker, (script, os.getcwd(), env | {STARTED_BY: str(os.getpid())}, streams)
-        )
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        given = (script, os.getcwd(), env | {STARTED_BY: str(os.getpid())}, streams, limit)
+        super().__init__(command, _server(), _run_worker, given)
         os.close(theirs_in)
         os.close(theirs_out)
 
@@ -207,8 +207,9 @@ def _fork_workers(server):
     pool.subprocess = FORKING
 
 
-def _run_worker(script, folder, environment, streams):
+def _run_worker(script, folder, environment, streams, limit):
     """As `python -P script`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     for descriptor, file in enumerate(streams):
         os.dup2(file, descriptor)
         os.close(file)

