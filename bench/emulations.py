@@ -3,6 +3,7 @@
     python bench/emulations.py                    # the whole suite under each setting: hours
     python bench/emulations.py --fast             # the tests that are not marked slow
     python bench/emulations.py --only "no compiler" --json figures.json
+    python bench/emulations.py --only "locale C" "ASCII streams" optimised --together    # all of it at once
 
 One row for each setting: what passed, failed and was skipped, and the minutes. Names what failed.
 """
@@ -32,18 +33,21 @@ SETTINGS: dict[str, dict[str, str]] = {
     "locale C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "ASCII streams": {"PYTHONIOENCODING": "ascii"},
     "one core": {},
-    "-O": {"PYTHONOPTIMIZE": "1"},  # the tests' own asserts stay: pytest rewrites them
+    "optimised": {"PYTHONOPTIMIZE": "1"},  # the tests' own asserts stay: pytest rewrites them
 }
 
 
-def run(name: str, arguments: list[str]) -> dict:
+def run(names: list[str], arguments: list[str]) -> dict:
+    """The suite under these settings, all at once."""
+    name = ", ".join(names)
     command = [sys.executable, "-m", "pytest", "-q", "-rf", *arguments]
-    if name == "one core":
+    if "one core" in names:
         if not shutil.which("taskset"):
             return {"setting": name, "failed tests": ["taskset is not here"]}
-        command = ["taskset", "-c", "0", *command, "-n", "1"]
+        command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), *command, "-n", "1"]
+    environment = {**os.environ, **{k: v for each in names for k, v in SETTINGS[each].items()}}
     begun = time.time()
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS[name]}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", done.stdout[-2000:])}
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.M)
     if not counts:
@@ -62,13 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fast", action="store_true", help="without the tests marked slow")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="SETTING")
+    parser.add_argument("--together", action="store_true", help="all these settings at once: one row")
     parser.add_argument("--json", help="write the figures here")
     parser.add_argument("tests", nargs="*", help="files (default: all)")
     args = parser.parse_args()
     arguments = [*(["-m", "not slow"] if args.fast else []), *args.tests]
     rows = []
-    for name in args.only:
-        rows.append(run(name, arguments))
+    for names in [args.only] if args.together else [[name] for name in args.only]:
+        rows.append(run(names, arguments))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         if args.json:
             Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
