@@ -48,7 +48,7 @@ def make(folder: Path, args) -> list[Path]:
         tokenizer.save_pretrained(paths[-1])
     rng = random.Random(0)
     text = " ".join(f"w{min(int(rng.expovariate(8 / args.vocab)), args.vocab - 1)}" for _ in range(args.positions + 1))
-    (folder / "text.txt").write_text(text)
+    (folder / "text.txt").write_text(text, encoding="utf-8")
     return paths
 
 
@@ -95,7 +95,7 @@ def main(argv=None) -> int:
         runs = [run(folder, paths, args, args.kill_after)] if args.kill_after else []
         if not runs or runs[0]["killed"]:
             runs.append(run(folder, paths, args, None))
-        results = json.loads((folder / "out/results/members_results.json").read_text())
+        results = json.loads((folder / "out/results/members_results.json").read_text(encoding="utf-8"))
     figures = {
         **{name: getattr(args, name) for name in numbers},
         "dtype": args.dtype,
@@ -106,7 +106,7 @@ def main(argv=None) -> int:
     }
     print(json.dumps(figures, indent=1))
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -149,7 +149,7 @@ def parts(folder: Path) -> dict[str, float]:
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
     worker, before = [sys.executable, "-P", "training/pool.py"], resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(
-        worker, input=json.dumps(["trial", config.to_dict()]) + "\n", text=True, cwd=ROOT, check=True, env=path
+        worker, input=json.dumps(["trial", config.to_dict()]) + "\n", encoding="utf-8", cwd=ROOT, check=True, env=path
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     found["WORKER"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

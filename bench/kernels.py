@@ -189,7 +189,8 @@ def sanitized(source: str) -> int:
     """This program again, in a process where the sanitizer's library comes first."""
     compiler = toolchain.cpp_compiler()
     found = (
-        compiler and subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout
+        compiler
+        and subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, encoding="utf-8").stdout
     )
     if not found or not os.path.isabs(found):
         raise SystemExit("bench/kernels.py: there is no AddressSanitizer for g++ here")

@@ -129,7 +129,7 @@ def main(argv=None) -> int:
         print(f"time per model, n = 16 against n = 3: {by_n[16] / by_n[3]:.2f}")
     if args.json:
         machine = {"machine": platform.processor() or platform.machine(), "threads": args.threads}
-        args.json.write_text(json.dumps({**machine, "cases": figures}, indent=1) + "\n")
+        args.json.write_text(json.dumps({**machine, "cases": figures}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

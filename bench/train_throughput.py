@@ -156,7 +156,10 @@ def run_nanogpt(args, folder: Path, repeat: int) -> dict:
     shutil.rmtree(checkout, ignore_errors=True)
     shutil.copytree(args.nanogpt, checkout, ignore=shutil.ignore_patterns(".git"))
     script = checkout / "train.py"  # its seed is no setting
-    script.write_text(script.read_text().replace("manual_seed(1337 ", f"manual_seed({1337 + repeat} "))
+    script.write_text(
+        script.read_text(encoding="utf-8").replace("manual_seed(1337 ", f"manual_seed({1337 + repeat} "),
+        encoding="utf-8",
+    )
     data = checkout / "data" / "shakespeare_char"
     data.mkdir(parents=True, exist_ok=True)
     np.asarray(corpus.train, dtype=np.uint16).tofile(data / "train.bin")
@@ -224,7 +227,7 @@ def side_by_side(config: Config, activation: str, trials: int) -> list[dict]:
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
         for _ in range(trials)
     ]
     try:

@@ -77,7 +77,9 @@ def save(model, folder, tokenizer=None, steps: int | None = None):
     model.save_pretrained(where)
     (tokenizer or byte_tokenizer()).save_pretrained(where)
     if steps is not None:
-        (where / "trainer_state.json").write_text(json.dumps({"global_step": steps, "log_history": []}))
+        (where / "trainer_state.json").write_text(
+            json.dumps({"global_step": steps, "log_history": []}), encoding="utf-8"
+        )
     return where
 
 

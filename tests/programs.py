@@ -147,7 +147,7 @@ def workers_of(pid) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            name, _, rest = (folder / "stat").read_text(encoding="utf-8").partition("(")[2].rpartition(")")
             if name == f"of {pid}" or int(rest.split()[1]) == pid:
                 found.append(int(folder.name))
     return found
@@ -213,10 +213,14 @@ def _run_worker(script, folder, environment, streams, limit):
     for descriptor, file in enumerate(streams):
         os.dup2(file, descriptor)
         os.close(file)
-    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0, encoding="utf-8"), os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(0, encoding="utf-8"),
+        os.fdopen(1, "w", encoding="utf-8"),
+        os.fdopen(2, "w", encoding="utf-8"),
+    )
     os.setsid()
     _settle(folder, environment, [])
-    Path("/proc/self/comm").write_text(f"of {environment[STARTED_BY]}")
+    Path("/proc/self/comm").write_text(f"of {environment[STARTED_BY]}", encoding="utf-8")
     sys.argv = [script]
     runpy.run_path(script, run_name="__main__")
 
@@ -233,4 +237,4 @@ def _settle(folder, environment, first):
     for path in given:
         hook = Path(path) / "sitecustomize.py"
         if hook.exists():
-            exec(compile(hook.read_text(), str(hook), "exec"), {"__name__": "sitecustomize"})
+            exec(compile(hook.read_text(encoding="utf-8"), str(hook), "exec"), {"__name__": "sitecustomize"})

@@ -307,7 +307,9 @@ def test_without_a_library_the_formula_is_used(monkeypatch):
 @pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 def test_loops_that_compute_something_else_are_not_used(monkeypatch, tmp_path):
     source = tmp_path / "native.cpp"
-    source.write_text(toolchain.SOURCE.read_text(encoding="utf-8").replace("m * m * scale", "m * (m * scale)"))
+    source.write_text(
+        toolchain.SOURCE.read_text(encoding="utf-8").replace("m * m * scale", "m * (m * scale)"), encoding="utf-8"
+    )
     assert smelu.kernel.__wrapped__() is not None
     monkeypatch.setattr(toolchain, "SOURCE", source)
     monkeypatch.setattr(toolchain, "FOLDERS", (tmp_path,))
@@ -399,7 +401,7 @@ def test_other_tools_names_label_themselves():
 
 def test_the_registry_does_not_import_torch():
     code = "import activations as a, sys; a.list_activations(); a.label('smelu_3'); print('torch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert ran.stdout.strip() == "False"
 
 
@@ -481,9 +483,10 @@ def test_import_paths(tmp_path, monkeypatch):
         "def cube(x):\n    return x**3\n"
         "def maker():\n    return torch.nn.Hardswish()\n"
         "class Group:\n    @staticmethod\n    def double(x):\n        return 2 * x\n"
-        "number = 3\n"
+        "number = 3\n",
+        encoding="utf-8",
     )
-    (tmp_path / "broken_activations.py").write_text("this is no Python\n")
+    (tmp_path / "broken_activations.py").write_text("this is no Python\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     x = torch.linspace(-3, 3, 7)
     make = activations.make_activation
@@ -552,7 +555,7 @@ def test_the_benchmark_runs(tmp_path, capsys):
         ) == 0  # fmt: skip
     finally:
         torch.set_num_threads(threads)
-    figures = json.loads(file.read_text())
+    figures = json.loads(file.read_text(encoding="utf-8"))
     assert [r["dtype"] for r in figures["results"]] == ["float32", "bfloat16"]
     for result in figures["results"]:
         assert [row["activation"] for row in result["activations"]] == ["smelu_05", "gelu"]

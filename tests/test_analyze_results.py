@@ -532,11 +532,11 @@ def test_plan_on_the_command_line(tmp_path, capsys):
 def test_wrong_input_is_one_clear_line(tmp_path, arguments, status, says):
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "relu_results.json").write_text("{")
+    (tmp_path / "damaged" / "relu_results.json").write_text("{", encoding="utf-8")
     study = synthetic_study(("relu", "gelu"))
     study["gelu"]["fingerprint"] = "0" * 64
     write_study(tmp_path / "mixed", study)
-    (tmp_path / "a file").write_text("")
+    (tmp_path / "a file").write_text("", encoding="utf-8")
     done = run(tmp_path, *arguments)
     assert done.returncode == status
     assert says in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
@@ -544,7 +544,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, arguments, status, says):
 
 def test_neither_torch_nor_pandas_is_imported_until_needed(tmp_path):
     code = "import sys, analyze_results; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
     write_study(tmp_path / "results", synthetic_study())
     code = "import sys, analyze_results as a; a.main(sys.argv[1:]); print('torch' in sys.modules)"

@@ -489,8 +489,8 @@ def precision(config, activation, vocab_size): return Odd(config, vocab_size, "p
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A module of a user's own, in the current folder."""
-    (tmp_path / "models_in_a_folder.py").write_text(OWN)
-    (tmp_path / "broken_models.py").write_text("import torch\nimport no_such_package\n")
+    (tmp_path / "models_in_a_folder.py").write_text(OWN, encoding="utf-8")
+    (tmp_path / "broken_models.py").write_text("import torch\nimport no_such_package\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.delitem(sys.modules, "models_in_a_folder", raising=False)

@@ -316,7 +316,7 @@ def test_planted_copy_in_the_middle(config, corpus):
 @planted("a text of 40,000 characters ten times over", "new text")
 def test_planted_repetition(config, tmp_path):
     path = tmp_path / "ten.txt"
-    path.write_text(pseudo_english(40_000) * 10)
+    path.write_text(pseudo_english(40_000) * 10, encoding="utf-8")
     checks = audit.before_training(config, "gelu", load_corpus(config.replace(dataset=str(path))))
     assert status(checks)["new text"] == "fail"
     share = re.search(r"([\d.]+) % of training's occur there before", measured(checks, "new text"))
@@ -544,7 +544,7 @@ def test_planted_unknown_setting(smoke_config):
     with pytest.raises(UserError, match="n_layers"):
         Config(preset="smoke", n_layers=6)
     command = [sys.executable, "train.py", "--activation", "relu", "--modle", "gpt", "--audit-only"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert answer.returncode == 2
     assert "--model" in answer.stderr
 

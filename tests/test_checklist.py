@@ -96,7 +96,7 @@ def test_checkpoints_must_match(finished):
 
 def test_a_missing_or_damaged_results_file(finished):
     path = storage.results_path(finished / "results", "gelu")
-    path.write_text(path.read_text()[:-50])
+    path.write_text(path.read_text(encoding="utf-8")[:-50], encoding="utf-8")
     problems = [line.problem for line in check(finished) if line.problem]
     assert "gelu_results.json" in problems[0] and any("gelu: not trained" in p for p in problems)
     path.unlink()

@@ -496,10 +496,10 @@ def test_planted_checkpoint_of_other_settings(files):
 def test_planted_edited_results(tmp_path):
     path = storage.write_results(synthetic_results("relu"), tmp_path)
     assert storage.read_results(path)["activation"] == "relu"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     number = repr(synthetic_results("relu")["avg_val_loss"])
     assert number in text
-    path.write_text(text.replace(number, "1.5"))
+    path.write_text(text.replace(number, "1.5"), encoding="utf-8")
     with pytest.raises(storage.StorageError, match="changed after it was written"):
         storage.read_results(path)
 

@@ -185,7 +185,7 @@ def files(tmp_path_factory, corpus_file, data_dir):
         made[name] = root / f"{name}.txt"
         made[name].write_bytes(data)
     made["toml"] = root / "study.toml"
-    made["toml"].write_text("n_layr = 3")
+    made["toml"].write_text("n_layr = 3", encoding="utf-8")
     made["emptyfolder"].mkdir()
     made["fifo"] = root / "fifo"
     os.mkfifo(made["fifo"])
@@ -260,7 +260,7 @@ def command(program, *arguments, cwd):
     done = subprocess.run(
         [sys.executable, str(PROJECT / f"{program}.py"), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=cwd,
         timeout=300,
         check=False,
@@ -301,7 +301,7 @@ heavy = sorted(slow & set(sys.modules))
 print(json.dumps([status, heavy]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=300, check=True
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=True
     )
     *text, last = done.stdout.splitlines()
     status, heavy = json.loads(last)
@@ -317,7 +317,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         f"{sys.executable} {PROJECT / 'train.py'} --list-activations | head -1",
         shell=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=tmp_path,
         timeout=300,
         check=True,
@@ -346,7 +346,7 @@ MODES = ("tools/status", "tools/sample", "tools/decompose")  # of train.py
 @pytest.mark.parametrize("program", [*SCRIPTS, *MODES, "tools/doctor", "tools/metrics_guide"])
 def test_every_script_answers_help(program, tmp_path):
     command = [sys.executable, str(PROJECT / f"{program}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
     script = "train" if program in MODES else program.removeprefix("tools/")
     assert done.stdout.startswith(f"usage: {script}.py ") and not done.stderr
     assert not list(tmp_path.iterdir())
@@ -355,7 +355,7 @@ def test_every_script_answers_help(program, tmp_path):
 def test_a_mode_run_by_itself_is_that_of_train(tmp_path):
     flags = ["--study", "none_yet", "--device", "cpu"]
     command = [sys.executable, str(PROJECT / "tools/status.py"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
     assert done.stdout == "studies/none_yet/checkpoints: no trial has begun\n"
 
 
@@ -363,7 +363,7 @@ def test_a_mode_run_by_itself_is_that_of_train(tmp_path):
 def test_without_the_packages(program, tmp_path):
     """A Python that has none of them (-S: it looks into no site-packages)."""
     command = [sys.executable, "-S", str(PROJECT / f"{program}.py")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
     assert done.stderr.startswith(f"{program}.py: torch, numpy, ")
     assert f"not installed for this Python: ./setup.sh, then venv/bin/python {program}.py" in done.stderr
@@ -398,7 +398,9 @@ print("goes on")
 def test_an_interrupt_in_the_repl_is_one_line(tmp_path):
     """And what comes after it has tracebacks as ever."""
     repl = [sys.executable, "-i", "-q"]
-    done = subprocess.run(repl, input=REPL, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False)
+    done = subprocess.run(
+        repl, input=REPL, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=False
+    )
     lines = [line.lstrip(">. ") for line in done.stderr.splitlines() if line.strip(">. ")]
     assert lines[0] == train.INTERRUPTED
     assert lines[1].startswith("Traceback") and lines[-1] == "ZeroDivisionError: division by zero"

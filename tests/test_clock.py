@@ -325,9 +325,9 @@ def test_command_line(smoke_config, tmp_path, monkeypatch, capsys):
     command = ["--clock", "--activation", "relu", "gelu", *flags]
     assert train.main([*command, "--trials", "1"]) == 0
     assert "CLOCK.md" in capsys.readouterr().out
-    before = json.loads((tmp_path / "results/clock/relu.json").read_text())["trials"]["1"]
+    before = json.loads((tmp_path / "results/clock/relu.json").read_text(encoding="utf-8"))["trials"]["1"]
     assert train.main([*command, "--trials", "2"]) == 0
-    after = json.loads((tmp_path / "results/clock/relu.json").read_text())["trials"]
+    after = json.loads((tmp_path / "results/clock/relu.json").read_text(encoding="utf-8"))["trials"]
     assert after["1"] == before and set(after) == {"1", "2"}
     capsys.readouterr()
     monkeypatch.setattr(pool, "run_trials", lambda *_, **__: pytest.fail("trained"))

@@ -45,7 +45,7 @@ def offline():
 @pytest.fixture(scope="module")
 def models(corpus_file):
     """{kind: three models}, by seed."""
-    text = corpus_file.read_text()
+    text = corpus_file.read_text(encoding="utf-8")
     return {kind: [trained(kind, text, seed) for seed in (1, 2, 3)] for kind in KINDS}
 
 
@@ -328,7 +328,7 @@ def test_runs_of_trainer(corpus_file, tmp_path):
     """Three kinds of model, three seeds each, as transformers' own Trainer leaves them: groups compared, and the report
     says what was compared."""
     pytest.importorskip("accelerate")
-    text = corpus_file.read_text()
+    text = corpus_file.read_text(encoding="utf-8")
     (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
     groups = {
         kind: [trained_by_trainer(kind, text, k, tmp_path / kind / f"seed_{k}") for k in (1, 2, 3)] for kind in KINDS
@@ -415,7 +415,9 @@ def test_help_imports_neither_torch_nor_transformers():
     code = (
         f"import sys; sys.argv = [{str(ROOT / 'compare.py')!r}, '--help']; sys.path.insert(0, {str(ROOT)!r})\n{check}"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=os.environ, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "--group" in done.stdout
 
@@ -448,8 +450,8 @@ def changed(runs, tmp_path, what):
 
 def edit(name, **values):
     def change(folder):
-        record = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({**record, **values}))
+        record = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**record, **values}), encoding="utf-8")
 
     return change
 
@@ -503,7 +505,7 @@ WRONG = {
     "no weights": (lambda r, t: changed(r, t, lambda f: (f / "model.safetensors").unlink()), [], "but no weights"),
     "weights cut off": (
         lambda r, t: changed(r, t, lambda f: os.truncate(f / "model.safetensors", 5000)), [], "can't load it"),
-    "config not JSON": (lambda r, t: changed(r, t, lambda f: (f / "config.json").write_text("{")), [], "can't load"),
+    "config not JSON": (lambda r, t: changed(r, t, lambda f: (f / "config.json").write_bytes(b"{")), [], "can't load"),
     "unknown kind of model": (
         lambda r, t: changed(r, t, edit("config.json", model_type="nonesuch")), [], "transformers can't load it"),
     "weights of another size": (
@@ -519,7 +521,7 @@ WRONG = {
     "a vocabulary too small": (lambda r, t: of_vocabulary(r, t, 60), [], "its vocabulary ends at 59"),
     "another tokenizer": (other_tokenizer, [], "have different tokenizers"),
     "a broken tokenizer": (
-        lambda r, t: changed(r, t, lambda f: (f / "tokenizer.json").write_text("{}")), [], "not a tokenizer"),
+        lambda r, t: changed(r, t, lambda f: (f / "tokenizer.json").write_bytes(b"{}")), [], "not a tokenizer"),
     "no such text": (lambda r, t: members(r, "gpt2"), ["--text", "none.txt"], "none.txt"),
     "an empty text": (lambda r, t: members(r, "gpt2"), ["--text", "empty.txt"], "empty"),
     "a text too short": (lambda r, t: members(r, "gpt2"), ["--text", "short.txt"], "too few for one window"),
@@ -565,8 +567,8 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
-    Path("empty.txt").write_text(" \n")
-    Path("short.txt").write_text("s")
+    Path("empty.txt").write_text(" \n", encoding="utf-8")
+    Path("short.txt").write_text("s", encoding="utf-8")
     Path("latin.txt").write_bytes("é".encode("latin-1") * 100)
     make, more, says = WRONG[what]
     paths = [str(p) for p in make(runs, tmp_path)]

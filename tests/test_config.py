@@ -195,7 +195,8 @@ def test_like_needs_results_that_record_settings(results_of, tmp_path):
 def test_settings_in_a_toml_file(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(
-        'preset = "smoke"\nn_layer = 3\nlearning_rate = 1e-3\nvary = ["init"]\nbias = true\ndevice = "cpu"\n'
+        'preset = "smoke"\nn_layer = 3\nlearning_rate = 1e-3\nvary = ["init"]\nbias = true\ndevice = "cpu"\n',
+        encoding="utf-8",
     )
     config = Config.from_toml(path)
     expected = Config(preset="smoke", device="cpu", n_layer=3, learning_rate=1e-3, vary=("init",), bias=True)
@@ -246,7 +247,7 @@ def test_replications_share_no_seed_however_many_trials_they_have():
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
     file = tmp_path / "file"
-    file.write_text("x")
+    file.write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match="there is a file of that name"):
         Config(results_dir=file)
 

@@ -181,7 +181,7 @@ dist.destroy_process_group()
 def test_the_gradient_is_that_of_the_whole_batch(config, tmp_path):
     """Against one process, against torch's own DistributedDataParallel, in bfloat16 and with dropout."""
     script = tmp_path / "gradients.py"
-    script.write_text(GRADIENTS)
+    script.write_text(GRADIENTS, encoding="utf-8")
     settings = config.replace(max_iters=200, precision="float32").to_dict()
     found = json.loads(finish(torchrun(config, *TWO, script=script, arguments=[json.dumps(settings)])).splitlines()[-1])
     assert found.pop("last losses") < 1e-3, found
@@ -191,7 +191,7 @@ def test_the_gradient_is_that_of_the_whole_batch(config, tmp_path):
 def rank_process(job, rank):
     """The process id of a rank that torchrun started, once it is in the middle of a trial."""
     for task in Path(f"/proc/{job.pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        for child in (task / "children").read_text(encoding="utf-8").split():
             if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
                 return int(child)
     raise AssertionError("no such rank")
@@ -291,7 +291,9 @@ def test_a_trial_that_fails_or_diverges_leaves_the_ranks_in_step(config, tmp_pat
     """Diverged on rank 1 alone, failed on rank 0 alone; the third trial is trained as if nothing had been. Weights
     that part silently are found at the end of the fourth."""
     script = tmp_path / "sabotage.py"
-    script.write_text(SABOTAGE.format(plan={(1, 1, 7): "nan", (2, 0, 33): "fail", (4, 1, 50): "drift"}))
+    script.write_text(
+        SABOTAGE.format(plan={(1, 1, 7): "nan", (2, 0, 33): "fail", (4, 1, 50): "drift"}), encoding="utf-8"
+    )
     config = config.replace(max_iters=60, trials_per_activation=4)
     job = start(config, script=script)
     out, err = job.communicate(timeout=120)
@@ -305,7 +307,7 @@ def test_a_trial_that_fails_or_diverges_leaves_the_ranks_in_step(config, tmp_pat
 @pytest.mark.slow
 def test_a_rank_that_fails_takes_the_job_with_it(config, tmp_path):
     script = tmp_path / "sabotage.py"
-    script.write_text(SABOTAGE.format(plan={(1, 1, 7): "fail"}))
+    script.write_text(SABOTAGE.format(plan={(1, 1, 7): "fail"}), encoding="utf-8")
     job = start(config, script=script)
     _, err = job.communicate(timeout=120)
     assert job.returncode and "ValueError: planted" in err and "another rank is lost" in err

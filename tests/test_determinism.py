@@ -165,7 +165,7 @@ def test_killed_and_resumed(at, sent, schedule):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    worker = json.loads(progress.read_text())["pid"]
+    worker = json.loads(progress.read_text(encoding="utf-8"))["pid"]
     process.send_signal(sent)
     if sent == signal.SIGKILL:
         os.kill(worker, sent)  # or it would save its snapshot when it sees that the caller is gone

@@ -59,7 +59,7 @@ def python_cells(name: str) -> list[str]:
 def study(tmp_path_factory, corpus_file, data_dir):
     """A folder in which a finished small study lies in the documented places; its environment."""
     folder = tmp_path_factory.mktemp("study")
-    (folder / "my_book.txt").write_text(corpus_file.read_text(), encoding="utf-8")
+    (folder / "my_book.txt").write_text(corpus_file.read_text(encoding="utf-8"), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def run(*arguments, **options):
@@ -187,10 +187,12 @@ def answered(study, tmp_path_factory):
     _, run = study
     files = [tmp_path_factory.mktemp("answers") / name for name in ("questions.json", "outcomes.json")]
     first = (ROOT / ANSWERS).read_text(encoding="utf-8").split("\n## ")[0]
-    files[0].write_text(json.dumps({"first": answer(first)} | {q: answer(body) for q, body in questions().items()}))
+    files[0].write_text(
+        json.dumps({"first": answer(first)} | {q: answer(body) for q, body in questions().items()}), encoding="utf-8"
+    )
     done = run("-c", ANSWERING, *map(str, files), timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(files[1].read_text())
+    return json.loads(files[1].read_text(encoding="utf-8"))
 
 
 def test_there_are_forty_questions_each_with_one_answer():
@@ -289,6 +291,8 @@ def test_relative_links_of_the_guides_lead_somewhere():
 
 @pytest.mark.skipif(not shutil.which("git") or not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_nothing_generated_is_tracked():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     generated = [t for t in tracked if t.startswith(("results/", "plots/", "checkpoints/", "data/", "venv/"))]
     assert generated == ["checkpoints/.gitkeep", "plots/.gitkeep", "results/.gitkeep"]

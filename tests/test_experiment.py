@@ -63,7 +63,7 @@ def test_interrupted_runs_continued_with_each_setting_changed_in_turn(config, co
     before = tree(config.checkpoint_dir)
     assert sum(path.endswith(".snapshot") for path in before) == 2
     other_text = Path(config.results_dir).parent / "other.txt"
-    other_text.write_text(corpus_file.read_text()[::-1])
+    other_text.write_text(corpus_file.read_text(encoding="utf-8")[::-1], encoding="utf-8")
     with monkeypatch.context() as patch:
         patch.setattr(pool, "run_trials", lambda *_: pytest.fail("trained"))
         for name in CHANGED.keys() - NOT_TRAINED_WITH - IDLE:
@@ -89,10 +89,10 @@ def test_settings_that_change_nothing_go_on(config, idle, no_training, no_figure
 def test_another_text_is_refused_before_training(config, corpus_file, no_training):
     """The same path, other contents: with a snapshot, a checkpoint and results of another activation."""
     own = Path(config.results_dir).parent / "own.txt"
-    own.write_text(corpus_file.read_text())
+    own.write_text(corpus_file.read_text(encoding="utf-8"), encoding="utf-8")
     config = config.replace(dataset=str(own))
     interrupted(config, "relu")
-    own.write_text(corpus_file.read_text().replace("k", "g"))
+    own.write_text(corpus_file.read_text(encoding="utf-8").replace("k", "g"), encoding="utf-8")
     with pytest.raises(UserError, match="relu.trial_1.step-.*trained on another text"):
         train.run_study(config, ["gelu"], quiet=True)
 
@@ -205,7 +205,7 @@ def test_damaged_and_foreign_files_are_in_nobodys_way(config):
     (folder / "gelu" / "trial_1.pt").write_bytes(b"no checkpoint")
     (folder / "gelu" / "trial_1.step-5.snapshot").write_bytes(b"")
     Path(config.results_dir).mkdir()
-    (Path(config.results_dir) / "gelu_results.json").write_text("{")
+    (Path(config.results_dir) / "gelu_results.json").write_text("{", encoding="utf-8")
     there = experiment.found(config)
     assert len(there) == 4
     experiment.refuse_other_settings(config.replace(), ["relu"], there)

@@ -125,21 +125,25 @@ def test_the_card_says_what_was_measured_on_this_checkpoint_and_nothing_else(tmp
     from synthetic import synthetic_results
 
     path = checkpoint(tmp_path, "smelu_1")
-    bare = (export_to_huggingface(path, tmp_path / "bare", tmp_path / "results") / "README.md").read_text()
+    bare = (export_to_huggingface(path, tmp_path / "bare", tmp_path / "results") / "README.md").read_text(
+        encoding="utf-8"
+    )
     assert "| loss, relative PD | not measured |" in bare and "relu2" in bare
     results = synthetic_results("smelu_1")
     results["trials"][0]["checkpoint"] = {"path": str(path), "sha256": storage.sha256_file(path)}
     storage.write_results(results, tmp_path / "results")
-    card = (export_to_huggingface(path, tmp_path / "card", tmp_path / "results") / "README.md").read_text()
+    card = (export_to_huggingface(path, tmp_path / "card", tmp_path / "results") / "README.md").read_text(
+        encoding="utf-8"
+    )
     first = results["trials"][0]["val_loss"]
     assert f"| loss | {first:.4f} nats/token |" in card
     own = [p["relative_pd"] for p in results["reproducibility_metrics"] if "1" in p["model_pair"].split("_vs_")]
     assert f"| relative PD with the {len(own)} other trials, mean | {np.mean(own):.4f} |" in card
     results["trials"][0]["checkpoint"]["sha256"] = "another"
     storage.write_results(results, tmp_path / "results")
-    assert (
-        "not measured" in (export_to_huggingface(path, tmp_path / "o", tmp_path / "results") / "README.md").read_text()
-    )
+    assert "not measured" in (
+        export_to_huggingface(path, tmp_path / "o", tmp_path / "results") / "README.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_another_model_is_refused(tmp_path):
@@ -180,6 +184,8 @@ def test_help_imports_neither_torch_nor_transformers():
     check = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     check += "except SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
     code = f"import sys; sys.argv = [{str(script)!r}, '--help']; sys.path.insert(0, {str(script.parent)!r})\n{check}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=os.environ, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "CHECKPOINT" in done.stdout

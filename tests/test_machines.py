@@ -163,7 +163,7 @@ def unnamed_encodings(source: str) -> list[int]:
 
 
 def test_every_file_is_opened_with_its_encoding_named():
-    folders = (".", "models", "corpora", "training", "analysis", "plotting", "tools")
+    folders = ". models corpora training analysis plotting tools foreign tests bench findings".split()
     files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
     assert len(files) > 50
     found = {path.name: lines for path in files if (lines := unnamed_encodings(path.read_text(encoding="utf-8")))}

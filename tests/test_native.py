@@ -390,7 +390,7 @@ def test_made_once(unmade, monkeypatch):
 
 
 def test_made_where_it_can_be_written(unmade, monkeypatch):
-    (unmade / "first").write_text("a file where the folder should be")
+    (unmade / "first").write_text("a file where the folder should be", encoding="utf-8")
     assert toolchain.build().parent == unmade / "second"
     anew(monkeypatch)
     assert toolchain.build().parent == unmade / "second"
@@ -430,7 +430,7 @@ def test_a_library_that_can_not_be_loaded(unmade, monkeypatch):
 def test_what_was_chosen_automatically_falls_back(unmade, monkeypatch):
     """With a line that says so; only what was asked for is an error."""
     for name in ("first", "second"):
-        (unmade / name).write_text("")
+        (unmade / name).write_text("", encoding="utf-8")
     chosen = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
     config = Config(**chosen)
     assert not config.native
@@ -468,7 +468,8 @@ def test_wrong_kernels_are_refused(unmade, monkeypatch, right, wrong, kernel):
 def test_a_compiler_that_fails(unmade, monkeypatch):
     broken = unmade / "c++"
     broken.write_text(
-        '#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0 && exit\necho "x: error: no such thing" >&2; exit 1\n'
+        '#!/bin/sh\n[ "$1" = --version ] && echo broken 1.0 && exit\necho "x: error: no such thing" >&2; exit 1\n',
+        encoding="utf-8",
     )
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
@@ -490,7 +491,7 @@ def test_the_compiler_that_CXX_names(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     assert toolchain.cpp_compiler() is None
     mine = tmp_path / "my-c++"
-    mine.write_text("")
+    mine.write_text("", encoding="utf-8")
     mine.chmod(0o755)
     monkeypatch.setenv("CXX", "my-c++")
     assert toolchain.cpp_compiler() == str(mine)
@@ -505,7 +506,7 @@ def test_without_the_processors_own_instructions(unmade, monkeypatch):
 def sanitized(source=toolchain.SOURCE):
     program = toolchain.SOURCE.parent.parent / "bench" / "kernels.py"
     command = [sys.executable, str(program), "--sanitize", "--source", str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
     if "there is no AddressSanitizer" in done.stderr:
         pytest.skip("needs g++ with AddressSanitizer")
     return done

@@ -42,12 +42,12 @@ def own(tmp_path, monkeypatch):
     folder = tmp_path / "own"
     folder.mkdir()
     for name, text in CODE.items():
-        (folder / f"{name}.py").write_text(text)
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(folder)
 
     def begin_anew(*edited):
         for name in edited:
-            with open(folder / f"{name}.py", "a") as f:
+            with open(folder / f"{name}.py", "a", encoding="utf-8") as f:
                 f.write(EDITED[name])
         for name in CODE:
             sys.modules.pop(name, None)
@@ -108,7 +108,7 @@ def test_what_was_loaded_counts_not_what_became_of_its_file(own, config, tmp_pat
     """The user edits while trials train: they are all of the code that was loaded."""
     before = code_checksums(config, "my_activations:cube")
     file = tmp_path / "own" / "my_activations.py"
-    file.write_text(file.read_text() + EDITED["my_activations"])
+    file.write_text(file.read_text(encoding="utf-8") + EDITED["my_activations"], encoding="utf-8")
     assert code_checksums(config, "my_activations:cube") == before
     importlib.reload(sys.modules["my_activations"])
     after = code_checksums(config, "my_activations:cube")
@@ -191,13 +191,13 @@ def test_on_the_command_line(smoke_config, tmp_path):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in config.to_dict().items() if isinstance(v, (str, int, float))]
     flags = [flag for flag in flags if not flag.endswith(("=True", "=False"))]
     file = tmp_path / "my_models.py"
-    file.write_text(CODE["my_models"])
+    file.write_text(CODE["my_models"], encoding="utf-8")
 
     def run(*more):
         command = [sys.executable, str(PROJECT / "train.py"), "--activation", "relu", "--no-strict-audit"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
-            [*command, *flags, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+            [*command, *flags, *more], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=240
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -207,7 +207,7 @@ def test_on_the_command_line(smoke_config, tmp_path):
     assert recorded == {"model": {"my_models": storage.sha256_file(file)}}
     status, out, err = run()
     assert status == 0 and "to train" not in out, err
-    file.write_text(file.read_text() + EDITED["my_models"])
+    file.write_text(file.read_text(encoding="utf-8") + EDITED["my_models"], encoding="utf-8")
     status, out, err = run()
     assert status == 2 and err.count("\n") == 1 and "my_models was changed since" in err and "to train" not in out
     status, out, err = run("--overwrite")

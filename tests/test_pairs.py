@@ -120,6 +120,8 @@ def test_without_a_compiler_metrics_own_sums_are_used(monkeypatch):
 
 def test_a_miscompiled_kernel_is_refused(monkeypatch, tmp_path):
     source = tmp_path / "pairs.cpp"
-    source.write_text(pairs.SOURCE.read_text().replace("squares += d * d", "squares += d"))
+    source.write_text(
+        pairs.SOURCE.read_text(encoding="utf-8").replace("squares += d * d", "squares += d"), encoding="utf-8"
+    )
     with pytest.raises(pairs.toolchain.Unavailable, match=r"departs from metrics'"):
         pairs._library(source)

@@ -144,5 +144,5 @@ def test_it_compiles(tmp_path):
     document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{inputs}\\end{{document}}\n"
     (tmp_path / "paper.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, errors="replace")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]

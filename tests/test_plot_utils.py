@@ -320,7 +320,7 @@ def test_no_torch_and_no_pyplot(tmp_path):
         cwd=ROOT / "tests",
         env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "MPLCONFIGDIR": str(tmp_path), "PATH": ""},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=300,
     )
     assert run.stdout.strip().splitlines()[-1] == "[]", run.stderr
@@ -473,7 +473,7 @@ def test_parameters_are_shown_by_help():
 
 
 def test_a_disk_that_refuses(tmp_path):
-    (tmp_path / "plots").write_text("a file where the folder should be")
+    (tmp_path / "plots").write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(storage.StorageError, match="plots"):
         plot_utils.plot_summary_metrics(synthetic_results("relu"), "relu", tmp_path / "plots")
     assert [p.name for p in tmp_path.iterdir()] == ["plots"]

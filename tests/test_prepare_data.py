@@ -147,7 +147,7 @@ def test_an_edited_file_is_another_corpus_even_with_its_old_size_and_time(tmp_pa
     path = tmp_path / "text.txt"
     old = load(tmp_path, "ab" * 1000)
     stat = path.stat()
-    path.write_text("ba" * 1000)
+    path.write_text("ba" * 1000, encoding="utf-8")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     new = prepare_data.load_corpus(config_for(tmp_path, path))
     assert new.sha256 != old.sha256 and text_of(new) == "ba" * 1000
@@ -198,7 +198,7 @@ def test_folder_and_glob_are_joined_by_newlines_in_sorted_order(tmp_path):
     parts = {"a.txt": "alpha " * 90, "b/x.txt": "\ufeffbeta " * 90, "c.txt": "gamma\n" * 90}
     for name, text in parts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    (folder / "notes.md").write_text("not text")
+    (folder / "notes.md").write_text("not text", encoding="utf-8")
     expected = "\n".join(text.removeprefix("\ufeff") for text in parts.values())
     whole = prepare_data.load_corpus(config_for(tmp_path, folder, tokenizer="byte"))
     assert text_of(whole) == expected and whole.name == "texts"
@@ -208,13 +208,13 @@ def test_folder_and_glob_are_joined_by_newlines_in_sorted_order(tmp_path):
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_a_file(tmp_path):
-    (tmp_path / "a1.txt").write_text("wrong" * 100)
+    (tmp_path / "a1.txt").write_text("wrong" * 100, encoding="utf-8")
     assert text_of(load(tmp_path, "right" * 100, name="a[1].txt")) == "right" * 100
 
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "mine.txt").write_text(VERSE * 20)
+    (tmp_path / "mine.txt").write_text(VERSE * 20, encoding="utf-8")
     assert text_of(prepare_data.load_corpus(config_for(tmp_path, "~/mine.txt"))) == VERSE * 20
 
 
@@ -301,12 +301,12 @@ def test_too_small_says_how_much_is_enough(tmp_path, characters, block_size, tra
 
 def test_a_file_that_changes_while_it_is_read_is_not_cached_under_a_wrong_name(tmp_path, monkeypatch):
     path = tmp_path / "text.txt"
-    path.write_text("ab" * 1000)
+    path.write_text("ab" * 1000, encoding="utf-8")
     honest = prepare_data.survey
 
     def change_after(pieces):
         found = honest(pieces)
-        path.write_text("ba" * 1000)
+        path.write_text("ba" * 1000, encoding="utf-8")
         return found
 
     monkeypatch.setattr(prepare_data, "survey", change_after)
@@ -358,7 +358,9 @@ def test_swapped_arrays_are_noticed(tmp_path):
 def test_numbers_edited_in_the_cache_are_noticed(tmp_path, capsys):
     corpus = load(tmp_path, verses(2000))
     path = corpus.folder / "meta.json"
-    path.write_text(path.read_text().replace('"majority_accuracy": ', '"majority_accuracy": 1'))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"majority_accuracy": ', '"majority_accuracy": 1'), encoding="utf-8"
+    )
     assert load(tmp_path, verses(2000)).info == corpus.info
     assert "meta.json: damaged" in capsys.readouterr().err
 
@@ -399,9 +401,9 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
 
-    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=small_files, timeout=300)
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", preexec_fn=small_files, timeout=300)
     assert full.returncode == 1 and full.stderr.count("\n") == 1 and "train.bin" in full.stderr
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "data").rglob("*.tmp*"))
 
@@ -411,7 +413,8 @@ def test_two_processes_at_once_make_one_corpus(tmp_path):
     path.write_text(pseudo_english(300_000), encoding="utf-8")
     command = [sys.executable, "prepare_data.py", "--dataset", str(path), "--data-dir", str(tmp_path / "data")]
     running = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+        for _ in range(3)
     ]
     outputs = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]
@@ -423,7 +426,7 @@ def test_names_from_the_command_line_stay_inside_the_data_folder(tmp_path):
     folder = tmp_path / "x" / ".." / "..up; rm -rf"
     (tmp_path / "x").mkdir()
     folder.mkdir()
-    (folder / "a.txt").write_text(VERSE * 20)
+    (folder / "a.txt").write_text(VERSE * 20, encoding="utf-8")
     corpus = prepare_data.load_corpus(config_for(tmp_path, folder))
     assert corpus.folder.resolve().parent == (tmp_path / "data").resolve()
 
@@ -739,7 +742,7 @@ def test_the_real_plays_are_clean():
 
 def test_main_prints_what_it_made(tmp_path, capsys):
     path = tmp_path / "text.txt"
-    path.write_text(VERSE * 30)
+    path.write_text(VERSE * 30, encoding="utf-8")
     assert prepare_data.main(["--dataset", str(path), "--data-dir", str(tmp_path / "data"), "--block-size", "8"]) == 0
     out = capsys.readouterr().out
     corpus = prepare_data.load_corpus(config_for(tmp_path, path))
@@ -764,7 +767,7 @@ def test_main_lists_what_there_is(capsys):
 
 def test_importing_is_light():
     code = "import sys, prepare_data; print({'torch', 'tokenizers', 'datasets', 'pandas', 'tqdm'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.stdout.strip() == "set()", done.stderr
 
 
@@ -787,7 +790,7 @@ def test_memory_stays_bounded(tmp_path, name, megabytes):
     )
     arguments = ["--dataset", str(path), "--tokenizer", name, "--data-dir", str(tmp_path / "data")]
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024  # of this program alone: exec starts it anew
     assert peak < 120, f"{peak:.0f} MB"

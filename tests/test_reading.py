@@ -664,8 +664,8 @@ def test_hidden_and_temporary_files_are_left_out_and_counted(tmp_path, capsys):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"\0\x05\x16\x07 no text")
-    (folder / "a.txt").write_text("alpha beta\n" * 100)
-    (folder / "deep" / "b.txt").write_text("gamma delta\n" * 100)
+    (folder / "a.txt").write_text("alpha beta\n" * 100, encoding="utf-8")
+    (folder / "deep" / "b.txt").write_text("gamma delta\n" * 100, encoding="utf-8")
     corpus = load(folder)
     assert corpus.info["read_as"].startswith(
         f"texts: 2 files: 2 UTF-8; {len(HIDDEN)} hidden or temporary files left out, 2,301 characters"
@@ -679,7 +679,7 @@ def test_hidden_and_temporary_files_are_left_out_and_counted(tmp_path, capsys):
 def test_files_of_a_folder_may_differ_in_encoding(tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "a.txt").write_text("alpha\n" * 50)
+    (folder / "a.txt").write_text("alpha\n" * 50, encoding="utf-8")
     (folder / "b.txt").write_bytes(codecs.BOM_UTF16_LE + ("beta\n" * 50).encode("utf-16-le"))
     (folder / "c.txt").write_bytes(gzip.compress(b"gamma\n" * 50))
     found, account = text_of(folder)
@@ -737,7 +737,7 @@ def test_memory_stays_bounded(tmp_path, kind):
         "print(open('/proc/self/status').read()); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, "--dataset", str(path), "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
     assert peak < (250 if kind in ("zstd", "parquet") else 160), f"{peak:.0f} MB"  # pyarrow alone is 60 MB

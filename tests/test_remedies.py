@@ -403,7 +403,7 @@ def test_means_of_weights_are_measured_as_models(base, told):
 def test_a_damaged_file_is_named(tmp_path):
     for wrong in ({"relu": {"arms": [{}, {}]}}, {"relu": {**synthetic_remedies(), "arms": [1, 2]}}, {"relu": 3}):
         path = tmp_path / "remedies.json"
-        path.write_text(json.dumps({"schema": "remedies/1", "activations": wrong}))
+        path.write_text(json.dumps({"schema": "remedies/1", "activations": wrong}), encoding="utf-8")
         with pytest.raises(storage.StorageError, match="run analyze_results.py --remedies again"):
             arms.load(path)
 
@@ -421,12 +421,12 @@ def test_report_tells_it_and_verify_derives_it(base, told, capsys):
                          (base.plots_dir, "remedies.png"), (base.results_dir, "FINAL_REPORT.md")):  # fmt: skip
         assert found[f"{folder}/{name}"].problems == [], name
     path = storage.Path(base.results_dir) / "remedies.json"
-    contents = json.loads(path.read_text())
+    contents = json.loads(path.read_text(encoding="utf-8"))
     pd = contents["activations"]["relu"]["arms"][1]["pd"]
     pd[0][1] = pd[1][0] = 1.01 * pd[0][1]
     kept = path.read_bytes()
     try:
-        path.write_text(json.dumps(contents))
+        path.write_text(json.dumps(contents), encoding="utf-8")
         found = {f.name: f for f in verify(base, studies)}
         assert "arms[1].pd[0][1]" in found[str(path)].problems[0]
     finally:

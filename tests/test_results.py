@@ -40,7 +40,7 @@ def test_loads_files_of_another_tool(tmp_path):
     path = tmp_path / "anything_results.json"  # a name of its own, and NaN tokens
     results = minimal_results("relu")
     results["trials"][0]["train_accuracy"] = float("nan")
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results), encoding="utf-8")
     loaded = load_all_results(tmp_path)
     assert list(loaded) == ["relu"]
     assert loaded["relu"]["trials"][0]["train_accuracy"] is None
@@ -57,7 +57,7 @@ def test_no_folder_no_results(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", '{"activation": "relu"}', "[]", "\x00\x01"])
 def test_a_damaged_file_is_named_in_one_line(tmp_path, content):
     write_study(tmp_path, synthetic_study(("relu",)))
-    (tmp_path / "gelu_results.json").write_text(content)
+    (tmp_path / "gelu_results.json").write_text(content, encoding="utf-8")
     with pytest.raises(storage.StorageError, match="gelu_results.json") as caught:
         load_all_results(tmp_path)
     assert "\n" not in str(caught.value)
@@ -97,7 +97,7 @@ def test_the_wrong_name_and_two_of_a_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="swish_results.json: holds the results of gelu"):
         load_all_results(tmp_path)
     (tmp_path / "swish_results.json").unlink()
-    (tmp_path / "z_results.json").write_text(json.dumps(minimal_results("relu")))
+    (tmp_path / "z_results.json").write_text(json.dumps(minimal_results("relu")), encoding="utf-8")
     with pytest.raises(UserError, match="holds results of relu too"):
         load_all_results(tmp_path)
 
@@ -206,9 +206,9 @@ def test_hidden_files_are_ignored_and_files_that_are_no_results_named(tmp_path, 
     study = synthetic_study(("relu", "gelu"))
     write_study(tmp_path, study)
     (tmp_path / "._relu_results.json").write_bytes(b"\x00\x05\x16\x07Mac OS X")
-    (tmp_path / ".relu_results.json").write_text("{")
+    (tmp_path / ".relu_results.json").write_text("{", encoding="utf-8")
     for name, text in FOREIGN.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     for name in ("Copy of relu_results.json", "relu-laptop-relu_results.json", "relu_results (1).json"):
         (tmp_path / name).write_bytes((tmp_path / "relu_results.json").read_bytes())
     assert list(load_all_results(tmp_path)) == ["relu", "gelu"]
@@ -231,12 +231,14 @@ def test_what_is_damaged_is_not_left_out(tmp_path):
         "other_results.json": '{"trials": []}',
     }.items():
         folder = write_study(tmp_path / name, {"relu": study["relu"]})
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
         with pytest.raises(storage.StorageError, match=name) as caught:
             load_all_results(folder)
         assert "\n" not in str(caught.value)
     edited = write_study(tmp_path / "edited", study) / "relu_results.json"
-    edited.write_text(edited.read_text().replace('"avg_val_loss": 1', '"avg_val_loss": 2'))
+    edited.write_text(
+        edited.read_text(encoding="utf-8").replace('"avg_val_loss": 1', '"avg_val_loss": 2'), encoding="utf-8"
+    )
     with pytest.raises(storage.StorageError, match="changed after it was written"):
         load_all_results(tmp_path / "edited")
 

@@ -88,7 +88,7 @@ class Study:
         self.config = Config(**{**SETTINGS, "dataset": str(corpus_file), **folders, **changes})
         hook = root.parent / "strike"
         hook.mkdir(exist_ok=True)
-        (hook / "sitecustomize.py").write_text(STRIKE)
+        (hook / "sitecustomize.py").write_text(STRIKE, encoding="utf-8")
         self.hook = str(hook)
 
     def command(self, *names, quiet=False):
@@ -326,7 +326,7 @@ def _states(study):
 
 def catches(pid, number):
     """Whether a process has set a handler for a signal; Python has one for SIGINT anyway, but none for SIGTERM."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16) >> (number - 1) & 1
 
 
@@ -533,10 +533,10 @@ def test_results_without_their_seal_are_not_believed(states):
     folders, study, _ = states
     restore(study, folders["finished"])
     path = storage.results_path(study.config.results_dir, "relu")
-    results = json.loads(path.read_text())
+    results = json.loads(path.read_text(encoding="utf-8"))
     del results["content_sha256"]
     results["avg_relative_pd"] = 0.01
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results), encoding="utf-8")
     with pytest.raises(storage.StorageError, match="changed after it was written"):
         next_run(study.config)
 
@@ -548,7 +548,7 @@ def test_left_over_temporaries_are_cleared(states):
     child.wait()
     for folder in ("data", "results", "plots", "checkpoint/relu"):
         (study.root / folder).mkdir(exist_ok=True)
-        (study.root / folder / f".x.{storage.host_name()}.{child.pid}.tmp.pt").write_text("half")
+        (study.root / folder / f".x.{storage.host_name()}.{child.pid}.tmp.pt").write_text("half", encoding="utf-8")
     next_run(study.config)
     assert not study.left_over()
     assert_same(study.bits(), expected)
@@ -719,10 +719,10 @@ def test_something_else_in_the_place_of_a_file(states, name, state):
         path.unlink()
         path.mkdir()
     elif not path.exists():
-        path.mkdir() if "." in path.name else path.write_text("")
+        path.mkdir() if "." in path.name else path.write_text("", encoding="utf-8")
     else:
         shutil.rmtree(path)
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     try:
         notes = next_run(study.config)
     except (storage.StorageError, UserError) as error:
@@ -762,7 +762,7 @@ def test_two_activations_from_two_terminals(make, undisturbed):
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out, err) == (0, "", "")
     assert_same(study.bits(), undisturbed[0])
-    table = (study.root / "results" / "summary.csv").read_text()
+    table = (study.root / "results" / "summary.csv").read_text(encoding="utf-8")
     assert "RELU" in table and "GELU" in table
     assert (study.root / "results" / "FINAL_REPORT.md").exists()
 
@@ -837,8 +837,8 @@ def test_all_diverged_is_a_result(make):
         assert results["avg_val_loss"] is results["avg_relative_pd"] is None
         for figure in ("training_curves", "reproducibility", "summary"):
             assert (study.root / "plots" / f"{name}_{figure}.png").exists()
-    report = (study.root / "results" / "FINAL_REPORT.md").read_text()
+    report = (study.root / "results" / "FINAL_REPORT.md").read_text(encoding="utf-8")
     assert "diverged" in report
-    assert "nan" not in (study.root / "results" / "summary.csv").read_text().lower()
+    assert "nan" not in (study.root / "results" / "summary.csv").read_text(encoding="utf-8").lower()
     results, models, tokenizer = train.run_experiment(study.config, "relu", quiet=True)
     assert models == [] and tokenizer.vocab_size > 10

@@ -156,9 +156,9 @@ def test_other_things_in_the_folder(config):
     folder = Path(config.checkpoint_dir) / "relu"
     folder.mkdir(parents=True)
     for name in ("trial_x.pt", "trial_².pt", "trial_01.pt", "notes.txt", "trial_.json", "trial_1.step-2.snapshot.bak"):
-        (folder / name).write_text("x")
+        (folder / name).write_text("x", encoding="utf-8")
     (folder / "trial_2.json").mkdir()
-    (Path(config.checkpoint_dir) / "stray.pt").write_text("x")
+    (Path(config.checkpoint_dir) / "stray.pt").write_text("x", encoding="utf-8")
     (Path(config.checkpoint_dir) / ".ipynb_checkpoints").mkdir()
     (Path(config.checkpoint_dir) / "sources" / "init" / "relu").mkdir(parents=True)  # of --decompose
     assert [s["state"] for s in status.trial_states(config)] == ["missing", "unreadable", "missing"]
@@ -196,7 +196,9 @@ def test_of_a_real_run_from_another_process(smoke_config):
     seen = []
 
     def look():
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=300, check=True
+        )
         seen.append(next(line for line in done.stdout.splitlines() if line.startswith("relu ")))
 
     def report(event):

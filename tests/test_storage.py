@@ -55,7 +55,7 @@ def test_json_is_strict(tmp_path, number):
 
 def test_nan_of_other_tools_is_read_as_none(tmp_path):
     path = tmp_path / "x.json"
-    path.write_text('{"a": NaN, "b": [Infinity, -Infinity, 1]}')
+    path.write_text('{"a": NaN, "b": [Infinity, -Infinity, 1]}', encoding="utf-8")
     assert storage.read_json(path) == {"a": None, "b": [None, None, 1]}
 
 
@@ -63,9 +63,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.txt"
     storage.write_text(path, "old")
     with pytest.raises(RuntimeError), storage.atomic_path(path) as temporary:
-        temporary.write_text("half of the n")
+        temporary.write_text("half of the n", encoding="utf-8")
         raise RuntimeError
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
@@ -84,7 +84,7 @@ def test_a_disk_that_refuses_is_one_clear_line(tmp_path, monkeypatch, code, word
     with pytest.raises(StorageError, match=words) as caught:
         storage.write_text(path, "new")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
@@ -104,10 +104,10 @@ except storage.StorageError as error:
 """
     path = tmp_path / "x.txt"
     done = subprocess.run(
-        [sys.executable, "-c", code, path, os.getcwd()], capture_output=True, text=True, check=True, timeout=300
+        [sys.executable, "-c", code, path, os.getcwd()], capture_output=True, encoding="utf-8", check=True, timeout=300
     )
     assert "larger than this process may write" in done.stdout
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
@@ -120,7 +120,7 @@ def test_a_folder_where_a_file_should_be(tmp_path):
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):
-    (tmp_path / "results").write_text("")
+    (tmp_path / "results").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="file where a folder is needed"):
         storage.write_json(tmp_path / "results" / "x.json", 1)
 
@@ -142,7 +142,7 @@ def test_temporaries_of_dead_processes_are_cleaned_and_of_live_ones_kept(tmp_pat
     live = tmp_path / f".a.{storage.host_name()}.{os.getpid()}.tmp.pt"
     other = tmp_path / ".a.anotherhost.1.tmp.pt"
     for path in (dead, live, other):
-        path.write_text("x")
+        path.write_text("x", encoding="utf-8")
     assert storage.clean_temporaries(tmp_path) == [dead]
     assert live.exists() and other.exists()
 
@@ -161,9 +161,9 @@ def test_results_round_trip(tmp_path, results):
 
 def test_an_edited_number_is_noticed(tmp_path):
     path = storage.write_results(synthetic_results(), tmp_path)
-    edited = json.loads(path.read_text())
+    edited = json.loads(path.read_text(encoding="utf-8"))
     edited["avg_relative_pd"] = 0.05
-    path.write_text(json.dumps(edited))
+    path.write_text(json.dumps(edited), encoding="utf-8")
     with pytest.raises(StorageError, match="changed after it was written"):
         storage.read_results(path)
 
@@ -193,7 +193,7 @@ def break_results(change):
 )
 def test_a_file_that_is_no_results_file_says_why(tmp_path, results, words):
     path = tmp_path / "relu_results.json"
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(results), encoding="utf-8")
     with pytest.raises(StorageError, match="relu_results.json") as caught:
         storage.read_results(path)
     assert words in str(caught.value)
@@ -202,7 +202,7 @@ def test_a_file_that_is_no_results_file_says_why(tmp_path, results, words):
 @pytest.mark.parametrize("text", ["", "{", '{"a": 1', "\x00" * 50, "[" * 100_000, "not json"])
 def test_text_that_is_no_json(tmp_path, text):
     path = tmp_path / "x.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(StorageError, match="x.json"):
         storage.read_json(path)
 
@@ -306,7 +306,7 @@ def test_a_lock_excludes_and_a_killed_holder_releases_it(tmp_path):
         "import sys, time; sys.path.insert(0, sys.argv[2]); import storage\n"
         "lock = storage.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, path, os.getcwd()], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen([sys.executable, "-c", code, path, os.getcwd()], stdout=subprocess.PIPE, encoding="utf-8")
     assert holder.stdout.readline() == "held\n"
     lock = storage.FileLock(path)
     assert not lock.acquire(wait=False)

@@ -293,7 +293,7 @@ def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
     for name in ("relu", "gelu"):
         for folder in (tmp_path / "results", tmp_path / "studies" / "copy" / "results"):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}_results.json").write_text(json.dumps(minimal_results(name)))
+            (folder / f"{name}_results.json").write_text(json.dumps(minimal_results(name)), encoding="utf-8")
     assert studies.dependent(load(tmp_path)) == [["main", "copy"]]
 
 
@@ -380,7 +380,7 @@ def test_the_command_writes_everything(three, monkeypatch, capsys):
     for name in ("results/all_studies.csv", "results/all_studies_pooled.csv", "results/ALL_STUDIES.md"):
         assert f"written: {name}" in out and (folder / name).stat().st_size > 200
     assert (folder / "plots" / "all_studies.png").stat().st_size > 10_000
-    assert "(../plots/all_studies.png)" in (folder / "results" / "ALL_STUDIES.md").read_text()
+    assert "(../plots/all_studies.png)" in (folder / "results" / "ALL_STUDIES.md").read_text(encoding="utf-8")
     assert list(analyze_results.load_all_results("results")) == ["smelu_05", "relu", "gelu"]
 
 

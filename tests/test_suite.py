@@ -96,13 +96,13 @@ def test_what_is_not_known_is_not_applicable():
 
 @pytest.fixture(scope="module")
 def seeds(corpus_file):
-    return {k: trained("gpt2", corpus_file.read_text(), k) for k in SEEDS}
+    return {k: trained("gpt2", corpus_file.read_text(encoding="utf-8"), k) for k in SEEDS}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, seeds):
     folder = tmp_path_factory.mktemp("suite")
-    (folder / "my.txt").write_text(TEXT)
+    (folder / "my.txt").write_text(TEXT, encoding="utf-8")
     for k, model in seeds.items():
         save(model, folder / f"seed_{k}")
     return folder
@@ -166,7 +166,7 @@ def fault_steps(runs, seeds, folder, text):
     "fault", [fault_identical, fault_outlier, fault_copy, fault_quantised, fault_random, fault_steps]
 )
 def test_planted_faults_are_named(runs, seeds, tmp_path, corpus_file, fault):
-    added, name, says = fault(runs, seeds, tmp_path / "added", corpus_file.read_text())
+    added, name, says = fault(runs, seeds, tmp_path / "added", corpus_file.read_text(encoding="utf-8"))
     paths = added[1:] if added[0] == "only" else [*sound(runs), *added]
     found = alarms(runs, tmp_path / "out", paths)
     assert name in found and all(part in found[name] for part in says), found

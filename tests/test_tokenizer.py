@@ -190,7 +190,7 @@ def test_bpe_training_gives_the_same_tokenizer_in_every_process():
     )
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", code], input=SAMPLE, capture_output=True, text=True, check=True, timeout=300
+            [sys.executable, "-c", code], input=SAMPLE, capture_output=True, encoding="utf-8", check=True, timeout=300
         ).stdout
         for _ in range(3)
     }
@@ -243,7 +243,7 @@ def test_first_characters(strings, limit):
 
 def test_importing_is_light():
     code = "import sys, tokenizer; print({'torch', 'tokenizers', 'pandas'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=300)
     assert done.stdout.strip() == "set()"
 
 

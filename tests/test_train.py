@@ -202,7 +202,7 @@ def test_like_repeats_a_study_to_the_bit(finished, tmp_path, capsys, monkeypatch
     assert "like " not in capsys.readouterr().out
     toml = tmp_path / "study.toml"
     kept = {k: v for k, v in config.to_dict().items() if v is not None and not k.endswith("_dir")}
-    toml.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in kept.items()))
+    toml.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in kept.items()), encoding="utf-8")
     assert weights("toml", "--config", str(toml)) == expected
     assert weights("other", "--like", str(path), "--learning-rate", "0.003") != expected
     assert f"like {path}, but for learning_rate=0.01 there, 0.003 now" in capsys.readouterr().out
@@ -274,7 +274,7 @@ def test_in_python_messages_speak_of_arguments(what, smoke_config):
 def test_a_damaged_results_file_says_that_what_was_trained_is_kept(tmp_path, capsys):
     config = Config(preset="smoke", device="cpu", results_dir=str(tmp_path / "results"))
     storage.write_results(synthetic_results("relu"), config.results_dir)
-    (tmp_path / "results" / "gelu_results.json").write_text("{")
+    (tmp_path / "results" / "gelu_results.json").write_text("{", encoding="utf-8")
     with pytest.raises(storage.StorageError) as damaged:
         train._compare(config, train.Display(quiet=False))
     said = str(damaged.value)
@@ -331,7 +331,7 @@ def test_other_names_that_are_in_nobodys_way(smoke_config):
 def test_another_text_in_the_same_place_is_refused(finished, tmp_path):
     config = finished[0]
     other = tmp_path / Path(config.dataset).name
-    other.write_text(Path(config.dataset).read_text().replace("k", "g"))
+    other.write_text(Path(config.dataset).read_text(encoding="utf-8").replace("k", "g"), encoding="utf-8")
     corpus = load_corpus(config.replace(dataset=str(other)))
     path = storage.checkpoint_path(config.checkpoint_dir, "smelu_05", 1)
     with pytest.raises(UserError, match="another text"):
@@ -430,7 +430,7 @@ def test_it_runs_from(way, smoke_config, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     code, command, given = snippet(config), [sys.executable], None
     if way == "script":
-        (tmp_path / "unguarded.py").write_text(code)
+        (tmp_path / "unguarded.py").write_text(code, encoding="utf-8")
         command.append(str(tmp_path / "unguarded.py"))
     elif way == "stdin":
         command.append("-")
@@ -445,7 +445,14 @@ def test_it_runs_from(way, smoke_config, tmp_path):
             f"import threading\ndef work():\n{body}\nt = threading.Thread(target=work); t.start(); t.join()",
         ]
     done = subprocess.run(
-        command, input=given, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300, check=True
+        command,
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        cwd=tmp_path,
+        timeout=300,
+        check=True,
     )
     assert "PD 0." in done.stdout and done.stdout.rstrip().endswith("2"), done.stderr
 

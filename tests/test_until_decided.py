@@ -496,7 +496,7 @@ def test_killed_twice_the_same_decisions_and_bits(tmp_path, corpus_file, data_di
         process = begin(folder)
         error = process.communicate(timeout=500)[1]
         assert process.returncode == 0, error
-        record = json.loads((folder / "results" / "looks.json").read_text())
+        record = json.loads((folder / "results" / "looks.json").read_text(encoding="utf-8"))
         results = [storage.read_results(folder / "results" / f"{n}_results.json") for n in ("relu", "gelu")]
         return untimed(record), [[t["weights_sha256"] for t in r["trials"]] for r in results]
 
@@ -512,5 +512,5 @@ def test_killed_twice_the_same_decisions_and_bits(tmp_path, corpus_file, data_di
     kill_when(killed, "results/gelu_results.json")
     whole = finish(tmp_path / "whole")
     assert finish(killed) == whole
-    report = (killed / "results" / "FINAL_REPORT.md").read_text()
+    report = (killed / "results" / "FINAL_REPORT.md").read_text(encoding="utf-8")
     assert set(whole[0][-1]["comparisons"]) == {"gelu"} and "Executive Summary" in report

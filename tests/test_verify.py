@@ -401,7 +401,7 @@ def test_studies_of_single_sources_are_derived_again_with_all_their_files(tmp_pa
     for path in files:
         tamper(path)
     stray = tmp_path / "results/sources/init/notes.txt"
-    stray.write_text("PD 0.01")
+    stray.write_text("PD 0.01", encoding="utf-8")
     assert analyze_results.main(["--verify", *flags(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert not [str(p) for p in files if f"✗ {p}" not in out]
