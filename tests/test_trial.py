@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import TINY
+from models import toolchain
 from prepare_data import load_corpus
 from training import experiment, machine, trial
 
@@ -121,6 +122,7 @@ def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(toolchain.problem() is not None, reason="torch.compile needs a C++ compiler")
 def test_compiled(smoke_config, tmp_path):
     """Compiled training follows eager training, gives the same bits each time, and compiles outside of its time."""
 
