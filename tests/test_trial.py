@@ -1,5 +1,6 @@
 """The parts of a trial that are there for accelerators, as far as a CPU can run them."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,18 @@ def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
     monkeypatch.setattr(trial, "_compiled_loss", lambda *_: pytest.fail("compiled"))
     config = smoke_config.replace(compile=True)
     assert experiment.measured_costs(config, "relu", load_corpus(config)).step > 0
+
+
+@pytest.mark.slow
+def test_kernels_that_cannot_be_compiled_are_an_error_of_one_line(smoke_config, corpus_file, tmp_path):
+    """Before anything is trained, also where torch itself finds out only when it compiles."""
+    command = [sys.executable, ROOT / "train.py", "--preset", "smoke", "--activation", "gelu", "--compile"]
+    command += ["--device", "cpu", "--precision", "float32", "--dataset", corpus_file]
+    environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("train.py: compile=True: torch.compile fails here (") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("; use --no-compile\n") and not list(tmp_path.rglob("trial_*"))
 
 
 @pytest.mark.slow

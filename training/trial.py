@@ -53,7 +53,11 @@ def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> tor
 def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_compiled) -> Callable:
     """`training_loss`, compiled. One at a time: what was compiled for another model or activation is forgotten first,
     since the compiler makes a number that it has seen change, such as SmeLU's β, a variable of its kernels; so their
-    bits would depend on what was trained before."""
+    bits would depend on what was trained before.
+
+    Raises (the loss):
+        UserError: torch.compile makes no kernels here.
+    """
     torch.compiler.reset()
     cuda = device.startswith("cuda")
     options = {
@@ -66,7 +70,15 @@ def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_comp
     def loss(model, x, y):
         if cuda:
             torch.compiler.cudagraph_mark_step_begin()
-        return compiled(model, x, y)
+        try:
+            return compiled(model, x, y)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            why = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"compile=True: torch.compile fails here ({why}); use {option('compile', False)}"
+            ) from error
 
     return loss
 
