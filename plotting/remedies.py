@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from analysis.remedies import NONE, compared, front, mean_loss, mean_pd
 from plotting.style import GREY, SMALL, activation_style, headline, limits, named, panels, plain
 
+# beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
+PLACES = [(side, above) for above in (4, -9, 12, -17, 20, -25) for side in (1, -1)]
 AREA = 30  # points²: of a marker that stands for the time of one trial
 
 
@@ -40,7 +43,6 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
     best = front(points)
     ax.plot(*zip(*(points[i] for i in best), strict=True), color=GREY, linewidth=0.7, zorder=1)
     own = arms[0]["time"]
-    turns = {i: turn for turn, i in enumerate(sorted(range(len(points)), key=lambda i: points[i][1]))}
     for i, (arm, (loss, pd)) in enumerate(zip(arms, points, strict=True)):
         test = tests.get(arm["arm"])
         shown = arm["arm"] == NONE or (test.p_pd is not None and test.p_pd < 0.05)
@@ -49,10 +51,36 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
             loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2 + (not i),
             facecolors=colour if shown else "white", gid=f"{name} {arm['arm']}",
         )  # fmt: skip
-        above = 4 if turns[i] % 2 else -9  # neighbours in PD are named on different sides
-        ax.annotate(
-            plain(arm["arm"], 24), (loss, pd), xytext=(4, above), textcoords="offset points", fontsize=SMALL, color=GREY
-        )
     limits(ax, [loss for loss, _ in points], "x", 0.25)
     limits(ax, [pd for _, pd in points], "y", 0.15)
+    name_points(ax, points, [plain(arm["arm"], 24) for arm in arms])
     ax.set(title=named(name), xlabel="validation loss (nats per token)", ylabel="relative PD")
+
+
+def name_points(ax: Axes, points: list[tuple[float, float]], names: list[str]) -> None:
+    """Each name beside its point, where it covers neither another name nor another point, if there is such a place.
+    The axes must have their limits."""
+    scale = 72 / ax.figure.dpi  # pixels in points
+    at = ax.transData.transform(points) * scale
+    left, right = (ax.transAxes.transform([(0, 0), (1, 0)]) * scale)[:, 0]
+    size = FontProperties(size=SMALL).get_size_in_points()
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in at]
+    for i in sorted(range(len(points)), key=lambda i: at[i][1]):
+        width = 0.55 * size * len(names[i])
+
+        def box(side, above, i=i, width=width):
+            x = at[i][0] + 4 * side - (width if side < 0 else 0)
+            return x, at[i][1] + above, x + width, at[i][1] + above + size
+
+        def crossed(place, i=i):
+            a = box(*place)
+            others = [b for k, b in enumerate(taken) if k != i]
+            over = sum(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in others)
+            return over + 2 * (a[0] < left or a[2] > right)
+
+        side, above = place = min(PLACES, key=crossed)
+        taken.append(box(*place))
+        ax.annotate(
+            names[i], points[i], xytext=(4 * side, above), textcoords="offset points", fontsize=SMALL, color=GREY,
+            ha="left" if side > 0 else "right", va="baseline",
+        )  # fmt: skip

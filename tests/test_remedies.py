@@ -275,6 +275,26 @@ def test_grouped_pd_is_the_mean_between_the_groups():
     assert (np.diag(found) == 0).all()
 
 
+def test_names_in_the_figure_cover_neither_one_another_nor_a_point():
+    entry = synthetic_remedies()
+    none = entry["arms"][0]
+    entry["arms"] = [none] + [  # as close together as such arms are
+        {**none, "arm": name, "losses": [x + loss for x in none["losses"]], "pd": (np.array(none["pd"]) * pd).tolist()}
+        for name, loss, pd in (
+            ("lawa_10", -0.003, 1.004), ("ema_0.99", -0.004, 0.972), ("cooldown", -0.006, 0.975),
+            ("warm", -0.1, 0.83), ("distil", 0.04, 0.31),
+        )
+    ]  # fmt: skip
+    figure = plot_utils.plot_remedies.figure({"activations": {"relu": entry}})
+    figure.canvas.draw()
+    (ax,) = (ax for ax in figure.axes if ax.get_title(loc="left"))
+    boxes = [text.get_window_extent() for text in ax.texts]
+    points = [c.get_offset_transform().transform(c.get_offsets())[0] for c in ax.collections]
+    assert len(boxes) == len(points) == 6
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert not any(box.contains(*point) for box in boxes for point in points)
+
+
 def test_arms_are_compared_trial_by_trial():
     entry = synthetic_remedies()
     distil, same = arms.compared(entry)
