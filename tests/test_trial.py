@@ -121,6 +121,39 @@ def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
     assert experiment.measured_costs(config, "relu", load_corpus(config)).step > 0
 
 
+COMPILED = """
+import sys
+import torch
+from config import Config
+from prepare_data import load_corpus
+from training import trial
+from training.machine import torch_settings
+
+paths = dict(zip(("dataset", "data_dir"), sys.argv[1:]))
+config = Config(preset="smoke", device="cpu", compile=True, precision="float32", **paths)
+corpus = load_corpus(config)
+with torch_settings(config):
+    training = trial.Training(config, "smelu_05", 1, corpus)
+    x, y = training.batches(0)
+    print(torch.backends.cpu.get_cpu_capability(), float(training.loss(training.model, x, y)),
+          float(trial.training_loss(training.model, x, y)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(toolchain.problem() is not None, reason="torch.compile needs a C++ compiler")
+def test_code_compiled_for_another_processor_is_not_taken(corpus_file, data_dir, tmp_path):
+    """Two kinds of processor that share torch's cache, as on a cluster."""
+    for kind in (None, "avx2"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+        environment |= {"ATEN_CPU_CAPABILITY": kind} if kind else {}
+        command = [sys.executable, "-c", COMPILED, corpus_file, data_dir]
+        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+        assert done.returncode == 0, done.stderr
+        _, compiled, plain = done.stdout.split()
+        assert float(compiled) == pytest.approx(float(plain), rel=1e-5), done.stdout
+
+
 @pytest.mark.slow
 def test_kernels_that_cannot_be_compiled_are_an_error_of_one_line(smoke_config, corpus_file, tmp_path):
     """Before anything is trained, also where torch itself finds out only when it compiles."""

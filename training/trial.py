@@ -49,6 +49,9 @@ def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> tor
     return model(x, y)[1]
 
 
+_cache_key_tag = torch.compiler.config.cache_key_tag  # the user's own
+
+
 @functools.lru_cache(maxsize=1)
 def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_compiled) -> Callable:
     """`training_loss`, compiled. One at a time: what was compiled for another model or activation is forgotten first,
@@ -59,6 +62,9 @@ def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_comp
         UserError: torch.compile makes no kernels here.
     """
     torch.compiler.reset()
+    # Code that torch generated for one processor's vectors is taken from its cache on another, also by torch 2.13, and
+    # computes garbage there: AVX-512's loop of 16 with AVX2's loads of 8. The tag keeps them apart in a shared folder.
+    torch.compiler.config.cache_key_tag = f"{_cache_key_tag} {torch.backends.cpu.get_cpu_capability()}"
     cuda = device.startswith("cuda")
     options = {
         "triton.cudagraphs": cuda,  # a step of a small model is hundreds of short kernels: one launch instead
