@@ -3,6 +3,7 @@
 import os
 import random
 
+import hypothesis
 import pytest
 
 import programs
@@ -11,6 +12,11 @@ from training import pool
 
 # Before torch is imported: the tests run side by side, and threads that wait for one another cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No example has a time limit of its own, and a machine that is busy is none too slow.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 # enough to learn something on the small corpus in a third of a second
 TINY = {"preset": "smoke", "n_embd": 32, "max_iters": 60, "eval_interval": 20, "warmup_iters": 5}
 # `TESTS=full pytest` tries all random cases of the long tests; by default a fifth of them, or fewer
