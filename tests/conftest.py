@@ -24,6 +24,11 @@ FULL = os.environ.get("TESTS") == "full"
 SYLLABLES = [c + v for c in "bdfghklmnprst" for v in "aeio"]
 
 
+def speaking_utf8() -> dict[str, str]:
+    """The environment of a process whose streams are UTF-8, whatever the terminal's are here."""
+    return {**os.environ, "PYTHONIOENCODING": "utf-8"}
+
+
 def cases(all_of_them: int, part: int = 5) -> int:
     """How many random cases a long test tries: by default one in `part`."""
     return all_of_them if FULL else all_of_them // part

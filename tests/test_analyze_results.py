@@ -21,6 +21,7 @@ from analyze_results import (
     save_results_summary,
 )
 from config import UserError
+from conftest import speaking_utf8
 from synthetic import (
     DEGENERATE,
     differences_from,
@@ -549,7 +550,8 @@ def test_neither_torch_nor_pandas_is_imported_until_needed(tmp_path):
     write_study(tmp_path / "results", synthetic_study())
     code = "import sys, analyze_results as a; a.main(sys.argv[1:]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, "--check", *folders(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, encoding="utf-8")
+    utf8 = speaking_utf8()
+    done = subprocess.run(command, cwd=ROOT, env=utf8, capture_output=True, check=True, encoding="utf-8")
     assert done.stdout.splitlines()[-1] == "False"
 
 

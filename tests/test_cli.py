@@ -16,6 +16,7 @@ import plot_utils
 import prepare_data
 import storage
 import train
+from conftest import speaking_utf8
 from synthetic import synthetic_results
 
 PROJECT = Path(train.__file__).parent
@@ -300,9 +301,8 @@ slow = {{"torch", "pandas", "datasets"}} | ({{"scipy", "matplotlib"}} if {progra
 heavy = sorted(slow & set(sys.modules))
 print(json.dumps([status, heavy]))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=True
-    )
+    options = {"cwd": tmp_path, "env": speaking_utf8(), "encoding": "utf-8", "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, **options)
     *text, last = done.stdout.splitlines()
     status, heavy = json.loads(last)
     assert status == (0 if shown else 2)

@@ -1,6 +1,7 @@
 """`--status`: every state a trial can be in, from another process, without torch."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -156,7 +157,7 @@ def test_other_things_in_the_folder(config):
     folder = Path(config.checkpoint_dir) / "relu"
     folder.mkdir(parents=True)
     for name in ("trial_x.pt", "trial_².pt", "trial_01.pt", "notes.txt", "trial_.json", "trial_1.step-2.snapshot.bak"):
-        (folder / name).write_text("x", encoding="utf-8")
+        (folder / os.fsdecode(name.encode())).write_text("x", encoding="utf-8")
     (folder / "trial_2.json").mkdir()
     (Path(config.checkpoint_dir) / "stray.pt").write_text("x", encoding="utf-8")
     (Path(config.checkpoint_dir) / ".ipynb_checkpoints").mkdir()
