@@ -375,7 +375,7 @@ def plot_pd_ratios(table: Mapping[str, dict] | Study | Iterable[Mapping]):
 
 @figure("frontiers", annealed.frontiers, pd=annealed.pd_by_loss, loss=annealed.loss_by_steps)
 def plot_frontiers(all_results: Mapping[str, dict] | Study):
-    """Relative PD of fully trained models against their validation loss, a point for each branch of the trunk, and that
+    """Relative PD of annealed models against their validation loss, a point for each branch of the trunk, and that
     loss against their steps, with 95 % intervals over trials. Writes `frontiers.png`. Panels: pd, loss.
 
     Raises:

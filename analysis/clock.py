@@ -9,7 +9,7 @@ is ln 2 over it. There is none where the phase has fewer than 5 measurements or 
 
 A twin *stays together* with its trial when the loss between their weights, on the straight line, rises less than 0.01
 nats per token above the straight line of their losses: linear mode connectivity (Frankle et al. 2020, arXiv 1912.05671;
-for such twins Altıntaş et al. 2025, arXiv 2506.13234). No torch.
+for such twins Kwok et al. 2025, arXiv 2506.13234). No torch.
 """
 
 from __future__ import annotations

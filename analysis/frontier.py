@@ -1,4 +1,4 @@
-"""PD of fully trained models against their loss: the branches of a trunk, and PD at equal loss read between them.
+"""PD of annealed models against their loss: the branches of a trunk, and PD at equal loss read between them.
 
 At each branch every pair of trials has the mean of its two models' validation losses, and its PD; from branch to branch
 that is a line along which the loss falls, of models whose learning rate was cooled all the way: no schedule stands

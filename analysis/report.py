@@ -59,7 +59,7 @@ def _six(study: Study) -> str:
 FIGURES = {  # of the study as a whole: file, and what it shows, for those who can't see it too
     "comparison": ("comprehensive_comparison.png", _six),
     "ratios": ("pd_ratios.png", _ratios),
-    "frontiers": ("frontiers.png", lambda _: "PD of fully trained models against their loss, and their loss by steps"),
+    "frontiers": ("frontiers.png", lambda _: "PD of annealed models against their loss, and their loss by steps"),
     "divergence": ("divergence_comparison.png", lambda _: "PD along training, and against validation loss"),
 }
 FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section

@@ -318,7 +318,7 @@ def statistical_significance(s: Study) -> list[str]:
     if s.primary:
         lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
         read_at = [t.loss for t in s.primary if t.loss is not None]
-        at = "of fully trained models" if s.frontiers else f"at {span(read_at, 4)} nats per token" if read_at else DASH
+        at = "of annealed models" if s.frontiers else f"at {span(read_at, 4)} nats per token" if read_at else DASH
         where = {"PD": "final models", "Matched_PD": f"{at}; see section 5"}
         where["Loss"] = "nats per token"
         for quantity in QUANTITIES:
@@ -517,7 +517,7 @@ def key_findings(s: Study) -> list[str]:
 
 
 def footnote(s: Study) -> list[str]:
-    """PD at equal loss along training, where fully trained models have it too."""
+    """PD at equal loss along training, where annealed models have it too."""
     return ["### Footnote: equal loss along training", "", *along_training(s)] if s.frontiers else []
 
 
@@ -590,7 +590,7 @@ def best_and_worst(s: Study) -> str:
 
 
 def frontier(s: Study) -> list[str]:
-    """PD at equal loss of fully trained models: the branches, and what the comparisons between them show."""
+    """PD at equal loss of annealed models: the branches, and what the comparisons between them show."""
     ends = [point.ends for point in next(iter(s.frontiers.values()))]
     rows = [
         [label(n)] + [f"{fixed(mean(p.losses.values()), 3)}: {fixed(mean(p.pds.values()))}" for p in points]

@@ -15,6 +15,7 @@ import itertools
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,31 +84,104 @@ def moderated(d: np.ndarray, family: list[np.ndarray]) -> tuple[float, float, fl
 def contrast(study: dict[str, dict], quantity: str) -> tuple[float, float, float, float]:
     """The smooth activations together against ReLU."""
     smooth = [name for name in study if name != "relu"]
+    family = [differences(study, [name], quantity) for name in smooth]  # each lends its spread, as it is on its own
+    return moderated(differences(study, smooth, quantity), family)
 
-    def logs(some: list[str]) -> dict[str, np.ndarray]:
-        chosen = {name: study[name] for name in some}
-        pds = equal_loss_pds(chosen) if quantity == "Matched_PD" else {n: final_pds(r) for n, r in chosen.items()}
-        return {name: log_jackknife(values) for name, values in pds.items()}
 
-    together = logs([*smooth, "relu"])
-    family = []  # each comparison with ReLU lends its spread, as it is on its own
-    for name in smooth:
-        two = logs([name, "relu"])
-        family.append(two[name] - two["relu"])
-    return moderated(np.mean([together[name] for name in smooth], axis=0) - together["relu"], family)
+def read_study(name: str, without: int | None = None) -> dict[str, dict]:
+    """{activation: its results file}, without one trial of every activation where one is named."""
+    files = sorted((write.MEASURED / name / "results").glob("*_results.json"))
+    study = {r["activation"]: r for r in (json.loads(path.read_text(encoding="utf-8")) for path in files)}
+    for results in study.values() if without is not None else ():
+        for holder, key in [(results, "reproducibility_metrics"), *((b, "pairs") for b in results["frontier"])]:
+            holder[key] = [p for p in holder[key] if str(without) not in p["model_pair"].split("_vs_")]
+    return study
+
+
+def differences(study: dict[str, dict], smooth: list[str], quantity: str) -> np.ndarray:
+    """Mean ln PD of these activations minus ReLU's, a number for each trial."""
+    chosen = {name: study[name] for name in [*smooth, "relu"]}
+    pds = equal_loss_pds(chosen) if quantity == "Matched_PD" else {n: final_pds(r) for n, r in chosen.items()}
+    logs = {name: log_jackknife(values) for name, values in pds.items()}
+    return np.mean([logs[name] for name in smooth], axis=0) - logs["relu"]
+
+
+def pooled(samples: list[np.ndarray]) -> tuple[float, float, float]:
+    """Ratio and its 95 % limits over studies: DerSimonian and Laird's variance between them, Hartung and Knapp's
+    interval, and one variance within all studies."""
+    means, n = np.array([d.mean() for d in samples]), np.array([len(d) for d in samples])
+    within = sum(((d - d.mean()) ** 2).sum() for d in samples) / (n - 1).sum() / n
+    k, w = len(samples), 1 / within
+    q = (w * (means - np.average(means, weights=w)) ** 2).sum()
+    w = 1 / (within + max(0, (q - k + 1) / (w.sum() - (w**2).sum() / w.sum())))
+    mean = np.average(means, weights=w)
+    se = np.sqrt(np.average((means - mean) ** 2, weights=w) / (k - 1))
+    half = scipy.stats.t.ppf(0.975, k - 1) * se
+    return tuple(np.exp([mean, mean - half, mean + half]))
 
 
 def compare_outcomes() -> list[str]:
     """Where the second computation departs from the first."""
     problems = []
-    for (name, found), quantity in itertools.product(write.published().items(), write.OUTCOMES):
-        files = sorted((write.MEASURED / name / "results").glob("*_results.json"))
-        study = {r["activation"]: r for r in (json.loads(path.read_text(encoding="utf-8")) for path in files)}
-        test = found.contrast(quantity)
-        mine, theirs = contrast(study, quantity), (test.effect, test.low, test.high, test.p)
+
+    def compare(what: str, mine, theirs) -> None:
         if not np.allclose(mine, theirs, rtol=1e-9, atol=1e-12):
-            problems.append(f"{name}, {write.OUTCOMES[quantity]}: {mine} here, {theirs} in the text")
+            problems.append(f"{what}: {mine} here, {theirs} in the text")
+
+    found = write.published()
+    studies = {name: read_study(name) for name in found}
+    for (name, study), quantity in itertools.product(studies.items(), write.OUTCOMES):
+        what = f"{name}, {write.OUTCOMES[quantity]}"
+        compare(what, contrast(study, quantity), four(found[name].contrast(quantity)))
+        alone = {a: differences(study, [a], quantity) for a in study if a != "relu"}
+        for activation, d in alone.items():
+            test = found[name].study.test(activation, quantity)
+            compare(f"{what}, {activation}", moderated(d, list(alone.values())), four(test))
+        ids = sorted({k for pair in final_pds(study["relu"]) for k in pair})
+        left = {k: contrast(read_study(name, k), quantity) for k in ids}
+        whole = np.log(contrast(study, quantity)[0])
+        trial = max(left, key=lambda k: abs(np.log(left[k][0]) - whole))
+        named, test = found[name].moves_most(quantity)
+        compare(f"{what}, the trial that moves it most", trial, named)
+        compare(f"{what}, without trial {trial}", left[trial], four(test))
+    for quantity, (title, (key, some)) in itertools.product(write.OUTCOMES, write.pooled_arms(found).items()):
+        samples = [
+            differences(studies[n], [a for a in studies[n] if a != "relu"] if key == write.SMOOTH else [key], quantity)
+            for n in some
+        ]
+        theirs = write.pool_contrast(some, quantity, key)
+        limits = [theirs.ratio(part) for part in ("mean", "low", "high")]
+        compare(f"{title} pooled, {write.OUTCOMES[quantity]}", pooled(samples), limits)
+    compare_small_numbers(studies, found, compare)
     return problems
+
+
+def compare_small_numbers(studies: dict[str, dict], found: dict, compare: Callable) -> None:
+    """Parameters, passes through the text, single seeds of D256, and what is quoted from bench/RESULTS.md."""
+    text = write.text(found)
+    for name, study in studies.items():
+        results = study["relu"]
+        config, tokens = results["config"], results["dataset"]["train_tokens"]
+        passes = config["max_iters"] * config["batch_size"] * config["block_size"] / tokens
+        compare(f"{name}, passes through the text", passes, found[name].share_of_text)
+    a = studies["A"]["relu"]
+    width, layers = a["config"]["n_embd"], a["config"]["n_layer"]
+    norms, weights = 2 * layers + 1, 12 * layers * width**2  # attention 4, the block's two layers 8 widths squared
+    count = (a["dataset"]["vocab_size"] + a["config"]["block_size"] + norms) * width + weights
+    d = differences(studies["D256"], ["gelu"], "PD")
+    quoted = {
+        f"{count:,} parameters": 1,
+        f"in {(d < 0).sum()} of {len(d)} seeds, by {-100 * np.expm1(np.median(d)):.1f} % in the median": 1,
+        "0.108 of PD apart with ReLU, 0.092 to 0.105 with": 1,
+    }
+    for words, times in quoted.items():
+        compare(f"how often the text says {words!r}", times, text.count(words))
+    bench = " ".join((HERE.parent / "bench" / "RESULTS.md").read_text(encoding="utf-8").split())
+    compare("the twins in bench/RESULTS.md", 1, bench.count("a mean PD of 0.108 with ReLU and 0.092 to 0.105 with"))
+
+
+def four(test) -> tuple[float, float, float, float]:
+    return test.effect, test.low, test.high, test.p
 
 
 # -- the text, and a trial --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The figure of the frontiers: PD of fully trained models against their loss, and how the loss falls with the steps."""
+"""The figure of the frontiers: PD of annealed models against their loss, and how the loss falls with the steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frontiers(data: Frontiers) -> Figure:
         "each point: the models of one branch of the trunk, their learning rate cooled to the end; mean loss, and mean "
         "PD over pairs of trials.\nbars: 95 % over trials (of PD by the jackknife); none with fewer than three trials"
     )
-    headline(figure, "PD of fully trained models against their loss", note)
+    headline(figure, "PD of annealed models against their loss", note)
     pd_by_loss(axes[0, 0], data)
     loss_by_steps(axes[0, 1], data)
     handles = [
