@@ -262,7 +262,7 @@ def figure(studies: dict[str, Published]):
     headline(
         fig,
         "Do models with smooth activations differ less from one training to the next than models with ReLU?",
-        "in brackets: trainings; smooth activations. bars: 95 % over trainings, not adjusted; log scale; grey: within 5 %",
+        "in brackets: trainings; smooth activations. bars: 95 %, not adjusted; log scale; grey: within 5 %",
     )
     return fig
 
