@@ -24,14 +24,14 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
     require_packages("analyze_results.py")
 
+import cli as streams
 import storage
 from analysis import report, tables
-from analysis.looks import read_study
 from analysis.markdown import undressed
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
 from config import Config, Parser, UserError
-from tools import streams
+from questions.until_decided.looks import read_study
 from tools.checklist import check_study
 
 __all__ = [
@@ -226,14 +226,14 @@ def _analyse(folders: Config) -> int:
 
 
 def _where(folders: Config) -> int:
-    from tools.where import update  # brings torch
+    from questions.where.measure import update  # brings torch
 
     study = read_study(folders.results_dir)
     return _further(study, folders, *update(folders, study.all_results))
 
 
 def _remedies(folders: Config, studies_dir: str) -> int:
-    from tools.remedies import update  # brings torch
+    from questions.remedies.measure import update  # brings torch
 
     study = read_study(folders.results_dir)
     return _further(study, folders, *update(folders, study.all_results, studies_dir))
@@ -264,7 +264,7 @@ def _check(folders: Config, names: list[str] | None) -> int:
 
 
 def _all_studies(folders: Config, studies_dir: str) -> int:
-    from analysis import studies  # brings matplotlib
+    from questions.studies import tell as studies  # brings matplotlib
 
     if folders.study is not None:
         raise UserError("--all-studies reads every study; leave --study out")

@@ -7,9 +7,9 @@
     found.results["base"]["avg_relative_pd"];  found.matrix         # {group: results}; a DataFrame over all members
 
 A member is a checkpoint of ours (or a folder of them), a folder that transformers' AutoModelForCausalLM loads, or a
-dump of predictions (.npy, .npz, .safetensors, .parquet: see foreign/dumps.py). All are compared at the same windows of
-one text by the measures of the study; each group becomes a `{group}_results.json` that everything else here reads:
-tables, tests, figures and report. OWN_MODELS_GUIDE.md shows how.
+dump of predictions (.npy, .npz, .safetensors, .parquet: see dumps.py). All are compared at the same windows of one text
+by the measures of the study; each group becomes a `{group}_results.json` that everything else here reads: tables,
+tests, figures, report. OWN_MODELS_GUIDE.md shows how.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
     require_packages("compare.py")
 
+import cli as streams
 import storage
 from config import Config, Parser, UserError
-from tools import streams
 
 POSITIONS = 32768
 MEASURED = (
@@ -80,7 +80,7 @@ def compare_models(
     """Compare groups of models at the same positions of a text, and write what was found below `out`.
 
     Args:
-        groups: {name: paths}; see `foreign.loaders.find_members` for what a path may be.
+        groups: {name: paths}; see `questions.foreign.loaders.find_members` for what a path may be.
         text: a file, folder or glob of text, as a study's corpus may be; needed unless all members are dumps.
         positions: predictions compared, in evenly spaced windows that don't overlap.
         block_size: tokens of context of a window; None: the shortest context among the members, at most 2048. For
@@ -91,7 +91,7 @@ def compare_models(
         tokenizer: a folder or tokenizer.json in the place of those that lie with the models of transformers.
         targets: the .npy of targets for dumps that hold none.
         trust_remote_code: run code that a folder brings.
-        max_spool_gb: disk for predictions, below `out`; see foreign/measure.py.
+        max_spool_gb: disk for predictions, below `out`; see questions/foreign/measure.py.
         report: draw the figures and, with two groups or more, write table, tests and report, as of any study.
 
     Returns:
@@ -104,8 +104,8 @@ def compare_models(
     """
     import torch
 
-    from foreign import measure
-    from foreign.member import Opening
+    from questions.foreign import measure
+    from questions.foreign.member import Opening
 
     _check_groups(groups)
     device = _device(device, dtype)
@@ -128,7 +128,7 @@ def compare_models(
 
 def _windows(members, text, block_size: int | None, positions: int):
     """Where the members are compared: the rows of dumps, or windows of the text."""
-    from foreign import windows
+    from questions.foreign import windows
 
     if all(m.is_dump for m in members):
         return windows.of_dumps(members, block_size)
@@ -173,7 +173,7 @@ def _read(text) -> str:
 
 def _find(groups, opening) -> tuple[list, dict[str, list[int]]]:
     """All members, named, and the numbers of each group's."""
-    from foreign.loaders import find_members
+    from questions.foreign.loaders import find_members
 
     members, numbers, places = [], {}, {}
     for group, paths in groups.items():
@@ -206,7 +206,7 @@ def _name(group: str, member, taken: set[str]) -> str:
 
 
 def _look(members, where, how, display) -> list[dict]:
-    from foreign import measure
+    from questions.foreign import measure
 
     noise = []
     for k, member in enumerate(members):
@@ -237,7 +237,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
     import analyze_results
     import plot_utils
     from analysis import checks as study_checks
-    from foreign import suite
+    from questions.foreign import suite
 
     models, pairs, sets = sums.results()
     group_of = {k: group for group, ks in numbers.items() for k in ks}
@@ -299,7 +299,7 @@ def _shared_record(members, where, how, text, unigram) -> dict:
 
     import torch
 
-    from foreign import measure
+    from questions.foreign import measure
 
     batch = None if members[0].is_dump else measure.batch_of(how, where.block_size, members[0].vocab_size)
     settings = {"block_size": where.block_size, "positions": len(where.targets), "dtype": how.dtype}

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, field
 
 import storage
-from models import toolchain
+from kernels import toolchain
 from training import schedule as schedules
 
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from analysis.metrics_table import METRICS as METRICS  # part of this module's face
-from analysis.metrics_table import metrics_of
 from config import UserError
+from measures.table import METRICS as METRICS  # part of this module's face
+from measures.table import metrics_of
 
 NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference")
 # positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it
@@ -477,7 +477,7 @@ def evaluate_models(
         block_size: T.
         blocks: contiguous groups of windows for the `…_by_block` lists; at most W.
         max_block_bytes: predictions held at a time.
-        pair_sums: makes what sums over the vocabulary: PairSums, or training.pairs.pair_sums, which is faster.
+        pair_sums: makes what sums over the vocabulary: PairSums, or kernels.pairs.pair_sums, which is faster.
 
     Returns:
         Evaluation with, per model: `val_loss` (nats per token), `val_accuracy` (percent), their standard errors

@@ -40,21 +40,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import activations
+import cli as streams
 import storage
-from analysis import remedies as remedies_file
-from analysis.clock import Clock, load_clocks
 from analysis.frontier import frontier
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
-from analysis.where import WHERE_FILE, fitting, load
 from config import Config, Parser, UserError
-from plotting import clock as ticking
 from plotting import frontier as annealed
 from plotting import one, several
-from plotting import remedies as by_remedy
-from plotting import where as by_position
 from plotting.style import activation_style, house_style
-from tools import streams
+from questions.clock import draw as ticking
+from questions.clock.tell import Clock, load_clocks
+from questions.remedies import draw as by_remedy
+from questions.remedies import tell as remedies_file
+from questions.where import draw as by_position
+from questions.where.tell import WHERE_FILE, fitting, load
 
 __all__ = [
     "plot_training_curves",
@@ -508,14 +508,14 @@ def plot_clock(clocks: Mapping):
     time, and PD at the end by the step of the fork. Writes `clock.png`. Panels: weights, predictions, doubling, ends.
 
     Args:
-        clocks: {activation: Clock}, what analysis.clock.load_clocks reads from the files of `train.py --clock`.
+        clocks: {activation: Clock}, what questions.clock.tell.load_clocks reads from the files of `train.py --clock`.
 
     Raises:
         UserError: it is something else, or empty.
         storage.StorageError: the disk refuses.
     """
     if not isinstance(clocks, Mapping) or not clocks or not all(isinstance(c, Clock) for c in clocks.values()):
-        raise UserError("clocks: {activation: Clock} is needed, as analysis.clock.load_clocks('results') gives it")
+        raise UserError("clocks: {activation: Clock} is needed, as clock.tell.load_clocks('results') gives it")
     return clocks
 
 

@@ -38,6 +38,7 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
 import numpy as np
 
+import cli as streams
 import storage
 from config import Parser, UserError, add_arguments, from_args
 from corpora.encodings import noise_note
@@ -48,7 +49,6 @@ from corpora.shakespeare import SHAKESPEARE_SHA256, shakespeare
 from corpora.source import PIECE, Source, announce
 from storage import StorageError
 from tokenizer import code_points, first_characters, from_dict, make_tokenizer, rechunk, token_dtype
-from tools import streams
 
 FORMAT = 1  # of the cache; a change of it prepares every corpus anew
 

@@ -226,7 +226,7 @@ def looks_path(results_dir: str | os.PathLike) -> Path:
 
 
 def clock_path(results_dir: str | os.PathLike, activation: str) -> Path:
-    """Where the chaos clock of an activation is kept (training/clock.py)."""
+    """Where the chaos clock of an activation is kept (questions/clock/measure.py)."""
     return Path(results_dir) / "clock" / f"{file_name(activation)}.json"
 
 

@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before anything that may be missing is imported
     require_packages("train.py")
 
 import activations
+import cli as streams
 import storage
 from config import (
     REPLICATION_STEP,
@@ -38,7 +39,6 @@ from config import (
     lacking,
     option,
 )
-from tools import streams
 from training import ranks
 from training.progress import Display, duration
 
@@ -145,11 +145,11 @@ def run_until_decided(
 
     `budget`: the time that all runs together may take, '90s', '30m', '2h' or seconds. `margin`: percent of PD that is
     practically nothing (default 5). The number of trials in `config` doesn't count. Returns what is also in
-    `results_dir/looks.json`; see tools/until_decided.py.
+    `results_dir/looks.json`; see questions/until_decided/command.py.
 
     Raises as run_experiment; StorageError when results contradict a look that was recorded.
     """
-    from tools.until_decided import until_decided
+    from questions.until_decided.command import until_decided
 
     _check_names(names)
     display = Display(quiet)
@@ -594,7 +594,7 @@ def _sample(args) -> int:
 
 
 def _decompose(args) -> int:
-    from tools.decompose import decompose, print_table
+    from questions.sources.command import decompose, print_table
 
     config, names = _settings(args), _names(args.activation, default="relu")
     say = Display(args.quiet or ranks.rank_and_size()[0] > 0).line
@@ -613,7 +613,7 @@ def _decompose(args) -> int:
 
 
 def _clock(args) -> int:
-    from tools import clock
+    from questions.clock import command as clock
 
     if args.overwrite:
         raise UserError("--clock: goes on with what is there; leave --overwrite out, or give --study NAME")

@@ -17,10 +17,10 @@ import activations
 import plot_utils
 import storage
 from analysis.markdown import DASH, MINUS, effect, listed, p_value, plus_minus
-from analysis.metrics_table import BY_KEY
 from analysis.results import mean, std
 from analysis.sections import NAMES, interval, margin
 from analysis.study import ALPHA, REFERENCE, Study
+from measures.table import BY_KEY
 from storage import number
 from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
 

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import activations
 import storage
-from analysis import looks, remedies, sections, summary, where
+from analysis import sections, summary
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
-from analysis.metrics_table import BY_KEY
 from analysis.page import to_html
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import REDUCTIONS, REFERENCE, Study
+from measures.table import BY_KEY
+from questions.remedies import tell as remedies
+from questions.until_decided import looks
+from questions.where import tell as where
 
 SECTIONS = (  # title, its parts, each with the figure that follows
     (

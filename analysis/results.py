@@ -24,8 +24,8 @@ import activations
 import significance
 import storage
 from activations import STUDY
-from analysis.metrics_table import Metric
 from config import Config, UserError
+from measures.table import Metric
 from models import own_code
 from storage import number
 from training.matched_loss import matched_loss_pd

@@ -31,7 +31,6 @@ from analysis.markdown import (
     table,
     trials_planned,
 )
-from analysis.metrics_table import BY_KEY, METRICS
 from analysis.results import Measured, mean, std
 from analysis.study import (
     ALPHA,
@@ -46,6 +45,7 @@ from analysis.study import (
     overshoot,
     reduction,
 )
+from measures.table import BY_KEY, METRICS
 from significance import same
 from storage import number
 

@@ -142,7 +142,7 @@ def _once(method):
 class Study:
     """The results of one study, {activation: results}, and what follows from them. `name` tells several apart.
 
-    looks: the record of the looks that were taken while trials were added (analysis.looks), or None. The trials are
+    looks: the record of the looks that were taken while trials were added (looks.py), or None. The trials are
     those of the last look, then: p-values and intervals allow for all looks, and the decisions on record stand.
 
     Raises:

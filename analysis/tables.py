@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from analysis.metrics_table import METRICS
 from analysis.results import Measured, mean, median, std
 from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study, last_on_curve
+from measures.table import METRICS
 
 SUMMARY_FIRST = (
     "Activation Avg_Val_Loss Std_Val_Loss Avg_Train_Loss Avg_Relative_PD Avg_Pred_Diff_Pct Avg_Training_Time_Sec "

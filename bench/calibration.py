@@ -455,7 +455,7 @@ def pooling(rng, replications):
     one study evaluated k times, with a tenth of the spread between evaluations. Overlapping: seeds [a b c], [b c d],
     ... Same seeds: other weights, effects correlated .3. Counted once: overlapping studies that sig.separate_studies
     leaves, alone if it is one. One study: all k + 2 distinct trials. By trial: the differences of the same trial or
-    seed averaged over the studies, as analysis.studies does. Found: where the true PD is 5 % lower."""
+    seed averaged over the studies, as questions.studies.tell does. Found: where the true PD is 5 % lower."""
     for k in (2, 3, 6):
         logs = pooled_logs(rng, replications, k)
         kept = [i for i, other in sig.separate_studies([range(i, i + 3) for i in range(k)]).items() if other is None]

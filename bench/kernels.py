@@ -28,9 +28,10 @@ from tabulate import tabulate
 
 import metrics
 from config import Config
-from models import smelu, toolchain
+from kernels import native, pairs, toolchain
+from models import smelu
 from models.architectures import MODELS, build_model
-from training import fused, native, pairs, trial
+from training import fused, trial
 
 BF16 = torch.bfloat16
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g")

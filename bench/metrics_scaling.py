@@ -45,7 +45,7 @@ def measure(n: int, V: int, N: int, threads: int, native: bool) -> dict:
 
     sys.path.insert(0, str(ROOT))
     import metrics
-    from training import pairs
+    from kernels import pairs
 
     class Table(torch.nn.Module):
         rows = torch.randn(16, V, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def main(argv=None) -> int:
     parser.add_argument("--large", action="store_true", help="also n = 16, V = 50 257, N = 65 536")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each case; the median is shown (default 3)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
-    parser.add_argument("--native", action="store_true", help="with the compiled pair sums (training/pairs.cpp)")
+    parser.add_argument("--native", action="store_true", help="with the compiled pair sums (kernels/pairs.cpp)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--case", type=int, nargs=3, metavar=("n", "V", "N"), help="this one case only")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in this process

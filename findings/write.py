@@ -25,12 +25,12 @@ import activations
 import significance
 from analysis.frontier import equal_loss
 from analysis.markdown import effect, fixed, label, listed, p_value, signed, table
-from analysis.metrics_table import BY_KEY
 from analysis.results import load_all_results
-from analysis.studies import SMOOTH, Member, Pooled, pool_one
 from analysis.study import REFERENCE, Study
+from measures.table import BY_KEY
 from plotting.several import forest
 from plotting.style import GREY, WIDTH, headline, house_style, panels
+from questions.studies.tell import SMOOTH, Member, Pooled, pool_one
 
 ALPHA = 0.05
 OUTCOMES = {"PD": "final models", "Matched_PD": "at equal annealed loss"}

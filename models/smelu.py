@@ -12,7 +12,7 @@ Value and slope both follow from one clamped number, m = clamp(x + beta, 0, 2 be
 so the backward pass needs nothing but x. Half precisions are computed in float32 and rounded once.
 
 No operation of torch computes either line in one pass over memory, and a chain of them costs 1.7 to 4 times ReLU on a
-CPU however it is arranged. On the CPU in float32 and bfloat16 the loops of `training/native.cpp` are used where it can
+CPU however it is arranged. On the CPU in float32 and bfloat16 the loops of `kernels/native.cpp` are used where it can
 be compiled; they cost what ReLU costs (bench/activations.py measures it). They do the same IEEE operations in the same
 order as the torch formula, which is checked bit for bit before they are used: which of the two it is makes no
 difference to any result. On other devices, in other precisions and inside torch.compile, which fuses the formula by
@@ -27,7 +27,7 @@ import functools
 import torch
 from torch import nn
 
-from models import toolchain
+from kernels import toolchain
 
 # Beyond these, beta² or 1/beta comes near the ends of float32's range.
 SMALLEST_BETA, LARGEST_BETA = 1e-6, 1e6

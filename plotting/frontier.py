@@ -9,8 +9,8 @@ from matplotlib.lines import Line2D
 
 import significance
 from analysis.frontier import Point
-from analysis.metrics_table import BY_KEY as METRIC
 from analysis.results import matrix
+from measures.table import BY_KEY as METRIC
 from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, ticks
 
 Frontiers = dict[str, list[Point]]

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 import significance
-from analysis.metrics_table import BY_KEY as METRIC
-from analysis.metrics_table import Metric, metrics_of
 from analysis.results import Measured, matrix, mean
+from measures.table import BY_KEY as METRIC
+from measures.table import Metric, metrics_of
 from plotting.style import (
     ALARM,
     GREY,

@@ -15,10 +15,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 import activations
-from analysis.metrics_table import BY_KEY as METRIC
 from analysis.results import Measured
 from analysis.study import REFERENCE, WEIGHTINGS, Study
 from config import UserError
+from measures.table import BY_KEY as METRIC
 from plotting.one import (
     LOSS,
     at_the_start,

@@ -66,7 +66,7 @@ def byte_tokenizer():
     import transformers
 
     from tokenizer import make_tokenizer
-    from tools.huggingface import fast_tokenizer
+    from tools.export import fast_tokenizer
 
     return transformers.PreTrainedTokenizerFast(tokenizer_object=fast_tokenizer(make_tokenizer("byte", "")))
 

@@ -10,9 +10,9 @@ import itertools
 import numpy as np
 
 import storage
-from analysis import positions
-from analysis.metrics_table import METRICS
 from config import Config
+from measures.table import METRICS
+from questions.where import positions
 from training.matched_loss import pd_at_val_loss
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
@@ -443,7 +443,7 @@ def parting(doubling, steps, noise, rng, start=1e-7, top=0.3):
 
 def synthetic_clock(name, doublings, forks=(0, 100), n_forks_together=1, seed=0):
     """A file of the clock with planted doubling times, one a trial in steps, the same for every fork."""
-    from training.clock import offsets  # brings torch
+    from questions.clock.measure import offsets  # brings torch
 
     rng, trials = np.random.default_rng([seed, sum(name.encode())]), {}
     moved = {"unit": "float32", "parameter": "h.0.mlp.c_proj.weight", "place": 3, "from": 0.1, "to": 0.1000001}

@@ -14,7 +14,8 @@ from torch import nn
 import activations
 from bench import activations as bench
 from config import UserError
-from models import smelu, toolchain
+from kernels import toolchain
+from models import smelu
 
 LISTED = [info.name for info in activations.list_activations()]
 

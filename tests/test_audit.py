@@ -21,11 +21,12 @@ import storage
 from analysis import checks as results_checks
 from config import Config, UserError
 from conftest import FULL, pseudo_english
-from models import architectures, toolchain
+from kernels import native, toolchain
+from models import architectures
 from planted import assert_counted, measured, planted, status
 from prepare_data import load_corpus
 from synthetic import STUDY
-from training import batches, experiment, fused, machine, native, trial
+from training import batches, experiment, fused, machine, trial
 
 needs_compiler = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 

@@ -339,24 +339,16 @@ def test_every_setting_has_a_flag_in_help(capsys):
         assert "--" + field.name.replace("_", "-") in shown
 
 
-SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/huggingface")
-MODES = ("tools/status", "tools/sample", "tools/decompose")  # of train.py
+SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/export")
 
 
-@pytest.mark.parametrize("program", [*SCRIPTS, *MODES, "tools/doctor", "tools/metrics_guide"])
+@pytest.mark.parametrize("program", [*SCRIPTS, "tools/doctor", "tools/metrics_guide"])
 def test_every_script_answers_help(program, tmp_path):
     command = [sys.executable, str(PROJECT / f"{program}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
-    script = "train" if program in MODES else program.removeprefix("tools/")
+    script = program.removeprefix("tools/")
     assert done.stdout.startswith(f"usage: {script}.py ") and not done.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_a_mode_run_by_itself_is_that_of_train(tmp_path):
-    flags = ["--study", "none_yet", "--device", "cpu"]
-    command = [sys.executable, str(PROJECT / "tools/status.py"), *flags]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
-    assert done.stdout == "studies/none_yet/checkpoints: no trial has begun\n"
 
 
 @pytest.mark.parametrize("program", SCRIPTS)

@@ -13,13 +13,14 @@ import metrics
 import plot_utils
 import storage
 import train
-from analysis import clock as analysis
 from config import Config, UserError
 from prepare_data import load_corpus
+from questions.clock import command as tool
+from questions.clock import measure as clock
+from questions.clock import tell as analysis
 from synthetic import parting, synthetic_clock
-from tools import clock as tool
 from tools.verify import verify
-from training import clock, pool, trial
+from training import pool, trial
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import storage
 from compare import compare_models, main
 from config import UserError
 from conftest import pseudo_english
-from foreign import dumps, measure, windows
+from questions.foreign import dumps, measure, windows
 
 transformers = pytest.importorskip("transformers")
 from own_models import (  # noqa: E402
@@ -616,7 +616,7 @@ def test_exported_models_give_what_training_measured(smoke_config, tmp_path):
     checkpoints as they are."""
     from activations import STUDY
     from prepare_data import load_corpus
-    from tools.huggingface import export_to_huggingface
+    from tools.export import export_to_huggingface
     from train import run_experiment
 
     config = smoke_config.replace(workers=1)

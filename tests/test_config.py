@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import config as config_module
 import storage
 from config import PRESETS, Config, Parser, UserError, add_arguments, command_line, from_args
-from models import toolchain
+from kernels import toolchain
 from synthetic import synthetic_results
 
 # (settings, what the message must name: the field and what would be right)

@@ -7,8 +7,8 @@ import pytest
 import activations
 import train
 from config import Config
+from questions.sources import command as decomposing
 from synthetic import synthetic_results
-from tools import decompose as decomposing
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from analysis import disagreement_page
 from browser import CHROMIUM, Browser
+from questions.where import page as disagreement_page
 
 TEXT = 'To be,\nor "not"? <b>&amp;</script><!-- \u00e9\u4e16 ' * 12
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -28,7 +28,7 @@ SCRIPTS = (
     "prepare_data.py",
     "plot_utils.py",
     "compare.py",
-    "tools/huggingface.py",
+    "tools/export.py",
     "tools/doctor.py",
 )
 # Run by CI itself, or about the machine rather than the program.

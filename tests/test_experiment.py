@@ -9,7 +9,7 @@ import config as config_module
 import storage
 import train
 from config import Config, UserError
-from models import toolchain
+from kernels import toolchain
 from test_config import OTHER
 from training import experiment, pool, trial
 

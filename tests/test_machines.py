@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+import cli as streams
 import config as config_module
 import programs
 import storage
 from config import Config
-from models import toolchain
+from kernels import toolchain
 from plotting.style import plain
-from tools import doctor, streams
+from tools import doctor
 from training import computed
 from training.computed import how_computed
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/huggingface", "tools/doctor")
+SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/export", "tools/doctor")
 NOT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TRAIN = "--preset smoke --n-embd 32 --max-iters 10 --eval-interval 10 --warmup-iters 2 --eval-tokens 256 --trials 2 "
 TRAIN += "--probe-tokens 64 --activation gelu --no-strict-audit --workers 1"

@@ -14,8 +14,8 @@ from scipy import special, stats
 from scipy.spatial import distance
 
 import metrics
-from analysis.metrics_table import METRICS, metrics_of
 from config import UserError
+from measures.table import METRICS, metrics_of
 from tools import metrics_guide
 
 

@@ -11,11 +11,11 @@ import torch
 
 import activations
 from config import Config, UserError
+from kernels import native, toolchain
 from model import GPT
-from models import toolchain
 from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import computed, fused, machine, native, trial
+from training import computed, fused, machine, trial
 
 pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 

@@ -18,7 +18,8 @@ import storage
 from analysis import results as analysed
 from config import UserError, lacking
 from conftest import cases
-from models import own_code, toolchain
+from kernels import toolchain
+from models import own_code
 from models.architectures import code_checksums
 from prepare_data import load_corpus
 from synthetic import synthetic_study

@@ -7,7 +7,7 @@ import scipy.special
 import torch
 
 import metrics
-from training import pairs
+from kernels import pairs
 
 pytestmark = pytest.mark.skipif(not pairs.available(), reason="no C++ compiler")
 

@@ -20,11 +20,11 @@ from PIL import Image
 import activations
 import plot_utils
 import storage
-from analysis.clock import Clock
-from analysis.metrics_table import METRICS
 from analysis.study import Study
 from config import UserError
+from measures.table import METRICS
 from plotting import one, several, style
+from questions.clock.tell import Clock
 from synthetic import (
     STUDY,
     add_frontier,
@@ -682,7 +682,7 @@ def test_an_interval_ends_where_the_metric_does():
 
 def test_a_new_metric_of_a_pair_has_its_row(monkeypatch):
     new = dataclasses.replace(METRICS[0], key="made_up", label="made-up distance", unit="furlongs")
-    monkeypatch.setattr("analysis.metrics_table.METRICS", (*METRICS, new))
+    monkeypatch.setattr("measures.table.METRICS", (*METRICS, new))
     results = synthetic_results("relu")
     for number, pair in enumerate(results["reproducibility_metrics"]):
         pair["made_up"] = 0.5 + number

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from analysis import positions
+from questions.where import positions
 
 ULP = math.ulp(1.0)
 

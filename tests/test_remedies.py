@@ -15,15 +15,15 @@ import plot_utils
 import significance
 import storage
 import train
-from analysis import remedies as arms
 from analysis.results import load_all_results
 from config import Config, UserError
-from models import toolchain
+from kernels import toolchain
 from prepare_data import load_corpus
+from questions.remedies import measure as tool
+from questions.remedies import tell as arms
 from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
-from tools import remedies as tool
 from tools.verify import checkpoint_differences, derived_checkpoint, verify
 from training import trial
 

@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import storage
-from analysis import report, studies, tables
+from analysis import report, tables
 from analysis.results import load_all_results
 from analysis.study import Study
 from config import UserError
 from conftest import cases
 from plot_utils import plot_comparisons
+from questions.studies import tell as studies
 from synthetic import minimal_results, synthetic_results
 from tools.checklist import check_study
 

@@ -11,7 +11,7 @@ import storage
 import train
 from config import SOURCES, Config
 from prepare_data import load_corpus
-from tools import decompose
+from questions.sources import command as decompose
 from training import pool, sampling, trial
 from training.batches import Batches, stream
 from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER

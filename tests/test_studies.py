@@ -12,9 +12,9 @@ import scipy.stats
 import analyze_results
 import significance
 import storage
-from analysis import studies
 from analysis.results import Measured
 from config import UserError
+from questions.studies import tell as studies
 from synthetic import minimal_results, synthetic_results, synthetic_study
 
 

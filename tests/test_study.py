@@ -12,10 +12,11 @@ import analysis.study
 import analyze_results
 import significance
 import storage
-from analysis import looks, report, sequential, tables
-from analysis.studies import SMOOTH, Member
+from analysis import report, sequential, tables
 from analysis.study import Study
 from plotting import several
+from questions.studies.tell import SMOOTH, Member
+from questions.until_decided import looks
 from synthetic import (
     STUDY,
     add_frontier,

@@ -8,8 +8,8 @@ import torch
 
 from compare import compare_models
 from conftest import pseudo_english
-from foreign import suite
-from foreign.suite import Examined
+from questions.foreign import suite
+from questions.foreign.suite import Examined
 
 transformers = pytest.importorskip("transformers")
 from own_models import save, trained  # noqa: E402

@@ -13,8 +13,8 @@ import plot_utils
 import storage
 import train
 from config import UserError
+from questions.sources import command as decompose
 from test_train import comparable
-from tools import decompose
 from training import experiment, pool
 from training import trial as trials
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import TINY
-from models import toolchain
+from kernels import toolchain
 from prepare_data import load_corpus
 from training import experiment, machine, trial
 

@@ -17,12 +17,14 @@ from scipy import stats
 import programs
 import storage
 import train
-from analysis import looks, sequential
+from analysis import sequential
 from analyze_results import generate_final_report
 from config import UserError
 from conftest import FULL, TINY
+from questions.until_decided import command as until_decided
+from questions.until_decided import looks
 from synthetic import STUDY, synthetic_results
-from tools import status, until_decided
+from tools import status
 from training import experiment
 from training.forecast import Costs
 

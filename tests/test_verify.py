@@ -25,7 +25,9 @@ from analysis.study import Study
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
-from tools import decompose, verify, where
+from questions.sources import command as decompose
+from questions.where import measure as where
+from tools import verify
 from training import experiment, pool, trial
 
 # What only training could give again, place by place: the one list that is written by hand.

@@ -12,13 +12,14 @@ import torch
 import analyze_results
 import plot_utils
 import storage
-from analysis import positions, where
 from analysis.results import load_all_results
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
+from questions.where import measure as tool
+from questions.where import positions
+from questions.where import tell as where
 from synthetic import minimal_results, synthetic_results, synthetic_where
-from tools import where as tool
 from tools.verify import verify
 from training import experiment
 from training.predictions import Predictions

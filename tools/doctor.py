@@ -20,15 +20,15 @@ from pathlib import Path
 if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where its modules are
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+import cli as streams
 from config import PACKAGES, Config, Parser, UserError, add_arguments, command_line, fast_bfloat16, from_args, option
-from models import toolchain
-from tools import streams
+from kernels import toolchain
 from training import pool
 from training.computed import how_computed
 
 OPTIONAL = {
     "datasets": "reads CSV, JSON lines and parquet, and corpora of the Hugging Face Hub",
-    "transformers": "is given trained models by tools/huggingface.py",
+    "transformers": "is given trained models by tools/export.py",
     "tensorboard": "is needed for --tensorboard",
     "tokenizers": "trains the tokenizer bpe",
 }

@@ -11,7 +11,7 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import storage
-from analysis.metrics_table import metrics_of
+from measures.table import metrics_of
 
 GUIDE = Path(__file__).resolve().parent.parent / "REPRODUCIBILITY_METRICS_GUIDE.md"
 TABLES = {

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # run by itself it is a mode of train.py
-    import streams
-
-    streams.run_mode("--sample")
-
 import storage
 from config import Config, UserError, option
 

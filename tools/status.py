@@ -7,11 +7,6 @@ import os
 import time
 from pathlib import Path
 
-if __name__ == "__main__":  # run by itself it is a mode of train.py
-    import streams
-
-    streams.run_mode("--status")
-
 import storage
 from config import Config
 
@@ -110,6 +105,6 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
         path = storage.results_path(config.results_dir, name)
         print(f"{name}: {'results in ' + str(path) if path.exists() else 'no results yet'}")
     if storage.looks_path(config.results_dir).exists():
-        from analysis import looks  # loads scipy
+        from questions.until_decided import looks  # loads scipy
 
         print("\n".join(looks.status_lines(looks.load(config.results_dir))))

@@ -23,16 +23,21 @@ import torch
 import audit
 import plot_utils
 import storage
-from analysis import checks, clock, disagreement_page, looks, paper, remedies, report, studies, tables
+from analysis import checks, paper, report, tables
 from analysis.results import results_files
 from analysis.study import Study
-from analysis.where import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from config import Config, UserError, lacking
 from prepare_data import Corpus, load_corpus
-from tools import clock as tools_clock
-from tools import decompose
-from tools import remedies as tools_remedies
-from tools.where import compute, recorded_config
+from questions.clock import command as tools_clock
+from questions.clock import tell as clock
+from questions.remedies import measure as tools_remedies
+from questions.remedies import tell as remedies
+from questions.sources import command as decompose
+from questions.studies import tell as studies
+from questions.until_decided import looks
+from questions.where import page as disagreement_page
+from questions.where.measure import compute, recorded_config
+from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from training import experiment, machine
 from training import trial as trials
 from training.schedule import learning_rate

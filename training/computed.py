@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from config import Config, fast_bfloat16
-from models import toolchain
+from kernels import toolchain
 
 
 def how_computed(config: Config) -> str:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kernels import native
 from model import GPT, MLP, Attention, Block, LanguageModel, LayerNorm
-from training import native
 
 # What costs more to compute than to look up.
 COSTLY = (nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.ELU, nn.Tanh)

@@ -15,7 +15,7 @@ import torch
 
 import storage
 from config import Config
-from models import toolchain
+from kernels import toolchain
 from training.computed import how_computed
 
 # -- torch's settings ---------------------------------------------------------------------------------------------

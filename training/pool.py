@@ -165,7 +165,7 @@ def run_trials(
 ) -> Iterator[Outcome]:
     """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. With
     several GPUs each process has one of them, always one that the fewest others have. `job`: "trial", or "clock" for
-    trials beside their twins (training/clock.py).
+    trials beside their twins (questions/clock/measure.py).
 
     A trial that another process is training is waited for and then found done. When the caller stops early
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
@@ -257,7 +257,7 @@ def _attempt(
     config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None, job: str = "trial"
 ) -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
-    from training import clock
+    from questions.clock import measure as clock
     from training import trial as trials
 
     train = clock.run_clock if job == "clock" else trials.train_trial

@@ -21,11 +21,12 @@ import torch
 import metrics
 import storage
 from config import Config, UserError, option
+from kernels import native
 from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums, model_from
 from prepare_data import Corpus, load_corpus
-from training import fused, native, remedies
+from training import fused, remedies
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from analysis.remedies import NONE, compared, front, mean_loss, mean_pd
 from plotting.style import GREY, SMALL, activation_style, headline, limits, named, panels, plain
+from questions.remedies.tell import NONE, compared, front, mean_loss, mean_pd
 
 # beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
 PLACES = [(side, above) for above in (4, -9, 12, -17, 20, -25) for side in (1, -1)]

@@ -12,7 +12,7 @@ import torch
 import storage
 from config import Config, UserError
 from tokenizer import make_tokenizer
-from tools.huggingface import THEIR_NAMES, export_to_huggingface, fast_tokenizer, main, their_activation
+from tools.export import THEIR_NAMES, export_to_huggingface, fast_tokenizer, main, their_activation
 
 transformers = pytest.importorskip("transformers")
 
@@ -173,14 +173,14 @@ def test_the_command_line_answers_with_its_exit_status(tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:1000])
     assert main([str(path), str(tmp_path / "b")]) == 1
     for line in capsys.readouterr().err.splitlines():
-        assert line.startswith("huggingface.py: ")
+        assert line.startswith("export.py: ")
     with pytest.raises(SystemExit) as caught:
         main(["one_argument_only"])
     assert caught.value.code == 2
 
 
 def test_help_imports_neither_torch_nor_transformers():
-    script = Path(__file__).resolve().parent.parent / "tools" / "huggingface.py"
+    script = Path(__file__).resolve().parent.parent / "tools" / "export.py"
     check = "import runpy, sys\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n"
     check += "except SystemExit: pass\nassert not {'torch', 'transformers'} & set(sys.modules)"
     code = f"import sys; sys.argv = [{str(script)!r}, '--help']; sys.path.insert(0, {str(script.parent)!r})\n{check}"

@@ -19,13 +19,13 @@ import numpy as np
 import metrics
 import plot_utils
 import storage
-from analysis import remedies
 from analysis.results import Measured, load_all_results, mean, seeds_shared
 from analysis.tables import csv, frame
-from analysis.where import identity
 from config import Config, UserError
 from prepare_data import Corpus, load_corpus
-from tools.where import recorded_config
+from questions.remedies import tell as remedies
+from questions.where.measure import recorded_config
+from questions.where.tell import identity
 
 
 def update(

@@ -11,7 +11,7 @@ import numpy as np
 
 import metrics
 from config import UserError
-from foreign.member import Member
+from questions.foreign.member import Member
 
 MAX_BLOCK_SIZE = 2048  # by default: beyond it attention costs more than it tells
 

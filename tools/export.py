@@ -1,6 +1,6 @@
 """Give a trained `gpt` to Hugging Face transformers: a folder that GPT2LMHeadModel and AutoTokenizer load.
 
-    python tools/huggingface.py checkpoints/gelu/trial_1.pt my-model
+    python tools/export.py checkpoints/gelu/trial_1.pt my-model
 
     from transformers import AutoTokenizer, GPT2LMHeadModel
     model, tokenizer = GPT2LMHeadModel.from_pretrained("my-model"), AutoTokenizer.from_pretrained("my-model")
@@ -25,13 +25,13 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     from config import require_packages
 
-    require_packages("tools/huggingface.py")
+    require_packages("tools/export.py")
 
 import activations
+import cli as streams
 import storage
 from analysis.results import number
 from config import Config, Parser, UserError
-from tools import streams
 
 # our name -> the name of the same function in transformers.activations
 THEIR_NAMES = {
@@ -278,7 +278,7 @@ def fast_tokenizer(tokenizer):
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
-    parser = Parser(prog="huggingface.py", description="A trained GPT as a GPT-2 of the library transformers.")
+    parser = Parser(prog="export.py", description="A trained GPT as a GPT-2 of the library transformers.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
     parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
     parser.add_argument("--results-dir", help="results for the model card (default: where the study put them)")
@@ -286,13 +286,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = export_to_huggingface(args.checkpoint, args.folder, args.results_dir)
     except UserError as error:
-        print(f"huggingface.py: {error}", file=sys.stderr)
+        print(f"export.py: {error}", file=sys.stderr)
         return 2
     except storage.StorageError as error:
-        print(f"huggingface.py: {error}", file=sys.stderr)
+        print(f"export.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("huggingface.py: interrupted", file=sys.stderr)
+        print("export.py: interrupted", file=sys.stderr)
         return 130
     print(f'{folder}: load it with GPT2LMHeadModel.from_pretrained("{folder}")')
     return 0

@@ -1,5 +1,5 @@
 // What a training step of a small model does beside its matrix products, for one core and bfloat16: causal attention,
-// layer norm, functions of one number, the loss and the update; and SmeLU. models/toolchain.py compiles it on the machine
+// layer norm, functions of one number, the loss and the update; and SmeLU. kernels/toolchain.py compiles it on the machine
 // that trains; native.py calls it, and smelu.py what concerns SmeLU.
 //
 // Everything is computed in float32 and rounded to bfloat16 once, when it is stored. Shapes as in model.py: B windows,

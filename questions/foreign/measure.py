@@ -28,11 +28,11 @@ import torch
 
 import metrics
 import storage
-from analysis.metrics_table import metrics_of
 from config import UserError
-from foreign.member import Member
-from foreign.windows import Positions
-from training import pairs as kernel
+from kernels import pairs as kernel
+from measures.table import metrics_of
+from questions.foreign.member import Member
+from questions.foreign.windows import Positions
 
 MAX_SPOOL_BYTES = 8 * 2**30
 BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time

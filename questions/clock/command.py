@@ -1,6 +1,6 @@
 """The chaos clock: `python train.py --clock [--activation relu gelu] [--trials 5]`.
 
-For every activation and seed a trial is trained beside its twins (training/clock.py), side by side on the cores there
+For every activation and seed a trial is trained beside its twins (measure.py), side by side on the cores there
 are; what is finished stays, in `results/clock/{activation}.json`. Then the page `results/clock/CLOCK.md`, the table
 `clock.csv` beside it, and the figure `plots/clock.png` are made of all files there.
 
@@ -16,12 +16,13 @@ from pathlib import Path
 import activations
 import plot_utils
 import storage
-from analysis import clock as analysis
 from analysis.markdown import address
 from analysis.tables import csv, frame
 from config import Config, RunFailed, UserError
 from prepare_data import load_corpus
-from training import clock, experiment, pool
+from questions.clock import measure as clock
+from questions.clock import tell as analysis
+from training import experiment, pool
 from training.forecast import Forecast
 from training.progress import Display, duration
 from training.remedies import check

@@ -1,4 +1,4 @@
-"""The project's C++, `training/native.cpp` and `training/pairs.cpp`, compiled on the machine that runs it and loaded.
+"""The project's C++, `kernels/native.cpp` and `kernels/pairs.cpp`, compiled on the machine that runs it and loaded.
 
 SmeLU's loops, the kernels of training and the pair sums come from here. Nothing is required: `Unavailable` says why
 it can't be, and whoever asked goes on with torch's own operations. This module imports no torch.
@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parent.parent / "training" / "native.cpp"
+SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = (
     *("-std=c++17", "-O3", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native",

@@ -1,6 +1,6 @@
 """What was found about where the trials disagree: read from `results/where.json`, and told in the report's words.
 
-`analyze_results.py --where` writes the file (tools/where.py); the numbers are defined in positions.py.
+`analyze_results.py --where` writes the file (questions/where/measure.py); the numbers are defined in positions.py.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import numpy as np
 
 import significance
 import storage
-from analysis import disagreement_page
 from analysis.markdown import DASH, address, fixed, label, labels, listed, p_value, safe, signed, span, table, undressed
 from analysis.results import Measured
 from analysis.study import ALPHA, REFERENCE
+from questions.where import page as disagreement_page
 
 SCHEMA = "where/1"
 WHERE_FILE, PASSAGE_FILE = "where.json", "where_passage.json"  # in the folder of the results

@@ -1,4 +1,4 @@
-"""The figure of the chaos clock. A panel is a function of (ax, clocks), {activation: analysis.clock.Clock}."""
+"""The figure of the chaos clock. A panel is a function of (ax, clocks), {activation: questions.clock.tell.Clock}."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.clock import Clock
 from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, say
+from questions.clock.tell import Clock
 
 Clocks = Mapping[str, Clock]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import metrics
-from models import toolchain
+from kernels import toolchain
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from config import UserError
-from foreign.member import Member
+from questions.foreign.member import Member
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 VALUES = ("probabilities", "logprobs", "logits")

@@ -2,7 +2,7 @@
 
 Trials are added to all activations alike, up to 3, 5, 8, 12 and 20 each. After each step a look: is each activation's
 mean PD lower than ReLU's, higher, or practically equal? The run ends when all are decided, at the last look, or when
-the time is spent. What a look may conclude is in analysis.sequential, what it reads in analysis.looks.
+the time is spent. What a look may conclude is in analysis.sequential, what it reads in questions.until_decided.looks.
 
 `results_dir/looks.json` keeps the plan, the looks taken and the time spent. Stopped at any moment, the same command
 goes on: a look that was taken is not taken again, but compared with the results.
@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import storage
-from analysis import looks
 from analysis.results import load_all_results, study_order
 from analysis.sequential import LOOKS
 from analysis.study import ALPHA, REFERENCE
 from config import Config, UserError, option
+from questions.until_decided import looks
 from training import experiment, pool
 from training.forecast import forecast
 from training.progress import duration
@@ -46,7 +46,7 @@ def until_decided(
     limit. A look is begun only when its trials fit, by the time that trials took so far; begun, it is finished.
     `margin`: percent of PD that is practically nothing (default 5), the same at all looks.
 
-    Returns the record, as in `results_dir/looks.json`: see analysis.looks.
+    Returns the record, as in `results_dir/looks.json`: see questions.until_decided.looks.
 
     Raises:
         UserError: wrong input; another margin or other activations than at the first look.

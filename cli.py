@@ -68,13 +68,6 @@ class Output(io.TextIOBase):
         return self.stream.fileno()
 
 
-def run_mode(flag: str) -> None:
-    """`python tools/status.py …` as `python train.py --status …`, in the place of this process."""
-    script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "train.py")
-    asked = {"-h", "--help"} & set(sys.argv[1:])
-    os.execv(sys.executable, [sys.executable, script, *(["--help"] if asked else [flag, *sys.argv[1:]])])
-
-
 def run(main: Callable[[], int]) -> int:
     """The exit status of `main`, called with streams as above: 1 in the place of 0 where output was lost."""
     _occupy_descriptors()

@@ -4,7 +4,7 @@ An arm is the study's own trials treated in another way (means of several trials
 training), or another study that differs in nothing but a remedy. Its units are trials, or groups of them. Each arm is
 compared with the study as it is: the same units, seed by seed, by the tests of significance.py. No torch.
 
-`analyze_results.py --remedies` writes the file (tools/remedies.py).
+`analyze_results.py --remedies` writes the file (questions/remedies/measure.py).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 import significance
 import storage
 from analysis.markdown import DASH, address, effect, fixed, flagged, label, labels, listed, safe, table, undressed
-from analysis.where import identity
 from config import Config, UserError
+from questions.where.tell import identity
 
 SCHEMA = "remedies/1"
 REMEDIES_FILE, TABLE_FILE = "remedies.json", "remedies.csv"  # in the folder of the results

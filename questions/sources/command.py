@@ -13,11 +13,6 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-if __name__ == "__main__":  # run by itself it is a mode of train.py
-    import streams
-
-    streams.run_mode("--decompose")
-
 import numpy as np
 
 import storage

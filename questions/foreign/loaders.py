@@ -18,8 +18,8 @@ import torch
 
 import storage
 from config import UserError
-from foreign import dumps
-from foreign.member import Member, Opening, describe_weights, steps_of_name
+from questions.foreign import dumps
+from questions.foreign.member import Member, Opening, describe_weights, steps_of_name
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

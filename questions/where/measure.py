@@ -16,9 +16,11 @@ import numpy as np
 
 import plot_utils
 import storage
-from analysis import disagreement_page, positions
 from analysis.results import Measured, mean
-from analysis.where import (
+from config import Config, UserError
+from questions.where import page as disagreement_page
+from questions.where import positions
+from questions.where.tell import (
     EMPTY,
     PAGE_FILE,
     PASSAGE_FILE,
@@ -30,7 +32,6 @@ from analysis.where import (
     load,
     overview,
 )
-from config import Config, UserError
 
 
 def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[str, list[Path]]:

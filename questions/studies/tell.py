@@ -25,11 +25,11 @@ import plot_utils
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
-from analysis.metrics_table import BY_KEY
 from analysis.results import Measured, load_all_results, mean, median, seeds_shared, std, study_order, training_mark
 from analysis.study import ALPHA, REFERENCE, PairTests, Study
 from analysis.tables import csv, frame
 from config import UserError
+from measures.table import BY_KEY
 from storage import number
 
 __all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "write_studies"]

@@ -1,5 +1,5 @@
 """How fast do two trainings part that differ in one bit, and from when on do they stay together? Read from the files
-of `train.py --clock`, `results/clock/{activation}.json` (training/clock.py), and told in words.
+of `train.py --clock`, `results/clock/{activation}.json` (questions/clock/measure.py), and told in words.
 
 The distance of a twin grows until it levels off. Its *growing phase* begins with the first step after the bit was moved
 (that step itself makes of one weight a difference in all of them) and ends before the distance first reaches a tenth of

@@ -1,0 +1,1 @@
+"""Kernels compiled here, and what loads them."""

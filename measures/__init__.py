@@ -1,0 +1,1 @@
+"""What is measured between models, and how."""

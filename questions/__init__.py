@@ -1,0 +1,1 @@
+"""Further questions, a folder each with all of its own."""

@@ -1,0 +1,1 @@
+"""How fast do two trainings part that differ in one bit?"""

@@ -1,0 +1,1 @@
+"""What brings trials together, and what does it cost?"""

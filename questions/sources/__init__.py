@@ -1,0 +1,1 @@
+"""How much does each source of randomness alone make differ?"""

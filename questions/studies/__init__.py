@@ -1,0 +1,1 @@
+"""What do several studies say together?"""

@@ -1,0 +1,1 @@
+"""Add trials until the answer is decided."""

@@ -1,0 +1,1 @@
+"""On which text do trials disagree, and is it an error?"""
