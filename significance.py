@@ -9,8 +9,9 @@ unit: jackknife pseudo-values turn the matrix of PDs into one number per trial, 
     smooth_contrast     smooth activations together against ReLU             equivalence_p  practically equal?
     family_variance, moderate   comparisons of one study share their spread   holm, gatekeep many comparisons
     power, smallest_detectable, trials_needed                                 verdict        a plain-language answer
-    multi_bootstrap     second opinion, over trials and positions             random_effects, separate_studies
-    naive_pairs_test    what the usual, uncalibrated test would have said                    several studies together
+    multi_bootstrap     second opinion, over trials and positions             influence      of one trial
+    random_effects, common_errors, heterogeneity_p, separate_studies          several studies together
+    naive_pairs_test    what the usual, uncalibrated test would have said
 
 A study's tests are made in this order: compare every pair; `family_variance` of the comparisons with the reference;
 `moderate` every comparison and the contrast with it; `gatekeep` the p-values, and Holm those of `equivalence_p`, in
@@ -32,16 +33,20 @@ import scipy  # its parts load on first use, which keeps this import light
 __all__ = [
     "Bootstrap",
     "Comparison",
+    "Influence",
     "NaiveTest",
     "RandomEffects",
     "Verdict",
+    "common_errors",
     "compare_loss",
     "compare_pd",
     "equivalence_p",
     "family_variance",
     "gatekeep",
     "hedges_correction",
+    "heterogeneity_p",
     "holm",
+    "influence",
     "log_pseudo_values",
     "mean_interval",
     "mean_pd_interval",
@@ -185,7 +190,9 @@ class Comparison:
     @property
     def estimate(self):
         """The difference on the scale of the test: ln of the ratio of mean PDs, or nats per token."""
-        return math.log(self.effect) if self.metric == "pd" else self.effect
+        if self.metric != "pd":
+            return self.effect
+        return math.log(self.effect) if self.effect else None
 
     @cached_property
     def _g_limits(self):  # root finding, so only for those who ask
@@ -704,52 +711,147 @@ class RandomEffects:
     """Result of `random_effects`, in the unit of the effects; `i2` is a fraction (0 to 1); None where undefined."""
 
     mean: float
-    low: float | None
-    high: float | None
-    se: float | None
-    tau2: float | None
-    q: float | None
-    q_p: float | None
-    i2: float | None
     k: int
+    low: float | None = None  # 95 % limits of the mean
+    high: float | None = None
+    low90: float | None = None
+    high90: float | None = None
+    p: float | None = None  # of a mean of 0
+    se: float | None = None
+    tau2: float | None = None
+    i2: float | None = None
+    predicted: tuple | None = None  # 95 % limits of the effect in another study of this kind
+
+    @property
+    def estimate(self):
+        return self.mean
 
 
-def random_effects(effects, ses, confidence=0.95):
+def random_effects(effects, ses):
     """One effect from k studies (corpora, sizes) that may truly differ: DerSimonian-Laird with the
-    Hartung-Knapp-Sidik-Jonkman interval on k - 1 degrees of freedom.
+    Hartung-Knapp-Sidik-Jonkman interval and test on k - 1 degrees of freedom.
 
-    effects, ses: (k,), for example ln PD ratios and their standard errors (`Comparison.se`). Returns the mean, its
-    interval and standard error, the variance between studies tau2, Cochran's Q with its p, and I2 = the share of
-    variation that is between studies, a fraction. One study: its effect alone. Effects without any spread: no
-    interval, since this one is made from their spread. ValueError: unequal lengths, empty, not finite, se not positive.
-    Source: DerSimonian & Laird 1986; Hartung & Knapp 2001; Sidik & Jonkman 2002; Higgins & Thompson 2002.
+    effects, ses: (k,), for example ln PD ratios and their standard errors, of one variance (`common_errors`): weights
+    made of each study's own few trials are noise. Returns the mean, its intervals, p and standard error, the variance
+    between studies tau2, and I2 = the share of variation that is between studies, a fraction. One study: its effect
+    alone. Effects without any spread: no interval, since this one is made from their spread.
+    ValueError: unequal lengths, empty, not finite, se not positive.
+    Source: DerSimonian & Laird 1986; Hartung & Knapp 2001; Sidik & Jonkman 2002; Higgins & Thompson 2002; limits of
+    another study, Higgins, Thompson & Spiegelhalter 2009.
     """
     effects, ses = _vector(effects, "effects"), _vector(ses, "ses")
     k = len(effects)
     if len(ses) != k or not (ses > 0).all():
         raise ValueError(f"ses: {len(ses)} for {k} effects, one positive standard error each is needed")
     if k == 1:
-        return RandomEffects(float(effects[0]), None, None, None, None, None, None, None, 1)
-    weights = 1 / ses**2
-    fixed = weights @ effects / weights.sum()
-    q = float(weights @ (effects - fixed) ** 2)
+        return RandomEffects(float(effects[0]), 1)
+    q, weights = _cochran(effects, ses), 1 / ses**2
     tau2 = max(0.0, (q - (k - 1)) / float(weights.sum() - (weights**2).sum() / weights.sum()))
+    i2 = max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0
     weights = 1 / (ses**2 + tau2)
     mean = float(weights @ effects / weights.sum())
     se = math.sqrt(weights @ (effects - mean) ** 2 / ((k - 1) * weights.sum()))
-    spread = se > NO_VARIATION * max(abs(mean), float(ses.min()))
-    half = _t_quantile(k - 1, 0.5 + confidence / 2) * se
+    if se <= NO_VARIATION * max(abs(mean), float(ses.min())):
+        return RandomEffects(mean, k, tau2=tau2, i2=i2)
+    wide, narrow = (_t_quantile(k - 1, q) * se for q in (0.975, 0.95))
+    reach = _t_quantile(k - 2, 0.975) * math.sqrt(tau2 + se**2) if k > 2 else None
     return RandomEffects(
         mean=mean,
-        low=mean - half if spread else None,
-        high=mean + half if spread else None,
-        se=se if spread else None,
-        tau2=tau2,
-        q=q,
-        q_p=float(scipy.special.chdtrc(k - 1, q)),
-        i2=max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0,
         k=k,
+        low=mean - wide,
+        high=mean + wide,
+        low90=mean - narrow,
+        high90=mean + narrow,
+        p=_two_sided(mean / se, k - 1),
+        se=se,
+        tau2=tau2,
+        i2=i2,
+        predicted=reach and (mean - reach, mean + reach),
     )
+
+
+def common_errors(ses, n, df):
+    """Standard errors (k,) of k studies by the variance that they have on average: sqrt(s^2 / n_i).
+
+    ses, n, df: (k,) each study's own standard error, number of trials, degrees of freedom; s^2 is the mean of n se^2,
+    weighted by df. With own variances the interval of `random_effects` errs in 7 % of cases at studies of 5 to 16
+    trials and 12 at eight studies of three, with this one in 3 and 5 (bench/calibration.py).
+    ValueError: no degrees of freedom at all.
+    Source: Doncaster & Spake 2018, Methods in Ecology and Evolution 9:634-644.
+    """
+    ses, n, df = _vector(ses, "ses"), _vector(n, "n"), _vector(df, "df")
+    if not df.sum() > 0:
+        raise ValueError("df: no study has any degrees of freedom, so no variance is known")
+    return np.sqrt(df @ (n * ses**2) / df.sum() / n)
+
+
+def heterogeneity_p(effects, ses, df, replications=20_000, seed=0):
+    """p that k studies have one and the same effect, whatever the spread of each; None for fewer than two.
+
+    effects, ses, df: (k,) of each study by itself. Q = sum (effect - weighted mean)^2 / se^2 is compared with its own
+    distribution where nothing differs: effects drawn from Normal(0, se), variances from se^2 chi^2(df) / df. Against
+    chi^2(k - 1), Cochran's test, Q rejects in 22 % of cases at eight studies of 5 to 16 trials, and more with fewer;
+    Welch's analysis of variance in 7, in 10 at eight studies of three; this in 3 to 6 (bench/calibration.py).
+    The same `seed` gives the same p. ValueError: unequal lengths, not finite, se or df not positive.
+    Source: parametric bootstrap, Krishnamoorthy, Lu & Mathew 2007, Comput. Stat. Data Anal. 51:5731-5742.
+    """
+    effects, ses, df = _vector(effects, "effects"), _vector(ses, "ses"), _vector(df, "df")
+    if not len(effects) == len(ses) == len(df) or not ((ses > 0) & (df > 0)).all():
+        raise ValueError(f"ses, df: {len(ses)} and {len(df)} for {len(effects)} effects; a positive one each is needed")
+    if len(effects) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    shape = replications, len(effects)
+    drawn = ses * rng.standard_normal(shape), ses * np.sqrt(rng.chisquare(df, shape) / df)
+    larger = (_cochran(*drawn) >= _cochran(effects, ses)).sum()
+    return float((1 + larger) / (1 + replications))
+
+
+def _cochran(effects, ses):
+    """Cochran's Q over the last axis."""
+    weights = 1 / ses**2
+    mean = (weights * effects).sum(axis=-1, keepdims=True) / weights.sum(axis=-1, keepdims=True)
+    return (weights * (effects - mean) ** 2).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """Result of `influence`. `trial` moves the estimate most, by `shift` standard errors of the whole, to that of
+    `without`; `low` and `high` are the smallest and largest estimate without any one trial; without each of `decisive`
+    the verdict at 5 %, before any adjustment, is another."""
+
+    trial: object
+    without: object
+    shift: float
+    low: float
+    high: float
+    decisive: tuple
+
+    @property
+    def notable(self):
+        """Worth saying: one trial decides, or moves the estimate by more than half its standard error."""
+        return bool(self.decisive) or self.shift > 0.5
+
+
+def influence(whole, without, alpha=0.05):
+    """How far a comparison hangs on one trial; None where it was not tested, or without an estimate.
+
+    whole: a Comparison, or RandomEffects; without: {trial: the same, made once more without this trial (one seed, of
+    all activations)}. Made once more: everything that depends on the trials, also the spread of the family and the loss
+    at which PD is compared. Source: leave-one-out, Cook 1977; here in standard errors of the whole.
+    """
+    left = {k: test for k, test in without.items() if test is not None and test.estimate is not None}
+    if whole.p is None or not left:
+        return None
+    estimates = [test.estimate for test in left.values()]
+    trial = max(left, key=lambda k: abs(left[k].estimate - whole.estimate))
+
+    def shown(test):
+        return math.copysign(1, test.estimate) if test.p < alpha else 0
+
+    decisive = tuple(k for k, test in left.items() if test.p is not None and shown(test) != shown(whole))
+    shift = abs(left[trial].estimate - whole.estimate) / whole.se
+    return Influence(trial, left[trial], shift, min(estimates), max(estimates), decisive)
 
 
 def separate_studies(trials):

@@ -30,7 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.special import chdtrc, stdtr
+from scipy.stats import f as f_dist
+from scipy.stats import f_oneway, zscore
 from tabulate import tabulate
 
 import significance as sig
@@ -454,8 +456,7 @@ def pooling(rng, replications):
     """k studies of three trials each and nothing to find: how often the pooled interval excludes it. Same weights: as
     one study evaluated k times, with a tenth of the spread between evaluations. Overlapping: seeds [a b c], [b c d],
     ... Same seeds: other weights, effects correlated .3. Counted once: overlapping studies that sig.separate_studies
-    leaves, alone if it is one. One study: all k + 2 distinct trials. By trial: the differences of the same trial or
-    seed averaged over the studies, as questions.studies.tell does. Found: where the true PD is 5 % lower."""
+    leaves, alone if it is one. One study: all k + 2 distinct trials. Found: where the true PD is 5 % lower."""
     for k in (2, 3, 6):
         logs = pooled_logs(rng, replications, k)
         kept = [i for i, other in sig.separate_studies([range(i, i + 3) for i in range(k)]).items() if other is None]
@@ -469,32 +470,64 @@ def pooling(rng, replications):
             single(once[1], shift) if len(kept) == 1 else pooled(once[0], shift) for shift in (0.0, TRUE_FIVE)
         ]
         rates["one study"], found_one = [single(logs["distinct"], shift) for shift in (0.0, TRUE_FIVE)]
-        rates |= by_trial(rng, logs, k)
         found = pooled(effects["independent"], TRUE_FIVE), found_once, found_one
         names = ("found: independent", "found: counted once", "found: one study")
         yield {"k": k} | rates | {"studies left": len(kept)} | dict(zip(names, found, strict=True))
 
 
-def by_trial(rng, logs, k):
-    """Rates of a t-test on the mean differences of each trial or seed over the studies that have it."""
-    own, overlapping = (logs[name][:, :, 1] - logs[name][:, :, 0] for name in ("independent", "overlapping"))
-    same = np.tile(np.arange(3), (k, 1))
-    designs = {
-        "same weights": (own[:, :1] + 0.1 * own.std() * rng.standard_normal(own.shape), same),
-        "overlapping": (overlapping, same + np.arange(k)[:, None]),
-        **{
-            f"same seeds, {r:g}": (math.sqrt(r) * overlapping[:, :1] + math.sqrt(1 - r) * own, same)
-            for r in (0.0, 0.3, 0.9)
-        },
-    }
-    rates = {}
-    for name, (differences, trials) in designs.items():
-        member = np.zeros((k, 3, trials.max() + 1))
-        np.put_along_axis(member, trials[..., None], 1.0, axis=-1)
-        means = np.einsum("rst,stu->ru", differences, member) / member.sum(axis=(0, 1))
-        means = np.stack((np.zeros_like(means), means), axis=1)
-        rates[f"by trial: {name}"], rates[f"found by trial: {name}"] = single(means), single(means, TRUE_FIVE)
-    return rates
+PUBLISHED = {  # sizes, and standard deviations of the contrast of ln PD, of the eight studies of findings/
+    "final": ((16, 5, 5, 5, 5, 8, 10, 8), (0.0145, 0.0195, 0.0134, 0.0189, 0.0154, 0.0422, 0.0167, 0.0544)),
+    "equal loss": ((16, 5, 5, 5, 5, 8, 10, 8), (0.0142, 0.0290, 0.0112, 0.0260, 0.0195, 0.0392, 0.0120, 0.0595)),
+}
+DESIGNS = PUBLISHED | {
+    f"{k} of {n}, {spread}": ((n,) * k, (1.0,) * (k - 1) + ({"equal": 1.0, "one 4x": 4.0}[spread],))
+    for k, n, spread in itertools.product((2, 3, 8), (3, 5, 8), ("equal", "one 4x"))
+}
+
+
+def heterogeneity(rng, replications):
+    """Studies with one and the same effect: how often a test at 5 % says that they differ (Cochran's Q with each
+    study's own variance, with the pooled one, Welch's analysis of variance, sig.heterogeneity_p on a tenth of the
+    replications), and how often the interval of sig.random_effects misses the effect, by own errors and by common
+    ones."""
+    for name, (sizes, spreads) in DESIGNS.items():
+        n, df, k = np.array(sizes), np.array(sizes) - 1.0, len(sizes)
+        true = np.array(spreads) / np.sqrt(n)
+        effects = true * rng.standard_normal((replications, k))
+        ses = true * np.sqrt(rng.chisquare(df, (replications, k)) / df)
+        common = np.sqrt((df * n * ses**2).sum(axis=1, keepdims=True) / df.sum() / n)
+        agree(common[0], sig.common_errors(ses[0], n, df))
+        few = max(20, replications // 10)
+        p = {
+            "Cochran": chdtrc(k - 1, cochran(effects, ses)),
+            "pooled variance": f_dist.sf(cochran(effects, common) / (k - 1), k - 1, df.sum()),
+            "Welch": welch(effects, ses, df),
+            "bootstrap": np.array([sig.heterogeneity_p(effects[i], ses[i], df, 2000) for i in range(few)]),
+        }
+        samples = [
+            effects[0, i] + ses[0, i] * math.sqrt(m) * zscore(rng.standard_normal(m), ddof=1)
+            for i, m in enumerate(sizes)
+        ]
+        agree(welch(effects[:1], ses[:1], df)[0], f_oneway(*samples, equal_var=False).pvalue)
+        missed = {}
+        for errors, se in (("own", ses), ("common", common)):
+            found = [sig.random_effects(effects[i], se[i]).p < ALPHA for i in range(few)]
+            missed[f"interval, {errors} errors"] = percent(found)
+        yield {"studies": name} | {test: percent(x < ALPHA) for test, x in p.items()} | missed
+
+
+def cochran(effects, ses):
+    weights = 1 / ses**2
+    mean = (weights * effects).sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
+    return (weights * (effects - mean) ** 2).sum(axis=1)
+
+
+def welch(effects, ses, df):
+    """p of Welch's analysis of variance (1951, Biometrika 38:330-336)."""
+    k, weights = len(df), 1 / ses**2
+    rest = ((1 - weights / weights.sum(axis=1, keepdims=True)) ** 2 / df).sum(axis=1)
+    statistic = cochran(effects, ses) / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * rest)
+    return f_dist.sf(statistic, k - 1, (k**2 - 1) / 3 / rest)
 
 
 def pooled_logs(rng, replications, k):
@@ -621,6 +654,7 @@ TABLES = {
     "planning": planning,
     "looks": looks,
     "pooling": pooling,
+    "heterogeneity": heterogeneity,
     "report": whole_reports,
     "claims": claims,
 }

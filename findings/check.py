@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,13 @@ def differences(study: dict[str, dict], smooth: list[str], quantity: str) -> np.
     return np.mean([logs[name] for name in smooth], axis=0) - logs["relu"]
 
 
-def pooled(samples: list[np.ndarray]) -> tuple[float, float, float]:
-    """Ratio and its 95 % limits over studies: DerSimonian and Laird's variance between them, Hartung and Knapp's
+PARTS = ("mean", "low", "high")
+
+
+def pooled(samples: Iterable[np.ndarray]) -> tuple[float, float, float, float]:
+    """Ratio, its 95 % limits and p over studies: DerSimonian and Laird's variance between them, Hartung and Knapp's
     interval, and one variance within all studies."""
+    samples = list(samples)
     means, n = np.array([d.mean() for d in samples]), np.array([len(d) for d in samples])
     within = sum(((d - d.mean()) ** 2).sum() for d in samples) / (n - 1).sum() / n
     k, w = len(samples), 1 / within
@@ -117,7 +122,46 @@ def pooled(samples: list[np.ndarray]) -> tuple[float, float, float]:
     mean = np.average(means, weights=w)
     se = np.sqrt(np.average((means - mean) ** 2, weights=w) / (k - 1))
     half = scipy.stats.t.ppf(0.975, k - 1) * se
-    return tuple(np.exp([mean, mean - half, mean + half]))
+    return (*np.exp([mean, mean - half, mean + half]), 2 * scipy.stats.t.sf(abs(mean) / se, k - 1))
+
+
+def differing(samples: Iterable[np.ndarray], simulated: int = 20_000) -> float:
+    """p that studies have one mean, whatever their spreads: simulated trials of as many studies that do."""
+    samples, rng = list(samples), np.random.default_rng(1)
+
+    def statistic(parts: list[np.ndarray]) -> np.ndarray:
+        w = np.stack([d.shape[-1] / d.var(axis=-1, ddof=1) for d in parts])
+        means = np.stack([d.mean(axis=-1) for d in parts])
+        return (w * means**2).sum(axis=0) - (w * means).sum(axis=0) ** 2 / w.sum(axis=0)
+
+    drawn = statistic([d.std(ddof=1) * rng.standard_normal((simulated, len(d))) for d in samples])
+    return float((drawn >= statistic(samples)).mean())
+
+
+def trials(study: dict[str, dict]) -> list[int]:
+    return sorted({k for pair in final_pds(study["relu"]) for k in pair})
+
+
+def hanging(whole: tuple[float, ...], left: dict) -> list:
+    """By how much a ratio hangs on one trial: which moves it most and to what, the range without one, and without how
+    many the test says otherwise."""
+    most = max(left, key=lambda k: abs(math.log(left[k][0] / whole[0])))
+    shown = {k: x[3] < 0.05 and math.copysign(1, x[0] - 1) for k, x in left.items()}
+    decisive = [k for k in left if shown[k] != (whole[3] < 0.05 and math.copysign(1, whole[0] - 1))]
+    ratios = [x[0] for x in left.values()]
+    return [*numbered(most), *left[most], min(ratios), max(ratios), len(decisive)]
+
+
+def told(found) -> list:
+    """The same of an Influence."""
+    test = found.without
+    values = four(test) if hasattr(test, "effect") else [*(math.exp(getattr(test, x)) for x in PARTS), test.p]
+    return [*numbered(found.trial), *values, math.exp(found.low), math.exp(found.high), len(found.decisive)]
+
+
+def numbered(trial) -> tuple[int, int]:
+    """A trial, or (study, trial), as two numbers."""
+    return (list(write.PLAN).index(trial[0]), trial[1]) if isinstance(trial, tuple) else (0, trial)
 
 
 def compare_outcomes() -> list[str]:
@@ -126,6 +170,10 @@ def compare_outcomes() -> list[str]:
 
     def compare(what: str, mine, theirs) -> None:
         if not np.allclose(mine, theirs, rtol=1e-9, atol=1e-12):
+            problems.append(f"{what}: {mine} here, {theirs} in the text")
+
+    def compare_simulated(what: str, mine: float, theirs: float) -> None:
+        if abs(mine - theirs) > 0.01:  # four standard errors of 20,000 simulations
             problems.append(f"{what}: {mine} here, {theirs} in the text")
 
     found = write.published()
@@ -137,21 +185,33 @@ def compare_outcomes() -> list[str]:
         for activation, d in alone.items():
             test = found[name].study.test(activation, quantity)
             compare(f"{what}, {activation}", moderated(d, list(alone.values())), four(test))
-        ids = sorted({k for pair in final_pds(study["relu"]) for k in pair})
-        left = {k: contrast(read_study(name, k), quantity) for k in ids}
-        whole = np.log(contrast(study, quantity)[0])
-        trial = max(left, key=lambda k: abs(np.log(left[k][0]) - whole))
-        named, test = found[name].moves_most(quantity)
-        compare(f"{what}, the trial that moves it most", trial, named)
-        compare(f"{what}, without trial {trial}", left[trial], four(test))
+        left = {k: contrast(read_study(name, k), quantity) for k in trials(study)}
+        compare(
+            f"{what}, without one trial",
+            hanging(contrast(study, quantity), left),
+            told(found[name].influence(quantity)),
+        )
     for quantity, (title, (key, some)) in itertools.product(write.OUTCOMES, write.pooled_arms(found).items()):
-        samples = [
-            differences(studies[n], [a for a in studies[n] if a != "relu"] if key == write.SMOOTH else [key], quantity)
-            for n in some
-        ]
+        what = f"{title} pooled, {write.OUTCOMES[quantity]}"
+        arms = {n: [a for a in studies[n] if a != "relu"] if key == write.SMOOTH else [key] for n in some}
+        samples = {n: differences(studies[n], arms[n], quantity) for n in some}
         theirs = write.pool_contrast(some, quantity, key)
-        limits = [theirs.ratio(part) for part in ("mean", "low", "high")]
-        compare(f"{title} pooled, {write.OUTCOMES[quantity]}", pooled(samples), limits)
+        compare(what, pooled(samples.values()), [math.exp(getattr(theirs.effects, x)) for x in PARTS] + [theirs.p])
+        compare_simulated(f"{what}, between studies", differing(samples.values()), theirs.heterogeneity_p)
+        left = {
+            (n, k): pooled((samples | {n: differences(read_study(n, k), arms[n], quantity)}).values())
+            for n in some
+            for k in trials(studies[n])
+        }
+        hangs = write.influence({n: s.study for n, s in some.items()}, theirs)
+        compare(f"{what}, without one trial", hanging(pooled(samples.values()), left), told(hangs))
+    for quantity in write.OUTCOMES:
+        samples = [differences(study, [a for a in study if a != "relu"], quantity) for study in studies.values()]
+        means, w = np.array([d.mean() for d in samples]), np.array([len(d) / d.var(ddof=1) for d in samples])
+        q = (w * (means - np.average(means, weights=w)) ** 2).sum()
+        cochran, right = write.of_all_contrasts(found, quantity)
+        compare("Cochran's p of all contrasts", scipy.stats.chi2.sf(q, len(w) - 1), cochran)
+        compare_simulated("p of all contrasts", differing(samples), right)
     compare_small_numbers(studies, found, compare)
     return problems
 

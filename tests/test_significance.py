@@ -620,8 +620,6 @@ def test_random_effects_is_that_of_statsmodels(seed):
     effects, ses = rng.normal(-0.05, 0.02 * seed, k), rng.uniform(0.01, 0.08, k)
     ours = sig.random_effects(effects, ses)
     theirs = combine_effects(effects, ses**2, method_re="dl", use_t=False)
-    homogeneity = theirs.test_homogeneity()
-    assert (ours.q, ours.q_p) == pytest.approx((homogeneity.statistic, homogeneity.pvalue), rel=1e-9)
     assert (ours.tau2, ours.i2) == pytest.approx((max(0, theirs.tau2), max(0, theirs.i2)), rel=1e-9)
     assert (ours.tau2 > 0) == (seed > 1)  # the samples hold both cases
     if ours.tau2 > 0:
@@ -630,6 +628,11 @@ def test_random_effects_is_that_of_statsmodels(seed):
         mean, se = theirs.mean_effect_fe, theirs.sd_eff_w_fe_hksj
     half = stats.t.ppf(0.975, k - 1) * se
     assert (ours.mean, ours.se, ours.low, ours.high) == pytest.approx((mean, se, mean - half, mean + half), rel=1e-9)
+    half = stats.t.ppf(0.95, k - 1) * se
+    assert (ours.low90, ours.high90) == pytest.approx((mean - half, mean + half), rel=1e-9)
+    assert ours.p == pytest.approx(2 * stats.t.sf(abs(mean) / se, k - 1), rel=1e-9)
+    reach = stats.t.ppf(0.975, k - 2) * math.sqrt(ours.tau2 + se**2)
+    assert ours.predicted == pytest.approx((mean - reach, mean + reach), rel=1e-9)
 
 
 def test_random_effects_edges():
@@ -642,6 +645,94 @@ def test_random_effects_edges():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             sig.random_effects(effects, ses)
+
+
+def test_common_errors_are_of_the_variance_of_all_residuals():
+    samples = [np.random.default_rng(k).normal(k, 0.02 * (k + 1), n) for k, n in enumerate((3, 5, 16))]
+    n = np.array([len(x) for x in samples])
+    residuals = np.concatenate([x - x.mean() for x in samples])
+    expected = np.sqrt(residuals @ residuals / (n - 1).sum() / n)
+    assert sig.common_errors([x.std(ddof=1) / math.sqrt(len(x)) for x in samples], n, n - 1) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        sig.common_errors([0.0], [2], [0])
+
+
+def test_heterogeneity_is_welchs_and_with_many_trials_the_chi_squared():
+    """Samples of 40: SciPy's analysis of variance for unequal variances; nearly infinite df: Cochran's test."""
+    samples = [np.random.default_rng(k).normal(0.1 * k, 0.3 + 0.2 * k, 40) for k in range(4)]
+    means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(40) for x in samples]
+    ours = sig.heterogeneity_p(means, ses, [39] * 4, 100_000)
+    assert ours == pytest.approx(stats.f_oneway(*samples, equal_var=False).pvalue, abs=0.006)
+    q = combine_effects(np.array(means), np.square(ses), method_re="dl").test_homogeneity()
+    assert sig.heterogeneity_p(means, ses, [1e7] * 4, 100_000) == pytest.approx(q.pvalue, abs=0.006)
+    assert sig.heterogeneity_p(means, ses, [39] * 4) == sig.heterogeneity_p(means, ses, [39] * 4)
+    assert sig.heterogeneity_p([0.0, 1.0], [0.01, 0.01], [20, 20]) < 0.001
+    assert sig.heterogeneity_p([0.1], [0.1], [2]) is None
+    with pytest.raises(ValueError, match="positive"):
+        sig.heterogeneity_p([0.1, 0.2], [0.1, 0.1], [2, 0])
+
+
+def test_heterogeneity_errs_in_one_of_twenty_at_the_sizes_and_spreads_of_the_published_studies():
+    """Simulated trials, nothing to find: 3 to 7 %, where Cochran's test rejects in 21 %."""
+    rng, rounds = np.random.default_rng(4), 1500
+    sizes, spreads = (16, 5, 5, 5, 5, 8, 10, 8), (0.0145, 0.0195, 0.0134, 0.0189, 0.0154, 0.0422, 0.0167, 0.0544)
+    ours = cochran = 0
+    for _ in range(rounds):
+        samples = [rng.normal(0, sd, n) for n, sd in zip(sizes, spreads, strict=True)]
+        means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(len(x)) for x in samples]
+        ours += sig.heterogeneity_p(means, ses, [n - 1 for n in sizes], 1000) < 0.05
+        weights = np.array([1 / se**2 for se in ses])
+        q = weights @ (np.array(means) - np.average(means, weights=weights)) ** 2
+        cochran += stats.chi2.sf(q, 7) < 0.05
+    assert 0.03 < ours / rounds < 0.07 < 0.15 < cochran / rounds
+
+
+# ---------------------------------------------------------------- influence of one trial
+
+
+def without_each(pds, names):
+    """The contrast of `names` with ReLU, and without each trial, numbered from 1."""
+    n = len(pds["relu"])
+    left = {
+        k + 1: sig.smooth_contrast({a: np.delete(np.delete(pd, k, 0), k, 1) for a, pd in pds.items()}, names)
+        for k in range(n)
+    }
+    return sig.smooth_contrast(pds, names), left
+
+
+def test_a_planted_odd_seed_is_named():
+    rng, n, odd = np.random.default_rng(2), 8, 5
+    pds = {name: random_pd(rng, n, 0.14, 0.01) for name in ("relu", "gelu", "swish")}
+    whole, left = without_each(pds, ["gelu", "swish"])
+    assert sig.influence(whole, left).shift < 1 and whole.p > 0.05
+    for name in ("gelu", "swish"):
+        pds[name] *= 1.03
+        pds[name][odd - 1], pds[name][:, odd - 1] = 0.8 * pds[name][odd - 1], 0.8 * pds[name][:, odd - 1]
+    whole, left = without_each(pds, ["gelu", "swish"])
+    found = sig.influence(whole, left)
+    assert found.trial == odd and found.without == left[odd] and found.decisive == (odd,) and found.notable
+    # by hand: the differences of the trials' numbers
+    expected = abs(left[odd].estimate - whole.estimate) / whole.se
+    assert found.shift == pytest.approx(expected) and expected > 0.5
+    assert (found.low, found.high) == (min(c.estimate for c in left.values()), left[odd].estimate)
+
+
+def test_influence_of_a_mean_is_cooks():
+    """Leaving x_k out of a mean moves it by (x_k - mean) / (n - 1)."""
+    x = np.array([1.2, -0.3, 0.5, 2.4, 0.9])
+    zero = np.zeros(5)
+    whole = sig.compare_loss(x, zero)
+    found = sig.influence(whole, {k: sig.compare_loss(np.delete(x, k), zero[1:]) for k in range(5)})
+    assert found.trial == 3
+    assert found.shift == pytest.approx(math.sqrt(5) * (x[3] - x.mean()) / 4 / x.std(ddof=1))
+    assert found.decisive == () == sig.influence(whole, {0: sig.compare_loss(x[:2], zero[:2])}).decisive  # no test
+
+
+def test_influence_needs_a_test():
+    pd = np.full((2, 2), 0.1)
+    assert sig.influence(sig.compare_pd(pd, pd), {1: sig.compare_pd(pd, pd)}) is None
+    whole = sig.compare_loss(np.arange(3.0), np.zeros(3))
+    assert sig.influence(whole, {}) is None and sig.influence(whole, {1: None}) is None
 
 
 # ---------------------------------------------------------------- moderated tests

@@ -76,8 +76,8 @@ def test_studies_are_found_and_every_row_is_that_of_the_study_alone(three):
     assert set(table["Dataset"]) == {"plays_1.txt", "plays_2.txt", "plays_3.txt"}
 
 
-def test_pooling_is_a_t_test_over_studies_and_heterogeneity_an_analysis_of_variance(three):
-    """With equal numbers of trials both are classical tests on the trials' ln PD differences."""
+def test_pooling_is_a_t_test_over_studies(three):
+    """With equal numbers of trials, on the trials' ln PD differences."""
     folder, made = three
     for p in studies.pool(load(folder)):
         if p.activation == studies.SMOOTH:
@@ -89,12 +89,12 @@ def test_pooling_is_a_t_test_over_studies_and_heterogeneity_an_analysis_of_varia
         assert p.ratio() == pytest.approx(math.exp(np.mean(means)))
         assert p.p == pytest.approx(classical.pvalue)
         assert (p.ratio("low"), p.ratio("high")) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
-        f = scipy.stats.f_oneway(*groups)
-        assert p.effects.q == pytest.approx(2 * f.statistic) and p.heterogeneity_p == pytest.approx(f.pvalue)
         within = np.mean([g.var(ddof=1) for g in groups])
         assert p.effects.tau2 == pytest.approx(max(0, np.var(means, ddof=1) - within / 3))
         half = scipy.stats.t.ppf(0.975, 1) * math.sqrt(p.effects.tau2 + np.var(means, ddof=1) / 3)
         assert p.predicted == pytest.approx((math.exp(np.mean(means) - half), math.exp(np.mean(means) + half)))
+        ses = [scipy.stats.sem(g) for g in groups]
+        assert p.heterogeneity_p == pytest.approx(significance.heterogeneity_p(means, ses, [2, 2, 2]))
 
 
 def test_the_spread_over_trainings_is_compared_by_bartletts_test(tmp_path):
@@ -132,7 +132,7 @@ class _Bare:
 
     def __init__(self, differences):
         self.name, self.marks = "", {1: {id(self)}}
-        self.differences, positive = differences, np.exp(differences)
+        positive = np.exp(differences)
         n, se = len(differences), differences.std(ddof=1) / math.sqrt(len(differences))
         self.comparison = significance.Comparison(
             "pd", "paired t", (n, n), float(np.exp(np.log(positive).mean())), p=0.5, se=float(se), df=n - 1.0
@@ -142,9 +142,6 @@ class _Bare:
         return self.comparison
 
     own = test
-
-    def by_trial(self, name, quantity):
-        return dict(enumerate(self.differences, 1))
 
     def said(self, name, quantity):
         return "inconclusive"
@@ -192,11 +189,19 @@ def test_the_same_experiment_twice_counts_once(three):
     write(folder / "studies" / "copy" / "results", 1)
     found = load(folder)
     for p, q in zip(before, studies.pool(found), strict=True):
-        assert (q.p, q.effects.k, len(q.studies)) == (pytest.approx(p.p), 3, 4)
-    assert "main and copy hold the same trained models" in studies.studies_text(found)
+        assert (q.p, q.effects.k, q.studies) == (pytest.approx(p.p), 3, ["main", "deep", "wide"])
+        assert q.left_out == {"copy": "main"}
+    text = studies.studies_text(found)
+    assert "copy and main hold the same trained models: they are not independent, and main alone counts" in text
 
 
 # -- studies that are not independent ---------------------------------------------------------------------------------
+
+
+def left_out(found):
+    """What is left out of every pooling, each once."""
+    pooled = [p.left_out for p in studies.pool(found)]
+    return [p for i, p in enumerate(pooled) if p not in pooled[:i]]
 
 
 def again(folder, made, noise=0.0, **changes):
@@ -222,47 +227,13 @@ def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_p
             fingerprint=f"{tokens:064x}",
         )
     found = load(tmp_path)
-    assert studies.dependent(found) == [["main", "at_1088", "at_1152"]]
-    for p in studies.pool(found):
-        logs = [log_differences(m.all_results, p.activation) for m in found.values()] if p.activation in made else None
-        if logs is None:
-            continue
-        one = scipy.stats.ttest_1samp(np.mean(logs, axis=0), 0)  # over trials, not over studies
-        three = scipy.stats.ttest_1samp(np.mean(logs, axis=1), 0)
-        assert p.p == pytest.approx(one.pvalue) and p.p > 10 * three.pvalue
-        assert three.pvalue < 0.05 < p.p and p.verdict == "inconclusive" and len(p.studies) == 3
-        assert p.effects.k == 1 and p.predicted is None and p.heterogeneity_p is None
-        interval = one.confidence_interval()
-        assert (p.ratio("low"), p.ratio("high")) == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    (p,) = studies.pool(found)
+    means = [log_differences(m.all_results, p.activation).mean() for m in found.values()]
+    assert scipy.stats.ttest_1samp(means, 0).pvalue < 0.05  # over studies, were they independent
+    assert (p.studies, p.verdict, p.p) == (["main"], "not pooled", None)
+    assert p.predicted is None and p.heterogeneity_p is None
     text = studies.studies_text(found)
-    assert "main, at_1088 and at_1152 hold the same trained models" in text
-    assert "count as one study, trial by trial: true of these studies alone" in text and "**Higher" not in text
-
-
-def test_seed_bases_that_overlap_are_counted_trial_by_trial(tmp_path):
-    """--seed-base 1337, 1338, 1339: trials [a b c], [b c d], [c d e] are five, not nine."""
-    everything = synthetic_study(("gelu", "relu"), n_trials=5, seed=3)
-    for base in range(3):
-        made = copy.deepcopy(everything)
-        for results in made.values():
-            results["trials"] = results["trials"][base : base + 3]
-            kept = {t["trial_id"]: k for k, t in enumerate(results["trials"], 1)}
-            pairs = []
-            for pair in results["reproducibility_metrics"]:
-                i, j = map(int, pair["model_pair"].split("_vs_"))
-                if i in kept and j in kept:
-                    pairs.append({**pair, "model_pair": f"{kept[i]}_vs_{kept[j]}"})
-            for k, t in enumerate(results["trials"], 1):
-                t["trial_id"] = k  # trial 1 of the second study is trial 2 of the first, by its seed and weights
-            results.update(reproducibility_metrics=pairs, fingerprint=f"{base:064x}")
-            results.pop("divergence")
-            storage.write_results(results, tmp_path / "studies" / f"base_{base}" / "results")
-    found = load(tmp_path)
-    (p,) = [p for p in studies.pool(found) if p.activation == "gelu"]
-    logs = [log_differences(m.all_results, "gelu") for m in found.values()]
-    by_seed = [np.mean([logs[s][k - s] for s in range(3) if 0 <= k - s < 3]) for k in range(5)]
-    assert p.p == pytest.approx(scipy.stats.ttest_1samp(by_seed, 0).pvalue) and p.as_one
-    assert (p.ratio(), p.effects.k) == (pytest.approx(math.exp(np.mean(by_seed))), 1)
+    assert "at_1152 and main hold the same trained models" in text and "**Higher" not in text
 
 
 @pytest.mark.parametrize(
@@ -286,7 +257,7 @@ def test_what_makes_studies_dependent(tmp_path, change, together):
         results["fingerprint"] = "9" * 64
         change(results)
         storage.write_results(results, tmp_path / "studies" / "other" / "results")
-    assert studies.dependent(load(tmp_path)) == ([["main", "other"]] if together else [["main"], ["other"]])
+    assert left_out(load(tmp_path)) == ([{"other": "main"}] if together else [{}])
 
 
 def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
@@ -294,50 +265,70 @@ def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
         for folder in (tmp_path / "results", tmp_path / "studies" / "copy" / "results"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}_results.json").write_text(json.dumps(minimal_results(name)), encoding="utf-8")
-    assert studies.dependent(load(tmp_path)) == [["main", "copy"]]
+    assert left_out(load(tmp_path)) == [{"copy": "main"}]
 
 
-def test_dependent_studies_among_independent_ones_count_once(three):
+def test_of_dependent_studies_the_one_with_more_trials_counts(three):
     folder, made = three
     before = studies.pool(load(folder))
-    again(folder / "studies" / "longer" / "results", made["deep"], fingerprint="8" * 64)
-    found = load(folder)
-    assert studies.dependent(found) == [["main"], ["deep", "longer"], ["wide"]]
-    for p, q in zip(before, studies.pool(found), strict=True):
-        assert (q.p, q.effects.k, len(q.studies)) == (pytest.approx(p.p), 3, 4)
-    table = studies.pooled_frame(found)
-    assert set(table["Studies"]) == {4} and set(table["Independent"]) == {3}
-    assert "4 studies, of which 3 independent" in studies.studies_text(found)
+    again(folder / "studies" / "evaluated_again" / "results", made["deep"], fingerprint="8" * 64)
+    for p, q in zip(before, studies.pool(load(folder)), strict=True):
+        assert (q.p, q.studies, q.left_out) == (pytest.approx(p.p), p.studies, {"evaluated_again": "deep"})
+    assert set(studies.pooled_frame(load(folder))["Studies"]) == {3}
+    write(folder / "studies" / "longer" / "results", 3, n_trials=5)
+    assert left_out(load(folder)) == [{"wide": "longer", "evaluated_again": "deep"}]
 
 
-def test_where_seeds_are_not_shared_the_study_with_more_trials_stands_for_all(tmp_path):
-    small = write(tmp_path / "results", 1)
-    large = write(tmp_path / "studies" / "more" / "results", 1, n_trials=5)
-    for made, folder in ((small, tmp_path / "results"), (large, tmp_path / "studies" / "more" / "results")):
-        for t in made["relu"]["trials"]:
-            t["seed"] += 500
-        storage.write_results(made["relu"], folder)
+# -- contrasts, and single trials -------------------------------------------------------------------------------------
+
+
+def test_contrasts_over_other_activations_are_not_pooled(tmp_path):
+    write(tmp_path / "results", 1, names=("smelu_05", "gelu", "relu"))
+    write(tmp_path / "studies" / "b" / "results", 2, names=("swish", "gelu", "relu"))
     found = load(tmp_path)
-    for p in studies.pool(found):
-        if p.activation != studies.SMOOTH:
-            test = found["more"].test(p.activation, "PD")
-            assert p.as_one and p.ratio() == pytest.approx(test.effect) and p.effects.se == pytest.approx(test.se)
+    assert {p.activation for p in studies.pool(found)} == {"smelu_05", "gelu", "swish"}
+    with pytest.raises(ValueError, match="main, b contrast different activations"):
+        studies.pool_one(found, studies.SMOOTH, "PD")
+    text = studies.studies_text(found)
+    assert "are not pooled, being others in each study (main: SmeLU β=0.5 and GELU; b: GELU and Swish)" in text
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
-@pytest.mark.parametrize("k", [2, 6])
-def test_the_rate_of_errors_of_dependent_studies(k, correlation):
-    """Nothing to find, k studies of the same three seeds whose effects are correlated: at most 5 % of errors, where
-    taking them for independent gives up to three quarters."""
-    rng, wrong, rounds = np.random.default_rng(k), 0, 600
-    for _ in range(rounds):
-        common = rng.normal(0, 0.05, 3)
-        own = rng.normal(0, 0.05, (k, 3))
-        found = {s: _Bare(math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own[s]) for s in range(k)}
-        for study in found.values():
-            study.marks = {trial: {("seed", trial)} for trial in (1, 2, 3)}
-        wrong += studies.pool_one(found, "gelu", "PD").p < 0.05
-    assert scipy.stats.binomtest(wrong, rounds, 0.05, alternative="greater").pvalue > 0.001
+def test_a_study_without_a_trial_is_that_of_the_other_trials(tmp_path):
+    made = write(tmp_path / "results", 1, n_trials=5)
+    left = load(tmp_path)["main"].without[2]
+    for results in made.values():
+        results["trials"] = [t for t in results["trials"] if t["trial_id"] != 2]
+        pairs = results["reproducibility_metrics"]
+        results["reproducibility_metrics"] = [p for p in pairs if "2" not in p["model_pair"].split("_vs_")]
+    alone = studies.Member(made, "main")
+    for quantity in studies.QUANTITIES:
+        assert left.contrast.tests[quantity] == alone.contrast.tests[quantity]
+        assert left.own("gelu", quantity) == alone.own("gelu", quantity)
+
+
+def test_the_trial_that_a_summary_hangs_on_is_named(tmp_path):
+    write(tmp_path / "results", 1, n_trials=6)
+    made = write(tmp_path / "studies" / "odd" / "results", 2, n_trials=6)
+    found = load(tmp_path)
+    p = studies.pool_one(found, "gelu", "PD")
+    for pair in made["gelu"]["reproducibility_metrics"]:
+        pair["relative_pd"] *= 2.0 if "4" in pair["model_pair"].split("_vs_") else 1.0
+    storage.write_results(made["gelu"], tmp_path / "studies" / "odd" / "results")
+    found = load(tmp_path)
+    p = studies.pool_one(found, "gelu", "PD")
+    hangs = studies.influence(found, p)
+    assert hangs.trial == ("odd", 4) and hangs.notable
+    # by SciPy, from the differences that are left
+    groups = [log_differences(found[name].all_results, "gelu") for name in ("main", "odd")]
+    left = found["odd"].without[4].measured
+    groups[1] = significance.log_pseudo_values(left["gelu"].pd()) - significance.log_pseudo_values(left["relu"].pd())
+    n = [len(g) for g in groups]
+    variance = sum((m - 1) * g.var(ddof=1) for m, g in zip(n, groups, strict=True)) / (sum(n) - 2)
+    expected = significance.random_effects([g.mean() for g in groups], [math.sqrt(variance / m) for m in n])
+    assert hangs.without.mean == pytest.approx(expected.mean) and hangs.without.p == pytest.approx(expected.p)
+    assert f"Without trial 4 of odd it is {studies.signed(100 * math.expm1(expected.mean))} %" in studies.studies_text(
+        found
+    )
 
 
 def test_bits_per_byte_compare_tokenizers(tmp_path):

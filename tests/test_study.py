@@ -15,11 +15,9 @@ import storage
 from analysis import report, sequential, tables
 from analysis.study import Study
 from plotting import several
-from questions.studies.tell import SMOOTH, Member
 from questions.until_decided import looks
 from synthetic import (
     STUDY,
-    add_frontier,
     differences_from,
     log_jackknife,
     losses_of,
@@ -100,18 +98,6 @@ def test_a_comparison_at_equal_loss_depends_on_the_compared_ones_alone():
     # the smooth ones together: a new smooth one belongs to them, one with a kink doesn't
     other = Study(study | {"leaky_relu": synthetic_results("leaky_relu", n_trials=4, val_loss=2.4)})
     assert other.contrast.own == alone.contrast.own and other.contrast.loss == alone.contrast.loss
-
-
-def test_what_is_pooled_at_equal_loss_is_what_was_tested():
-    for branches in (False, True):
-        study = synthetic_study(n_trials=4)
-        if branches:
-            study = {name: add_frontier(results) for name, results in study.items()}
-        member = Member(study)
-        for name in ("gelu", SMOOTH):
-            values = list(member.by_trial(name, "Matched_PD").values())
-            own = member.own(name, "Matched_PD")
-            assert np.std(values, ddof=1) / 2 == pytest.approx(own.se, rel=1e-9)
 
 
 def with_verdicts_that_depend_on_the_family():

@@ -9,12 +9,13 @@ study and activation), `results/all_studies_pooled.csv` (a row per activation), 
 
 from __future__ import annotations
 
-import itertools
+import copy
+import dataclasses
 import math
 import os
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import plot_utils
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
-from analysis.results import Measured, load_all_results, mean, median, seeds_shared, std, study_order, training_mark
+from analysis.results import Measured, load_all_results, mean, median, std, study_order, training_mark
 from analysis.study import ALPHA, REFERENCE, PairTests, Study
 from analysis.tables import csv, frame
 from config import UserError
@@ -72,17 +73,16 @@ class Member(Study):
                     marks.add(("seed", corpus, trial["seed"]))
         return found
 
-    def by_trial(self, name: str, quantity: str) -> dict[int, float] | None:
-        """{trial: its ln PD (as a pseudo-value) minus that of ReLU's trial of the same seed}, whose mean is the ln of
-        the ratio; None where seeds are not shared or there are too few trials."""
-        names = [*(self.contrast.smooth if name == SMOOTH else [name]), REFERENCE]
-        if not all(seeds_shared(self.measured[n], self.measured[REFERENCE]) for n in names):
-            return None
-        found = self.compared_pds(names, quantity, paired=True)
-        logs = [significance.log_pseudo_values(pds) for pds in found[2].values()] if found else [None]
-        if any(values is None for values in logs):
-            return None
-        return dict(zip(found[1][REFERENCE], (np.mean(logs[:-1], axis=0) - logs[-1]).tolist(), strict=True))
+    @cached_property
+    def without(self) -> dict[int, Member]:
+        """{trial: this study without that trial of every activation}."""
+        return {k: self._without(k) for k in sorted({k for m in self.measured.values() for k in m.trials})}
+
+    def _without(self, trial: int) -> Member:
+        left = copy.copy(self)
+        left.__dict__ = {"name": self.name, "looks": None, "all_results": self.all_results, "_answers": {}}
+        left.measured = {name: dataclasses.replace(m, without=trial) for name, m in self.measured.items()}
+        return left
 
     @cached_property
     def against(self) -> dict[str, PairTests]:
@@ -207,28 +207,53 @@ class Pooled:
 
     activation: str
     quantity: str
-    studies: list[str]  # that enter it
-    groups: list[list[str]]  # the same, those together that are not independent
-    verdicts: list[str]  # of the studies
-    ratios: list[float]
-    effects: significance.RandomEffects | None = None  # of ln ratios, one for each group; None without any study
-    p: float | None = None  # of no mean effect
+    tests: dict[str, significance.Comparison]  # of the studies that enter it, each by its own spread alone
+    verdicts: list[str]  # of these studies
+    left_out: dict[str, str]  # {study: the one that has some of its trials already}
     p_holm: float | None = None  # over the activations
-    heterogeneity_p: float | None = None  # of one and the same effect in all groups
-    low90: float | None = None
-    high90: float | None = None
-    predicted: tuple[float, float] | None = None  # 95 % limits of the ratio in another study of this kind
-    spreads: list[float] = field(default_factory=list)  # standard deviations of ln ratios, by group
-    spreads_p: float | None = None  # of one and the same spread in all groups, as the pooled errors take it
+
+    @property
+    def studies(self) -> list[str]:
+        return list(self.tests)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [test.effect for test in self.tests.values()]
+
+    @property
+    def spreads(self) -> list[float]:
+        """Standard deviations of ln ratios over trials, by study."""
+        return [test.se * math.sqrt(scipy.stats.hmean(test.n)) for test in self.tests.values()]
+
+    @cached_property
+    def effects(self) -> significance.RandomEffects:
+        """Of ln ratios."""
+        return summarised(self.tests.values())
+
+    @cached_property
+    def heterogeneity_p(self) -> float | None:
+        """Of one and the same effect in all studies."""
+        tests = self.tests.values()
+        return significance.heterogeneity_p(*zip(*((t.estimate, t.se, t.df) for t in tests), strict=True))
+
+    @cached_property
+    def spreads_p(self) -> float | None:
+        """Of one and the same spread in all studies, as the pooled errors take it."""
+        return same_spread(np.square(self.spreads), np.array([test.df for test in self.tests.values()]))
+
+    @property
+    def p(self) -> float | None:
+        return self.effects.p
 
     def ratio(self, attribute: str = "mean") -> float | None:
-        x = getattr(self.effects, attribute) if self.effects else None
+        x = getattr(self.effects, attribute)
         return None if x is None else math.exp(x)
 
     @property
-    def as_one(self) -> bool:
-        """Several studies, all of which depend on one another."""
-        return len(self.groups) == 1 < len(self.studies)
+    def predicted(self) -> tuple[float, float] | None:
+        """95 % limits of the ratio in another study of this kind."""
+        limits = self.effects.predicted
+        return limits and (math.exp(limits[0]), math.exp(limits[1]))
 
     @property
     def verdict(self) -> str:
@@ -238,112 +263,78 @@ class Pooled:
         if self.p_holm < ALPHA:
             return "lower" if self.effects.mean < 0 else "higher"
         margin = 1 - significance.PD_MARGIN
-        return "equal" if margin <= self.low90 and self.high90 <= 1 / margin else "inconclusive"
+        return "equal" if margin <= self.ratio("low90") and self.ratio("high90") <= 1 / margin else "inconclusive"
+
+
+def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomEffects:
+    """Studies together; one of two trials has an effect and no spread of its own."""
+    parts = [(t.estimate, t.se or 0.0, scipy.stats.hmean(t.n), t.df or 0.0) for t in tests]
+    estimates, ses, n, df = zip(*parts, strict=True)
+    return significance.random_effects(estimates, significance.common_errors(ses, n, df))
 
 
 def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
-    """Every activation that a study could test against ReLU, over all studies that could; last all smooth together.
+    """Every activation that a study could test against ReLU, over all studies that could; last all smooth together,
+    where these are the same everywhere.
 
-    The mean effect, its Hartung-Knapp interval, tau², I² and Q are those of significance.random_effects, on ln PD
-    ratios. With three trials a study's own standard error rests on two degrees of freedom; weights made of such errors
-    are noise, and intervals then cover too little (88 % at ten studies, measured) and Q is too large. So the standard
-    errors are made of the variance pooled over the studies, s² / n_i (Doncaster & Spake 2018, Methods in Ecology and
-    Evolution 9:634-644). With equal numbers of trials the interval is that of a one-sample t over studies, and the test
-    of heterogeneity is the F test of the analysis of variance, F = Q / (k - 1). The limits of another study are those
-    of Higgins, Thompson & Spiegelhalter 2009.
+    The mean effect, its Hartung-Knapp interval, tau² and I² are those of significance.random_effects, on ln PD ratios.
+    With three trials a study's own standard error rests on two degrees of freedom; weights made of such errors are
+    noise, and intervals then cover too little (88 % at ten studies, measured). So the standard errors are made of the
+    variance pooled over the studies. With equal numbers of trials the interval is that of a one-sample t over studies.
+    Whether the effect differs between studies is tested with each study's own spread.
 
-    Studies that share trials, or seeds and corpus, are not independent (`dependent`). Taken for independent they err in
-    7 to 92 % of cases. They enter as one study, trial by trial: the differences of the same trial or seed are averaged
-    over the studies, and the spread is that of these means. When all studies are of one such group, the test is a t
-    over its trials, and speaks about these studies alone: 2 to 3 % of errors, however strongly they depend on one
-    another (bench/calibration.py, table pooling).
+    Studies that share trials, or seeds and corpus, are not independent: of these the one with the most trials enters.
     """
     names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
     pooled = [pool_one(studies, name, quantity) for name in names]
-    smooth = {tuple(s.contrast.smooth) for s in studies.values() if quantity in s.contrast.tests}
-    if len(smooth) == 1 and len(*smooth) > 1:  # else it means another thing in every study, or nothing new
-        pooled.append(pool_one(studies, SMOOTH, quantity))
+    alike = contrasted(studies, quantity)
+    if len(alike) == 1:
+        pooled.append(pool_one({key: studies[key] for key in next(iter(alike.values()))}, SMOOTH, quantity))
+    pooled = [p for p in pooled if p.tests]
     tested = [p for p in pooled if p.p is not None and p.activation != SMOOTH]
     for p, adjusted in zip(tested, significance.holm([p.p for p in tested]), strict=True):
         p.p_holm = float(adjusted)
     for p in pooled:
         if p.activation == SMOOTH:
             p.p_holm = p.p  # one planned contrast, as within a study
-    return [p for p in pooled if p.studies]
+    return pooled
 
 
-def linked(items: Mapping[object, set]) -> list[list]:
-    """The keys in groups: those whose sets have an element in common are together, also through others."""
-    groups: list[tuple[list, set]] = []
-    for key, marks in items.items():
-        joined = [group for group in groups if group[1] & marks]
-        groups = [group for group in groups if group not in joined]
-        groups.append(([k for keys, _ in joined for k in keys] + [key], marks.union(*(m for _, m in joined))))
-    order = list(items)
-    return sorted((sorted(keys, key=order.index) for keys, _ in groups), key=lambda keys: order.index(keys[0]))
-
-
-def dependent(studies: Mapping[str, Member]) -> list[list[str]]:
-    """The studies in groups; those of one group share trials, or seeds on the same corpus, directly or through
-    another."""
-    return linked({name: set().union(*study.marks.values()) for name, study in studies.items()})
-
-
-@dataclass(frozen=True)
-class _Effect:
-    """Of one study, or of several that count as one: mean ln ratio, standard error, number of trials and df."""
-
-    mean: float
-    se: float
-    n: float
-    df: float
-
-
-def _effect(group: list[Member], name: str, quantity: str) -> _Effect:
-    by_trial = [study.by_trial(name, quantity) for study in group] if len(group) > 1 else [None]
-    if None in by_trial:  # one study, or not paired: then the one with the most trials stands for all
-        test = max((study.own(name, quantity) for study in group), key=lambda test: min(test.n))
-        return _Effect(math.log(test.effect), test.se, float(scipy.stats.hmean(test.n)), test.df)
-    marks = {(i, k): study.marks[k] for i, study in enumerate(group) for k in by_trial[i]}
-    means = [np.mean([by_trial[i][k] for i, k in same]) for same in linked(marks)]
-    n = len(means)
-    return _Effect(float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(n), n, n - 1)
+def contrasted(studies: Mapping[str, Member], quantity: str) -> dict[tuple[str, ...], list[str]]:
+    """{smooth activations, two or more: the studies whose contrast is over these}: each is an estimand of its own."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for key, study in studies.items():
+        if quantity in study.contrast.tests and len(study.contrast.smooth) > 1:
+            found.setdefault(tuple(study.contrast.smooth), []).append(key)
+    return found
 
 
 def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
-    """One activation, or SMOOTH, over the studies that could test it; see `pool`."""
-    tests = {key: study.own(name, quantity) for key, study in studies.items()}
-    entering = {key: studies[key] for key, test in tests.items() if test is not None and test.p is not None}
-    groups = dependent(entering)
-    result = Pooled(
-        name,
-        quantity,
-        list(entering),
-        groups,
-        [study.said(name, quantity) for study in entering.values()],
-        [tests[key].effect for key in entering],
-    )
-    if not entering:
-        return result
-    found = [_effect([entering[key] for key in group], name, quantity) for group in groups]
-    if result.as_one:
-        return _as_one(result, found[0])
-    means, df = np.array([e.mean for e in found]), np.array([e.df for e in found])
-    sizes = np.array([e.n for e in found])
-    variance = df @ [e.n * e.se**2 for e in found] / df.sum()
-    result.effects = summary = significance.random_effects(means, np.sqrt(variance / sizes))
-    k = summary.k
-    result.spreads = [e.se * math.sqrt(e.n) for e in found]
-    result.spreads_p = same_spread(np.square(result.spreads), df)
-    if k > 1 and summary.se:  # without any spread between studies there is no test
-        result.p = float(2 * scipy.stats.t.sf(abs(summary.mean) / summary.se, k - 1))
-        ninety = significance.random_effects(means, np.sqrt(variance / sizes), confidence=0.9)
-        result.low90, result.high90 = math.exp(ninety.low), math.exp(ninety.high)
-        result.heterogeneity_p = float(scipy.stats.f.sf(summary.q / (k - 1), k - 1, df.sum()))
-    if k > 2 and summary.se:
-        half = scipy.stats.t.ppf(0.975, k - 2) * math.sqrt(summary.tau2 + summary.se**2)
-        result.predicted = math.exp(summary.mean - half), math.exp(summary.mean + half)
-    return result
+    """One activation, or SMOOTH, over the studies that could test it; see `pool`.
+
+    Raises:
+        ValueError: SMOOTH, of studies with different smooth activations.
+    """
+    tests = {key: test for key, study in studies.items() if (test := study.own(name, quantity)) and test.p is not None}
+    if name == SMOOTH and len({tuple(studies[key].contrast.smooth) for key in tests}) > 1:
+        raise ValueError(f"studies: {', '.join(tests)} contrast different activations, which can't be pooled")
+    entering = list(tests)
+    marks = [set().union(*studies[key].marks.values()) for key in entering]
+    holders = {entering[i]: j for i, j in significance.separate_studies(marks).items()}
+    left_out = {key: entering[j] for key, j in holders.items() if j is not None}
+    tests = {key: test for key, test in tests.items() if key not in left_out}
+    return Pooled(name, quantity, tests, [studies[key].said(name, quantity) for key in tests], left_out)
+
+
+def influence(studies: Mapping[str, Member], p: Pooled) -> significance.Influence | None:
+    """How far a summary hangs on one trial of one study: its `trial` is (study, trial)."""
+    without = {}
+    for key in p.tests if len(p.tests) > 1 else ():
+        for trial, left in studies[key].without.items():
+            test = left.own(p.activation, p.quantity)
+            if test is not None and test.estimate is not None:
+                without[key, trial] = summarised((p.tests | {key: test}).values())
+    return significance.influence(p.effects, without)
 
 
 def same_spread(variances: np.ndarray, df: np.ndarray) -> float | None:
@@ -355,18 +346,6 @@ def same_spread(variances: np.ndarray, df: np.ndarray) -> float | None:
     statistic = df.sum() * math.log(pooled) - df @ np.log(variances)
     correction = 1 + (np.sum(1 / df) - 1 / df.sum()) / (3 * (len(df) - 1))
     return float(scipy.stats.chi2.sf(statistic / correction, len(df) - 1))
-
-
-def _as_one(result: Pooled, effect: _Effect) -> Pooled:
-    """Studies that all depend on one another: a t-test over their trials."""
-    half, half90 = (scipy.stats.t.ppf(q, effect.df) * effect.se for q in (0.975, 0.95))
-    result.effects = significance.RandomEffects(
-        effect.mean, effect.mean - half, effect.mean + half, effect.se, None, None, None, None, 1
-    )
-    if effect.se > significance.NO_VARIATION:
-        result.p = float(2 * scipy.stats.t.sf(abs(effect.mean) / effect.se, effect.df))
-        result.low90, result.high90 = math.exp(effect.mean - half90), math.exp(effect.mean + half90)
-    return result
 
 
 def pooled_frame(studies: Mapping[str, Member]):
@@ -386,7 +365,6 @@ def pooled_frame(studies: Mapping[str, Member]):
                 "Activation": p.activation,
                 "Compared_At": NAMES[p.quantity],
                 "Studies": len(p.studies),
-                "Independent": e.k,
                 "Ratio": p.ratio(),
                 "CI_Low": p.ratio("low"),
                 "CI_High": p.ratio("high"),
@@ -395,7 +373,6 @@ def pooled_frame(studies: Mapping[str, Member]):
                 "Verdict": p.verdict,
                 "Tau": None if e.tau2 is None else math.sqrt(e.tau2),
                 "I2_Pct": None if e.i2 is None else 100 * e.i2,
-                "Q": e.q,
                 "Heterogeneity_p": p.heterogeneity_p,
                 "Predicted_Low": low,
                 "Predicted_High": high,
@@ -403,8 +380,8 @@ def pooled_frame(studies: Mapping[str, Member]):
             }
         )
     columns = (
-        "Activation Compared_At Studies Independent Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Q Heterogeneity_p "
-        "Predicted_Low Predicted_High Names"
+        "Activation Compared_At Studies Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Heterogeneity_p Predicted_Low "
+        "Predicted_High Names"
     ).split()
     return frame(rows, columns)
 
@@ -414,12 +391,12 @@ def pooled_frame(studies: Mapping[str, Member]):
 READING = (
     "Random effects: each study may have an effect of its own; the mean is over such studies. DerSimonian–Laird "
     "with the Hartung–Knapp interval; standard errors from the variance pooled over the studies, since a study of "
-    "three trials hardly knows its own. With equal numbers of trials all studies weigh the same.",
+    "three trials hardly knows its own. With equal numbers of trials all studies weigh the same. Heterogeneity: "
+    "parametric bootstrap with each study's own spread.",
     "At equal validation loss an activation that learns more slowly is read off later in the learning-rate schedule, "
     "where PD is lower; a change that shows there and not on the final models may be no more than that.",
-    "Studies that share trained models, or seeds on the same corpus, count as one, trial by trial; the column "
-    "*independent* says how many are left. Studies that share a model or a corpus are no independent draws from all "
-    "models and corpora either: the summary speaks about studies like these.",
+    "Of studies that share trained models, or seeds on the same corpus, one counts. Studies that share a model or a "
+    "corpus are no independent draws from all models and corpora either: the summary speaks about studies like these.",
     "Validation losses are nats per token, and tokens differ between tokenizers and corpora: compare bits per byte. "
     "PD of different models or corpora is not comparable with each other; its changes relative to ReLU are.",
 )
@@ -477,11 +454,7 @@ def _studies_table(studies: Mapping[str, Member]) -> list[str]:
 
 
 def _pooled_table(pooled: list[Pooled]) -> list[str]:
-    header = (
-        "activation|studies|independent|change to ReLU|p (Holm)|verdict|τ|I²|Q|p of heterogeneity|another study".split(
-            "|"
-        )
-    )
+    header = "activation|studies|change to ReLU|p (Holm)|verdict|τ|I²|p of heterogeneity|another study".split("|")
     rows = []
     for p in pooled:
         e = p.effects
@@ -491,12 +464,11 @@ def _pooled_table(pooled: list[Pooled]) -> list[str]:
             [
                 _name(p),
                 str(len(p.studies)),
-                str(e.k),
                 _change(p.ratio(), p.ratio("low"), p.ratio("high")),
                 p_value(p.p_holm),
                 p.verdict,
             ]
-            + [fixed(tau, 3), i2, fixed(e.q, 2), p_value(p.heterogeneity_p), _range(p.predicted)]
+            + [fixed(tau, 3), i2, p_value(p.heterogeneity_p), _range(p.predicted)]
         )
     return table(header, rows)
 
@@ -544,48 +516,55 @@ def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]
         named = [_name(p) for p in several if p.verdict == verdict]
         if named:
             points.append(f"{words}: {listed(named)}.")
-    points += [_about(p, equal.get(p.activation)) for p in several]
+    points += [_about(studies, p, equal.get(p.activation)) for p in several]
     alone = [p for p in found if p.verdict == "not pooled"]
     if alone:
         points.append(f"Not pooled, being tested in one study only: {listed(map(_name, alone))}.")
     return points
 
 
-def _about(p: Pooled, equal: Pooled | None) -> str:
+def _about(studies: Mapping[str, Member], p: Pooled, equal: Pooled | None) -> str:
     k, below = len(p.studies), sum(ratio < 1 for ratio in p.ratios)
     own = [f"{p.verdicts.count(kind)} {kind}" for kind in ("lower", "higher", "equal") if kind in p.verdicts]
-    once = "" if len(p.groups) == k else f", of which {len(p.groups)} independent" if len(p.groups) > 1 else ""
     text = (
         f"{_name(p)}: PD {_change(p.ratio(), p.ratio('low'), p.ratio('high'))} relative to {label(REFERENCE)} over "
-        f"{k} studies{once} (p = {p_value(p.p_holm)}); lower in {below} of {k}"
+        f"{k} studies (p = {p_value(p.p_holm)}); lower in {below} of {k}"
         f"{', tested on their own: ' + listed(own) if own else ', none of them conclusive on its own'}."
     )
-    if p.as_one:
-        text += " They are not independent, so they count as one study, trial by trial: true of these studies alone."
-    elif p.effects.i2 is not None:
+    if p.effects.i2 is not None:
         i2 = f"I² = {100 * p.effects.i2:.0f} %, p = {p_value(p.heterogeneity_p)}"
         if p.heterogeneity_p < 0.1:
             text += f" The effect differs between studies ({i2}): it depends on model or corpus, and the mean hides it."
         else:
-            text += f" No heterogeneity shown ({i2}); with {len(p.groups)} studies only a large one would show."
+            text += f" No heterogeneity shown ({i2}); with {k} studies only a large one would show."
     if p.predicted:
         text += f" Expected in another study of this kind: {_range(p.predicted)}."
     if equal is not None and equal.p is not None:
         change = _change(equal.ratio(), equal.ratio("low"), equal.ratio("high"))
         text += f" At equal validation loss: {change}, {equal.verdict}."
-    return text
+    return text + hangs_on(influence(studies, p))
 
 
-def _shared(group: list[Member]) -> str:
-    """What studies that are not independent have in common."""
-    kinds = {
-        mark[0]
-        for a, b in itertools.combinations(group, 2)
-        for mark in set().union(*a.marks.values()) & set().union(*b.marks.values())
-    }
-    if kinds & {"weights", "curve"}:
-        return "hold the same trained models"
-    return "have seeds in common on the same corpus"
+def hangs_on(found: significance.Influence | None) -> str:
+    """The trial on which a summary hangs, where it does."""
+    if found is None or not found.notable:
+        return ""
+
+    def named(key: tuple[str, int]) -> str:
+        return f"trial {key[1]} of {safe(key[0])}"
+
+    change = _change(
+        *(None if x is None else math.exp(x) for x in (found.without.mean, found.without.low, found.without.high))
+    )
+    text = f" Without {named(found.trial)} it is {change}."
+    others = [named(key) for key in found.decisive]
+    return text + (f" Without {listed(others, 'or')} the test would say otherwise." if others else "")
+
+
+def _shared(a: Member, b: Member) -> str:
+    """What two studies that are not independent have in common."""
+    kinds = {mark[0] for mark in set().union(*a.marks.values()) & set().union(*b.marks.values())}
+    return "hold the same trained models" if kinds & {"weights", "curve"} else "have seeds in common on the same corpus"
 
 
 def unlike_spreads(pooled: Mapping[str, list[Pooled]]) -> list[str]:
@@ -607,12 +586,16 @@ def unlike_spreads(pooled: Mapping[str, list[Pooled]]) -> list[str]:
 def cautions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
     """What is odd about these studies."""
     points = unlike_spreads(pooled)
-    for names in dependent(studies):
-        if len(names) > 1:
-            points.append(
-                f"{listed(map(safe, names))} {_shared([studies[n] for n in names])}: they are not independent, and "
-                f"count as one study. `train.py --replicate N` repeats a study with seeds that no other one has."
-            )
+    overlapping = {key: holder for found in pooled.values() for p in found for key, holder in p.left_out.items()}
+    for name, holder in overlapping.items():
+        points.append(
+            f"{safe(name)} and {safe(holder)} {_shared(studies[name], studies[holder])}: they are not independent, and "
+            f"{safe(holder)} alone counts. `train.py --replicate N` repeats a study with seeds that no other one has."
+        )
+    different = contrasted(studies, "PD")
+    if len(different) > 1:
+        which = "; ".join(f"{listed(map(safe, names))}: {labels(smooth)}" for smooth, names in different.items())
+        points.append(f"The smooth activations together are not pooled, being others in each study ({which}).")
     presets = {s.name: {m.record("config").get("preset") for m in s.measured.values()} for s in studies.values()}
     smoke = [safe(name) for name, found in presets.items() if "smoke" in found]
     if smoke:
