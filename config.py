@@ -221,7 +221,7 @@ class Config:
     )
     text_column: str = setting(
         "text",
-        "column of text in tables: jsonl, json, csv, parquet, hf:NAME; '' takes files as they are",
+        "column of text in tables: jsonl, json, parquet, hf:NAME, csv (or its number); '' takes files as they are",
         kind=str,
         affects_results=False,
     )

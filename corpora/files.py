@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from config import UserError
 from corpora import encodings, packed, tables
 from corpora.hub import HUB
-from corpora.source import PIECE
+from corpora.source import PIECE, one_line
 
 # -- which files --------------------------------------------------------------------------------------------------
 
@@ -66,13 +66,17 @@ def _files_of_folder(dataset: str, folder: Path) -> tuple[list[Path], int]:
         return texts, left_out
     kinds: dict[str, list[Path]] = {}
     for p in shown:
-        kind = "".join(p.suffixes[-2:] if p.suffix.lower() in packed.SUFFIXES else p.suffixes[-1:]).lower()
-        if kind in tables.KINDS or kind.endswith(packed.SUFFIXES):
-            kinds.setdefault(kind, []).append(p)
-    if len(kinds) == 1:
-        return next(iter(kinds.values())), left_out
-    has = "it has " + " and ".join(f"{len(p)} *{kind}" for kind, p in sorted(kinds.items())) + "; " if kinds else ""
-    raise UserError(f"dataset={dataset!r}: no *.txt file in this folder; {has}name a file or a glob")
+        suffixes = p.suffixes[-2:] if p.suffix.lower() in packed.SUFFIXES else p.suffixes[-1:]
+        kinds.setdefault("".join(suffixes).lower(), []).append(p)
+    known = [kind for kind in kinds if kind in tables.KINDS or kind.endswith(packed.SUFFIXES)]
+    if len(known) == 1:
+        return kinds[known[0]], left_out
+    kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
+    has = ", ".join(f"{len(files)} {'*' + kind if kind else 'without a suffix'}" for kind, files in kinds.items())
+    texts = known or [kind for kind, files in kinds.items() if kind and b"\0" not in _head(files[0], None, None)]
+    hint = f"name a glob, for example --dataset '{folder}/**/*{texts[0]}'" if texts else "name a file"
+    has = f"it has {one_line(has, 200)}" if kinds else "it has no files"
+    raise UserError(f"dataset={dataset!r}: no *.txt file in this folder; {has}; {hint}")
 
 
 # -- what each of them is -----------------------------------------------------------------------------------------
@@ -136,6 +140,10 @@ class Part:
         for data in packed.unpacked(self.file, self.packing, self.member):
             yield data[skip:] if skip else data
             skip = max(0, skip - len(data))
+
+    def text(self) -> Iterator[str]:
+        """Its text, in pieces."""
+        return encodings.decoded(self.chunks(), self.encoding, self.name, self.mark)
 
     def form(self) -> str:
         """What it is read as, in words."""

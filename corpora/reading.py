@@ -10,7 +10,7 @@ from pathlib import Path
 import storage
 from config import UserError
 from corpora import tables
-from corpora.encodings import NotText, Plausible, advice, decoded
+from corpora.encodings import NotText, Plausible, advice
 from corpora.files import Part, local_files, parts_of
 from corpora.source import Account, Source, joined, one_line
 
@@ -45,10 +45,10 @@ def identity(parts: list[Part], text_column: str) -> str:
                 digest.update(data)
         return f"text:{digest.hexdigest()}"
     sums = {file: _sha256(file) for file in dict.fromkeys(part.file for part in parts)}
-    how = [
-        [sums[part.file], part.member, part.packing, part.encoding, part.table, part.table and text_column]
-        for part in parts
-    ]
+    how = []
+    for part in parts:
+        table = [part.table, part.table and text_column, *filter(None, [tables.READING.get(part.table)])]
+        how.append([sums[part.file], part.member, part.packing, part.encoding, *table])
     return f"files:{storage.sha256_json(how)}"
 
 
@@ -68,20 +68,19 @@ def read(
         UserError: unreadable, damaged, no text, or not what it is read as; names the file and the place.
     """
     account = Account() if account is None else account
-    forms, rows, without, notes = Counter(), 0, 0, []
+    forms, of_tables, notes = Counter(), [], []
     for i, part in enumerate(parts):
         if i:
             yield "\n"
-        check, table = Plausible(part.name, part.encoding if part.table != "parquet" else None), None
+        check = Plausible(part.name, part.encoding if part.table != "parquet" else None)
+        table = tables.Table(part.name, text_column) if part.table else None
         try:
             if part.table == "parquet":
-                table = tables.Table(part.name, text_column)
                 pieces = tables.parquet_rows(part.file, table)
+            elif part.table:
+                pieces = tables.rows(part.table, part.text, table)
             else:
-                pieces = decoded(part.chunks(), part.encoding, part.name, part.mark)
-                if part.table:
-                    table = tables.Table(part.name, text_column)
-                    pieces = tables.rows(part.table, pieces, table)
+                pieces = part.text()
             pieces = joined(pieces) if table else pieces
             yield from pieces if account.read_as else check.passed(pieces)  # looked at once, in the first pass
         except NotText as problem:
@@ -93,16 +92,17 @@ def read(
         forms[part.form()] += 1
         notes += check.notes()
         if table:
-            rows, without = rows + table.rows, without + table.left_out
+            of_tables.append(table)
     if account.read_as:
         return
     account.notes = notes[:5] + [f"and {len(notes) - 5} more such notes"] * (len(notes) > 5)
     account.worth_saying = left_out > 0 or not all(part.plain for part in parts)
-    account.read_as = _in_words(forms, parts, rows, without, left_out, text_column)
+    account.read_as = _in_words(forms, parts, of_tables, left_out)
 
 
-def _in_words(forms: Counter, parts: list[Part], rows: int, without: int, left_out: int, column: str) -> str:
+def _in_words(forms: Counter, parts: list[Part], of_tables: list[tables.Table], left_out: int) -> str:
     """What was read as what."""
+    rows, without = (sum(getattr(table, name) for table in of_tables) for name in ("rows", "left_out"))
     if len(parts) == 1:
         words = next(iter(forms))
     else:
@@ -111,7 +111,8 @@ def _in_words(forms: Counter, parts: list[Part], rows: int, without: int, left_o
     if members:
         words += f" ({one_line(', '.join(members), 200)}, in this order)" if members[1:] else f" ({members[0]})"
     if rows:
-        words += f", column {column!r} of {rows:,} rows"
+        words += f", column {of_tables[0].column!r} of {rows:,} rows"
+        words += "".join(f", {remark}" for remark in dict.fromkeys(t.remark for t in of_tables) if remark)
         words += f" ({without:,} without it left out)" if without else ""
     if left_out:
         words += f"; {left_out:,} hidden or temporary {'files' if left_out > 1 else 'file'} left out"

@@ -1,15 +1,17 @@
 """The text of one column of a table, row by row, in bounded memory: JSON lines, JSON, CSV and parquet.
 
 JSON lines, an array of objects and objects one after the other are read alike. A row without the column, or with a
-null there, is left out and counted.
+null there, is left out and counted. Readers that infer types, as pandas and pyarrow do, would make 1.50 the text
+"1.5" and 2020-01-01 a date; here a text is what its file says, character by character.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from corpora.source import PIECE, one_line
 
 KINDS = {".jsonl": "JSON lines", ".ndjson": "JSON lines", ".json": "JSON", ".csv": "CSV", ".tsv": "CSV"}
 KINDS[".parquet"] = "parquet"
+READING = {"CSV": 2}  # raised where the same file gives another text than before, so that no old cache of it is used
 LONGEST = 64 << 20  # characters of one value or line
+FEW = 3  # lines that one value of a CSV may well have
 _SPACE, _SPACE_OR_COMMA = re.compile(r"[ \t\r\n]*"), re.compile(r"[ \t\r\n,]*")
 
 
@@ -30,6 +34,7 @@ class Table:
     column: str
     rows: int = 0
     left_out: int = 0
+    remark: str = ""  # about how it is written
     columns: dict[str, None] = field(default_factory=dict)  # in the order of their appearance
 
     def line(self, value) -> Iterator[str]:
@@ -56,10 +61,11 @@ class Table:
         if self.left_out and not self.rows:
             raise self.without_column()
 
-    def without_column(self) -> UserError:
+    def without_column(self, more: str = "") -> UserError:
         names = one_line(", ".join(map(repr, self.columns)), 300) if self.columns else "none"
         return UserError(
-            f"{self.name}: no text in a column {self.column!r}; the columns are {names}: choose with --text-column NAME"
+            f"{self.name}: no text in a column {self.column!r}; the columns are {names}: choose with --text-column "
+            f"NAME{more}"
         )
 
 
@@ -73,7 +79,8 @@ def looks_like_json(text: str) -> bool:
         _, end = json.JSONDecoder().raw_decode(text, start.end())
     except (ValueError, RecursionError) as error:
         lines = [line for line in text.split("\n")[:100] if line.strip()]
-        return 2 * sum(map(_is_object, lines)) > len(lines) or (len(text) > PIECE // 4 and _may_go_on(error, text, 0))
+        cut = len(text) > PIECE // 4 and str(error).startswith("Unterminated string")
+        return cut or 2 * sum(map(_is_object, lines)) > len(lines)
     follows = text[end:].lstrip()[:1]
     return follows in (("", ",", "]") if start.group(1) else ("", "{"))
 
@@ -85,14 +92,16 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def rows(kind: str, pieces: Iterator[str], table: Table) -> Iterator[str]:
-    """The text of the column of a table of the `kind` that `KINDS` names, from its pieces; parquet is read by
-    `parquet_rows`.
+def rows(kind: str, pieces: Callable[[], Iterator[str]], table: Table) -> Iterator[str]:
+    """The text of the column of a table of the `kind` that `KINDS` names; parquet is read by `parquet_rows`.
+
+    Args:
+        pieces: called anew for each pass over the file; gives its text.
 
     Raises:
         UserError: not such a table, no such column, or something else than text in it.
     """
-    yield from _csv_rows(pieces, table) if kind == "CSV" else _json_rows(pieces, table)
+    yield from _csv_rows(pieces, table) if kind == "CSV" else _json_rows(pieces(), table)
     table.end()
 
 
@@ -119,7 +128,7 @@ def _json_rows(pieces: Iterator[str], table: Table) -> Iterator[str]:
 def _json_values(pieces: Iterator[str], table: Table) -> Iterator:
     """The values of JSON lines or of any values one after the other, or the elements of an array."""
     scan, text, at, array, begun = json.JSONDecoder().raw_decode, "", 0, False, False
-    for piece in _and_end(pieces):
+    for piece in itertools.chain(pieces, [None]):
         text, at = text[at:] + (piece or ""), 0
         while True:
             at = (_SPACE_OR_COMMA if array else _SPACE).match(text, at).end()
@@ -131,7 +140,7 @@ def _json_values(pieces: Iterator[str], table: Table) -> Iterator:
             try:
                 value, end = scan(text, at)
             except (ValueError, RecursionError) as error:
-                if piece is not None and _may_go_on(error, text, at):
+                if piece is not None and _cut_off(error, text, at):
                     break
                 raise _not_json(table, error) from None
             at, begun = end, True
@@ -140,12 +149,7 @@ def _json_values(pieces: Iterator[str], table: Table) -> Iterator:
         raise _not_json(table, "the end of the list is missing")
 
 
-def _and_end(pieces: Iterator[str]) -> Iterator[str | None]:
-    yield from pieces
-    yield None
-
-
-def _may_go_on(error: Exception, text: str, at: int) -> bool:
+def _cut_off(error: Exception, text: str, at: int) -> bool:
     """Whether the value that begins at `at` may only be cut off by the end of what has been read."""
     if not isinstance(error, json.JSONDecodeError) or len(text) - at > LONGEST:
         return False
@@ -163,36 +167,75 @@ def _not_json(table: Table, why) -> UserError:
 # -- CSV ----------------------------------------------------------------------------------------------------------
 
 
-def _csv_rows(pieces: Iterator[str], table: Table) -> Iterator[str]:
-    lines = _lines(pieces, table.name)
-    first = next(lines, "")
-    try:
-        delimiter, header = _header(first, table.column)
-    except csv.Error as error:
-        raise UserError(f"{table.name}: line 1: not CSV ({error})") from None
-    table.columns.update(dict.fromkeys(header))
-    if first.strip() and table.column not in header:
-        raise table.without_column()
+def _csv_rows(pieces: Callable[[], Iterator[str]], table: Table) -> Iterator[str]:
+    form, columns = _csv_form(pieces(), table)
+    table.columns.update(dict.fromkeys(columns))
+    header = table.column in columns
+    if header:
+        index = columns.index(table.column)
+    elif table.column.isdigit() and 0 < int(table.column) <= len(columns):
+        index = int(table.column) - 1
+    elif columns:
+        raise table.without_column("; no header? --text-column 1, or another number")
+    reader = csv.reader(_lines(pieces(), table.name), **form)
+    for row in filter(None, itertools.islice(reader, int(header), None)):
+        yield from table.line(row[index])
+
+
+def _csv_form(pieces: Iterator[str], table: Table) -> tuple[dict, list[str]]:
+    """How the whole of a CSV is written, by a first pass over it, and its first row, which names the columns.
+
+    Quotation marks enclose fields, unless they can't and each line has the header's fields without that: then they are
+    part of the text, as TSV is often written.
+
+    Raises:
+        UserError: rows differ in their number of fields, or a quotation mark is not closed.
+    """
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    lines = _lines(pieces, table.name)
+    head = list(itertools.islice(lines, 100))
+    first = {d: _first_row(head, d) for d in ",;\t|"}
+    # the delimiter that gives the column, else the one that gives most
+    delimiter = max(first, key=lambda d: (table.column in first[d], len(first[d])))
+    columns, even = first[delimiter], True
+
+    def watched() -> Iterator[str]:
+        nonlocal even
+        for line in itertools.chain(head, lines):
+            even = even and (not line.strip() or line.count(delimiter) == len(columns) - 1)
+            yield line
+
+    stream, problem, before, longest = watched(), None, 0, 0
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
     try:
         for row in reader:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{table.name}: line {reader.line_num + 1}: {len(row)} fields where the header has {len(header)}; "
-                    f"put quotation marks around a field that contains {delimiter!r}"
+            longest, before = max(longest, reader.line_num - before), reader.line_num
+            if row and len(row) != len(columns):
+                problem = (
+                    f"line {reader.line_num}: {len(row)} fields where the header has {len(columns)}; put quotation "
+                    f"marks around a field that contains {delimiter!r}"
                 )
-            yield from table.line(row[header.index(table.column)])
+                break
     except csv.Error as error:
-        raise UserError(f"{table.name}: line {reader.line_num + 1}: not CSV ({error})") from None
+        problem = f"line {reader.line_num}: not CSV ({error})"
+    for _ in stream:  # are they even to the end?
+        pass
+    form = {"delimiter": delimiter, "strict": True}
+    if (problem or longest > FEW) and even and len(columns) > 1:
+        table.remark = "quotation marks are part of the text"
+        return {**form, "quoting": csv.QUOTE_NONE}, columns
+    if problem:
+        raise UserError(f"{table.name}: {problem}")
+    if longest > FEW:
+        table.remark = f"the longest of {longest:,} lines"
+    return form, columns
 
 
-def _header(line: str, column: str) -> tuple[str, list[str]]:
-    """(delimiter, names) of the first line: the delimiter that gives the column, else the one that gives most."""
-    headers = [(d, [name.strip() for name in next(csv.reader([line.strip()], delimiter=d), [])]) for d in ",;\t|"]
-    return max(headers, key=lambda header: (column in header[1], len(header[1])))
+def _first_row(lines: list[str], delimiter: str) -> list[str]:
+    try:
+        return [" ".join(name.split()) for name in next(csv.reader(lines, delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def _lines(pieces: Iterator[str], name: str) -> Iterator[str]:
@@ -227,9 +270,8 @@ def parquet_rows(file: Path, table: Table) -> Iterator[str]:
         with pyarrow.parquet.ParquetFile(
             file, buffer_size=PIECE, pre_buffer=False, page_checksum_verification=True
         ) as opened:
-            schema = opened.schema_arrow
-            table.columns.update(dict.fromkeys(schema.names))
-            if table.column not in schema.names:
+            table.columns.update(dict.fromkeys(opened.schema_arrow.names))
+            if table.column not in table.columns:
                 raise table.without_column()
             for batch in opened.iter_batches(1000, columns=[table.column]):
                 for value in batch.column(0).to_pylist():

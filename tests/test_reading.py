@@ -591,6 +591,57 @@ def test_an_empty_column_takes_a_table_as_it_is(tmp_path):
         assert text_of(written(tmp_path, jsonl(), name), text_column="")[0] == jsonl().decode()
 
 
+# Written as programs write them that don't quote, and as people do: (bytes, column, rows, remark).
+WRITTEN = {
+    "lone.tsv": (
+        "text\tid\n" + "".join(f"{'' if i % 100 else chr(34)}line {i}\t{i}\n" for i in range(300)),
+        "text",
+        [f"{'' if i % 100 else chr(34)}line {i}" for i in range(300)],
+        "quotation marks are part of the text",
+    ),
+    "ends.tsv": (  # pairs of lone quotes that close each other, so that nothing is an error
+        "id\ttext\n" + "".join(f'{i}\t"line {i}\n{i}b\tline"\n' for i in range(20))
+        + '21\t"from here\n' + "".join(f"{i}\tplain\n" for i in range(9)) + '22\tto here"\n',
+        "text",
+        [row for i in range(20) for row in (f'"line {i}', 'line"')] + ['"from here', *["plain"] * 9, 'to here"'],
+        "quotation marks are part of the text",
+    ),
+    "words.tsv": (
+        'id\ttext\n1\t"all of it"\n2\the said "no"\n3\t"Second" line\n4\t"lone\n',
+        "text",
+        ['"all of it"', 'he said "no"', '"Second" line', '"lone'],
+        "quotation marks are part of the text",
+    ),
+    "whole.csv": ('id,text\n1,"one, ""two"""\n2,"a\nb"\n3,"c\nd,e"\n', "text", ['one, "two"', "a\nb", "c\nd,e"], ""),
+    "long.csv": ('text\n"' + "a line\n" * 40 + '"\n"short"\n', "text", ["a line\n" * 40, "short"],
+                 "the longest of 41 lines"),
+    "break.csv": ('"id\nnumber",text\n1,one\n2,two\n', "text", ["one", "two"], ""),
+    "its name.csv": ('"id\nnumber",text\n1,one\n2,two\n', "id number", ["1", "2"], ""),
+    "no header.csv": ('"one, two"\n"three"\n', "1", ["one, two", "three"], ""),
+    "second.csv": ("1,one\n2,two\n", "2", ["one", "two"], ""),
+    "named 1.csv": ("2,1\na,b\nc,d\n", "1", ["b", "d"], ""),
+    "values.csv": ("text\n1.50\nNA\n2020-01-01\nnull\n07\n", "text", ["1.50", "NA", "2020-01-01", "null", "07"], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("piece", [5, 1 << 20])
+def test_csv_as_it_is_written(tmp_path, monkeypatch, name, piece):
+    data, column, rows, remark = WRITTEN[name]
+    source = prepare_data.file_source(str(written(tmp_path, data, name)), None, column)
+    monkeypatch.setattr(packed, "PIECE", piece)
+    assert "".join(source.pieces()) == "".join(row + "\n" * (not row.endswith("\n")) for row in rows)
+    assert source.account.read_as == f"CSV in UTF-8, column {column!r} of {len(rows)} rows" + f", {remark}" * (
+        remark != ""
+    )
+
+
+def test_a_csv_without_a_header_is_told_how(tmp_path):
+    message = refusal(written(tmp_path, '"one, two"\n"three"\n', "x.csv"))
+    assert "the columns are 'one, two'" in message and "no header? --text-column 1" in message
+    assert "no text in a column '9'" in refusal(tmp_path / "x.csv", text_column="9")
+
+
 NO_TABLE = {
     "a.jsonl": (b'{"text": "one"}\n{"text": "tw', "not JSON"),
     "b.jsonl": (b'{"text": "one"}\n{"text" "two"}\n' * 50, "row 2"),
@@ -609,7 +660,7 @@ NO_TABLE = {
     "m.json": (b'{"data": [{"text": "a"}]}', "'data'"),
     "a.csv": (b"text,id\none,1\ntwo\n", "line 3: 1 fields where the header has 2"),
     "b.csv": (b"text,id\none, two,1\n", "line 2: 3 fields"),
-    "c.csv": (b'text,id\n"one,1\ntwo,2\n', "not CSV"),
+    "c.csv": (b'text,id\n"one,1\ntwo, three,2\n', "not CSV"),
     "d.csv": (ENGLISH.encode(), "no text in a column 'text'"),
     "a.parquet": (ENGLISH.encode(), "not a parquet file"),
     "b.parquet": (b"PAR1" + noise(500), "damaged"),
@@ -700,7 +751,21 @@ def test_a_folder_of_tables_or_packed_files(tmp_path):
         assert "2 files: 2 " in text_of(folder)[1].read_as
     (folder / "c.csv").write_bytes(as_csv())
     message = refusal(folder)
-    assert "1 *.csv and 2 *.txt.gz" in message and "glob" in message
+    assert "2 *.txt.gz, 1 *.csv" in message and f"'{folder}/**/*.txt.gz'" in message
+
+
+def test_a_folder_of_other_files_says_what_is_there_and_the_glob_that_takes_it(tmp_path):
+    folder = tmp_path / "tunes"
+    (folder / "deep").mkdir(parents=True)
+    for i in range(3):
+        (folder / f"{i}.mid").write_bytes(b"MThd\0\0")
+    for i in range(2):
+        (folder / "deep" / f"{i}.abc").write_text("X:1\nK:C\n" * 100, encoding="utf-8")
+    (folder / "README").write_text("words", encoding="utf-8")
+    message = refusal(folder)
+    assert "it has 3 *.mid, 2 *.abc, 1 without a suffix" in message
+    glob = re.search(r"--dataset '(.*)'", message)[1]
+    assert glob == f"{folder}/**/*.abc" and text_of(Path(glob))[0] == "\n".join(["X:1\nK:C\n" * 100] * 2)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
