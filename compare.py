@@ -239,7 +239,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
     from analysis import checks as study_checks
     from questions.foreign import suite
 
-    models, pairs, sets = sums.results()
+    models, pairs, sets = sums.models(), sums.pair_entries(), sums.set_differences()
     group_of = {k: group for group, ks in numbers.items() for k in ks}
     pd = np.zeros((len(members), len(members)))
     for (i, j), entry in zip(itertools.combinations(range(len(members)), 2), pairs, strict=True):

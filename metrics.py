@@ -2,7 +2,7 @@
 
 `compare_predictions` takes two arrays of predicted distributions; `evaluate_models` measures n models and all their
 pairs on the same fixed windows, streaming, with one forward pass per model and window. Both end in the same few lines
-of arithmetic, `PairSums`, so what is tested on arrays is what is measured on models.
+of arithmetic, kernels.pairs and `_distances`, so what is tested on arrays is what is measured on models.
 
 Shapes in comments: n models, R positions (rows), V tokens of vocabulary, W windows of T tokens.
 Sources: L1, L2 and set-based prediction difference, Shamir & Coviello 2020 (arXiv 2010.09923); relative, element-wise
@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,10 +24,14 @@ import numpy as np
 import torch
 
 from config import UserError
+from kernels import pairs as kernel
 from measures.table import METRICS as METRICS  # part of this module's face
 from measures.table import metrics_of
 
 NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference")
+# metrics of a pair that are means over positions
+COUNTS = ("prediction_differences", "total_predictions")
+MEANS = [m.key for m in metrics_of("pair") if m.unit != "%" and m.key not in ("val_loss_difference", *COUNTS)]
 # positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it
 MAX_POSITIONS = {"cpu": 2048, "other": 16384}
 MAX_BLOCK_BYTES = 512 * 2**20  # predictions of all models held at a time: one window of 32 models at V = 50 257, T = 64
@@ -36,78 +40,10 @@ MAX_BLOCK_BYTES = 512 * 2**20  # predictions of all models held at a time: one w
 # -- the arithmetic -----------------------------------------------------------------------------------------------
 
 
-class PairSums:
-    """Sums over the vocabulary from which every distance between two of n distributions follows.
-
-    The work is element-wise, 19 simple operations and two logarithms for each value, and bound by memory unless its
-    operands stay in cache: so the rows are taken in blocks of about `elements` values, all pairs of a block before the
-    next block, into scratch arrays that are reused. torch rather than NumPy: its float32 logarithm is vectorised, it
-    uses all threads it is given, and the same lines run on a GPU. `torch.where` and `xlogy` are avoided because they
-    cost as much as five logarithms on a CPU.
-    """
-
-    def __init__(self, n: int, vocab: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        elements = 2**17 if torch.device(device).type == "cpu" else 2**21
-        self.pairs = list(itertools.combinations(range(n), 2))
-        self.rows = max(1, elements // vocab)
-        self.scratch = torch.empty(4, self.rows, vocab, dtype=dtype, device=device)
-        self.block = torch.empty(n, self.rows, vocab, dtype=dtype, device=device)
-        self.tiny = torch.finfo(dtype).tiny
-        self.below_one = 1 - torch.finfo(dtype).eps / 2
-        self.zero, self.one = torch.zeros((), dtype=dtype, device=device), torch.ones((), dtype=dtype, device=device)
-
-    def __call__(self, p: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For p of shape (n, R, V): sums of each pair (5, pairs, R), Σ_v p (n, R), and Σ_v|p_m - p̄| summed over the
-        models (R,). float64 arrays on the CPU."""
-        n, R, _ = p.shape
-        sums = torch.empty(5, len(self.pairs), R, dtype=p.dtype, device=p.device)
-        mass = torch.empty(n, R, dtype=p.dtype, device=p.device)
-        spread = torch.empty(n, R, dtype=p.dtype, device=p.device)
-        for lo in range(0, R, self.rows):
-            rows = slice(lo, min(lo + self.rows, R))
-            part, block = p[:, rows], self.block[:, : rows.stop - lo]
-            scratch = self.scratch[:, : rows.stop - lo].unbind(0)
-            torch.sum(part, -1, out=mass[:, rows])
-            # p_m - p̄ by way of p_m - p_0, which is exactly 0 for equal models where p̄ would be rounded
-            torch.sub(part, part[0], out=block)
-            torch.sum(block.sub_(block.mean(0)).abs_(), -1, out=spread[:, rows])
-            torch.sqrt(part, out=block).clamp_min_(self.tiny)
-            for k, (i, j) in enumerate(self.pairs):
-                self._pair(part[i], part[j], block[i], block[j], scratch, sums[:, k, rows].unbind(0))
-        # sums of one row in float32 (torch adds pairwise: 1e-7), everything beyond a row in float64
-        return tuple(x.cpu().double().numpy() for x in (sums, mass, spread.cpu().double().sum(0)))
-
-    def _pair(self, p, q, root_p, root_q, scratch, sums):
-        """Σ|p-q|, Σ(p-q)², Σ|p-q|/(p+q), Σ(√p-√q)² and 2·Σ[p ln(2p/(p+q)) + q ln(2q/(p+q))], each (R,)."""
-        a, b, s, t = scratch
-        l1, squares, relative, hellinger, shannon = sums
-        torch.sub(p, q, out=a).abs_()
-        torch.sum(a, -1, out=l1)
-        torch.mul(a, a, out=t)
-        torch.sum(t, -1, out=squares)
-        # √p - √q = (p-q)/(√p+√q), which keeps its digits when p ≈ q. Here and below 0/0 is the 0 it should be because
-        # the denominator is kept at the smallest normal number at least; that changes no other denominator.
-        torch.add(root_p, root_q, out=t)
-        torch.div(a, t, out=t)
-        t.mul_(t)
-        torch.sum(t, -1, out=hellinger)
-        torch.add(p, q, out=s).clamp_min_(self.tiny)
-        x = a.div_(s)  # |p-q|/(p+q), in [0, 1]
-        torch.sum(x, -1, out=relative)
-        # With x the two terms of Jensen–Shannon are (p+q)/2 · [(1+x)ln(1+x) + (1-x)ln(1-x)]. For p ≈ q that bracket is
-        # x² left over from two terms of size x. The same thing as 2x·ln(1+x) + (1-x)·ln(1-x²) is accurate from
-        # x = 0, where it is exactly 0, to x = 1, where the factor 1-x stops the logarithm.
-        torch.addcmul(self.zero, x, x, value=-self.below_one, out=t).log1p_()  # a rounding less than x²: never ln 0
-        torch.sub(self.one, x, out=b)
-        t.mul_(b)
-        torch.log1p(x, out=b)
-        t.addcmul_(x, b, value=2).mul_(s)
-        torch.sum(t, -1, out=shannon)
-
-
 def _distances(sums: np.ndarray, mass: np.ndarray, vocab: int) -> dict[str, np.ndarray]:
-    """Each distance at each position, (R,), from a pair's sums (5, R) and Σ_v(p + q) (R,). One that is added here is
-    measured on arrays and on models; its row in metrics_table takes it to where it is shown."""
+    """Each distance at each position, (…, R), from the sums of a pair or of several (5, …, R) and Σ_v(p + q) (…, R).
+    One that is added here is measured on arrays and models; its row in measures/table.py takes it to where it is shown.
+    """
     l1, squares, relative, hellinger, shannon = sums
     return {
         "relative_pd": _ratio(l1, mass),
@@ -155,7 +91,7 @@ def compare_predictions(p, q, targets=None) -> dict:
     N, V = p.shape
     if targets is not None:
         targets = _as_targets(targets, N, V)
-    pair_sums = PairSums(2, V, torch.float64)
+    pair_sums = kernel.pair_sums(2, V, torch.float64)
     totals, mismatches = Counter(), 0
     for rows in _row_blocks(N, pair_sums.rows):
         block = torch.stack([_float64(p, rows, "p"), _float64(q, rows, "q")])
@@ -185,7 +121,7 @@ def set_prediction_difference(p) -> float:
     """
     p = _as_predictions(p, "p", 3)
     M, N, V = p.shape
-    pair_sums = PairSums(M, V, torch.float64)
+    pair_sums = kernel.pair_sums(M, V, torch.float64)
     pair_sums.pairs = []
     total = 0.0
     for rows in _row_blocks(N, pair_sums.rows):
@@ -320,25 +256,38 @@ def _evaluating(models: Sequence[torch.nn.Module]):
 
 
 @dataclass
-class _Predictions:
-    """One model's predictions at R positions."""
+class Block:
+    """What n models predict at R positions that follow one another."""
 
-    p: torch.Tensor  # (R, V) float32 probabilities, on the device
-    top: np.ndarray  # (R,) arg-max
-    p_target: np.ndarray  # (R,) float64
-    nll: np.ndarray  # (R,) float64, -ln p(target); finite also where p(target) underflows
+    p: torch.Tensor  # (n, R, V) float32 probabilities, on the device; the next block overwrites them
+    targets: np.ndarray  # (R,) the true next tokens
+    top: np.ndarray  # (n, R) arg-max
+    p_target: np.ndarray  # (n, R) float64
+    nll: np.ndarray  # (n, R) float64, -ln p(target); finite also where p(target) underflows
 
 
-def _predict(logits: torch.Tensor, targets: torch.Tensor, out: torch.Tensor | None = None) -> _Predictions:
-    """Softmax in float32 of logits (R, V), and what it says about the targets (R,)."""
-    p = torch.softmax(logits, -1, out=out)
-    top = p.argmax(-1, keepdim=True)
-    y = targets[:, None]
-    picked = [x.gather(-1, i).cpu().double()[:, 0] for x, i in ((logits, top), (logits, y), (p, top), (p, y))]
-    logit_top, logit_y, p_top, p_y = picked
-    # ln Σ exp(logit) = logit_top - ln p_top spares a second pass over all exponentials
-    nll = (logit_top - logit_y) - p_top.log()
-    return _Predictions(p, top[:, 0].cpu().numpy(), p_y.numpy(), nll.numpy())
+def block_of(logits: Iterable[torch.Tensor], targets: torch.Tensor, buffer: torch.Tensor) -> Block:
+    """The softmax in float32 of each model's logits (R, V), one model after another, and what it says about the
+    targets (R,); the probabilities are written into `buffer` (n, R or more, V)."""
+    y, picked = targets[:, None], []
+    for one, p in zip(logits, buffer[:, : len(targets)], strict=True):
+        torch.softmax(one, -1, out=p)
+        top = p.argmax(-1, keepdim=True)
+        values = [x.gather(-1, i).cpu().double()[:, 0] for x, i in ((one, top), (one, y), (p, top), (p, y))]
+        logit_top, logit_y, p_top, p_y = values
+        # ln Σ exp(logit) = logit_top - ln p_top spares a second pass over all exponentials
+        nll = (logit_top - logit_y) - p_top.log()
+        picked.append((top[:, 0].cpu().numpy(), p_y.numpy(), nll.numpy()))
+    return Block(buffer[:, : len(targets)], targets.cpu().numpy(), *map(np.stack, zip(*picked, strict=True)))
+
+
+def positions_at_once(n: int, vocab: int, max_bytes: int, device) -> int:
+    """How many positions of n models are held at a time: their probabilities, the first model's logits and another's,
+    and some 200 bytes of sums for each pair."""
+    bytes_per_position = 4 * vocab * (n + min(n, 2)) + 200 * (n * (n - 1) // 2)
+    return max(
+        1, min(MAX_POSITIONS["cpu" if torch.device(device).type == "cpu" else "other"], max_bytes // bytes_per_position)
+    )
 
 
 def _logits(model: torch.nn.Module, idx: torch.Tensor) -> torch.Tensor:
@@ -350,22 +299,35 @@ def _logits(model: torch.nn.Module, idx: torch.Tensor) -> torch.Tensor:
     return logits.float()
 
 
-def _windows_at_once(block_size: int, bytes_per_position: int, max_bytes: int, device) -> int:
-    positions = MAX_POSITIONS["cpu" if torch.device(device).type == "cpu" else "other"]
-    return max(1, min(positions, max_bytes // bytes_per_position) // block_size)
-
-
-def _stream(model, tokens, starts, block_size: int, device, max_bytes: int) -> Iterator[_Predictions]:
-    """One model's predictions, a batch of windows after another. The first batch is one window: what it takes says
-    how many fit."""
-    starts = _check_windows(tokens, starts, block_size)
-    done, count = 0, 1
+def _blocks(models, tokens, starts, T: int, device, max_bytes: int, check=None) -> Iterator[Block]:
+    """What the models predict in the windows, a few windows at a time or, of windows that are too large, a part at a
+    time. The first windows to come are one: only then is the vocabulary known, and so how many fit. `check(logits, m,
+    windows, V)` looks at the logits of model m."""
+    starts = _check_windows(tokens, starts, T)
+    buffer = None
+    done, count, step = 0, 1, T
     while done < len(starts):
-        windows = torch.from_numpy(_gather(tokens, starts[done : done + count], block_size)).to(device)
-        logits = _logits(model, windows[:, :-1]).flatten(0, 1)
-        yield _predict(logits, windows[:, 1:].flatten())
-        done += count
-        count = _windows_at_once(block_size, 8 * logits.shape[-1], max_bytes, device)  # logits and probabilities
+        windows = torch.from_numpy(_gather(tokens, starts[done : done + count], T)).to(device)
+        done += len(windows)
+        first = _logits(models[0], windows[:, :-1])
+        if buffer is None:
+            V = first.shape[-1]
+            fits = positions_at_once(len(models), V, max_bytes, device)
+            step, count = min(T, fits), max(1, fits // T)
+            buffer = torch.empty(len(models), min(count, len(starts)) * step, V, device=device)
+        for lo in range(0, T, step):
+            logits = _part(models, windows, slice(lo, lo + step), first, V, check)
+            yield block_of(logits, windows[:, 1 + lo : 1 + min(lo + step, T)].flatten(), buffer)
+
+
+def _part(models, windows, part: slice, first, V: int, check) -> Iterator[torch.Tensor]:
+    """The logits of one model after another at a part of each window; those of the first one are there already."""
+    for m, model in enumerate(models):
+        logits = _logits(model, windows[:, :-1]) if m else first
+        if check:
+            check(logits, m, windows, V)
+        yield logits[:, part].flatten(0, 1)
+        del logits  # before the next model makes its own
 
 
 def evaluate_loss(
@@ -384,15 +346,12 @@ def evaluate_loss(
 
     Args and errors: as `evaluate_models`.
     """
-    loss, right = 0.0, 0
-    starts = _check_windows(tokens, starts, block_size)
-    targets = _gather(tokens, starts, block_size)[:, 1:].reshape(-1)
-    done = 0
+    loss, right, done = 0.0, 0, 0
     with _evaluating([model]):
-        for batch in _stream(model, tokens, starts, block_size, device, max_block_bytes):
-            loss += float(batch.nll.sum())
-            right += int((batch.top == targets[done : done + len(batch.top)]).sum())
-            done += len(batch.top)
+        for block in _blocks([model], tokens, starts, block_size, device, max_block_bytes):
+            loss += float(block.nll.sum())
+            right += int((block.top == block.targets).sum())
+            done += len(block.targets)
     return loss / done, 100 * right / done
 
 
@@ -411,29 +370,48 @@ class Evaluation:
 
 
 class _OverWindows:
-    """Running statistics over windows of K quantities: mean, standard error, blocks, halves. Memory is K × blocks."""
+    """Running sums over windows of K quantities: for mean, standard error, blocks and halves. Memory is K × blocks."""
 
-    def __init__(self, quantities: int, windows: int, blocks: int):
-        self.windows, self.blocks, self.seen = windows, min(blocks, windows), 0
-        self.mean, self.squares = np.zeros(quantities), np.zeros(quantities)
+    def __init__(self, quantities: int, windows: int, block_size: int, blocks: int):
+        self.windows, self.block_size, self.blocks = windows, block_size, min(blocks, windows)
+        self.positions = np.zeros((), np.int64)  # so far
+        self.begun = np.zeros(quantities)  # sums of the window that is not complete
+        self.means, self.squares = np.zeros(quantities), np.zeros(quantities)
         self.block_sums = np.zeros((quantities, self.blocks))
         self.half_sums = np.zeros((quantities, 2))
 
     def add(self, values: np.ndarray) -> None:
-        """The means of the next k windows, (K, k)."""
-        k = values.shape[1]
-        number = self.seen + np.arange(k)
+        """The values at the next R positions, (K, R)."""
+        seen = int(self.positions) // self.block_size
+        window = (self.positions + np.arange(values.shape[1])) // self.block_size
+        sums = np.add.reduceat(values, np.flatnonzero(np.diff(window, prepend=-1)), axis=1)
+        sums[:, 0] += self.begun
+        self.positions += values.shape[1]
+        complete = int(self.positions) // self.block_size - seen
+        self.begun = sums[:, complete:].sum(1)  # of one window or none
+        if complete:
+            self._add_windows(sums[:, :complete], seen)
+
+    def _add_windows(self, sums: np.ndarray, seen: int) -> None:
+        k = sums.shape[1]
+        number = seen + np.arange(k)
         block = number * self.blocks // self.windows  # contiguous groups of windows, as equal as they can be
         for b in np.unique(block):
-            self.block_sums[:, b] += values[:, block == b].sum(1)
+            self.block_sums[:, b] += sums[:, block == b].sum(1)
         for half in (0, 1):
-            self.half_sums[:, half] += values[:, number % 2 == half].sum(1)
+            self.half_sums[:, half] += sums[:, number % 2 == half].sum(1)
         # mean and sum of squared deviations of two groups together (Chan, Golub & LeVeque 1983)
+        values = sums / self.block_size
         mean = values.mean(1)
-        shift = mean - self.mean
-        self.squares += ((values - mean[:, None]) ** 2).sum(1) + shift**2 * (self.seen * k / (self.seen + k))
-        self.mean += shift * (k / (self.seen + k))
-        self.seen += k
+        shift = mean - self.means
+        self.squares += ((values - mean[:, None]) ** 2).sum(1) + shift**2 * (seen * k / (seen + k))
+        self.means += shift * (k / (seen + k))
+
+    def total(self, i: int) -> float:
+        return float(self.block_sums[i].sum())
+
+    def mean(self, i: int) -> float:
+        return self.total(i) / (self.windows * self.block_size)
 
     def standard_error(self, i: int) -> float | None:
         """The windows are the sample, not the positions: those within a window are not independent."""
@@ -441,14 +419,134 @@ class _OverWindows:
 
     def by_block(self, i: int) -> list[float]:
         sizes = np.bincount(np.arange(self.windows) * self.blocks // self.windows, minlength=self.blocks)
-        return (self.block_sums[i] / sizes).tolist()
+        return (self.block_sums[i] / (sizes * self.block_size)).tolist()
 
     def halves_difference(self, i: int) -> float | None:
         """|mean over even windows - mean over odd windows|."""
         if self.windows < 2:
             return None
-        even, odd = self.half_sums[i] / ((self.windows + 1) // 2, self.windows // 2)
+        even, odd = self.half_sums[i] / self.block_size / ((self.windows + 1) // 2, self.windows // 2)
         return abs(float(even - odd))
+
+
+class Evaluator:
+    """Everything that is measured of n models, of each two of them and of groups of them, from blocks of their
+    predictions, in any number and of any size: models in memory, logits on disk, and what is known of most likely
+    tokens alone (`add_values`) end in the same sums. Memory doesn't grow with positions.
+
+    Args:
+        groups: the models of each group, by number, for set-based PD; None: all models are one.
+        bounds: whether relative PD is known from below and above only.
+    """
+
+    def __init__(self, n: int, windows: int, block_size: int, blocks: int = 64, groups=None, bounds: bool = False):
+        self.n, self.groups = n, [range(n)] if groups is None else groups
+        self.pairs = list(itertools.combinations(range(n), 2))
+        self.first, self.second = np.array(self.pairs, int).reshape(-1, 2).T
+        self.keys = [*MEANS, "mismatches"] + ["relative_pd_upper"] * bounds  # of a pair
+        columns = 2 * n + len(self.keys) * len(self.pairs) + len(self.groups)
+        self.over = _OverWindows(columns, windows, block_size, blocks)
+        self.seen_tokens: list[set[int]] = [set() for _ in range(n)]  # that were ever the arg-max
+        self.pair_sums = None  # once the vocabulary is known
+
+    def add(self, block: Block) -> None:
+        """Take in what is predicted at the next positions."""
+        n, R, V = block.p.shape
+        values, spreads = {}, [np.zeros(R)] * len(self.groups)
+        if n > 1:
+            self.pair_sums = self.pair_sums or kernel.pair_sums(n, V, torch.float32, block.p.device)
+            sums, mass, spread = self.pair_sums(block.p)
+            values = _distances(sums, mass[self.first] + mass[self.second], V)
+            spreads = [spread if len(group) == n else _spread(block.p[list(group)]) for group in self.groups]
+        self.add_values(block.nll, block.p_target, block.top, block.targets, values, spreads)
+
+    def add_values(self, nll, p_target, top, targets, values: dict[str, np.ndarray], spreads: list[np.ndarray]) -> None:
+        """The same from arrays: those of a Block, {distance: (pairs, R)}, where one is missing it isn't known, and
+        Σ_m Σ_v|p_m - p̄| of each group, (R,)."""
+        i, j = self.first, self.second
+        values = values | {
+            "true_label_relative_pd": _relative_difference(p_target[i], p_target[j]),
+            "mismatches": top[i] != top[j],
+        }
+        unknown = np.full((len(self.pairs), len(targets)), np.nan)
+        table = [nll, top == targets, *(values.get(key, unknown) for key in self.keys), spreads]
+        self.over.add(np.concatenate(table).astype(np.float64, copy=False))
+        for seen, one in zip(self.seen_tokens, top, strict=True):
+            seen.update(np.unique(one).tolist())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All sums so far, as arrays."""
+        seen = {f"seen_{m}": np.array(sorted(tokens), np.int64) for m, tokens in enumerate(self.seen_tokens)}
+        return {name: value for name, value in vars(self.over).items() if isinstance(value, np.ndarray)} | seen
+
+    def go_on_from(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take up the sums of an evaluator of the same models and windows."""
+        own = self.state()
+        for name in own.keys() - {f"seen_{m}" for m in range(self.n)}:
+            if state[name].shape != own[name].shape:
+                raise ValueError(f"{name} has shape {state[name].shape}, not {own[name].shape}")
+            setattr(self.over, name, np.array(state[name]))
+        self.seen_tokens = [set(state[f"seen_{m}"].tolist()) for m in range(self.n)]
+
+    # what they say in the end; what isn't known is None
+
+    def models(self) -> list[dict]:
+        """The entries of models, as `evaluate_models` has them."""
+        n, over = self.n, self.over
+        return [
+            {
+                "val_loss": _finite(over.mean(m)),
+                "val_loss_se": _finite(over.standard_error(m)),
+                "val_accuracy": 100 * over.mean(n + m),
+                "val_accuracy_se": None if over.windows < 2 else 100 * over.standard_error(n + m),
+                "val_loss_by_block": [_finite(x) for x in over.by_block(m)],
+                "distinct_argmax": len(self.seen_tokens[m]),
+            }
+            for m in range(n)
+        ]
+
+    def pair_entries(self) -> list[dict]:
+        """The entries of pairs, as `evaluate_models` has them."""
+        over, N, entries = self.over, self.over.windows * self.over.block_size, []
+        for k, (i, j) in enumerate(self.pairs):
+            column = {key: 2 * self.n + place * len(self.pairs) + k for place, key in enumerate(self.keys)}
+            means = {key: _finite(over.mean(at)) for key, at in column.items()}
+            means["val_loss_difference"] = _finite(over.mean(i) - over.mean(j))
+            del means["mismatches"]
+            upper = {"relative_pd_upper": means.pop("relative_pd_upper")} if "relative_pd_upper" in means else {}
+            pd = column["relative_pd"]
+            entries.append(
+                {
+                    **_pair_entry(means, round(over.total(column["mismatches"])), N),
+                    **upper,
+                    "relative_pd_se": over.standard_error(pd),
+                    "relative_pd_halves_difference": over.halves_difference(pd),
+                    "relative_pd_by_block": over.by_block(pd),
+                }
+            )
+        return entries
+
+    def set_differences(self) -> list[float | None]:
+        """Set-based PD of each group; None for a single model."""
+        first = len(self.over.begun) - len(self.groups)
+        return [
+            _finite(self.over.mean(first + k) / len(group)) if len(group) > 1 else None
+            for k, group in enumerate(self.groups)
+        ]
+
+
+def _spread(p: torch.Tensor) -> np.ndarray:
+    """Σ_m Σ_v|p_m - p̄| of some models' predictions (m, R, V): (R,)."""
+    total = np.zeros(p.shape[1])
+    step = max(1, 2**22 // p[:, 0].numel())
+    for rows in _row_blocks(p.shape[1], step):
+        apart = p[:, rows] - p[0, rows]
+        total[rows] = (apart - apart.mean(0)).abs_().sum(-1).double().sum(0).cpu().numpy()
+    return total
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 def evaluate_models(
@@ -460,7 +558,6 @@ def evaluate_models(
     *,
     blocks: int = 64,
     max_block_bytes: int = MAX_BLOCK_BYTES,
-    pair_sums: Callable = PairSums,
 ) -> Evaluation:
     """Loss and accuracy of n models, and all differences between each two of them, on the same fixed windows.
 
@@ -477,7 +574,6 @@ def evaluate_models(
         block_size: T.
         blocks: contiguous groups of windows for the `…_by_block` lists; at most W.
         max_block_bytes: predictions held at a time.
-        pair_sums: makes what sums over the vocabulary: PairSums, or kernels.pairs.pair_sums, which is faster.
 
     Returns:
         Evaluation with, per model: `val_loss` (nats per token), `val_accuracy` (percent), their standard errors
@@ -495,122 +591,20 @@ def evaluate_models(
         raise ValueError("models is empty: nothing to evaluate")
     if blocks < 1:
         raise ValueError(f"blocks={blocks}: must be at least 1")
-    starts = _check_windows(tokens, starts, block_size)
-    running = _Running(len(models), len(starts), block_size, blocks, pair_sums)
+    evaluator = Evaluator(len(models), len(_check_windows(tokens, starts, block_size)), block_size, blocks)
     with _evaluating(models):
-        for part in _joint_predictions(models, tokens, starts, block_size, device, max_block_bytes):
-            running.add(*part)
-    return running.evaluation()
-
-
-def _joint_predictions(models, tokens, starts, T: int, device, max_bytes: int) -> Iterator[tuple]:
-    """What all models predict for the next few windows, or for the next part of a window that is too large.
-
-    Yields the n `_Predictions`, their probabilities in one tensor (n, R, V), the targets (R,), the number of windows
-    they belong to, and whether these windows are complete now. The first windows to come are one: only then is the
-    vocabulary known, and so how many fit."""
-    n = len(models)
-    pairs = n * (n - 1) // 2
-    buffer = None
-    done, count, step = 0, 1, T
-    while done < len(starts):
-        windows = torch.from_numpy(_gather(tokens, starts[done : done + count], T)).to(device)
-        done += len(windows)
-        lo = 0
-        while lo < T:
-            predictions = []
-            for m, model in enumerate(models):
-                logits = _logits(model, windows[:, :-1])
-                if buffer is None:
-                    V = logits.shape[-1]
-                    # bytes at a position: probabilities, and a pair's five sums in float32 and in float64
-                    position = 4 * V * n + 60 * pairs
-                    step = max(1, min(T, max_bytes // position))
-                    count = _windows_at_once(T, position, max_bytes, device)
-                    buffer = torch.empty(n, min(count, len(starts)) * step, V, device=device)
-                _check_logits(logits, m, windows, V)
-                targets = windows[:, 1 + lo : 1 + min(lo + step, T)].flatten()
-                logits = logits[:, lo : lo + step].flatten(0, 1)
-                predictions.append(_predict(logits, targets, out=buffer[m, : len(targets)]))
-                del logits  # before the next model makes its own
-            lo += step
-            yield predictions, buffer[:, : len(targets)], targets.cpu().numpy(), len(windows), lo >= T
-
-
-class _Running:
-    """The sums over all positions, and over windows, from which an Evaluation is made."""
-
-    def __init__(self, n: int, windows: int, block_size: int, blocks: int, pair_sums: Callable = PairSums):
-        self.n, self.windows, self.block_size, self.make_pair_sums = n, windows, block_size, pair_sums
-        self.pairs = list(itertools.combinations(range(n), 2))
-        self.totals = [Counter() for _ in self.pairs]
-        self.mismatches = [0] * len(self.pairs)
-        self.spread = 0.0
-        # the loss of each model, its hits, the relative PD of each pair
-        self.over_windows = _OverWindows(2 * n + len(self.pairs), windows, blocks)
-        self.window_sums = 0.0  # the same, summed over the positions so far of the current windows
-        self.pair_sums = None  # once the vocabulary is known
-
-    def add(self, predictions, probabilities, targets, windows: int, complete: bool) -> None:
-        """Take in one yield of `_joint_predictions`."""
-        n, _, V = probabilities.shape
-        if self.pair_sums is None:
-            self.pair_sums = self.make_pair_sums(n, V, torch.float32, probabilities.device)
-            self.seen_tokens = np.zeros((n, V), bool)
-        sums, mass, spread = self.pair_sums(probabilities)
-        self.spread += spread.sum()
-        by_window = [one.nll for one in predictions] + [one.top == targets for one in predictions]
-        for seen, one in zip(self.seen_tokens, predictions, strict=True):
-            seen[one.top] = True
-        for pair, (i, j) in enumerate(self.pairs):
-            p, q = predictions[i], predictions[j]
-            distances = _distances(sums[:, pair], mass[i] + mass[j], V)
-            distances["true_label_relative_pd"] = _relative_difference(p.p_target, q.p_target)
-            for key, values in distances.items():
-                self.totals[pair][key] += values.sum()
-            self.mismatches[pair] += int((p.top != q.top).sum())
-            by_window.append(distances["relative_pd"])
-        self.window_sums += np.stack([values.reshape(windows, -1).sum(1) for values in by_window])
-        if complete:
-            self.over_windows.add(self.window_sums / self.block_size)
-            self.window_sums = 0.0
-
-    def evaluation(self) -> Evaluation:
-        n, N, over = self.n, self.windows * self.block_size, self.over_windows
-        models = [
-            {
-                "val_loss": float(over.mean[m]),
-                "val_loss_se": over.standard_error(m),
-                "val_accuracy": 100 * float(over.mean[n + m]),
-                "val_accuracy_se": None if self.windows < 2 else 100 * over.standard_error(n + m),
-                "val_loss_by_block": over.by_block(m),
-                "distinct_argmax": int(self.seen_tokens[m].sum()),
-                "finite": True,
-            }
-            for m in range(n)
-        ]
-        pairs = []
-        for pair, (i, j) in enumerate(self.pairs):
-            means = {key: total / N for key, total in self.totals[pair].items()}
-            means["val_loss_difference"] = over.mean[i] - over.mean[j]
-            pairs.append(
-                {
-                    **_pair_entry(means, self.mismatches[pair], N),
-                    "relative_pd_se": over.standard_error(2 * n + pair),
-                    "relative_pd_halves_difference": over.halves_difference(2 * n + pair),
-                    "relative_pd_by_block": over.by_block(2 * n + pair),
-                }
-            )
-        return Evaluation(
-            models=models,
-            pairs=pairs,
-            set_prediction_difference=float(self.spread / (n * N)) if n > 1 else None,
-            positions=N,
-            windows=self.windows,
-            block_size=self.block_size,
-            blocks=over.blocks,
-            vocab_size=self.seen_tokens.shape[1],
-        )
+        for block in _blocks(models, tokens, starts, block_size, device, max_block_bytes, _check_logits):
+            evaluator.add(block)
+    return Evaluation(
+        models=[{**entry, "finite": True} for entry in evaluator.models()],
+        pairs=evaluator.pair_entries(),
+        set_prediction_difference=evaluator.set_differences()[0],
+        positions=int(evaluator.over.positions),
+        windows=evaluator.over.windows,
+        block_size=block_size,
+        blocks=evaluator.over.blocks,
+        vocab_size=block.p.shape[-1],
+    )
 
 
 def _check_logits(logits: torch.Tensor, m: int, windows: torch.Tensor, vocab: int) -> None:
@@ -676,26 +670,25 @@ def evaluate_probe(
     alone = torch.from_numpy(order[: B if whole else B - 1]).to(device)
     if not np.array_equal(buckets[order[: len(alone)]], np.arange(len(alone))):
         raise ValueError("buckets must give every bucket but the last to a single token, as probe_buckets does")
-    starts = _check_windows(tokens, starts, block_size)
-    targets = _gather(tokens, starts, block_size)[:, 1:].reshape(-1)
-    P = len(targets)
+    P = len(_check_windows(tokens, starts, block_size)) * block_size
     probe = Probe(0.0, 0.0, np.empty((P, B), np.float16), np.empty(P, np.int32))
-    done = 0
+    done, right = 0, 0
     with _evaluating([model]):
-        for batch in _stream(model, tokens, starts, block_size, device, max_block_bytes):
-            rows = slice(done, done + len(batch.top))
-            if batch.p.shape[-1] != len(buckets):
-                raise ValueError(f"buckets are for {len(buckets)} tokens, the model predicts {batch.p.shape[-1]}")
-            kept = batch.p.index_select(1, alone)
+        for block in _blocks([model], tokens, starts, block_size, device, max_block_bytes):
+            rows, p = slice(done, done + len(block.targets)), block.p[0]
+            if p.shape[-1] != len(buckets):
+                raise ValueError(f"buckets are for {len(buckets)} tokens, the model predicts {p.shape[-1]}")
+            stored = p.index_select(1, alone)
             if not whole:
-                rest = (batch.p.sum(-1, keepdim=True) - kept.sum(-1, keepdim=True)).clamp_min(0)
-                kept = torch.cat([kept, rest], 1)
-            probe.probabilities[rows] = kept.half().cpu().numpy()
-            probe.argmax[rows] = batch.top
-            probe.loss += float(batch.nll.sum())
+                rest = (p.sum(-1, keepdim=True) - stored.sum(-1, keepdim=True)).clamp_min(0)
+                stored = torch.cat([stored, rest], 1)
+            probe.probabilities[rows] = stored.half().cpu().numpy()
+            probe.argmax[rows] = block.top[0]
+            probe.loss += float(block.nll.sum())
+            right += int((block.top == block.targets).sum())
             done = rows.stop
     probe.loss /= P
-    probe.accuracy = 100 * float((probe.argmax == targets).mean())
+    probe.accuracy = 100 * (right / P)
     return probe
 
 

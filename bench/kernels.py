@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from tabulate import tabulate
 
-import metrics
 from config import Config
 from kernels import native, pairs, toolchain
 from models import smelu
@@ -130,8 +129,8 @@ def kernels() -> None:
 def pair_sums(n: int, V: int) -> None:
     """Of three rows of n models in float32, with memory of their own that ends with the last value."""
     p = torch.softmax(4 * torch.randn(n, 3, V, generator=torch.Generator().manual_seed(V)), -1)
-    exact = metrics.PairSums(n, V, torch.float64)(p.double())
-    ours, theirs = pairs.PairSums(n, V)(p), metrics.PairSums(n, V, torch.float32)(p)
+    exact = pairs.PairSums(n, V, torch.float64)(p.double())
+    ours, theirs = pairs.Compiled(n, V)(p), pairs.PairSums(n, V, torch.float32)(p)
     note("pair sums", *([torch.from_numpy(x) for x in sums] for sums in (ours, theirs, exact)))
 
 

@@ -1,8 +1,9 @@
-"""metrics.PairSums on the CPU, compiled from pairs.cpp on the machine that compares: the same sums at four times the
-speed (bench/RESULTS.md), to a few roundings of float32.
+"""Sums over the vocabulary from which every distance between two of n distributions follows: `PairSums` in torch, and
+`Compiled`, from pairs.cpp on the machine that compares: the same sums at four times the speed (bench/RESULTS.md), to a
+few roundings of float32.
 
-`pair_sums` gives whichever of the two there is: without a C++ compiler, or on a GPU, metrics' own. What is measured
-agrees to 1e-6 of its size, so results don't depend on which it was in any digit that is shown.
+`pair_sums` gives whichever of the two there is: without a C++ compiler, on a GPU or in float64, torch's. What is
+measured agrees to 1e-6 of its size, so results don't depend on which it was in any digit that is shown.
 """
 
 from __future__ import annotations
@@ -17,30 +18,98 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import metrics
 from kernels import toolchain
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 def pair_sums(n: int, vocab: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-    """The fastest `metrics.PairSums` there is for n models on this device."""
+    """The fastest sums there are for n models on this device."""
     if torch.device(device).type == "cpu" and dtype is torch.float32 and available():
-        return PairSums(n, vocab)
-    return metrics.PairSums(n, vocab, dtype, device)
+        return Compiled(n, vocab)
+    return PairSums(n, vocab, dtype, device)
 
 
 @functools.cache
 def available() -> bool:
-    """Whether the kernel can be compiled here and computes what metrics' own sums are."""
+    """Whether the kernel can be compiled here and computes what torch's sums are."""
     with contextlib.suppress(toolchain.Unavailable):
         return bool(_library())
     return False
 
 
 class PairSums:
-    """As metrics.PairSums, for float32 on the CPU. Rows are shared out among torch's threads; no sum depends on how
-    many there are."""
+    """Sums over the vocabulary from which every distance between two of n distributions follows.
+
+    The work is element-wise, 19 simple operations and two logarithms for each value, and bound by memory unless its
+    operands stay in cache: so the rows are taken in blocks of about `elements` values, all pairs of a block before the
+    next block, into scratch arrays that are reused. torch rather than NumPy: its float32 logarithm is vectorised, it
+    uses all threads it is given, and the same lines run on a GPU. `torch.where` and `xlogy` are avoided because they
+    cost as much as five logarithms on a CPU.
+    """
+
+    def __init__(self, n: int, vocab: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
+        elements = 2**17 if torch.device(device).type == "cpu" else 2**21
+        self.pairs = list(itertools.combinations(range(n), 2))
+        self.rows = max(1, elements // vocab)
+        self.scratch = torch.empty(4, self.rows, vocab, dtype=dtype, device=device)
+        self.block = torch.empty(n, self.rows, vocab, dtype=dtype, device=device)
+        self.tiny = torch.finfo(dtype).tiny
+        self.below_one = 1 - torch.finfo(dtype).eps / 2
+        self.zero, self.one = torch.zeros((), dtype=dtype, device=device), torch.ones((), dtype=dtype, device=device)
+
+    def __call__(self, p: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For p of shape (n, R, V): sums of each pair (5, pairs, R), Σ_v p (n, R), and Σ_v|p_m - p̄| summed over the
+        models (R,). float64 arrays on the CPU."""
+        n, R, _ = p.shape
+        sums = torch.empty(5, len(self.pairs), R, dtype=p.dtype, device=p.device)
+        mass = torch.empty(n, R, dtype=p.dtype, device=p.device)
+        spread = torch.empty(n, R, dtype=p.dtype, device=p.device)
+        for lo in range(0, R, self.rows):
+            rows = slice(lo, min(lo + self.rows, R))
+            part, block = p[:, rows], self.block[:, : rows.stop - lo]
+            scratch = self.scratch[:, : rows.stop - lo].unbind(0)
+            torch.sum(part, -1, out=mass[:, rows])
+            # p_m - p̄ by way of p_m - p_0, which is exactly 0 for equal models where p̄ would be rounded
+            torch.sub(part, part[0], out=block)
+            torch.sum(block.sub_(block.mean(0)).abs_(), -1, out=spread[:, rows])
+            torch.sqrt(part, out=block).clamp_min_(self.tiny)
+            for k, (i, j) in enumerate(self.pairs):
+                self._pair(part[i], part[j], block[i], block[j], scratch, sums[:, k, rows].unbind(0))
+        # sums of one row in float32 (torch adds pairwise: 1e-7), everything beyond a row in float64
+        return tuple(x.cpu().double().numpy() for x in (sums, mass, spread.cpu().double().sum(0)))
+
+    def _pair(self, p, q, root_p, root_q, scratch, sums):
+        """Σ|p-q|, Σ(p-q)², Σ|p-q|/(p+q), Σ(√p-√q)² and 2·Σ[p ln(2p/(p+q)) + q ln(2q/(p+q))], each (R,)."""
+        a, b, s, t = scratch
+        l1, squares, relative, hellinger, shannon = sums
+        torch.sub(p, q, out=a).abs_()
+        torch.sum(a, -1, out=l1)
+        torch.mul(a, a, out=t)
+        torch.sum(t, -1, out=squares)
+        # √p - √q = (p-q)/(√p+√q), which keeps its digits when p ≈ q. Here and below 0/0 is the 0 it should be because
+        # the denominator is kept at the smallest normal number at least; that changes no other denominator.
+        torch.add(root_p, root_q, out=t)
+        torch.div(a, t, out=t)
+        t.mul_(t)
+        torch.sum(t, -1, out=hellinger)
+        torch.add(p, q, out=s).clamp_min_(self.tiny)
+        x = a.div_(s)  # |p-q|/(p+q), in [0, 1]
+        torch.sum(x, -1, out=relative)
+        # With x the two terms of Jensen–Shannon are (p+q)/2 · [(1+x)ln(1+x) + (1-x)ln(1-x)]. For p ≈ q that bracket is
+        # x² left over from two terms of size x. The same thing as 2x·ln(1+x) + (1-x)·ln(1-x²) is accurate from
+        # x = 0, where it is exactly 0, to x = 1, where the factor 1-x stops the logarithm.
+        torch.addcmul(self.zero, x, x, value=-self.below_one, out=t).log1p_()  # a rounding less than x²: never ln 0
+        torch.sub(self.one, x, out=b)
+        t.mul_(b)
+        torch.log1p(x, out=b)
+        t.addcmul_(x, b, value=2).mul_(s)
+        torch.sum(t, -1, out=shannon)
+
+
+class Compiled:
+    """As PairSums, for float32 on the CPU. Rows are shared out among torch's threads; no sum depends on how many there
+    are."""
 
     def __init__(self, n: int, vocab: int, library: ctypes.CDLL | None = None):
         self.pairs = list(itertools.combinations(range(n), 2))
@@ -74,7 +143,7 @@ def _library(source: Path = SOURCE) -> ctypes.CDLL:
     """The compiled kernel, declared and tried.
 
     Raises:
-        toolchain.Unavailable: it can't be compiled here, or computes something else than metrics' sums.
+        toolchain.Unavailable: it can't be compiled here, or computes something else than torch's sums.
     """
     library = toolchain.library(source)
     p, n = ctypes.c_void_p, ctypes.c_int64
@@ -85,12 +154,12 @@ def _library(source: Path = SOURCE) -> ctypes.CDLL:
 
 
 def _check(library: ctypes.CDLL) -> None:
-    """Compare a library with metrics' sums in float64: a compiler can be wrong."""
+    """Compare a library with PairSums in float64: a compiler can be wrong."""
     size = torch.tensor([0.01, 1.0, 4.0])[:, None, None]
     p = torch.softmax(size * torch.randn(3, 4, 77, generator=torch.Generator().manual_seed(0)), -1)
-    exact = metrics.PairSums(3, 77, torch.float64)(p.double())
-    for a, b in zip(PairSums(3, 77, library)(p), exact, strict=True):
+    exact = PairSums(3, 77, torch.float64)(p.double())
+    for a, b in zip(Compiled(3, 77, library)(p), exact, strict=True):
         if not np.allclose(a, b, rtol=3e-6, atol=1e-12):
             raise toolchain.Unavailable(
-                f"compiled here, pairs.cpp departs from metrics' by {np.abs(a / b - 1).max():.2g}"
+                f"compiled here, pairs.cpp departs from torch's sums by {np.abs(a / b - 1).max():.2g}"
             )

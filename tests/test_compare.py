@@ -113,7 +113,7 @@ def test_the_statistics_over_windows_are_those_of_the_study(runs, models):
 
     tokens = np.frombuffer(TEXT.encode(), np.uint8)
     starts = metrics.evaluation_windows(len(tokens), CONTEXT, POSITIONS)
-    exact = metrics.evaluate_models([Ours(m) for m in models["gpt2"]], tokens, starts, CONTEXT, blocks=measure.BLOCKS)
+    exact = metrics.evaluate_models([Ours(m) for m in models["gpt2"]], tokens, starts, CONTEXT)
     mine = compared(runs, runs / "statistics", {"gpt2": members(runs, "gpt2")}).results["gpt2"]
     for entries, others in ((mine["reproducibility_metrics"], exact.pairs), (mine["trials"], exact.models)):
         for entry, other in zip(entries, others, strict=True):

@@ -42,7 +42,6 @@ CLIMBING = {
     "analyze_results tools.verify",
     "config training.schedule",
     "kernels.native config",
-    "kernels.pairs metrics",
     "plot_utils questions.clock.draw",
     "plot_utils questions.clock.tell",
     "plot_utils questions.remedies.draw",

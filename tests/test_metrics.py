@@ -15,6 +15,7 @@ from scipy.spatial import distance
 
 import metrics
 from config import UserError
+from kernels import pairs
 from measures.table import METRICS, metrics_of
 from tools import metrics_guide
 
@@ -208,7 +209,7 @@ def test_streaming_arithmetic_in_float32():
     for V, scale in itertools.product((2, 85, 50257), (2.0, 0.05, 2e-3, 1e-4)):
         rng = np.random.default_rng(V)
         p, q = close_pair(rng, 10 if V > 1000 else 1000, V, scale)
-        sums, mass, _ = metrics.PairSums(2, V, torch.float32)(torch.from_numpy(np.stack([p, q])))
+        sums, mass, _ = pairs.PairSums(2, V, torch.float32)(torch.from_numpy(np.stack([p, q])))
         expected = by_hand(p, q, np.zeros(len(p), int))
         for key, values in metrics._distances(sums[:, 0], mass.sum(0), V).items():
             assert values.mean() == pytest.approx(expected[key], rel=1e-6), (V, scale, key)
@@ -217,7 +218,7 @@ def test_streaming_arithmetic_in_float32():
     for sharpness in (10, 30, 100, 1000):
         p, q = close_pair(rng, 2000, 85, sharpness, sharpness)
         p[p < 1e-36] = q[q < 1e-36] = 0  # float32 has no full digits there
-        sums, mass, _ = metrics.PairSums(2, 85, torch.float32)(torch.from_numpy(np.stack([p, q])))
+        sums, mass, _ = pairs.PairSums(2, 85, torch.float32)(torch.from_numpy(np.stack([p, q])))
         found = metrics.compare_predictions(p, q)
         for key, values in metrics._distances(sums[:, 0], mass.sum(0), 85).items():
             assert values.mean() == pytest.approx(found[key], rel=1e-6), (sharpness, key)
@@ -388,7 +389,10 @@ def predictions(models, tokens, starts):
     return softmax(logits).reshape(len(models), -1, logits.shape[-1]), windows[:, 1:].ravel()
 
 
-def test_streaming_equals_one_shot(study):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_streaming_equals_one_shot(study, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(pairs, "available", lambda: False)
     models, tokens, starts = study
     W = len(starts)
     found = metrics.evaluate_models(models, tokens, starts, T)
@@ -427,8 +431,8 @@ def numbers(evaluation):
     return np.concatenate([np.ravel(value) for entry in entries for value in entry.values()]).astype(float)
 
 
-# 23 tokens × 4 models × 4 bytes + 6 pairs × 60 bytes = 728 bytes a position: all; 9 windows; 1 window; 3 positions
-@pytest.mark.parametrize("max_bytes", [10**9, 728 * 8 * 9, 728 * 8, 728 * 3])
+# 23 tokens × 6 × 4 bytes + 6 pairs × 200 bytes = 1752 bytes a position: all; 9 windows; 1 window; 3 positions
+@pytest.mark.parametrize("max_bytes", [10**9, 1752 * 8 * 9, 1752 * 8, 1752 * 3])
 def test_chunks_do_not_matter(study, max_bytes):
     reference = numbers(metrics.evaluate_models(*study, T))
     found = numbers(metrics.evaluate_models(*study, T, max_block_bytes=max_bytes))
@@ -449,7 +453,7 @@ def test_a_model_with_itself_through_the_whole_path(study):
 
 def test_each_model_sees_each_window_once(study):
     models, tokens, starts = study
-    metrics.evaluate_models(models, tokens, starts, T, max_block_bytes=728 * 8 * 9)
+    metrics.evaluate_models(models, tokens, starts, T, max_block_bytes=1752 * 8 * 9)
     expected = np.stack([tokens[s : s + T] for s in starts])
     for model in models:
         assert np.array_equal(torch.cat(model.seen).numpy(), expected)

@@ -1,8 +1,8 @@
 """Every member and every pair of members at the same positions, one model in memory at a time.
 
 The positions are taken in chunks. Of a chunk each member in turn predicts all positions and leaves its logits on disk,
-as the numbers it computed (4 bytes each, or 2 in bfloat16); then all pairs are compared, a block of rows of all members
-at a time, the sums are added to those of each window, and the logits are deleted. A chunk is as large as `max_bytes` of
+as the numbers it computed (4 bytes each, or 2 in bfloat16); then the study's own evaluator (metrics.Evaluator) takes
+them in, a block of rows of all members at a time, and the logits are deleted. A chunk is as large as `max_bytes` of
 disk allow, so
 
     disk      at most `max_bytes`                               memory    one model, one batch of its logits, one block
@@ -10,15 +10,13 @@ disk allow, so
                                                                           than one window: once per part of it)
 
 After each chunk the sums are saved; a run that is killed goes on with the member and chunk it was at. Dumps are read
-where they lie. The arithmetic is metrics': the same functions that the study's own results come from.
+where they lie.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,20 +27,11 @@ import torch
 import metrics
 import storage
 from config import UserError
-from kernels import pairs as kernel
-from measures.table import metrics_of
 from questions.foreign.member import Member
 from questions.foreign.windows import Positions
 
 MAX_SPOOL_BYTES = 8 * 2**30
 BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time
-# means over positions of what `metrics._distances` gives
-DISTANCES = tuple(
-    metric.key
-    for metric in metrics_of("pair")
-    if metric.key not in (*metrics.NEED_TARGETS, "prediction_differences", "total_predictions", "top1_mismatch_pct")
-)
-BLOCKS = 64  # contiguous groups of windows for the lists by block
 
 
 @dataclass(frozen=True)
@@ -53,97 +42,6 @@ class How:
     dtype: str
     batch_size: int | None  # windows in one forward pass; None: as many as `batch_of` says
     max_bytes: int
-
-
-class Sums:
-    """What is summed over the positions of each window: float64, (W, columns). For members: loss and hits; for pairs:
-    each distance, true-label PD and mismatches; for groups: the set's spread."""
-
-    def __init__(self, members: int, groups: Sequence[Sequence[int]], positions: Positions, top_k: bool):
-        self.n, self.groups, self.positions, self.top_k = members, groups, positions, top_k
-        self.pairs = list(itertools.combinations(range(members), 2))
-        self.keys = [*DISTANCES, "true_label_relative_pd", "mismatches"] + ["relative_pd_upper"] * top_k
-        columns = 2 * members + len(self.keys) * len(self.pairs) + len(groups)
-        self.table = np.zeros((positions.windows, columns))
-        self.seen: list[set[int]] = [set() for _ in range(members)]  # tokens that were ever the arg-max
-        self.done = 0  # positions
-
-    def add(self, lo: int, by_position: np.ndarray, tops: np.ndarray) -> None:
-        """The values of positions lo…, (columns, R), and the arg-max of each member there, (n, R)."""
-        window = (lo + np.arange(by_position.shape[1])) // self.positions.block_size
-        edges = np.flatnonzero(np.diff(window, prepend=-1))
-        self.table[window[edges]] += np.add.reduceat(by_position, edges, axis=1).T
-        for seen, top in zip(self.seen, tops, strict=True):
-            seen.update(np.unique(top).tolist())
-
-    def save(self, path: Path, key: str) -> None:
-        with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            seen = {f"seen_{m}": np.array(sorted(tokens), np.int64) for m, tokens in enumerate(self.seen)}
-            np.savez(file, key=key, done=self.done, table=self.table, **seen)
-
-    def load(self, path: Path, key: str) -> bool:
-        """Go on from a file of the same comparison; False where there is none."""
-        try:
-            with np.load(path, allow_pickle=False) as saved:
-                if str(saved["key"]) != key or saved["table"].shape != self.table.shape:
-                    return False
-                self.table, self.done = saved["table"], int(saved["done"])
-                self.seen = [set(saved[f"seen_{m}"].tolist()) for m in range(self.n)]
-        except (OSError, ValueError, KeyError, EOFError):
-            return False
-        return True
-
-    # what they say in the end
-
-    def statistics(self):
-        """Means, standard errors and blocks over windows of every column."""
-        W, T = self.positions.windows, self.positions.block_size
-        over = metrics._OverWindows(self.table.shape[1], W, BLOCKS)
-        over.add(self.table.T / T)
-        return over
-
-    def results(self) -> tuple[list[dict], list[dict], list[float | None]]:
-        """The entries of members and of pairs, as `metrics.evaluate_models` has them, and each group's set PD."""
-        over, n, N = self.statistics(), self.n, len(self.positions.targets)
-
-        def known(x):
-            return float(x) if x is not None and math.isfinite(x) else None
-
-        models = [
-            {
-                "val_loss": known(over.mean[m]),
-                "val_loss_se": known(over.standard_error(m)),
-                "val_accuracy": 100 * float(over.mean[n + m]),
-                "val_accuracy_se": known(100 * se) if (se := over.standard_error(n + m)) is not None else None,
-                "val_loss_by_block": [known(x) for x in over.by_block(m)],
-                "distinct_argmax": len(self.seen[m]),
-            }
-            for m in range(n)
-        ]
-        entries = []
-        for k, (i, j) in enumerate(self.pairs):
-            first = 2 * n + k * len(self.keys)
-            means = dict(zip(self.keys, over.mean[first : first + len(self.keys)], strict=True))
-            mismatches = round(means.pop("mismatches") * N)
-            upper = means.pop("relative_pd_upper", None)
-            means["val_loss_difference"] = over.mean[i] - over.mean[j]
-            entry = metrics._pair_entry(means, mismatches, N)
-            entry |= {key: known(value) for key, value in entry.items() if isinstance(value, float)}
-            entries.append(
-                {
-                    **entry,
-                    **({} if upper is None else {"relative_pd_upper": known(upper)}),
-                    "relative_pd_se": known(over.standard_error(first)),
-                    "relative_pd_halves_difference": known(over.halves_difference(first)),
-                    "relative_pd_by_block": [known(x) for x in over.by_block(first)],
-                }
-            )
-        spread = over.mean[over.mean.shape[0] - len(self.groups) :]
-        sets = [
-            known(s / len(g)) if len(g) > 1 and not self.top_k else None
-            for s, g in zip(spread, self.groups, strict=True)
-        ]
-        return models, entries, sets
 
 
 # -- one model ----------------------------------------------------------------------------------------------------
@@ -219,8 +117,7 @@ def batch_of(how: How, block_size: int, vocab_size: int) -> int:
     """Windows in one forward pass: about MAX_POSITIONS and BLOCK_BYTES of logits, one at least."""
     if how.batch_size is not None:
         return how.batch_size
-    positions = metrics.MAX_POSITIONS["cpu" if how.device == "cpu" else "other"]
-    return max(1, min(positions, BLOCK_BYTES // (4 * vocab_size)) // block_size)
+    return max(1, metrics.positions_at_once(1, vocab_size, 2 * BLOCK_BYTES, how.device) // block_size)
 
 
 # -- all of them --------------------------------------------------------------------------------------------------
@@ -228,7 +125,7 @@ def batch_of(how: How, block_size: int, vocab_size: int) -> int:
 
 def measure(
     members: Sequence[Member], groups: Sequence[Sequence[int]], positions: Positions, how: How, folder: Path, display
-) -> Sums:
+) -> metrics.Evaluator:
     """All sums over the positions; goes on from what `folder` holds of the same comparison.
 
     Args:
@@ -238,7 +135,7 @@ def measure(
         display: `.step(what, done, total)` as the work goes on.
     """
     top_k = any(getattr(m, "is_top_k", False) for m in members)
-    sums = Sums(len(members), groups, positions, top_k)
+    sums = metrics.Evaluator(len(members), positions.windows, positions.block_size, groups=groups, bounds=top_k)
     key = storage.sha256_json(
         {
             "members": [m.weights.sha256 if m.weights else _dump_key(m) for m in members],
@@ -250,13 +147,13 @@ def measure(
         }
     )
     path = folder / "sums.npz"
-    if not sums.load(path, key):
+    if not _go_on(sums, path, key):
         _clear(folder)
     models = [k for k, m in enumerate(members) if not m.is_dump]
     N, chunk = len(positions.targets), _chunk(members, models, positions, how)
     total = len(members) * N
-    while sums.done < N:
-        lo, hi = sums.done, min(N, _end(sums.done, chunk, positions.block_size))
+    while (lo := int(sums.over.positions)) < N:
+        hi = min(N, _end(lo, chunk, positions.block_size))
         for k in models:
             spool = folder / f"{key[:12]}_{lo}_{hi}_{k}.npy"
             if not spool.exists():
@@ -265,11 +162,23 @@ def measure(
         display.step("comparing", lo * len(members) + len(models) * (hi - lo), total)
         compare = _compare_top_k if top_k else _compare
         compare(members, sums, positions, how, lo, hi, folder / f"{key[:12]}_{lo}_{hi}_{{}}.npy")
-        sums.done = hi
-        sums.save(path, key)
+        with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, key=key, **sums.state())
         _clear(folder, but=path)
         display.step("comparing", hi * len(members), total)
     return sums
+
+
+def _go_on(sums: metrics.Evaluator, path: Path, key: str) -> bool:
+    """Take up the sums of the same comparison; False where there are none."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            if str(saved["key"]) != key:
+                return False
+            sums.go_on_from(saved)
+    except (OSError, ValueError, KeyError, EOFError):
+        return False
+    return True
 
 
 def _dump_key(dump) -> str:
@@ -332,46 +241,27 @@ def _logits_of(member: Member, spool: str, k: int, lo: int, a: int, b: int, half
     return torch.from_numpy(rows).view(torch.bfloat16).float() if half else torch.from_numpy(rows)
 
 
-def _compare(members, sums: Sums, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+def _compare(members, sums: metrics.Evaluator, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
     """All pairs at positions lo…hi - 1, a block of rows at a time."""
     n, V = len(members), members[0].vocab_size
-    rows = max(1, min(hi - lo, BLOCK_BYTES // (4 * n * V)))
-    pair_sums = kernel.pair_sums(n, V, torch.float32, how.device)
+    rows = min(hi - lo, metrics.positions_at_once(n, V, BLOCK_BYTES, how.device))
     buffer = torch.empty(n, rows, V, device=how.device)
     for a in range(lo, hi, rows):
         b = min(a + rows, hi)
-        block, targets = buffer[:, : b - a], positions.targets[a:b]
-        y = torch.from_numpy(targets).to(how.device)
-        one = []
-        for k, member in enumerate(members):
-            logits = _logits_of(member, spool, k, lo, a, b, how.dtype == "bfloat16").to(how.device)
-            one.append(metrics._predict(logits, y, out=block[k]))
-            if not np.isfinite(one[-1].nll).all():
-                row = a + int((~np.isfinite(one[-1].nll)).argmax())
+        targets = torch.from_numpy(positions.targets[a:b]).to(how.device)
+        half = how.dtype == "bfloat16"
+        logits = (_logits_of(m, spool, k, lo, a, b, half).to(how.device) for k, m in enumerate(members))
+        block = metrics.block_of(logits, targets, buffer)
+        for member, nll in zip(members, block.nll, strict=True):
+            if not np.isfinite(nll).all():
+                row = a + int((~np.isfinite(nll)).argmax())
                 raise UserError(
                     f"{member.name}: gives the true token at row {row} no probability: its loss is infinite"
                 )
-        sums_, mass, spread = pair_sums(block)
-        values = [m.nll for m in one] + [m.top == targets for m in one]
-        for pair, (i, j) in enumerate(sums.pairs):
-            distances = metrics._distances(sums_[:, pair], mass[i] + mass[j], V)
-            values += [distances[key] for key in DISTANCES]
-            values += [metrics._relative_difference(one[i].p_target, one[j].p_target), one[i].top != one[j].top]
-        values += [spread if len(group) == n else _spread(block[list(group)]) for group in sums.groups]
-        sums.add(a, np.stack(values).astype(np.float64), np.stack([m.top for m in one]))
+        sums.add(block)
 
 
-def _spread(p: torch.Tensor) -> np.ndarray:
-    """Σ_m Σ_v|p_m - p̄| of a group's predictions (m, R, V): (R,)."""
-    total = np.zeros(p.shape[1])
-    step = max(1, 2**22 // p[:, 0].numel())
-    for lo in range(0, p.shape[1], step):
-        apart = p[:, lo : lo + step] - p[0, lo : lo + step]
-        total[lo : lo + step] = (apart - apart.mean(0)).abs_().sum(-1).double().sum(0).cpu().numpy()
-    return total
-
-
-def _compare_top_k(members, sums: Sums, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+def _compare_top_k(members, sums: metrics.Evaluator, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
     """All pairs of top-k dumps. Tokens that both name are compared; all others are one outcome. Relative PD over
     these outcomes is a lower bound of the whole one (a coarser partition has no larger total variation), and so are
     the Hellinger distance and the Jensen–Shannon divergence; were the two models' other tokens all different ones, it
@@ -381,15 +271,11 @@ def _compare_top_k(members, sums: Sums, positions: Positions, how: How, lo: int,
         b = min(a + rows, hi)
         tops, probabilities, logprobs = zip(*(m.top_k(a, b) for m in members), strict=True)
         best = np.stack([t[np.arange(len(t)), p.argmax(1)] for t, p in zip(tops, probabilities, strict=True)])
-        targets = positions.targets[a:b]
-        values = [-x for x in logprobs] + [top == targets for top in best]
-        for i, j in sums.pairs:
-            distances = top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j])
-            p_y, q_y = np.exp(logprobs[i]), np.exp(logprobs[j])
-            values += [distances.get(key, np.full(b - a, np.nan)) for key in DISTANCES]
-            values += [metrics._relative_difference(p_y, q_y), best[i] != best[j], distances["relative_pd_upper"]]
-        values += [np.zeros(b - a) for _ in sums.groups]
-        sums.add(a, np.stack(values).astype(np.float64), best)
+        each = [top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j]) for i, j in sums.pairs]
+        distances = {key: np.stack([pair[key] for pair in each]) for key in (each[0] if each else ())}
+        logprobs, unknown = np.stack(logprobs), np.full(b - a, np.nan)
+        spreads = [unknown] * len(sums.groups)
+        sums.add_values(-logprobs, np.exp(logprobs), best, positions.targets[a:b], distances, spreads)
 
 
 def top_k_distances(tokens_p, p, tokens_q, q) -> dict[str, np.ndarray]:
