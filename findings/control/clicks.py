@@ -2,8 +2,9 @@
 fields, an embedding of each value, an MLP of 128-64-32, one click probability; Adam, one pass over the clicks.
 
 Many models are trained at once: every parameter has one more axis in front, the member's. Members share nothing but
-the clicks; each has its own initial weights, its own order of the clicks and its own perturbation, and a member's bits
-don't depend on who is trained beside it.
+the clicks; each has its own initial weights, its own order of the clicks and its own perturbation. Of those trained
+together, members with the same seeds have the same bits, wherever they stand; with more or fewer beside them products
+may be summed otherwise, and so the last bits differ.
 """
 
 from __future__ import annotations
@@ -188,23 +189,24 @@ def train(
     """Train one member for each seed of initial weights and of the order of clicks.
 
     Args:
-        perturb: changes members' initial weights or orders, a list of one array of places for each member.
+        perturb: changes members' initial weights, or their orders: one array of places for each member, which members
+            of one order share.
         measure: called before the first step and after each, with the number of steps done.
     """
     members = Members(activation, recipe, clicks.rows, clicks.fields.shape[1], weights)
-    one_order = {seed: stream(seed, "order").permutation(clicks.training) for seed in set(orders)}
-    places = [one_order[seed] for seed in orders]
+    steps = recipe.steps or clicks.training // recipe.batch
+    passes = -(-steps * recipe.batch // clicks.training)
+    by_seed = {seed: _order(seed, clicks.training, passes) for seed in set(orders)}
+    places = [by_seed[seed] for seed in orders]
     if perturb:
         with torch.no_grad():
             perturb(members, places)
     fields, clicked = torch.from_numpy(clicks.fields), torch.from_numpy(clicks.clicked)
-    one_pass = clicks.training // recipe.batch
-    steps = recipe.steps or one_pass
     optimiser = torch.optim.Adam(members.parameters, fused=True)
     if measure:
         measure(0, members)
     for step in range(steps):
-        a = step % one_pass * recipe.batch
+        a = step * recipe.batch
         rows = torch.from_numpy(np.stack([order[a : a + recipe.batch] for order in places]))
         losses = F.binary_cross_entropy_with_logits(members.logits(fields[rows]), clicked[rows], reduction="none")
         losses.mean(1).sum().backward()
@@ -214,6 +216,12 @@ def train(
         if measure:
             measure(step + 1, members)
     return members
+
+
+def _order(seed: int, n: int, passes: int) -> np.ndarray:
+    """The places of n clicks, in another order in every pass: (passes · n,)."""
+    rng = stream(seed, "order")
+    return np.concatenate([rng.permutation(n) for _ in range(passes)])
 
 
 def losses(p: np.ndarray, clicked: np.ndarray) -> np.ndarray:
