@@ -138,21 +138,30 @@ def name_of(cell: dict) -> str:
 def units() -> Iterator[tuple]:
     """What is computed, in order: ("clicks", cell, seeds) and ("decoder", cell, seed)."""
 
-    def clicks_of(*tables: str):
-        for table in tables:
-            yield from (("clicks", cell, seeds) for cell, seeds in clicks_cells(table))
+    def clicks_of(table: str, some: tuple[str, ...] = ALL):
+        yield from (("clicks", cell, seeds) for cell, seeds in clicks_cells(table) if cell["activation"] in some)
 
     def decoders(table: str, numbers: range, some: tuple[str, ...] = ALL):
         for k in numbers:
             yield from (("decoder", cell, seed_of(table, k)) for cell in decoder_cells(table, some))
 
-    yield from clicks_of("C1", "C2", "K1")
-    yield from decoders("S1", range(3), FIRST)
+    # the plan's order, but for the first sitting, which had a seventh of a core: the least of each question comes first
+    yield from clicks_of("C1")
+    yield from clicks_of("K1", TWO)
+    yield from decoders("S1", range(1), TWO)
+    yield from clicks_of("K1", ("smelu_05",))
+    yield from decoders("S1", range(2), TWO)
+    yield from clicks_of("L", (*TWO, "smelu_05"))
+    yield from decoders("M", range(1))
+    yield from decoders("S1", range(3), TWO)
+    yield from clicks_of("K1")
     yield from clicks_of("L")
+    yield from clicks_of("C2")
+    yield from decoders("S1", range(3), FIRST)
     for table in ("L", "M", "Q", "H"):
         yield from decoders(table, range(2))
-        if table == "Q":
-            yield from clicks_of("T", "N")
+    yield from clicks_of("T")
+    yield from clicks_of("N")
     yield from decoders("S1", range(3))
     for table in ("P", "T"):
         yield from decoders(table, range(2))
