@@ -41,7 +41,7 @@ import numpy as np
 import cli as streams
 import storage
 from config import Parser, UserError, add_arguments, from_args
-from corpora.encodings import noise_note
+from corpora.characters import drift_note, entropy, noise_note
 from corpora.hub import HUB, hub_source
 from corpora.overlap import overlap, overlap_of, reading
 from corpora.reading import file_source
@@ -225,14 +225,14 @@ def _prepare(source: Source, config, folder: Path) -> None:
         seen = {character for character, first in found.first_at.items() if first < n_train}
         tokenizer = make_tokenizer(config.tokenizer, seen, unknown=len(seen) < len(found.first_at))
 
-    digest, unseen = hashlib.sha256(), UnseenCharacters(found.first_at, n_train)
+    digest = hashlib.sha256()
     text = _hashed(_progress(_rechunked(source), "tokenizing", found.characters), digest)
-    train, val = split_text(text, n_train)
-    arrays, counts = {}, {}
-    for split, pieces in (("train", train), ("val", unseen.counted(val))):
+    arrays, counts, characters = {}, {}, {}
+    for split, pieces in zip(("train", "val"), split_text(text, n_train), strict=True):
         path, counts[split] = folder / f"{split}.bin", np.zeros(tokenizer.vocab_size, np.int64)
+        characters[split] = np.zeros(sys.maxunicode + 1, np.int64)
         with storage.atomic_path(path) as temporary, open(temporary, "wb") as f:
-            for ids in tokenizer.encode_pieces(pieces):
+            for ids in tokenizer.encode_pieces(_counted(pieces, characters[split])):
                 counts[split] += np.bincount(ids, minlength=tokenizer.vocab_size)
                 f.write(ids.data)
         arrays[split] = {"tokens": int(counts[split].sum()), "sha256": storage.sha256_file(path)}
@@ -252,19 +252,20 @@ def _prepare(source: Source, config, folder: Path) -> None:
         "val_tokens": arrays["val"]["tokens"],
         "vocab_size": tokenizer.vocab_size,
         "tokenizer": config.tokenizer,
-        "unseen_val_characters": unseen.count,
+        "unseen_val_characters": int(characters["val"][characters["train"] == 0].sum()),
         **token_statistics(counts["train"], counts["val"]),
     }
     meta = {"dtype": token_dtype(tokenizer.vocab_size).str, "arrays": arrays, "tokenizer": record, "info": info}
     splits = _mapped(folder, meta)
     info |= overlap(splits["train"], splits["val"], tokenizer.vocab_size)
-    info |= _account(source, found.characters, _sample(splits["train"], tokenizer))
+    notes = noise_note(source.name, _sample(splits["train"], tokenizer))
+    info |= _account(source, found.characters, notes + drift_note(source.name, *characters.values()))
     storage.write_json(folder / "meta.json", {**meta, "content_sha256": storage.sha256_json(meta)})
 
 
-def _account(source: Source, characters: int, sample: str) -> dict:
+def _account(source: Source, characters: int, notes: list[str]) -> dict:
     """What was read as what, and what may be wrong with it; said now where it isn't plain UTF-8 or is doubtful."""
-    read_as, notes = source.account.read_as, source.account.notes + noise_note(source.name, sample)
+    read_as, notes = source.account.read_as, source.account.notes + notes
     if read_as:
         read_as = f"{source.name}: {read_as}, {characters:,} characters"
         if source.account.worth_saying:
@@ -281,18 +282,11 @@ def _sample(tokens: np.ndarray, tokenizer, stretches: int = 16, length: int = 81
         return "".join(tokenizer.decode(read(start, length)) for start in starts)
 
 
-class UnseenCharacters:
-    """Counts the characters of the validation split that never occur in training, as the split passes."""
-
-    def __init__(self, first_at: dict[str, int], n_train: int):
-        self.count = 0
-        self._unseen = np.zeros(sys.maxunicode + 1, bool)
-        self._unseen[[ord(character) for character, first in first_at.items() if first >= n_train]] = True
-
-    def counted(self, pieces: Iterable[str]) -> Iterator[str]:
-        for piece in pieces:
-            self.count += int(self._unseen[code_points(piece)].sum())
-            yield piece
+def _counted(pieces: Iterable[str], counts: np.ndarray) -> Iterator[str]:
+    """The same pieces; how often each code point occurs in them is added to `counts`."""
+    for piece in pieces:
+        counts += np.bincount(code_points(piece), minlength=len(counts))
+        yield piece
 
 
 def split_text(pieces: Iterable[str], n_train: int) -> tuple[Iterator[str], Iterator[str]]:
@@ -322,11 +316,10 @@ def token_statistics(train: np.ndarray, val: np.ndarray) -> dict:
     Args:
         train, val: (vocab_size,) how often each token occurs in either split.
     """
-    p = train[train > 0] / train.sum()
     smoothed = (train + 1) / (train.sum() + len(train))  # add-one, so that unseen tokens cost something finite
     return {
         "unseen_val_tokens": int(val[train == 0].sum()),
-        "unigram_entropy": float(-(p * np.log(p)).sum()),
+        "unigram_entropy": entropy(train),
         "val_unigram_cross_entropy": float(-(val * np.log(smoothed)).sum() / val.sum()),
         "majority_accuracy": float(100 * val[train.argmax()] / val.sum()),
     }

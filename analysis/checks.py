@@ -90,8 +90,9 @@ def _learning(results, done):
 
 def _degenerate(results, done):
     dataset = results.get("dataset") or {}
-    majority, vocab = dataset.get("majority_accuracy"), dataset.get("vocab_size")
-    fewest = min(6, max(2, vocab // 4)) if _number(vocab) else 6
+    majority, entropy = dataset.get("majority_accuracy"), dataset.get("unigram_entropy")
+    # a fifth of the tokens that the text uses, exp(entropy) of them: 5 of English letters, 3 of names, 2 of DNA
+    fewest = min(5, max(2, int(math.exp(entropy)) // 5)) if _number(entropy) and entropy < 10 else 5
     problems, seen = [], []
     for t in done:
         distinct, accuracy = t.get("distinct_argmax"), t["val_accuracy"]

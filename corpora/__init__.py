@@ -8,5 +8,6 @@ packed       .gz, .zip, .zst, .xz and .bz2, unpacked as a stream
 encodings    bytes to text, and what a text that isn't UTF-8 is likely to be
 tables       JSON lines, JSON, CSV and parquet: the text of one column
 reading      all of these put together: files to pieces of text
+characters   whether they have an order, and whether a text's end is like its beginning
 overlap      how much of the validation split occurs in training, and of training in itself
 """

@@ -13,11 +13,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from config import UserError
 from corpora.source import PIECE, one_line
-from tokenizer import code_points
 
 MARKS = (  # UTF-32's before UTF-16's, which they begin with
     (codecs.BOM_UTF8, "utf-8"),
@@ -129,13 +126,11 @@ def display(encoding: str) -> str:
 
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r")) + b"\x7f"
 _C1 = re.compile(rb"\xc2[\x80-\x84\x86-\x9f]")  # without U+0085, which ends lines
-_BLOB = re.compile(rb"[A-Za-z0-9+/_-]{59,}={0,2}")
 # Random bytes are 11 % controls in Windows-1251 and KOI8-R, 25 % in Latin-1; a coloured log 4 %, other text none.
 MOST_CONTROLS = 0.05
 # charset-normalizer's measure of mess: sound text in 20 languages has 0 to 0.1, prose full of symbols and boxes up to
 # 0.9, random bytes 2 to 4, Russian read as Latin-1 2.1.
 MESS_NOTED, MESS_REFUSED = 0.15, 1.2
-LEAST_ORDER = 0.05  # nats; noise has 0.00 ± 0.01, English 1.1, Chinese 1.5
 
 
 @dataclass
@@ -151,7 +146,7 @@ class Plausible:
     encoding: str | None
     size: int = 0  # of the stretch that is being counted, about PIECE bytes of UTF-8
     controls: int = 0
-    seen: dict[str, int] = field(default_factory=lambda: {"bytes": 0, "replaced": 0, "c1": 0, "sampled": 0, "blob": 0})
+    seen: dict[str, int] = field(default_factory=lambda: {"replaced": 0, "c1": 0})
     messy: float | None = None
 
     def passed(self, pieces: Iterator[str]) -> Iterator[str]:
@@ -172,12 +167,8 @@ class Plausible:
         seen, c1 = self.seen, len(_C1.findall(data)) if b"\xc2" in data else 0
         self.controls += len(data) - len(data.translate(None, _CONTROLS)) + c1
         self.size += len(data)
-        seen["bytes"] += len(data)
         seen["replaced"] += data.count(b"\xef\xbf\xbd")
         seen["c1"] += c1
-        sample = data[: SAMPLE // 4]
-        seen["sampled"] += len(sample)
-        seen["blob"] += sum(len(m) for m in _BLOB.findall(sample) if any(48 <= c < 58 for c in m))
         if self.size >= PIECE:
             self._end_of_stretch()
         if self.messy is None and self.encoding and not self.encoding.startswith("utf-"):
@@ -219,47 +210,12 @@ class Plausible:
         if seen["c1"]:
             cause = " (as when Windows-1252 is read as Latin-1)" if self.encoding else ""
             notes.append(f"{self.name}: {seen['c1']:,} control characters between U+0080 and U+009F{cause}")
-        if seen["blob"] > 0.2 * seen["sampled"]:
-            share = 100 * seen["blob"] / seen["sampled"]
-            notes.append(
-                f"{self.name}: {share:.0f} % of it are words of 60 and more letters and digits: base64 or hex?"
-            )
         if self.messy and self.messy > MESS_NOTED:
             notes.append(
                 f"{self.name}: unusual as {display(self.encoding)} (mess {self.messy:.1f} by charset-normalizer, most "
                 f"text has less than {MESS_NOTED}): is that its encoding?"
             )
         return notes
-
-
-def order_information(text: str) -> float | None:
-    """Nats that a character tells about the next one: their mutual information, less that of the same characters in
-    random order, which is what so small a sample shows by chance. None for fewer than 2000 characters."""
-    if len(text) < 2000:
-        return None
-    _, codes = np.unique(code_points(text), return_inverse=True)
-
-    def information(x):
-        pairs = x[:-1] * (codes.max() + 1) + x[1:]
-        return _entropy(x[:-1]) + _entropy(x[1:]) - _entropy(pairs)
-
-    return float(information(codes) - information(np.random.default_rng(0).permutation(codes)))
-
-
-def _entropy(x: np.ndarray) -> float:
-    p = np.unique(x, return_counts=True)[1] / len(x)
-    return -(p * np.log(p)).sum()
-
-
-def noise_note(name: str, text: str) -> list[str]:
-    """A note where a sample of a text has no order in it."""
-    nats = order_information(text)
-    if nats is None or nats >= LEAST_ORDER:
-        return []
-    return [
-        f"{name}: its characters follow one another at random (each tells {max(0, nats):.3f} nats about the next, in "
-        f"text 0.5 and more): noise, encrypted or packed?"
-    ]
 
 
 # -- what else it may be ------------------------------------------------------------------------------------------

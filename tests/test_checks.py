@@ -61,6 +61,18 @@ def test_planted_constant_model():
     assert caught(constant, "degenerate")
 
 
+def test_the_fewest_predictions_scale_with_the_text():
+    """27 characters of names at 21 % accuracy: four tokens are no constant model; of English they would be."""
+
+    def names(results):
+        results["dataset"] |= {"unigram_entropy": 2.81, "val_unigram_cross_entropy": 2.92, "majority_accuracy": 12.0}
+        for k in (1, 2, 3):
+            set_trial(results, k, val_loss=2.6, val_accuracy=21.0, distinct_argmax=4)
+
+    assert not caught(names, "degenerate")
+    assert caught(lambda results: set_trial(results, 2, distinct_argmax=4), "degenerate")
+
+
 @planted("a model that learned only how frequent each token is", "learning")
 def test_planted_model_that_learned_nothing():
     assert caught(lambda results: set_trial(results, 2, val_loss=3.352), "learning")

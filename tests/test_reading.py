@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 import prepare_data
 from config import Config, UserError
 from conftest import cases, pseudo_english
-from corpora import encodings, packed, tables
+from corpora import characters, encodings, packed, tables
 from corpora.source import Account
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -299,19 +299,18 @@ def test_coloured_logs_and_form_feeds_are_text(tmp_path):
 
 
 DOUBTFUL = {
-    "base64 or hex": base64.encodebytes(noise(30_000)),
-    "base64 or hex?": noise(30_000).hex().encode(),
-    "replacement characters": "one \ufffd two\n".encode() * 500,
-    "at random": bytes(random.Random(0).choices(range(32, 127), k=30_000)),
-    "at random (": "".join(random.Random(0).choices("abcdefghijkl \n", k=30_000)).encode(),
+    "base64.txt": (base64.encodebytes(noise(30_000)), "at random"),
+    "hex.txt": (noise(30_000).hex().encode(), "base64 or hex"),
+    "replaced.txt": ("one \ufffd two\n".encode() * 500, "replacement characters"),
+    "noise.txt": (bytes(random.Random(0).choices(range(32, 127), k=30_000)), "at random (each tells 0.0"),
 }
 
 
-@pytest.mark.parametrize("what", DOUBTFUL)
-def test_what_is_doubtful_is_noted_in_the_results_too(tmp_path, capsys, what):
-    corpus = load(written(tmp_path, DOUBTFUL[what]))
-    assert any(what.rstrip("?(") in note for note in corpus.info["notes"])
-    assert what.rstrip("?(") in capsys.readouterr().err
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_what_is_doubtful_is_noted_in_the_results_too(tmp_path, capsys, name):
+    data, expected = DOUBTFUL[name]
+    corpus = load(written(tmp_path, data, name))
+    assert any(expected in note for note in corpus.info["notes"]) and expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("language", ["en", "code", *SENTENCES])
@@ -321,6 +320,38 @@ def test_sound_text_is_not_doubted(tmp_path, capsys, language):
     assert corpus.info["notes"] == [] and capsys.readouterr().err == ""
 
 
+def markov_dna(letters: int) -> str:
+    """DNA whose neighbours are bound weakly, by odds of 0.75 to 1.28, in lines of 70 as FASTA has them."""
+    odds = {"AA": 1.21, "TT": 1.21, "AC": 0.88, "GT": 0.88, "AG": 0.82, "CT": 0.82, "AT": 1.1, "CA": 1.12}
+    odds |= {"TG": 1.12, "CC": 0.91, "GG": 0.91, "CG": 1.16, "GA": 0.92, "TC": 0.92, "GC": 1.28, "TA": 0.75}
+    rng, text = random.Random(0), "A"
+    while len(text) < letters:
+        text += rng.choices("ACGT", [odds[text[-1] + b] for b in "ACGT"])[0]
+    return "\n".join(text[i : i + 70] for i in range(0, letters, 70))
+
+
+def test_what_is_doubted_scales_with_the_alphabet():
+    assert characters.noise_note("x", markov_dna(60_000)) == []
+    for alphabet in ("ACGT", "01", "".join(map(chr, range(32, 127)))):
+        assert characters.noise_note("x", "".join(random.Random(0).choices(alphabet, k=60_000)))
+
+
+def test_the_end_of_a_text_is_compared_with_its_beginning(tmp_path):
+    """Against SciPy's relative entropy."""
+    scipy_stats = pytest.importorskip("scipy.stats")
+    train, val = [800, 150, 50, 0], [50, 30, 10, 10]
+    own, cross, beyond = characters.drift(*map(characters.np.array, (train, val)))
+    q = [(n + 1) / 1004 for n in train]
+    assert own == pytest.approx(scipy_stats.entropy(train))
+    assert cross == pytest.approx(scipy_stats.entropy(val) + scipy_stats.entropy(val, q))
+    assert beyond == pytest.approx(scipy_stats.entropy(val, q) - 3 * 3 / 200)
+    names = ["".join(random.Random(i).choices("abcdefgh", range(1, 9), k=6)) for i in range(8000)]
+    assert load(written(tmp_path, "\n".join(names), "mixed.txt"), train_split=0.8).info["notes"] == []
+    by_letters = "\n".join(sorted(names, key=lambda name: name.count("a") + name.count("b")))
+    (note,) = load(written(tmp_path, by_letters, "sorted.txt"), train_split=0.8, tokenizer="bpe").info["notes"]
+    assert note.startswith("sorted.txt: the end of this text is not like its beginning (a character costs ")
+
+
 def test_order_is_the_mutual_information_of_neighbours():
     """Of a first-order Markov chain the mutual information is known in closed form."""
     p, rng, state, text = 0.9, random.Random(0), 0, []
@@ -328,8 +359,8 @@ def test_order_is_the_mutual_information_of_neighbours():
         state = state if rng.random() < p else 1 - state
         text.append("ab"[state])
     exact = math.log(2) + p * math.log(p) + (1 - p) * math.log(1 - p)
-    assert encodings.order_information("".join(text)) == pytest.approx(exact, abs=0.01)
-    assert encodings.order_information("ab" * 10) is None
+    assert characters.order_information("".join(text)) == pytest.approx(exact, abs=0.01)
+    assert characters.order_information("ab" * 10) is None
 
 
 # -- packed files -----------------------------------------------------------------------------------------------------
