@@ -21,6 +21,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__" and {"--scores", "--samples"} & set(sys.argv):  # numbers alone, which need no torch
+    import cli as streams
+    from questions.scores.command import main as scores
+
+    sys.exit(streams.run(lambda: scores(sys.argv[1:])))
+
 if __name__ == "__main__":  # before anything that may be missing is imported
     from config import require_packages
 

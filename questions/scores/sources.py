@@ -1,0 +1,200 @@
+"""Numbers per seed from where trainings leave them: trackers, evaluation harnesses, Trainer, folders of logs.
+
+Understood: TensorBoard (event files where tensorboard is installed, and the CSV that its page exports), W&B
+(wandb-summary.json of local runs), databases of Trackio and MLflow, MLflow's folders, results of
+lm-evaluation-harness, Trainer's trainer_state.json, any text with a pattern. A run's value is its last.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import sqlite3
+from pathlib import Path
+
+from config import UserError
+from questions.scores.reading import column, text_of
+
+USUAL = ("eval_loss", "val_loss", "val/loss", "validation_loss", "pattern")
+
+
+def is_source(path):
+    """Is this file one of those above, rather than a table?"""
+    return _reader(Path(path)) is not None
+
+
+def entries(paths, asked, arm=""):
+    """(cells, kind of seeds, notes) as of reading.Entries, of one metric of all runs below `paths`; `arm`: all are its.
+
+    UserError: nothing understood there, several metrics and none chosen."""
+    runs = {}
+    for path in map(Path, paths):
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        for file in files:
+            if any(part.startswith(".") for part in file.relative_to(path).parts):
+                continue
+            reader = _logs(asked.pattern) if asked.pattern else _reader(file)
+            for run, metrics in (reader(file) if reader else {}).items():
+                runs.setdefault(run, {}).update(metrics)
+    if not runs:
+        logs = f"no match of {asked.pattern!r}" if asked.pattern else "logs need --pattern 'loss ([0-9.]+)'"
+        known = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
+        raise UserError(f"{', '.join(map(str, paths))}: no results of {known}; {logs}")
+    metric = _metric(list(dict.fromkeys(name for found in runs.values() for name in found if name != "seed")), asked)
+    cells = []
+    for run, metrics in runs.items():
+        own, seed = arm_and_seed(run)
+        cells.append((arm or own, seed or str(metrics.get("seed", run)), metrics.get(metric), run))
+    notes = [] if arm else [f"{metric}; arms and seeds are read from the names of runs"]
+    return cells, "named", notes
+
+
+def arm_and_seed(name):
+    """The arm and the seed that a run's name or path holds, or None for a seed. A number that follows no 'seed',
+    'trial' or the like must stand apart at the end: 'lr3' is an arm, 'relu-3' its third seed, 'relu/seed_3/log' too."""
+    match = re.search(r"(?<![a-z])(?:seed|trial|run|rep|s)[\s_=:-]*(\d+)(?![\d.]*\d)", name, re.I)
+    match = match or re.search(r"(?:^|[\s_./-])#?(\d+)$", name)
+    if match is None:
+        return name, None
+    ends = [part.strip(" _./-=") for part in (name[: match.start()], name[match.end() :])]
+    return "-".join(part for part in ends if part) or "runs", match[1]
+
+
+def _metric(metrics, asked):
+    if asked.value:
+        last = [m for m in metrics if m.rpartition("/")[2] == asked.value]
+        return last[0] if len(last) == 1 else column(metrics, asked.value, "value")
+    usual = [name for name in USUAL if name in metrics]
+    if len(metrics) > 1 and not usual:
+        more = " and others" if len(metrics) > 12 else ""
+        raise UserError(f"which metric? --value NAME, of {', '.join(metrics[:12])}{more}")
+    return usual[0] if usual else metrics[0]
+
+
+# -- readers: each returns {run: {metric: value}} -----------------------------------------------------------------
+
+
+def _reader(path):
+    named = {"trainer_state.json": _trainer, "wandb-summary.json": _wandb}
+    if path.name in named:
+        return named[path.name]
+    if path.name.startswith("events.out.tfevents"):
+        return _tensorboard
+    if path.suffix in (".db", ".sqlite", ".sqlite3"):
+        return _database
+    if path.parent.name == "metrics" and (path.parent.parent / "meta.yaml").exists():
+        return _mlflow
+    if path.suffix == ".json" and path.name.startswith("results") and isinstance(_loaded(path).get("results"), dict):
+        return _harness
+    if path.suffix == ".csv" and text_of(path).lstrip().lower().startswith("wall time,step,value"):
+        return _tensorboard_csv
+    return None
+
+
+def _loaded(path):
+    try:
+        loaded = json.loads(text_of(path))
+    except ValueError:
+        raise UserError(f"{path}: no valid JSON") from None
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _real(metrics):
+    return {n: float(v) for n, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _run_of(path):
+    """What of a path names a run: its last part, with the one before where that is a bare seed."""
+    parts = [p for p in Path(path).parts if not re.fullmatch(r"checkpoint-\d+|files|logs?|tensorboard|/", p)] or ["run"]
+    return "/".join(parts[-2:]) if arm_and_seed(parts[-1])[0] == "runs" else parts[-1]
+
+
+def _logs(pattern):
+    def read(path):
+        try:
+            matches = re.findall(pattern, text_of(path))
+            return {_run_of(path.with_suffix("")): {"pattern": float(matches[-1])}} if matches else {}
+        except re.error as error:
+            raise UserError(f"pattern={pattern!r}: {error}") from None
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{path}: {matches[-1]!r} is no number; the pattern needs one group, as 'loss ([0-9.]+)'"
+            ) from None
+
+    return read
+
+
+def _trainer(path):
+    steps = [int(p.name[11:]) for p in path.parent.parent.glob("checkpoint-*") if p.name[11:].isdigit()]
+    if path.parent.name.startswith("checkpoint-") and steps and path.parent.name != f"checkpoint-{max(steps)}":
+        return {}  # an earlier state of the same run
+    metrics = {}
+    for entry in _loaded(path).get("log_history", []):
+        metrics |= _real(entry)
+    return {_run_of(path.parent): metrics}
+
+
+def _wandb(path):
+    return {_run_of(path.parent.parent): _real(_loaded(path))}
+
+
+def _harness(path):
+    """Metrics as task/acc; a filter other than none stays in the name, as task/exact_match,strict-match."""
+    metrics = {}
+    for task, values in _loaded(path)["results"].items():
+        metrics |= {f"{task}/{n.removesuffix(',none')}": v for n, v in _real(values).items() if "_stderr" not in n}
+    stamped = re.fullmatch(r"results(_\d[\dT:.-]+)?", path.stem)
+    return {_run_of(path.parent) if stamped else path.stem.removeprefix("results_"): metrics}
+
+
+def _tensorboard(path):
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        raise UserError(
+            f"{path}: event files need tensorboard (pip install tensorboard), or export CSV from it"
+        ) from None
+    events = EventAccumulator(os.fspath(path), size_guidance={"scalars": 0}).Reload()
+    return {_run_of(path.parent): {tag: float(events.Scalars(tag)[-1].value) for tag in events.Tags()["scalars"]}}
+
+
+def _tensorboard_csv(path):
+    """The page names a file run-RUN-tag-TAG.csv."""
+    rows = list(csv.DictReader(text_of(path).splitlines()))
+    run, _, tag = path.stem.removeprefix("run-").partition("-tag-")
+    return {run: {tag or "value": float(rows[-1]["Value"])}} if rows else {}
+
+
+def _mlflow(path):
+    """mlruns/EXPERIMENT/RUN/metrics/NAME holds lines of time, value and step."""
+    run = path.parent.parent
+    last = max((line.split() for line in text_of(path).splitlines() if line.strip()), key=lambda cells: int(cells[-1]))
+    seed, name = run / "params" / "seed", run / "tags" / "mlflow.runName"
+    metrics = {path.name: float(last[1])} | ({"seed": text_of(seed).strip()} if seed.exists() else {})
+    return {text_of(name).strip() if name.exists() else run.name: metrics}
+
+
+def _database(path):
+    """Trackio keeps run_name, step and JSON in `metrics`; MLflow has `runs`, `latest_metrics` and `params`."""
+    runs = {}
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+        if "latest_metrics" in tables:
+            join = "join runs r on r.run_uuid = x.run_uuid"
+            for run, name, value, bad in connection.execute(
+                f"select r.name, key, value, is_nan from latest_metrics x {join}"
+            ):
+                runs.setdefault(run, {})[name] = math.nan if bad else float(value)
+            for run, seed in connection.execute(f"select r.name, value from params x {join} where key = 'seed'"):
+                runs.setdefault(run, {})["seed"] = seed
+        else:
+            for run, metrics in connection.execute("select run_name, metrics from metrics order by step"):
+                runs.setdefault(run, {}).update(_real(json.loads(metrics)))
+        connection.close()
+    except (sqlite3.Error, ValueError) as error:
+        raise UserError(f"{path}: no database of Trackio or MLflow ({error})") from None
+    return runs
