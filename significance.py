@@ -577,7 +577,8 @@ class Verdict:
 def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=None, alpha=0.05, p_equal=None):
     """What one comparison allows to be said.
 
-    p_holm: the p adjusted for its family. Below alpha: a is lower or higher than b. Else, if p_equal, the adjusted
+    p_holm: the p adjusted for its family. Below alpha: a is lower or higher than b, and that this is less than the
+    margin is said where the following shows it. Else, if p_equal, the adjusted
     p of `equivalence_p`, is below alpha: practically equal; without it, that of this comparison alone, which is one:
     if the 90 % interval lies within the margin. Else inconclusive, with what could have been seen and what it would
     take. `margin` is the smallest difference that matters: for PD a fraction (0.05: the ratio within 0.95 to 1/0.95),
@@ -593,6 +594,8 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
     if p_holm is None or not 0 <= p_holm <= 1:
         raise ValueError(f"p_holm: {p_holm} must be the Holm-adjusted p, between 0 and 1")
     subject = f"{quantity} of {name_a}"
+    size = f"{100 * margin:g} %" if is_pd else f"{margin:g} nats per token"
+    small = (equivalence_p(comparison, margin) if p_equal is None else p_equal) < alpha
 
     if p_holm < alpha:
         if is_pd:
@@ -606,12 +609,11 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
             change, low, high = -change, -high, -low
         text = (
             f"{subject} is {kind} than that of {name_b} by {change:{digits}}{unit} "
-            f"[{low:{digits}} to {high:{digits}}; 95 %, not adjusted]"
+            f"[{low:{digits}} to {high:{digits}}; 95 %, not adjusted]{f', less than {size}' if small else ''}"
         )
         return Verdict(kind, text)
 
-    size = f"{100 * margin:g} %" if is_pd else f"{margin:g} nats per token"
-    if (equivalence_p(comparison, margin) if p_equal is None else p_equal) < alpha:
+    if small:
         found = f"90 % interval {'of the ratio ' if is_pd else ''}{comparison.low90:.4f} to {comparison.high90:.4f}"
         return Verdict("equal", f"{subject} is practically equal to that of {name_b} (±{size}): {found}")
 

@@ -623,9 +623,9 @@ def gate(first, *later):
 
 
 def claims(rng, replications):
-    """Reports of studies in which nothing differs, with the spreads of real trials, through generate_final_report: how
-    many make a directional claim in the Executive Summary or the Conclusions, of any kind, about PD, and by kind. One
-    in twenty of the replications."""
+    """Reports of studies in which nothing differs, with the spreads of real trials, through generate_final_report, with
+    remedies that do nothing, beside a clock, and over several studies: how many make a directional claim in any
+    section, of any kind, about PD, and by kind. One in twenty of the replications."""
     yield from claim_rates(rng, max(3, replications // 20), pd_chunks)
 
 

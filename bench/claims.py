@@ -1,21 +1,27 @@
 """What a whole report claims where nothing differs: studies are simulated, and their reports read sentence by sentence.
 
-`calibration.py --tables claims` prints the rates. A claim is any sentence of the Executive Summary or the Conclusions
-with a word of direction, unless it is of one of the few forms that deny, define or leave open: a sentence that is not
-known here counts. Only the text is read, not what it was made from.
+`calibration.py --tables claims` prints the rates. Every section is read, those of products too. A claim is any sentence
+of the Executive Summary or the Conclusions with a word of direction, unless it is of one of the few forms that deny,
+define or leave open: a sentence that is not known here counts; and anywhere else what stands for a verdict. Only the
+text is read, not what it was made from.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+import storage
 from analyze_results import generate_final_report
+from questions.clock import tell as clock
+from questions.remedies import tell as remedies
+from questions.studies import tell as studies
+from questions.where.tell import identity
 
 DIRECTION = re.compile(
     r"\b(lower|higher|less|more|better|worse|fewer|smaller|larger|lowest|highest|best|worst|improv\w*|lose\w*|losing|"
@@ -42,22 +48,81 @@ HARMLESS = [  # forms, each of which is taken out before a sentence is searched 
 ]
 
 
-def claims_of(text: str) -> list[tuple[str, str]]:
-    """(kind, sentence) of every directional claim in the Executive Summary's lines and the Conclusions of a report.
+VERDICTS = re.compile(  # outside these two sections: a table's cell, or a sentence, where something was shown
+    r"^\*{0,2}(lower|higher)\*{0,2}$|\\\*$|\*\*(supported|refuted)\*\*|supported by the test|by the tests lower|"
+    r"^Confirmed at equal|other way round at equal|^Shown on the final|a difference was shown|"
+    r"twins part (slower|faster)|\*\*(Lower|Higher) PD than"
+)
+READ = set(  # every heading of a report and of the pages of products: none else may stand there
+    "Executive Summary|Terms|How this was measured|Detailed Results Table|Appendix: further measures|"
+    "Rankings by Use Case|Statistical Significance|Which claims share an error rate|"
+    "Against ReLU: the planned comparisons|The other pairs|All pairs|What these trials can and cannot show|"
+    "Appendix: the tests|Key Findings|Smooth versus non-smooth|Best and worst|Hypothesis validation|"
+    "At equal validation loss|Accuracy against reproducibility|Integrity and training|"
+    "Footnote: equal loss along training|Conclusions|By context|Trade-offs, and when to use which|Future Work|"
+    "What buys how much|Where the trials differ|Is a difference an error?|Looks while training|"
+    "How fast they part|From when on they stay together|"
+    "Every study and activation|How to read this|"
+    "Over all studies: final models|Over all studies: equal validation loss".split("|")
+)
 
+
+def claims_of(text: str) -> list[tuple[str, str]]:
+    """(kind, sentence) of every directional claim of a report, or of a product's page.
+
+    In the Executive Summary's lines and the Conclusions any sentence with a direction is one, unless its form is known
+    not to be; elsewhere what stands for a verdict: a cell of a table, a p that is marked, a sentence that says shown.
     Kinds: 'PD', 'contrast' (the smooth activations together), 'PD at equal loss', 'loss', 'other'.
+    ValueError: a section that isn't in `READ`: whoever adds one that words verdicts must let them be counted here.
     """
-    summary = text.split("## 1. Executive Summary\n", 1)[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
-    conclusions = text.split("## 6. Conclusions\n", 1)[1].split("\n## ", 1)[0] if "## 6. Conclusions" in text else ""
-    found = []
-    for line in [*summary.splitlines(), *conclusions.splitlines()]:
-        rest = "" if line.startswith(("![", "### ")) else line
-        for form in HARMLESS:
-            rest = form.sub("", rest)
-        for sentence in re.split(r"(?<=[.?!])\*{0,2}\s+|; ", rest):
-            if DIRECTION.search(sentence):
-                found += [(kind, sentence.strip()) for kind in _kinds(line, sentence)]
+    found, heading, caption, header, in_full = [], ["", ""], "", [], False
+    for line in text.splitlines():
+        if mark := re.match(r"(#{1,3}) (?:\d+\. )?(.*)", line):
+            level = len(mark[1])
+            heading = [mark[2], ""] if level < 3 else [heading[0], mark[2]]
+            if level > 1 and re.sub("^Against .*:", "Against ReLU:", mark[2]) not in READ:
+                raise ValueError(f"{mark[2]}: a section that bench/claims.py does not know: enter it there")
+            caption = mark[2]
+            if level == 2:
+                in_full = line in ("## 1. Executive Summary", "## 6. Conclusions")
+            in_full = in_full and mark[2] != "Terms"
+        elif in_full:
+            found += _directional(line)
+        elif line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if not header:
+                header = cells
+            found += [
+                (_kind_of_cell(heading, caption, name, cells[0]), f"{caption} {' | '.join(cells)}")
+                for name, cell in zip(header, cells, strict=False)
+                if VERDICTS.search(cell)
+            ]
+        elif line.strip():
+            caption, header = line, []
+            for sentence in re.split(r"(?<=[.?!])\s+", re.sub(r"^- ", "", line)):
+                if VERDICTS.search(sentence):
+                    found += [(kind, sentence) for kind in _kinds(f"{heading[1]} {line}", sentence)]
     return found
+
+
+def _kind_of_cell(heading: list[str], caption: str, column: str, first: str) -> str:
+    if "loss" in column.lower() or caption.startswith("Validation loss"):
+        return "loss"
+    if "equal" in f"{caption} {first}":
+        return "PD at equal loss"
+    return "contrast" if "contrast" in caption else "PD"
+
+
+def _directional(line: str) -> list[tuple[str, str]]:
+    rest = "" if line.startswith(("![", "### ")) else line
+    for form in HARMLESS:
+        rest = form.sub("", rest)
+    return [
+        (kind, sentence.strip())
+        for sentence in re.split(r"(?<=[.?!])\*{0,2}\s+|; ", rest)
+        if DIRECTION.search(sentence)
+        for kind in _kinds(line, sentence)
+    ]
 
 
 def _kinds(line: str, sentence: str) -> list[str]:
@@ -150,19 +215,108 @@ def _results(rng, name, index, final, other):
     }
 
 
+# -- products in which nothing differs ---------------------------------------------------------------------------------
+
+PRODUCTS = {  # folders of questions/: how what they say is counted
+    "clock": "simulated here, its page",
+    "remedies": "simulated here, its section of the report",
+    "studies": "simulated here, its page",
+    "where": "of each activation by itself, over windows of text: no comparison",
+    "until_decided": "calibration.py --tables looks; the report is that of the study",
+    "sources": "described with intervals",
+    "foreign": "its report is that of the study",
+}
+
+
+def null_remedies(rng, study, pd_chunks) -> dict:
+    """remedies.json of three arms for each activation that do nothing: as many trials of their own, of other seeds."""
+    arms = {name: [] for name in study}
+    n = len(study["relu"]["trials"])
+    for arm, pds in zip(("distil", "warm", "min_lr 0.0005"), next(pd_chunks(rng, 3, PD_SPREADS, n)), strict=True):
+        for name, pd in zip(NAMES, pds, strict=True):
+            if name in arms:
+                losses = 1.84 + 0.004 * rng.standard_normal(n)
+                arms[name].append(_arm(arm, 0.133 * pd, losses))
+    for name, found in arms.items():
+        pd = np.zeros((n, n))
+        for pair in study[name]["reproducibility_metrics"]:
+            i, j = (int(k) - 1 for k in pair["model_pair"].split("_vs_"))
+            pd[i, j] = pd[j, i] = pair["relative_pd"]
+        found.insert(0, _arm("none", pd, np.array([t["val_loss"] for t in study[name]["trials"]])))
+    entries = {name: {"identity": identity(study[name]), "arms": found} for name, found in arms.items()}
+    return {"schema": remedies.SCHEMA, "activations": entries}
+
+
+def _arm(name: str, pd: np.ndarray, losses: np.ndarray) -> dict:
+    units = [[k + 1] for k in range(len(losses))]
+    fixed = {"study": "main", "size": 1, "paired": True, "time": 39.0, "parameters": 804_608}
+    return {"arm": name, "units": units, "pd": pd.tolist(), "losses": losses.tolist()} | fixed
+
+
+def null_clocks(rng, names, n) -> dict[str, clock.Clock]:
+    """Twins whose doubling times are those of their seed, and of chance: spreads as bench/RESULTS.md has them."""
+    steps = [*range(12), *range(12, 200, 4)]
+    seeds, found = 0.1 * rng.standard_normal(n), {}
+    for name in names:
+        trials = {}
+        for k in range(n):
+            forks = [_twin(fork, 5 * math.exp(seeds[k] + 0.2 * rng.standard_normal()), steps) for fork in (0, 65, 195)]
+            trials[str(k + 1)] = {"status": "done", "forks": forks, "unmoved": []}
+        config = {"precision": "float32", "device": "cpu", "max_iters": 650}
+        found[name] = clock.Clock(name, {"forks": [0, 65, 195], "trials": trials, "config": config, "positions": 512})
+    return found
+
+
+def _twin(fork: int, doubling: float, steps: list[int]) -> dict:
+    distances = np.minimum(1e-6 * 2 ** (np.array(steps) / doubling), 0.3).tolist()
+    moved = {"unit": "float32", "parameter": "h.0.mlp.c_proj.weight"}
+    measured = {"steps": steps, "prediction_steps": steps, "weights": distances, "predictions": distances}
+    return {"fork": fork, "moved": moved, "barrier": 0.1} | measured
+
+
 def claim_rates(rng, replications, pd_chunks):
-    """Rows of a table: the share of reports with a claim, in percent."""
+    """Rows of a table: the share of reports (with remedies), and of products' pages, with a claim, in percent. `with
+    all` counts the claims of a report and of the clock beside it."""
     with tempfile.TemporaryDirectory() as folder:  # without figures
-        for n in (3, 5):
-            kinds, sentences = Counter(), Counter()
-            for study in null_studies(rng, replications, n, pd_chunks):
-                claims = claims_of(generate_final_report(study, None, Path(folder) / "plots"))
-                seen = {kind for kind, _ in claims}
-                kinds.update(seen | {"any"} if seen else ())
-                kinds.update({"about PD"} if seen - {"loss"} else ())
-                sentences.update(re.sub(r"[\d.]+", "#", sentence) for _, sentence in claims)
-            row = {"n": n, "reports": replications}
-            columns = ("any", "about PD", "PD", "contrast", "PD at equal loss", "loss", "other")
-            rates = {kind: kinds[kind] / replications for kind in columns}
-            row |= {kind: round(100 * rate, 1) for kind, rate in rates.items()}
-            yield row | {"±": round(200 * math.sqrt(rates["any"] * (1 - rates["any"]) / replications), 1)}
+        for names, n in itertools.product((NAMES, ("relu", "gelu")), (3, 5, 8)):
+            claims: dict[str, list[set]] = {"report": [], "clock": [], "with all": []}
+            for every in null_studies(rng, replications, n, pd_chunks):
+                study = {name: every[name] for name in names}
+                storage.write_json(
+                    Path(folder) / "results" / remedies.REMEDIES_FILE, null_remedies(rng, study, pd_chunks)
+                )
+                text = generate_final_report(study, None, Path(folder) / "plots")
+                if "### What buys how much" not in text:
+                    raise SystemExit("the remedies are not in the report")
+                claims["report"].append({kind for kind, _ in claims_of(text)})
+                page = clock.page(null_clocks(rng, names, n))
+                claims["clock"].append({"clock" for _ in claims_of(page)})
+                claims["with all"].append(claims["report"][-1] | claims["clock"][-1])
+            yield from ({"of": of, "arms": len(names), "n": n} | _rates(found) for of, found in claims.items())
+    for k, n in ((2, 3), (4, 3), (4, 5)):
+        yield {"of": f"{k} studies", "arms": 5, "n": n} | _rates(list(null_pages(rng, replications, k, n, pd_chunks)))
+
+
+def null_pages(rng, replications, k, n, pd_chunks):
+    """The kinds of claims of ALL_STUDIES.md over k studies."""
+    made = null_studies(rng, k * replications, n, pd_chunks)
+    for _ in range(replications):
+        together = {}
+        for i in range(k):
+            results = next(made)
+            for name in results:
+                results[name]["dataset"] = {"name": f"corpus {i}", "sha256": f"{i}" * 64}
+            together[f"s{i}"] = studies.Member(results, f"s{i}")
+        yield {kind for kind, _ in claims_of(studies.studies_text(together).partition("## Every study")[0])}
+
+
+def _rates(claims: list[set]) -> dict:
+    count = len(claims)
+    columns = {"any": lambda kinds: bool(kinds), "about PD": lambda kinds: bool(kinds - {"loss", "clock"})}
+    columns |= {kind: lambda kinds, kind=kind: kind in kinds for kind in KINDS}
+    shares = {name: sum(map(holds, claims)) / count for name, holds in columns.items()}
+    rates = {name: round(100 * share, 1) for name, share in shares.items()}
+    return {"pages": count} | rates | {"±": round(200 * math.sqrt(shares["any"] * (1 - shares["any"]) / count), 1)}
+
+
+KINDS = ("PD", "contrast", "PD at equal loss", "loss", "other")

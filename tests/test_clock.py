@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -262,14 +263,33 @@ def test_activations_are_compared_seed_by_seed(tmp_path):
     assert against["smelu_1"][0].ratio[0] == pytest.approx(1, rel=0.05) and against["smelu_1"][0].p > 0.2
     logs = {name: np.log(list(c.doubling(0).values())) for name, c in found.items()}
     own = scipy.stats.ttest_rel(logs["gelu"], logs["relu"])
-    test = analysis.compare(found["gelu"].doubling(0), found["relu"].doubling(0))
+    test = analysis.compare([found["gelu"]], found["relu"], 0)
     assert test.p == pytest.approx(own.pvalue) and test.t == pytest.approx(own.statistic)
-    contrast = analysis.smooth_contrast(found)
     smooth = np.mean([logs[name] for name in ("gelu", "swish", "smelu_1")], 0)
+    contrast = analysis.compare([found[name] for name in ("gelu", "swish", "smelu_1")], found["relu"], 0)
     assert contrast.p == pytest.approx(scipy.stats.ttest_rel(smooth, logs["relu"]).pvalue)
-    assert analysis.compare({1: 2.0}, {2: 2.0}) is None
+    (told,) = against[analysis.TOGETHER]
+    # in the family: its own spread of 4 degrees of freedom, and the mean of the three comparisons' for two
+    d = [logs[name] - logs["relu"] for name in ("gelu", "swish", "smelu_1")]
+    lent, own = np.mean([np.var(x, ddof=1) for x in d]), np.var(smooth - logs["relu"], ddof=1)
+    t = (smooth - logs["relu"]).mean() / math.sqrt((2 * lent + 4 * own) / 6 / 5)
+    p = 2 * scipy.stats.t.sf(abs(t), 6)
+    first = min(a[0].p for name, a in against.items() if name != analysis.TOGETHER)
+    assert told.test.p == pytest.approx(p) and told.p == pytest.approx(min(2 * p, max(p, first)))
     del found["relu"]
-    assert analysis.against_reference(found) == {} and analysis.smooth_contrast(found) is None
+    assert analysis.against_reference(found) == {}
+
+
+def test_no_twin_is_left_out_by_its_outcome(tmp_path):
+    """A twin that does not grow: then nothing is tested, instead of the twins that do."""
+    found = clocks(tmp_path, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[30, 33, 36, 29, 31])
+    assert set(analysis.against_reference(found)) == {"gelu", "swish", analysis.TOGETHER}
+    twin = found["gelu"].contents["trials"]["2"]["forks"][0]
+    twin["weights"] = [1e-7] * len(twin["weights"])
+    against = analysis.against_reference(found)
+    assert set(against) == {"gelu", "swish"} and [a.fork for a in against["gelu"]] == [100]
+    text = analysis.page(found)
+    assert re.search(r"GELU +\| +4 of 5 \|", text) and "planned contrast" not in text
 
 
 def test_from_when_on_twins_stay_together():
@@ -297,15 +317,15 @@ def test_clocks_of_different_settings_are_not_compared(tmp_path):
 
 def test_page_table_and_figure(tmp_path, smoke_config):
     config = smoke_config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
-    found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31])
+    found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[29, 33, 35, 30, 31])
     paths = tool.write(config, found)
     assert [p.name for p in paths] == ["CLOCK.md", "clock.csv", "clock.png"]
     text = paths[0].read_text(encoding="utf-8")
-    assert "10 twins without the bit stayed at a distance of exactly 0" in text
-    assert "twins part slower without a kink" in text and "clock.png" in text
+    assert "15 twins without the bit stayed at a distance of exactly 0" in text
+    assert "twins part slower with these functions" in text and "kink" in text and "clock.png" in text
     assert "ReLU: twins of all trials stay together from step 100 on (not yet at 0)." in text
     rows = [line.split(",") for line in paths[1].read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == 5 and rows[0][:3] == ["Activation", "Fork_Step", "Trials"]
+    assert len(rows) == 7 and rows[0][:3] == ["Activation", "Fork_Step", "Trials"]
     figure = plot_utils.plot_clock.figure(found)
     lines = {line.get_gid(): line for line in figure.axes[2].lines if line.get_gid()}
     np.testing.assert_allclose(lines["gelu"].get_ydata()[0], found["gelu"].doubling_interval(0)[0])

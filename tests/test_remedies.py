@@ -15,7 +15,9 @@ import plot_utils
 import significance
 import storage
 import train
+from analysis import markdown
 from analysis.results import load_all_results
+from bench.claims import claims_of
 from config import Config, UserError
 from kernels import toolchain
 from prepare_data import load_corpus
@@ -298,22 +300,14 @@ def test_names_in_the_figure_cover_neither_one_another_nor_a_point():
 def test_arms_are_compared_trial_by_trial():
     entry = synthetic_remedies()
     distil, same = arms.compared(entry)
-    assert distil.pd.effect == pytest.approx(0.8, rel=5e-3) and distil.verdicts[0] == "lower"
-    # the p of scipy's paired t-test on the jackknife's numbers; the other arm has no test that would count
+    assert distil.pd.effect == pytest.approx(0.8, rel=5e-3) and distil.loss.effect == pytest.approx(0.02, abs=2e-3)
+    # scipy's paired t-test on the jackknife's numbers
     logs = [significance.log_pseudo_values(np.array(a["pd"])) for a in entry["arms"][:2]]
-    p = scipy.stats.ttest_rel(logs[1], logs[0]).pvalue
-    assert distil.pd.p == pytest.approx(p) and distil.p_pd == pytest.approx(p)
-    assert distil.loss.effect == pytest.approx(0.02, abs=2e-3) and distil.verdicts[1] == "higher"
-    assert same.pd.p is None and same.p_pd is None and same.verdicts[0] == "no test"
-
-
-def test_p_values_are_adjusted_over_the_arms():
-    """Holm, written out: of two arms that have a test, the smaller p counts twice."""
-    entry = synthetic_remedies()
-    entry["arms"][2] = {**synthetic_remedies(0.999, seed=3)["arms"][1], "arm": "ema_0.99"}
-    tests = arms.compared(entry)
-    small, large = sorted(tests, key=lambda t: t.pd.p)
-    assert small.p_pd == pytest.approx(min(1, 2 * small.pd.p)) and large.p_pd == max(large.pd.p, small.p_pd)
+    interval = scipy.stats.ttest_rel(logs[1], logs[0]).confidence_interval()
+    assert (distil.pd.low, distil.pd.high) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
+    assert same.pd.low is None
+    text = "\n".join(arms.section({"activations": {"relu": entry}}))
+    assert f"| {markdown.effect(distil.pd)} |" in text and not claims_of(text)
 
 
 def test_an_ensemble_is_weighed_against_its_own_trials():

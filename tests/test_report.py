@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from analysis.report import overview, plan_text
 from analysis.study import Study
 from analyze_results import generate_final_report
 from bench.calibration import pd_chunks
-from bench.claims import NAMES, claims_of, null_studies
+from bench.claims import NAMES, PRODUCTS, READ, claims_of, null_clocks, null_remedies, null_studies
 from browser import CHROMIUM, Browser
 from config import Config, UserError
+from questions.clock import tell as clock
 from synthetic import (
     DEGENERATE,
     STUDY,
@@ -469,7 +471,15 @@ def test_numbers_are_written_without_lying():
 
 def test_a_sentence_with_a_direction_is_a_claim_unless_it_is_known_not_to_be():
     def claims(*lines, conclusions=()):
-        body = ["## 1. Executive Summary", "", *lines, "", "### Terms", "- lower is better", "## 2. Detailed"]
+        body = [
+            "## 1. Executive Summary",
+            "",
+            *lines,
+            "",
+            "### Terms",
+            "- lower is better",
+            "## 2. Detailed Results Table",
+        ]
         return claims_of("\n".join([*body, "## 6. Conclusions", "", *conclusions, "## 7. Future Work", "take more"]))
 
     assert claims("Swish was found to be better.") == [("other", "Swish was found to be better.")]
@@ -495,3 +505,48 @@ def test_simulated_studies_are_like_real_ones_and_differ_by_chance_alone():
         ratio = np.std([v.mean() for v in values]) / np.mean([v.std(ddof=1) for v in values])
         assert ratio == pytest.approx(0.5, rel=0.2)
     assert not claims_of(generate_final_report(made[0], None))
+
+
+def test_no_section_and_no_product_is_left_out_of_the_simulation():
+    """Whoever adds one must enter it where claims are counted."""
+    with pytest.raises(ValueError, match="What else was found: a section that bench/claims.py does not know"):
+        claims_of("## 5. Key Findings\n\n### What else was found\n\nGELU is better.")
+    root = Path(__file__).resolve().parent.parent
+    assert {path.parent.name for path in root.glob("questions/*/__init__.py")} == set(PRODUCTS)
+    tell = [*root.glob("analysis/*.py"), *(root / "questions" / name / "tell.py" for name in PRODUCTS)]
+    sources = "".join(path.read_text(encoding="utf-8") for path in tell if path.is_file())
+    headings = re.findall(r'"#{2,3} ([^"{}]+)"', sources)
+    assert len(headings) > 15 and set(headings) <= READ
+
+
+def test_what_stands_for_a_verdict_is_read_in_every_section():
+    table = ["| Activation | Change of mean PD | p, adjusted | Verdict |", "|:--|--:|--:|--:|"]
+
+    def claims(heading, *lines):
+        return [kind for kind, _ in claims_of("\n".join([f"## {heading}", "", *lines]))]
+
+    row = ["| GELU | −3.0 % [−5.0, −1.0] | 0.0120 \\* | **lower** |"]
+    assert claims("4. Statistical Significance", "PD, final models:", "", *table, *row) == ["PD", "PD"]
+    assert claims("4. Statistical Significance", "Validation loss, nats per token:", "", *table, *row) == ["loss"] * 2
+    plain = ["| GELU | −3.0 % [−5.0, −1.0] | 0.0720 | inconclusive |"]
+    assert claims("4. Statistical Significance", "PD, final models:", "", *table, *plain) == []
+    assert claims("5. Key Findings", "That PD is lower: **supported**, by the planned contrast.") == ["PD"]
+    assert claims("How fast they part", "The planned contrast, adjusted p 0.01: twins part slower with these.") != []
+
+
+def test_products_in_which_nothing_differs_are_simulated(tmp_path):
+    """Remedies describe, whatever they do; a clock with planted doubling times is noticed, and one without is not."""
+    rng = np.random.default_rng(1)
+    study = next(null_studies(rng, 1, 5, pd_chunks))
+    found = null_remedies(rng, study, pd_chunks)
+    for entry in found["activations"].values():  # with an effect
+        entry["arms"][1]["pd"] = (0.5 * np.array(entry["arms"][1]["pd"])).tolist()
+    storage.write_json(tmp_path / "results" / "remedies.json", found)
+    text = generate_final_report(study, None, tmp_path / "plots")
+    told = text.partition("### What buys how much")[2].partition("## 6.")[0]
+    assert "| distil" in told and "−5" in told and not claims_of(f"### What buys how much{told}")
+    clocks = null_clocks(rng, NAMES, 5)
+    assert clock.page(clocks) and not claims_of(clock.page(clocks))
+    for trial in clocks["relu"].contents["trials"].values():
+        trial["forks"][0]["weights"] = (1e-6 * 2 ** (np.array(trial["forks"][0]["steps"]) / 1.5)).clip(0, 0.3).tolist()
+    assert len(claims_of(clock.page(null_clocks(rng, NAMES, 5) | {"relu": clocks["relu"]}))) == 5

@@ -206,6 +206,13 @@ def test_holm_is_that_of_statsmodels(seed):
     assert sig.holm(p) == pytest.approx(multipletests(p, method="holm")[1], rel=1e-12)
 
 
+def test_a_small_difference_is_said_to_be_small():
+    base = random_pd(np.random.default_rng(3), 8, 0.1, 0.002)
+    for ratio, small in ((1.03, True), (1.2, False)):
+        told = sig.verdict(sig.compare_pd(ratio * random_pd(np.random.default_rng(4), 8, 0.1, 0.002), base), 0.001)
+        assert told.kind == "higher" and told.text.endswith("not adjusted], less than 5 %") == small
+
+
 def test_holm_counts_a_missing_test_as_one():
     assert sig.holm([0.02, None, 0.01]) == pytest.approx([0.04, 1.0, 0.03])
     assert sig.holm([]) == []

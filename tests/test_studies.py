@@ -79,7 +79,7 @@ def test_studies_are_found_and_every_row_is_that_of_the_study_alone(three):
 def test_pooling_is_a_t_test_over_studies(three):
     """With equal numbers of trials, on the trials' ln PD differences."""
     folder, made = three
-    for p in studies.pool(load(folder)):
+    for p in studies.pool(load(folder))["PD"]:
         if p.activation == studies.SMOOTH:
             continue
         groups = [log_differences(results, p.activation) for results in made.values()]
@@ -105,7 +105,7 @@ def test_the_spread_over_trainings_is_compared_by_bartletts_test(tmp_path):
     assert "Bartlett" not in studies.studies_text(load(folder))
     made = [write(tmp_path / "results", 1, n_trials=8)]
     made.append(write(tmp_path / "studies" / "b" / "results", 2, n_trials=8, spread=0.3))
-    pooled = {p.activation: p for p in studies.pool(load(tmp_path))}
+    pooled = {p.activation: p for p in studies.pool(load(tmp_path))["PD"]}
     for name in ("smelu_05", "gelu"):
         differences = [log_differences(m, name) for m in made]
         assert pooled[name].spreads == pytest.approx([np.std(d, ddof=1) for d in differences])
@@ -147,15 +147,26 @@ class _Bare:
         return "inconclusive"
 
 
-def test_holm_is_over_the_activations(three):
-    found = [p for p in studies.pool(load(three[0])) if p.activation != studies.SMOOTH]
-    assert [p.p_holm for p in found] == pytest.approx(significance.holm([p.p for p in found]))
+def test_all_p_values_are_adjusted_together(three):
+    """In the order of a report: Holm over the activations, the contrast, and both at equal loss behind them."""
+    found = studies.pool(load(three[0]))
+    alone = {q: {p.activation: p for p in pooled} for q, pooled in found.items()}
+    first = [alone["PD"][name] for name in ("smelu_05", "gelu")]
+    holm = significance.holm([p.p for p in first])
+    assert [p.p_holm for p in first] == pytest.approx(holm)
+    contrast = alone["PD"][studies.SMOOTH]
+    assert contrast.p_holm == pytest.approx(min(2 * contrast.p, max(contrast.p, min(holm))))
+    for name, p in alone["Matched_PD"].items():
+        assert p.p_holm >= alone["PD"][name].p_holm
 
 
 def test_the_words_follow_from_the_data(three):
     folder, _ = three
     text = studies.studies_text(load(folder))
     assert "3 studies; 1 model (gpt); 3 corpora" in text and "lower in 3 of 3" in text
+    found = {p.activation: p for p in studies.pool(load(folder))["PD"]}
+    size = f"SmeLU β=0.5 (by {100 * (1 - found['smelu_05'].ratio()):.1f} %)"
+    assert found["smelu_05"].verdict == "lower" and size in text and "that matter" not in text
     write(folder / "studies" / "odd" / "results", 4, pd=0.2, names=("relu",))
     write(folder / "studies" / "odd" / "results", 4, pd=0.4, names=("smelu_05",))
     text = studies.studies_text(load(folder))
@@ -169,7 +180,7 @@ def test_one_study_has_nothing_to_pool(tmp_path):
     found = load(tmp_path)
     text = studies.studies_text(found)
     assert "one study only, so there is nothing to pool" in text
-    assert {p.verdict for p in studies.pool(found)} == {"not pooled"}
+    assert {p.verdict for p in studies.pool(found)["PD"]} == {"not pooled"}
     assert studies.pooled_frame(found)["p"].isna().all()
 
 
@@ -177,7 +188,7 @@ def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
     write(tmp_path / "results", n_trials=2)
     write(tmp_path / "studies" / "b" / "results", 2, names=("gelu", "swish"))
     found = load(tmp_path)
-    assert studies.pool(found) == [] and "three finished trials of both" in studies.studies_text(found)
+    assert studies.pool(found)["PD"] == [] and "three finished trials of both" in studies.studies_text(found)
     table = studies.studies_frame(found).set_index(["Study", "Activation"])
     assert table.loc[("main", "gelu"), "PD_Verdict"] == "no test"
     assert table.loc[("b", "gelu"), "PD_Verdict"] == "no ReLU to compare with"
@@ -185,10 +196,10 @@ def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
 
 def test_the_same_experiment_twice_counts_once(three):
     folder, _ = three
-    before = studies.pool(load(folder))
+    before = studies.pool(load(folder))["PD"]
     write(folder / "studies" / "copy" / "results", 1)
     found = load(folder)
-    for p, q in zip(before, studies.pool(found), strict=True):
+    for p, q in zip(before, studies.pool(found)["PD"], strict=True):
         assert (q.p, q.effects.k, q.studies) == (pytest.approx(p.p), 3, ["main", "deep", "wide"])
         assert q.left_out == {"copy": "main"}
     text = studies.studies_text(found)
@@ -200,7 +211,7 @@ def test_the_same_experiment_twice_counts_once(three):
 
 def left_out(found):
     """What is left out of every pooling, each once."""
-    pooled = [p.left_out for p in studies.pool(found)]
+    pooled = [p.left_out for p in studies.pool(found)["PD"]]
     return [p for i, p in enumerate(pooled) if p not in pooled[:i]]
 
 
@@ -227,7 +238,7 @@ def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_p
             fingerprint=f"{tokens:064x}",
         )
     found = load(tmp_path)
-    (p,) = studies.pool(found)
+    (p,) = studies.pool(found)["PD"]
     means = [log_differences(m.all_results, p.activation).mean() for m in found.values()]
     assert scipy.stats.ttest_1samp(means, 0).pvalue < 0.05  # over studies, were they independent
     assert (p.studies, p.verdict, p.p) == (["main"], "not pooled", None)
@@ -270,9 +281,9 @@ def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
 
 def test_of_dependent_studies_the_one_with_more_trials_counts(three):
     folder, made = three
-    before = studies.pool(load(folder))
+    before = studies.pool(load(folder))["PD"]
     again(folder / "studies" / "evaluated_again" / "results", made["deep"], fingerprint="8" * 64)
-    for p, q in zip(before, studies.pool(load(folder)), strict=True):
+    for p, q in zip(before, studies.pool(load(folder))["PD"], strict=True):
         assert (q.p, q.studies, q.left_out) == (pytest.approx(p.p), p.studies, {"evaluated_again": "deep"})
     assert set(studies.pooled_frame(load(folder))["Studies"]) == {3}
     write(folder / "studies" / "longer" / "results", 3, n_trials=5)
@@ -286,7 +297,7 @@ def test_contrasts_over_other_activations_are_not_pooled(tmp_path):
     write(tmp_path / "results", 1, names=("smelu_05", "gelu", "relu"))
     write(tmp_path / "studies" / "b" / "results", 2, names=("swish", "gelu", "relu"))
     found = load(tmp_path)
-    assert {p.activation for p in studies.pool(found)} == {"smelu_05", "gelu", "swish"}
+    assert {p.activation for p in studies.pool(found)["PD"]} == {"smelu_05", "gelu", "swish"}
     with pytest.raises(ValueError, match="main, b contrast different activations"):
         studies.pool_one(found, studies.SMOOTH, "PD")
     text = studies.studies_text(found)

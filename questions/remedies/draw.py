@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from plotting.style import GREY, SMALL, activation_style, headline, limits, named, panels, plain
-from questions.remedies.tell import NONE, compared, front, mean_loss, mean_pd
+from questions.remedies.tell import NONE, front, mean_loss, mean_pd
 
 # beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
 PLACES = [(side, above) for above in (4, -9, 12, -17, 20, -25) for side in (1, -1)]
@@ -23,8 +23,8 @@ def remedies(entries: Mapping[str, Mapping]) -> Figure:
     figure, axes = panels(rows, columns, 0.95 + 2.75 * rows, left=0.62, bottom=0.8)
     note = (
         "Each point: the mean PD and the mean validation loss of a remedy; lower left is better. Area: training time "
-        "of a unit (a trial, or a whole ensemble).\nFilled: PD differs from none (adjusted p < 0.05). Line: "
-        "those that no other beats in one without losing in the other."
+        "of a unit (a trial, or a whole ensemble).\nCross: none. Line: those that no other beats in one without losing "
+        "in the other."
     )
     headline(figure, "What brings trials together, and what it costs", note)
     for ax, name in zip(axes.flat, entries, strict=False):
@@ -38,18 +38,15 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
     """One activation, the first unless another is named."""
     name = name or next(iter(entries))
     arms, colour = entries[name]["arms"], activation_style(name)[0]
-    tests = {c.name: c for c in compared(entries[name])}
     points = [(mean_loss(arm), mean_pd(arm)) for arm in arms]
     best = front(points)
     ax.plot(*zip(*(points[i] for i in best), strict=True), color=GREY, linewidth=0.7, zorder=1)
     own = arms[0]["time"]
     for i, (arm, (loss, pd)) in enumerate(zip(arms, points, strict=True)):
-        test = tests.get(arm["arm"])
-        shown = arm["arm"] == NONE or (test.p_pd is not None and test.p_pd < 0.05)
         area = AREA * (arm["time"] / own if arm["time"] and own else 1)
         ax.scatter(
             loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2 + (not i),
-            facecolors=colour if shown else "white", gid=f"{name} {arm['arm']}",
+            facecolors=colour, gid=f"{name} {arm['arm']}",
         )  # fmt: skip
     limits(ax, [loss for loss, _ in points], "x", 0.25)
     limits(ax, [pd for _, pd in points], "y", 0.15)

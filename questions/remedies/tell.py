@@ -2,7 +2,7 @@
 
 An arm is the study's own trials treated in another way (means of several trials' predictions, means of weights along
 training), or another study that differs in nothing but a remedy. Its units are trials, or groups of them. Each arm is
-compared with the study as it is: the same units, seed by seed, by the tests of significance.py. No torch.
+compared with the study as it is: the same units, seed by seed, with intervals and without verdicts. No torch.
 
 `analyze_results.py --remedies` writes the file (questions/remedies/measure.py).
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, address, effect, fixed, flagged, label, labels, listed, safe, table, undressed
+from analysis.markdown import DASH, address, effect, fixed, label, labels, listed, safe, table, undressed
 from config import Config, UserError
 from questions.where.tell import identity
 
@@ -90,9 +90,6 @@ class Compared:
     arm: Mapping
     pd: significance.Comparison
     loss: significance.Comparison
-    p_pd: float | None = None  # adjusted for the number of arms of the activation (Holm)
-    p_loss: float | None = None
-    verdicts: tuple[str, str] = ("", "")  # of PD and of loss
 
 
 def grouped_pd(pd, rows: Sequence[int], units: Sequence[Sequence[int]]) -> np.ndarray:
@@ -127,24 +124,9 @@ def compare(none: Mapping, arm: Mapping) -> tuple[significance.Comparison, signi
 
 
 def compared(entry: Mapping) -> list[Compared]:
-    """Every arm of an activation against none, p-values adjusted over its arms."""
+    """Every arm of an activation against none."""
     none, *arms = entry["arms"]
-    tests = [compare(none, arm) for arm in arms]
-    p, equal = [[None] * len(arms), [None] * len(arms)], [[None] * len(arms), [None] * len(arms)]
-    for q in (0, 1):
-        tested = [i for i, test in enumerate(tests) if test[q].p is not None]  # of too few units there is no test
-        found = significance.holm([tests[i][q].p for i in tested])
-        within = significance.holm([significance.equivalence_p(tests[i][q]) for i in tested])
-        for i, one, other in zip(tested, found, within, strict=True):
-            p[q][i], equal[q][i] = one, other
-    return [
-        Compared(arm["arm"], arm, *test, p[0][i], p[1][i], _verdicts(arm["arm"], test, p, equal, i))
-        for i, (arm, test) in enumerate(zip(arms, tests, strict=True))
-    ]
-
-
-def _verdicts(name: str, test, p, equal, i: int) -> tuple[str, str]:
-    return tuple(significance.verdict(test[q], p[q][i], name, NONE, p_equal=equal[q][i]).kind for q in (0, 1))
+    return [Compared(arm["arm"], arm, *compare(none, arm)) for arm in arms]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -169,19 +151,17 @@ def mean_loss(arm: Mapping) -> float:
 
 # -- in words -----------------------------------------------------------------------------------------------------
 
-HEADER = "Remedy|Units|PD|Change|Adjusted p|Verdict|Loss|Change|Adjusted p|Training time|Parameters".split("|")
+HEADER = "Remedy|Units|PD|Change [95 %]|Loss|Change [95 %]|Training time|Parameters".split("|")
 
 
 def rows(entry: Mapping) -> list[list[str]]:
     """The table of an activation."""
     none = entry["arms"][0]
-    found = [
-        [NONE, str(len(none["units"])), fixed(mean_pd(none)), DASH, DASH, DASH, fixed(mean_loss(none)), DASH, DASH]
-    ]
+    found = [[NONE, str(len(none["units"])), fixed(mean_pd(none)), DASH, fixed(mean_loss(none)), DASH]]
     found[0] += [f"{fixed(none['time'], 1)} s", f"{none['parameters']:,}"]
     for c in compared(entry):
-        cells = [safe(c.name), str(len(c.arm["units"])), fixed(mean_pd(c.arm)), effect(c.pd), flagged(c.p_pd)]
-        cells += [c.verdicts[0], fixed(mean_loss(c.arm)), effect(c.loss), flagged(c.p_loss)]
+        cells = [safe(c.name), str(len(c.arm["units"])), fixed(mean_pd(c.arm)), effect(c.pd)]
+        cells += [fixed(mean_loss(c.arm)), effect(c.loss)]
         cells += [_times(c.arm["time"], none["time"]), _times(c.arm["parameters"], none["parameters"])]
         found.append(cells)
     return found
@@ -200,9 +180,10 @@ def section(remedies: Mapping) -> list[str]:
         "### What buys how much",
         "",
         "What brings the trials of an activation together, against the study as it is (none). Units are the models "
-        "compared: trials, or disjoint ensembles of them, whose mean predictions are taken. Tests are paired by seed "
-        "where seeds are shared, over units, and adjusted over the remedies of an activation (Holm); changes of PD in "
-        "percent, of loss in nats per token, with 95 % intervals. Training time is that of a unit: of all its trials.",
+        "compared: trials, or disjoint ensembles of them, whose mean predictions are taken; of the same seed with one "
+        "another where seeds are shared. Changes of PD in percent, of loss in nats per token. This is a description, "
+        "and no tests of the report: each interval is by itself, and of twenty remedies that do nothing one is "
+        "expected to seem to do something. Training time is that of a unit: of all its trials.",
     ]
     for name, entry in told.items():
         lines += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
@@ -275,12 +256,8 @@ def records(remedies: Mapping) -> list[dict]:
                 "Parameters": arm["parameters"],
                 "Teachers": arm.get("teachers", 0),
             }
-            for q, test, p, said in (
-                ("PD_Ratio", c and c.pd, c and c.p_pd, c and c.verdicts[0]),
-                ("Loss_Difference", c and c.loss, c and c.p_loss, c and c.verdicts[1]),
-            ):
+            for q, test in (("PD_Ratio", c and c.pd), ("Loss_Difference", c and c.loss)):
                 row |= {q: test and test.effect, f"{q}_Low": test and test.low, f"{q}_High": test and test.high}
-                row |= {f"{q}_p_Holm": p, f"{q}_Verdict": said}
             found.append(row | {"Independent": arm["size"] ** -0.5 if arm["size"] > 1 else None})
     return found
 

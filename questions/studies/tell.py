@@ -262,8 +262,13 @@ class Pooled:
             return "not pooled"
         if self.p_holm < ALPHA:
             return "lower" if self.effects.mean < 0 else "higher"
+        return "equal" if self.small else "inconclusive"
+
+    @property
+    def small(self) -> bool:
+        """Shown to be less than what matters."""
         margin = 1 - significance.PD_MARGIN
-        return "equal" if margin <= self.ratio("low90") and self.ratio("high90") <= 1 / margin else "inconclusive"
+        return margin <= self.ratio("low90") and self.ratio("high90") <= 1 / margin
 
 
 def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomEffects:
@@ -273,31 +278,35 @@ def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomE
     return significance.random_effects(estimates, significance.common_errors(ses, n, df))
 
 
-def pool(studies: Mapping[str, Member], quantity: str = "PD") -> list[Pooled]:
-    """Every activation that a study could test against ReLU, over all studies that could; last all smooth together,
-    where these are the same everywhere.
+def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
+    """{quantity: every activation that a study could test against ReLU, over all studies that could; last all smooth
+    together, where these are the same everywhere}.
 
     The mean effect, its Hartung-Knapp interval, tau² and I² are those of significance.random_effects, on ln PD ratios.
     With three trials a study's own standard error rests on two degrees of freedom; weights made of such errors are
     noise, and intervals then cover too little (88 % at ten studies, measured). So the standard errors are made of the
     variance pooled over the studies. With equal numbers of trials the interval is that of a one-sample t over studies.
-    Whether the effect differs between studies is tested with each study's own spread.
+    Whether the effect differs between studies is tested with each study's own spread. All p-values are adjusted
+    together, in the order of a study's report: the activations, the contrast, both at equal loss.
 
     Studies that share trials, or seeds and corpus, are not independent: of these the one with the most trials enters.
     """
     names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
-    pooled = [pool_one(studies, name, quantity) for name in names]
-    alike = contrasted(studies, quantity)
-    if len(alike) == 1:
-        pooled.append(pool_one({key: studies[key] for key in next(iter(alike.values()))}, SMOOTH, quantity))
-    pooled = [p for p in pooled if p.tests]
-    tested = [p for p in pooled if p.p is not None and p.activation != SMOOTH]
-    for p, adjusted in zip(tested, significance.holm([p.p for p in tested]), strict=True):
-        p.p_holm = float(adjusted)
-    for p in pooled:
-        if p.activation == SMOOTH:
-            p.p_holm = p.p  # one planned contrast, as within a study
-    return pooled
+    found, families = {}, []
+    for quantity in QUANTITIES:
+        pooled = [pool_one(studies, name, quantity) for name in names]
+        alike = contrasted(studies, quantity)
+        if len(alike) == 1:
+            pooled.append(pool_one({key: studies[key] for key in next(iter(alike.values()))}, SMOOTH, quantity))
+        found[quantity] = [p for p in pooled if p.tests]
+        tested = {p.activation: p for p in found[quantity] if p.p is not None}
+        contrast = {SMOOTH: tested.pop(SMOOTH)} if SMOOTH in tested else {}
+        families += [family for family in (tested, contrast) if family]
+    adjusted = significance.gatekeep([{n: p.p for n, p in family.items()} for family in families], planned=SMOOTH)
+    for family, p_values in zip(families, adjusted, strict=True):
+        for name, p in family.items():
+            p.p_holm = p_values[name]
+    return found
 
 
 def contrasted(studies: Mapping[str, Member], quantity: str) -> dict[tuple[str, ...], list[str]]:
@@ -357,7 +366,7 @@ def pooled_frame(studies: Mapping[str, Member]):
     `Independent` counts studies that share trials, or seeds and corpus, once.
     """
     rows = []
-    for p in (p for quantity in QUANTITIES for p in pool(studies, quantity)):
+    for p in (p for found in pool(studies).values() for p in found):
         e = p.effects
         low, high = p.predicted or (None, None)
         rows.append(
@@ -404,7 +413,7 @@ READING = (
 
 def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> str:
     """The table of all studies, their summary and conclusions, as Markdown; `figure` is a link to all_studies.png."""
-    pooled = {quantity: pool(studies, quantity) for quantity in QUANTITIES}
+    pooled = pool(studies)
     models = list(dict.fromkeys(s.model for s in studies.values()))
     datasets = list(dict.fromkeys(s.dataset for s in studies.values() if s.dataset))
     lines = [
@@ -477,6 +486,12 @@ def _name(p: Pooled) -> str:
     return SMOOTH if p.activation == SMOOTH else label(p.activation)
 
 
+def _size(p: Pooled) -> str:
+    """How large a difference that was shown is, and whether that is shown to be less than what matters."""
+    less = f", less than the {100 * significance.PD_MARGIN:g} % that matter" if p.small else ""
+    return f" (by {fixed(abs(100 * (p.ratio() - 1)), 1)} %{less})"
+
+
 def _percent(change, low, high) -> str:
     if change is None:
         return DASH
@@ -513,7 +528,8 @@ def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]
         ("equal", f"**Practically equal to {label(REFERENCE)} (±5 %) over the studies**"),
         ("inconclusive", "**Inconclusive over the studies**"),
     ):
-        named = [_name(p) for p in several if p.verdict == verdict]
+        sized = verdict in ("lower", "higher")
+        named = [_name(p) + (_size(p) if sized else "") for p in several if p.verdict == verdict]
         if named:
             points.append(f"{words}: {listed(named)}.")
     points += [_about(studies, p, equal.get(p.activation)) for p in several]
@@ -637,7 +653,7 @@ def draw_studies(studies: Mapping[str, Member], plots_dir: str | os.PathLike) ->
     rows = figure_rows(studies)
     pooled = [
         {"activation": p.activation, "ratio": p.ratio(), "low": p.ratio("low"), "high": p.ratio("high")}
-        for p in pool(studies)
+        for p in pool(studies)["PD"]
         if p.p is not None and p.activation != SMOOTH
     ]
     return plot_utils.plot_studies(rows, plots_dir, pooled) if rows else None
