@@ -2,9 +2,9 @@
 fields, an embedding of each value, an MLP of 128-64-32, one click probability; Adam, one pass over the clicks.
 
 Many models are trained at once: every parameter has one more axis in front, the member's. Members share nothing but
-the clicks; each has its own initial weights, its own order of the clicks and its own perturbation. Of those trained
-together, members with the same seeds have the same bits, wherever they stand; with more or fewer beside them products
-may be summed otherwise, and so the last bits differ.
+the clicks; each has its own initial weights, its own order of the clicks and its own perturbation. If their number is a
+multiple of 16, members with the same seeds have the same bits, wherever they stand (else the rest that fills no vector
+of the processor is rounded by other instructions); beside more or fewer others the last bits differ.
 """
 
 from __future__ import annotations
