@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from config import UserError, option
-from models.own_code import import_function, is_path, kind, one_line
+from models.own_code import import_function, is_path, kind, meant, one_line
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 
@@ -344,7 +344,8 @@ def _find(name: str) -> tuple[ActivationInfo, Callable | None]:
         raise UserError(f"activation {name!r}: an import path has the form package.module:function")
     known = [*_BUILT_IN, *_REGISTERED]
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else "."
+    hint = meant(name).rstrip() or (f"did you mean {near[0]!r}?" if near else "")
+    guess = f"; {hint}" if hint else "."
     raise UserError(f"unknown activation {name!r}{guess} There are {', '.join(known)}; and {', '.join(FAMILIES)}")
 
 

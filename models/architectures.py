@@ -363,7 +363,7 @@ def _model_function(name: str) -> Callable:
     if ":" in name:
         return import_function(name, "model")
     near = difflib.get_close_matches(name, MODELS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = own_code.meant(name) or (f"did you mean {near[0]}? " if near else "")
     raise UserError(f"model={name!r}: {hint}must be one of {', '.join(MODELS)}, or module:function")
 
 

@@ -34,7 +34,10 @@ CODE = {
     "my_activations": "def cube(x):\n    return x**3 / 10\n",
     "my_facade": "from my_activations import cube\n",
 }
-EDITED = {"my_models": "\n# a comment\n", "my_activations": "\ndef cube(x):\n    return x**5 / 10\n"}
+EDITED = {
+    "my_models": "\n_build = build\ndef build(*args):\n    return _build(*args)\n",
+    "my_activations": "\ndef cube(x):\n    return x**5 / 10\n",
+}
 
 
 @pytest.fixture
@@ -65,24 +68,23 @@ def config(smoke_config):
 
 
 KINDS = [
-    ("my_models:build", "gelu", "model", "my_models"),
-    ("gpt", "my_activations:cube", "activation", "my_activations"),
-    ("gpt", "my_facade:cube", "activation", "my_activations"),  # defined elsewhere than the path says
+    ("my_models:build", "gelu", "model", "my_models:build"),
+    ("gpt", "my_activations:cube", "activation", "my_activations:cube"),
+    ("gpt", "my_facade:cube", "activation", "my_activations:cube"),  # defined elsewhere than the path says
 ]
 
 
-@pytest.mark.parametrize("model, activation, what, module", KINDS)
-def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what, module, own, config):
+@pytest.mark.parametrize("model, activation, what, name", KINDS)
+def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what, name, own, config):
     config = config.replace(model=model)
     corpus = load_corpus(config)
     trials.train_trial(config, activation, 1, corpus)
     own()
     assert experiment.missing_trials(config, activation, corpus) == [2]
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, activation, 1))
-    file = sys.modules[module].__file__
-    assert saved["own_code"][what][module] == storage.sha256_file(file)
+    assert len(saved["own_code"][what][name]) == 64
 
-    own(module)
+    own(name.partition(":")[0])
     for refused in (
         lambda: experiment.missing_trials(config, activation, corpus),
         lambda: trials.train_trial(config, activation, 1, corpus),
@@ -91,7 +93,7 @@ def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what
         with pytest.raises(UserError) as caught:
             refused()
         message = str(caught.value)
-        assert f"trained with other code of the {what}: {module} was changed since" in message
+        assert f"trained with other code of the {what}: {name} was changed since" in message
         assert "overwrite=True" in message and "study='NAME'" in message and "\n" not in message
     trials.train_trial(config.replace(checkpoint_dir=config.checkpoint_dir + "_new"), activation, 1, corpus)
 
@@ -101,7 +103,7 @@ def test_a_snapshot_of_other_code_is_not_gone_on_from(own, config):
     with pytest.raises(trials.Interrupted):
         trials.train_trial(config, "my_activations:cube", 1, stop=lambda: next(steps) >= 7)
     own("my_activations")
-    with pytest.raises(UserError, match=r"step-8\.snapshot: trained with other code .*my_activations was changed"):
+    with pytest.raises(UserError, match=r"step-8\.snapshot: trained with other code .*my_activations:cube was changed"):
         trials.train_trial(config, "my_activations:cube", 1)
 
 
@@ -113,9 +115,9 @@ def test_what_was_loaded_counts_not_what_became_of_its_file(own, config, tmp_pat
     assert code_checksums(config, "my_activations:cube") == before
     importlib.reload(sys.modules["my_activations"])
     after = code_checksums(config, "my_activations:cube")
-    assert list(own_code.differences(before, after)) == [
-        ("activation", "my_activations", before["activation"]["my_activations"], storage.sha256_file(file))
-    ]
+    name = "my_activations:cube"
+    expected = [("activation", name, before["activation"][name], after["activation"][name])]
+    assert list(own_code.differences(before, after)) == expected
 
 
 def softly(x):
@@ -160,7 +162,7 @@ def test_what_is_built_in_has_none(config):
         assert code_checksums(config, activation) == {}
     assert code_checksums(config.replace(model="lstm"), "relu") == {}
     compiled = code_checksums(config, "torch:tanh")["activation"]  # known by the module that the path names
-    assert compiled["torch"]
+    assert compiled["torch:tanh"]
 
 
 def test_checkpoints_of_before_are_accepted(own, config):
@@ -205,14 +207,151 @@ def test_on_the_command_line(smoke_config, tmp_path):
     status, out, err = run()
     assert status == 0 and "2 trials to train" in out, err
     recorded = storage.read_results(storage.results_path(config.results_dir, "relu"))["own_code"]
-    assert recorded == {"model": {"my_models": storage.sha256_file(file)}}
+    assert list(recorded["model"]) == ["my_models:build"]
+    file.write_text("# a comment\n" + file.read_text(encoding="utf-8"), encoding="utf-8")
     status, out, err = run()
     assert status == 0 and "to train" not in out, err
     file.write_text(file.read_text(encoding="utf-8") + EDITED["my_models"], encoding="utf-8")
     status, out, err = run()
-    assert status == 2 and err.count("\n") == 1 and "my_models was changed since" in err and "to train" not in out
+    assert status == 2 and err.count("\n") == 1 and "my_models:build was changed since" in err and "to train" not in out
     status, out, err = run("--overwrite")
     assert status == 0 and "2 trials to train" in out, err
+
+
+# -- whose module it is, and what of it counts ------------------------------------------------------------------------
+
+MINE = """
+import torch
+from torch import nn
+
+SHIFT = {"by": 1}
+OTHER = 7
+
+
+def helper(x):
+    return deeper(x) * 2
+
+
+def deeper(x):
+    return x - SHIFT["by"]
+
+
+def unused(x):
+    return x
+
+
+class Mine(nn.Module):
+    def forward(self, x):
+        return helper(x)
+
+
+def __getattr__(name):
+    raise AttributeError(name)
+
+
+if __name__ == "__main__":
+    print(Mine())
+"""
+SAME = [
+    ("return deeper(x) * 2", "return deeper(x) * 2  # twice"),
+    ("def helper(x):", 'def helper(x):\n    """Twice."""'),
+    ("return deeper(x) * 2", "return (deeper(x)\n            * 2)"),
+    ("OTHER = 7", "OTHER = 8\nNEW = 9"),
+    ("def unused(x):\n    return x", "def unused(x, y):\n    return y"),
+    ("print(Mine())", "print(Mine(), 2)"),
+    ("class Mine", "# mine\nclass Mine"),
+]
+CHANGED = [
+    ("return deeper(x) * 2", "return deeper(x) * 3"),
+    ("return x - SHIFT", "return x + SHIFT"),
+    ('"by": 1', '"by": 2'),
+    ("OTHER = 7", 'SHIFT["by"] = 7'),
+    ("OTHER = 7", "SHIFT.update(by=7)"),
+    ("return helper(x)", "return helper(x).relu()"),
+    ("from torch import nn", "from my_layers import nn"),
+    ("def __getattr__", "Mine.forward = unused\n\n\ndef __getattr__"),
+    ("def unused(x):", "def helper(x):"),
+]
+
+
+@pytest.mark.parametrize("old, new", [*SAME, *CHANGED])
+def test_what_counts_is_the_function_and_what_it_uses_in_its_file(old, new):
+    assert old in MINE
+    same = own_code.code_of(MINE, "Mine") == own_code.code_of(MINE.replace(old, new), "Mine")
+    assert same == ((old, new) in SAME)
+
+
+def test_code_that_has_no_such_name_counts_whole():
+    assert own_code.code_of(MINE, "Nowhere") != own_code.code_of(MINE.replace("OTHER = 7", ""), "Nowhere")
+    assert own_code.code_of("not python (", "f") == "not python (" and own_code.code_of(None, "f") is None
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The user's own, which is the current one; called with names and texts it writes modules there."""
+    own = tmp_path / "work"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    before = set(sys.modules)
+
+    def write(**texts):
+        for name, text in texts.items():
+            (own / f"{name}.py").write_text(text, encoding="utf-8")
+        importlib.invalidate_caches()
+
+    yield write
+    for name in set(sys.modules) - before:
+        if str(own) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_the_names_of_our_modules_are_all_refused(folder):
+    files = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, encoding="utf-8", check=False).stdout
+    names = {path.removesuffix(".py").removesuffix("/__init__") for path in files.split() if path.endswith(".py")}
+    ours = {name for name in names if "/" not in name and (PROJECT / f"{name}.py").exists()}
+    ours |= {name for name in names if (PROJECT / name / "__init__.py").exists() and "/" not in name}
+    assert not files or sorted(ours) == own_code.OURS
+    for name in own_code.OURS:
+        with pytest.raises(UserError, match=f"model='{name}:GPT': {name} is a module of this project, not yours"):
+            own_code.import_function(f"{name}:GPT", "model")
+        folder(**{name: MINE})
+        with pytest.raises(UserError, match=rf"work/{name}.py is named as a module of this project; rename yours, for"):
+            own_code.import_function(f"{name}:GPT", "model")
+
+
+def test_a_module_of_the_current_folder_is_loaded_from_there(folder, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "same_name.py").write_text("def f(x):\n    return 'theirs'\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(elsewhere)
+    folder(same_name="from beside import g\ndef f(x):\n    return g(x)\n", beside="def g(x):\n    return 'mine'\n")
+    assert own_code.import_function("same_name:f", "model")(1) == "mine"
+    assert own_code.import_function("same_name:f", "model") is sys.modules["same_name"].f
+    folder(random=MINE, takes="from config import x\ndef f(x):\n    return x\n", broken="def f(:\n")
+    with pytest.raises(UserError, match=r"random.py is named as Python's; rename yours, for example my_random.py"):
+        own_code.import_function("random:Mine", "activation")
+    with pytest.raises(UserError, match="can't import takes"):  # from ours, as it says
+        own_code.import_function("takes:f", "model")
+    folder(config="x = 1")
+    with pytest.raises(UserError, match=r"takes.py imports config, and .*config.py is named as a module of this"):
+        own_code.import_function("takes:f", "model")
+    with pytest.raises(UserError, match="can't import broken"):
+        own_code.import_function("broken:f", "model")
+
+
+@pytest.mark.parametrize("name", ["mine", "mine.py", "mine.Mine", "mine.py:Mine", "mine.mine"])
+def test_other_ways_to_name_it_are_put_right(name, folder, config):
+    folder(mine=MINE)
+    for message in (
+        lambda: activations.make_activation(name),
+        lambda: trials.train_trial(config.replace(model=name), "relu", 1),
+    ):
+        with pytest.raises(UserError, match=r"did you mean mine:Mine\?") as caught:
+            message()
+        assert "\n" not in str(caught.value)
+    folder(several="def one(x): ...\ndef two(x): ...\ndef _three(x): ...\n")
+    assert own_code.meant("several.three") == "did you mean several:one or several:two? "
+    assert own_code.meant("nowhere") == own_code.meant("mine:Mine") == ""
 
 
 # -- code as people write it ----------------------------------------------------------------------------------------
