@@ -20,6 +20,7 @@ import storage
 from analyze_results import generate_final_report
 from questions.clock import tell as clock
 from questions.remedies import tell as remedies
+from questions.scores import decide
 from questions.studies import tell as studies
 from questions.where.tell import identity
 
@@ -224,6 +225,7 @@ PRODUCTS = {  # folders of questions/: how what they say is counted
     "where": "of each activation by itself, over windows of text: no comparison",
     "until_decided": "calibration.py --tables looks; the report is that of the study",
     "sources": "described with intervals",
+    "scores": "simulated here, its rulings",
     "foreign": "its report is that of the study",
 }
 
@@ -293,8 +295,18 @@ def claim_rates(rng, replications, pd_chunks):
                 claims["clock"].append({"clock" for _ in claims_of(page)})
                 claims["with all"].append(claims["report"][-1] | claims["clock"][-1])
             yield from ({"of": of, "arms": len(names), "n": n} | _rates(found) for of, found in claims.items())
+    for n in (3, 5, 8):
+        yield {"of": "scores", "arms": 5, "n": n} | _rates(list(null_scores(rng, replications, n)))
     for k, n in ((2, 3), (4, 3), (4, 5)):
         yield {"of": f"{k} studies", "arms": 5, "n": n} | _rates(list(null_pages(rng, replications, k, n, pd_chunks)))
+
+
+def null_scores(rng, replications, n):
+    """Whether any ruling over five arms of n seeds shows a difference where there is none."""
+    for _ in range(replications):
+        seeds = rng.standard_normal(n)
+        table = {name: dict(enumerate((seeds + rng.standard_normal(n)).tolist())) for name in NAMES}
+        yield {"other" for ruling in decide(table, baseline="relu").rulings if ruling.kind in ("lower", "higher")}
 
 
 def null_pages(rng, replications, k, n, pd_chunks):
