@@ -171,13 +171,12 @@ def setting(
     above=None,
     affects_results=True,
     affects_weights=None,
-    bare=None,
     before=MISSING,
 ):
     """A field of Config: its default (None: from the preset), its type and range, whether it changes results and (as
-    far, unless said otherwise) the trained weights and curves, what its flag stands for when it is given without a
-    value (None: it needs one), and for a setting that came later what was done `before` there was a choice: at that
-    value it is left out of the fingerprint, so that what was trained then stays valid."""
+    far, unless said otherwise) the trained weights and curves, and for a setting that came later what was done
+    `before` there was a choice: at that value it is left out of the fingerprint, so that what was trained then stays
+    valid."""
     return field(
         default=default,
         metadata={
@@ -189,7 +188,6 @@ def setting(
             "choices": choices,
             "affects_results": affects_results,
             "affects_weights": affects_results if affects_weights is None else affects_weights,
-            "bare": bare,
             "before": before,
         },
     )
@@ -344,16 +342,6 @@ class Config:
     threads: int | None = setting(
         None, "CPU threads per trial (part of the result: sums are split by it); default: 1", kind=int, low=1
     )
-    data_parallel: int = setting(
-        1,
-        "ranks of torchrun that train each trial together, each its share of every batch; without N: all of them "
-        "(part of the result, as threads)",
-        kind=int,
-        low=1,
-        high=2**20,
-        bare="all",
-        before=1,
-    )
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
     compile: bool = setting(
         False,
@@ -464,12 +452,9 @@ class Config:
             ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
         self._validate_model()
-        for whole, parts in (("n_embd", "n_head"), ("batch_size", "data_parallel")):
-            size, n = getattr(self, whole), getattr(self, parts)
-            if size % n:
-                raise UserError(
-                    f"{whole}={size}: must be a multiple of {parts}={n}, for example {n * max(1, round(size / n))}"
-                )
+        if self.n_embd % self.n_head:
+            near = self.n_head * max(1, round(self.n_embd / self.n_head))
+            raise UserError(f"n_embd={self.n_embd}: must be a multiple of n_head={self.n_head}, for example {near}")
         for small, large in (("warmup_iters", "max_iters"), ("min_lr", "learning_rate")):
             if getattr(self, small) > getattr(self, large):
                 raise UserError(f"{small}={getattr(self, small)}: must be at most {large}={getattr(self, large)}")
@@ -588,6 +573,7 @@ class Config:
         Raises:
             UserError: an unknown name (the nearest one is suggested) or an invalid value.
         """
+        values = _without_gone(values)
         _refuse_unknown(values)
         config = cls.__new__(cls)
         for f in dataclasses.fields(cls):
@@ -718,9 +704,28 @@ class Config:
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
+# Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}
+GONE: dict[str, tuple[object, str]] = {
+    "data_parallel": (1, "each trial is trained on one device; torchrun and Slurm train several trials at a time"),
+}
+
+
+def _without_gone(recorded: dict) -> dict:
+    """Recorded settings without those that are gone, where they made no difference.
+
+    Raises:
+        UserError: what was trained can't be trained any more.
+    """
+    for name, (idle, instead) in GONE.items():
+        if recorded.get(name, idle) != idle:
+            raise UserError(f"{name}={recorded[name]!r}: is recorded, and is gone: {instead}")
+    return {name: value for name, value in recorded.items() if name not in GONE}
+
 
 def _refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
+        if name in GONE:
+            raise UserError(f"{name}: is gone: {GONE[name][1]}")
         if name not in _FIELDS:
             near = [k for k in _FIELDS if k.startswith(f"{name}_")] or difflib.get_close_matches(
                 str(name), _FIELDS, n=1
@@ -742,6 +747,9 @@ class Parser(argparse.ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments:"):
             first, *more = message.split(":", 1)[1].split() or [""]
+            name = first.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+            if name in GONE:
+                self.exit(2, f"{self.prog}: {first.split('=')[0]}: is gone: {GONE[name][1]}\n")
             near = difflib.get_close_matches(first.split("=")[0], known, n=1)
             if not first.startswith("-") and "--activation" in known:
                 near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]
@@ -766,8 +774,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
         else:
             metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
-            optional = {"nargs": "?", "const": meta["bare"]} if meta["bare"] else {}
-            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text, **optional)
+            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
 
 
 def from_args(args: argparse.Namespace) -> Config:

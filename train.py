@@ -172,7 +172,7 @@ def _begun(config, names, overwrite, run, strict_audit, tensorboard, track, disp
     _make_folders(config)
     display.phase("reading the text")
     corpus = load_corpus(config)
-    tasks, audits = _planned(config, names, there, corpus, overwrite, not run, strict_audit, display)
+    tasks, audits = _planned(config, names, there, corpus, overwrite, strict_audit, display)
     if overwrite:
         for name in names:
             _remove(config, name)
@@ -232,15 +232,14 @@ def _boards(tensorboard: str | os.PathLike | None, track: str | None, config: Co
     return boards
 
 
-def _planned(config, names, there, corpus, overwrite, alone, strict_audit, display) -> tuple[list, dict]:
-    """The trials to train, and the checks of their activations, made before: `alone` says that no other ranks train.
+def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> tuple[list, dict]:
+    """The trials to train, and the checks of their activations, made before.
 
     Raises:
         UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
     """
     from training import experiment
     from training.computed import how_computed
-    from training.team import check_ranks
 
     experiment.refuse_other_settings(config, names, there, corpus)
     tasks = []
@@ -260,8 +259,6 @@ def _planned(config, names, there, corpus, overwrite, alone, strict_audit, displ
     if lacks := lacking(config):
         rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
-    if alone:
-        check_ranks(config, 1)
     display.line(how_computed(config))
     return tasks, experiment.audit_before(config, names, corpus, strict_audit, display)
 
@@ -311,9 +308,8 @@ class _Study:
         self.display.phase("timing a step")
         costs = experiment.measured_costs(config, tasks[0][0], self.corpus)
         left = {task: experiment.share_left(config, *task) for task in tasks}
-        together = bool(run) and config.data_parallel > 1
-        workers = 1 if together or (self.here and not run) else pool.default_workers(config, len(tasks))
-        places = 1 if together else pool.places(config) * ranks.machines()
+        workers = 1 if self.here and not run else pool.default_workers(config, len(tasks))
+        places = pool.places(config) * ranks.machines()
         expected = forecast(
             config,
             costs,
@@ -545,8 +541,6 @@ def _main(argv) -> int:
 
 def _settings(args) -> Config:
     """The Config that the flags describe."""
-    if args.data_parallel == "all":
-        args.data_parallel = ranks.all_ranks()
     return from_args(args).replication(args.replicate)
 
 
@@ -596,19 +590,15 @@ def _sample(args) -> int:
 def _decompose(args) -> int:
     from questions.sources.command import decompose, print_table
 
+    if ranks.rank_and_size()[1] > 1:
+        raise UserError("--decompose: runs in one process; start it without torchrun")
     config, names = _settings(args), _names(args.activation, default="relu")
-    say = Display(args.quiet or ranks.rank_and_size()[0] > 0).line
+    say = Display(args.quiet).line
     if args.activation is None:
         say("relu, the baseline, since no --activation is named")
 
-    def sources(run=None):
-        for name in names:
-            print_table(decompose(config, name, run_study, run=run, say=say, **_options(args)))
-
-    if config.data_parallel > 1:
-        ranks.share(config, sources)
-    else:
-        sources()
+    for name in names:
+        print_table(decompose(config, name, run_study, say=say, **_options(args)))
     return 0
 
 
@@ -669,10 +659,8 @@ def _train(args) -> int:
                 config, said = experiment.going_on_with(config, experiment.found(config))
                 if said:
                     display.line(said)
-            together = config.data_parallel > 1
-            config = config.replace(workers=1 if together else size)  # how many trials are trained side by side
-            train = ranks.share if together else ranks.spread
-            train(config, lambda run: run_study(config, names, run=run, **options))
+            config = config.replace(workers=size)  # how many trials are trained side by side
+            ranks.spread(config, lambda run: run_study(config, names, run=run, **options))
         else:
             run_study(config, names, **options)
     display.line(f"done in {duration(time.monotonic() - display.started)}")

@@ -263,7 +263,7 @@ GROUPS = {  # the settings, by what they are about
     "Text": "tokenizer bpe_vocab_size train_split",
     "Measuring": "eval_interval eval_tokens probe_tokens",
     "Trials": "seed_base vary",
-    "Computing": "device precision threads data_parallel deterministic compile native",
+    "Computing": "device precision threads deterministic compile native",
 }
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 import string
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import config as config_module
 import storage
-from config import PRESETS, Config, Parser, UserError, add_arguments, command_line, from_args
+from config import GONE, PRESETS, Config, Parser, UserError, add_arguments, command_line, from_args
 from kernels import toolchain
 from synthetic import synthetic_results
 
@@ -60,9 +61,7 @@ WRONG = [
     ({"seed_base": -1}, ["seed_base=-1", "at least 0"]),
     ({"seed_base": 2**40}, ["seed_base"]),
     ({"workers": 0}, ["workers=0", "at least 1"]),
-    ({"data_parallel": 0}, ["data_parallel=0", "at least 1"]),
-    ({"data_parallel": 5}, ["batch_size=12", "data_parallel=5", "for example 10"]),
-    ({"data_parallel": "all"}, ["data_parallel='all'", "whole number"]),
+    ({"data_parallel": 2}, ["data_parallel: is gone", "torchrun and Slurm"]),
     ({"eval_tokens": 10}, ["eval_tokens=10", "block_size=64"]),
     ({"probe_tokens": 10**6}, ["probe_tokens", "eval_tokens"]),
     ({"dataset": "  "}, ["dataset", "shakespeare"]),
@@ -279,7 +278,7 @@ OTHER = {
     "bias": True, "batch_size": 5, "max_iters": 777, "learning_rate": 1e-3, "min_lr": 1e-5, "warmup_iters": 7,
     "weight_decay": 0.2, "beta1": 0.8, "beta2": 0.9, "grad_clip": 0.5, "eval_interval": 11, "eval_tokens": 8192,
     "probe_tokens": 1024, "trials_per_activation": 4, "seed_base": 1, "vary": ("bit",), "device": "cuda",
-    "precision": "float32", "threads": 2, "data_parallel": 6, "deterministic": False, "compile": True, "native": False,
+    "precision": "float32", "threads": 2, "deterministic": False, "compile": True, "native": False,
     "workers": 2, "snapshot_seconds": 1.0, "study": "s", "results_dir": "r", "plots_dir": "p", "checkpoint_dir": "c",
     "encoding": "cp1251", "text_column": "story", "schedule": "trunk", "branch_points": (0.5, 1.0), "cooldown": 0.5,
     "sampling": "shuffle",
@@ -362,14 +361,33 @@ def test_another_preset_is_named_first():
 
 
 def test_settings_that_came_later_leave_older_fingerprints_valid():
-    assert {"data_parallel", "compile", "native"} <= LATER
+    assert {"compile", "native"} <= LATER
     config = Config(preset="smoke", device="cpu", precision="float32")
     settings = {k: v for k, v in config.result_settings().items() if k not in LATER}
     text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
     assert config.fingerprint() == hashlib.sha256(text.encode()).hexdigest()
     older = {k: v for k, v in config.to_dict().items() if k not in LATER}
     assert config.differences(older) == {}
-    assert config.differences(config.replace(data_parallel=2)) == {"data_parallel": (1, 2)}
+
+
+def test_settings_that_are_gone_are_read_where_they_did_nothing():
+    config = Config(preset="smoke", device="cpu", precision="float32")
+    recorded = config.to_dict()
+    for name, (idle, instead) in GONE.items():
+        assert Config.from_dict({**recorded, name: idle}).fingerprint() == config.fingerprint()
+        with pytest.raises(UserError, match=f"{name}=7: is recorded, and is gone: {re.escape(instead)}"):
+            Config.from_dict({**recorded, name: 7})
+
+
+def test_a_flag_that_is_gone_says_what_to_do_instead(capsys):
+    parser = Parser(prog="train.py")
+    add_arguments(parser)
+    for flag, words in (("--data-parallel", []), ("--data-parallel", ["4"]), ("--data-parallel=4", [])):
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args(["--n-layer", "2", flag, *words])
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and said.count("\n") == 1
+        assert said.startswith("train.py: --data-parallel: is gone: ") and "torchrun" in said
 
 
 @pytest.mark.parametrize("problem", [None, "there is no C++ compiler here"])

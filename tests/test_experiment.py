@@ -15,7 +15,7 @@ from training import experiment, pool, trial
 
 # A value that differs from the smoke preset's for every setting that changes a trained trial.
 CHANGED = {name: value for name, value in OTHER.items() if name not in ("eval_tokens", "preset")} | {
-    "n_head": 1, "n_embd": 96, "block_size": 16, "batch_size": 4, "probe_tokens": 256, "data_parallel": 2,
+    "n_head": 1, "n_embd": 96, "block_size": 16, "batch_size": 4, "probe_tokens": 256,
     "precision": "bfloat16", "dataset": "other.txt", "tokenizer": "byte",
 }  # fmt: skip
 NOT_TRAINED_WITH = {f for f in CHANGED if not config_module._FIELDS[f].metadata["affects_weights"]}

@@ -76,15 +76,6 @@ def test_windows_begin_everywhere_over_epochs_and_in_the_same_places_for_all_tri
     assert abs(np.corrcoef(orders[:, 0], orders[:, 1])[0, 1] + 1 / 39) < 4 / np.sqrt(4000)
 
 
-def test_ranks_share_the_batch_of_one():
-    text = np.arange(1000, dtype=np.uint16)
-    whole = Batches(text, config_of(), seed=3)
-    shares = [Batches(text, config_of(data_parallel=4), 3, rank) for rank in range(4)]
-    for step in range(5):  # an epoch ends within the second batch
-        for part in (0, 1):
-            assert torch.equal(torch.cat([share(step)[part] for share in shares]), whole(step)[part])
-
-
 def test_no_more_than_the_epochs_of_a_batch_are_kept():
     batches = Batches(np.arange(2000), config_of(batch_size=16), seed=0)
     for step in range(40):

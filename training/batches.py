@@ -17,16 +17,16 @@ def trial_seeds(config: Config, trial: int) -> dict[str, int | None]:
     return {**seeds, "bit": trial if "bit" in config.vary and trial > 1 else None}
 
 
-def stream(seed: int, source: str, step: int = 0, rank: int = 0) -> np.random.Generator:
+def stream(seed: int, source: str, step: int = 0) -> np.random.Generator:
     """The random stream of a source at a step. Philox is counter-based (Salmon et al. 2011): the stream of step t
-    costs the same for every t, and streams of different sources, steps or ranks don't overlap."""
+    costs the same for every t, and streams of different sources or steps don't overlap."""
     key = np.array([seed, SOURCES.index(source)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, rank, step]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, step]))
 
 
 class Batches:
-    """The training batch of step t: `batch_size` windows of the training split, chosen as `config.sampling` says, or a
-    rank's share. A pure function of (seed, t): what the steps before had is not known here.
+    """The training batch of step t: `batch_size` windows of the training split, chosen as `config.sampling` says.
+    A pure function of (seed, t): what the steps before had is not known here.
 
     An accelerator keeps the training tokens, so that a step sends it no more than the places; unless they are more
     than RESIDENT_BYTES, or `resident` says otherwise. The batches are the same either way.
@@ -34,14 +34,12 @@ class Batches:
 
     RESIDENT_BYTES = 2**30
 
-    def __init__(self, tokens: np.ndarray, config: Config, seed: int, rank: int = 0, resident: bool | None = None):
+    def __init__(self, tokens: np.ndarray, config: Config, seed: int, resident: bool | None = None):
         # (places, T + 1) view of the token array: gathering from it is one vectorised copy
         self.windows = np.lib.stride_tricks.sliding_window_view(tokens, config.block_size + 1)
         self.batch_size, self.seed, self.device = config.batch_size, seed, config.device
         self.block_size, self.shuffle = config.block_size, config.sampling == "shuffle"
         self.orders: dict[int, np.ndarray] = {}  # of the epochs of the last batch: places of their windows in turn
-        share = config.batch_size // config.data_parallel
-        self.share = slice(rank * share, (rank + 1) * share)
         self.tokens = None
         if resident is None:
             resident = self.device != "cpu" and 4 * len(tokens) <= self.RESIDENT_BYTES
@@ -50,8 +48,8 @@ class Batches:
             self.offsets = torch.arange(config.block_size + 1, device=self.device)
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets, each (batch_size / ranks, T) int64; the targets are the inputs one position later."""
-        starts = self.places(step)[self.share]
+        """Inputs and targets, each (batch_size, T) int64; the targets are the inputs one position later."""
+        starts = self.places(step)
         if self.tokens is None:
             batch = self._sent(self.windows[starts].astype(np.int64))
         else:

@@ -25,7 +25,6 @@ FIRST_FIGURE = 0.35  # importing matplotlib
 COMPARISON = 1.4  # importing pandas and SciPy, tests, figures and report of all activations
 PER_ACTIVATION = 0.2  # of the comparison
 SHARED = 1.03  # more processes than places: what they take from one another's caches
-RANKS = 1.6  # a step of a trial on several ranks: their processes slow one another, and wait for the gradients' mean
 THREADS = 0.6  # what each further thread adds to the speed of an evaluation
 
 
@@ -44,8 +43,7 @@ def trial_seconds(config: Config, costs: Costs) -> float:
     """A whole trial on a place of its own: steps, points of the curves, final losses, those of branches too."""
     points = 1 + math.ceil(config.max_iters / config.eval_interval)
     evaluated = 2 * config.probe_tokens * points + config.eval_tokens * len(branches(config))
-    step = costs.step * (RANKS if config.data_parallel > 1 else 1.0)  # the costs are those of one rank by itself
-    return total_steps(config) * step + evaluated * costs.position + costs.sample + TRIAL * costs.slowness
+    return total_steps(config) * costs.step + evaluated * costs.position + costs.sample + TRIAL * costs.slowness
 
 
 def finish_seconds(config: Config, costs: Costs, trials: int, threads: int = 1) -> float:

@@ -95,12 +95,11 @@ def own_randomness(device: str) -> Iterator[None]:
 
 class Stopwatch:
     """Seconds of training alone. On the CPU with one thread it is the CPU time of that thread, which other load on
-    the machine does not lengthen; otherwise (ranks that wait for one another, too) wall-clock time with the device
-    synchronised at both ends."""
+    the machine does not lengthen; otherwise wall-clock time with the device synchronised at both ends."""
 
     def __init__(self, config: Config):
         self.device = config.device
-        alone = config.device == "cpu" and config.threads == config.data_parallel == 1
+        alone = config.device == "cpu" and config.threads == 1
         self.clock = time.thread_time if alone else time.perf_counter
         self.seconds = 0.0
 
@@ -148,7 +147,6 @@ def environment(config: Config) -> dict:
         "device_name": device_name,
         "cpu_cores": os.cpu_count(),
         "threads": config.threads,
-        "data_parallel": config.data_parallel,
         "precision": config.precision,
         "deterministic": config.deterministic,
         "computed": how_computed(config),

@@ -8,7 +8,6 @@ import torch
 from torch.optim.adamw import adamw
 
 from config import Config
-from training.team import EXTRA
 
 EPSILON = 1e-8  # of AdamW
 
@@ -31,9 +30,7 @@ class Optimiser:
         sizes = [p.numel() for p in self.parameters]
         n_decayed = sum(p.numel() for p in self.parameters if p.ndim >= 2)
         self.master = torch.empty(sum(sizes), dtype=torch.float32, device=device)
-        # behind the gradient, what ranks that train together tell one another in the same message
-        self.message = torch.zeros(len(self.master) + EXTRA, dtype=torch.float32, device=device)
-        self.gradient = self.message[: len(self.master)]
+        self.gradient = torch.zeros_like(self.master)
         self.weights = self.views(self.master)
         self.gradients = self.views(self.gradient)
         with torch.no_grad():
@@ -71,11 +68,10 @@ class Optimiser:
             p.data = weight
 
     @torch.no_grad()
-    def step(self, rate: float, average: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
-        """One update from the gradients of the model; returns their norm before clipping (a device scalar).
-        `average` is called with `message` and puts the mean over the ranks into it."""
+    def step(self, rate: float) -> torch.Tensor:
+        """One update from the gradients of the model; returns their norm before clipping (a device scalar)."""
         c = self.config
-        if self.kernel and average is None:
+        if self.kernel:
             self.count += 1
             gradients = [p.grad for p in self.parameters]
             norm = self.kernel.step(gradients, int(self.count), rate, c.beta1, c.beta2, EPSILON, c.grad_clip)
@@ -83,8 +79,6 @@ class Optimiser:
                 p.grad = None
             return norm
         torch._foreach_copy_(self.gradients, [p.grad for p in self.parameters])
-        if average is not None:
-            average(self.message)
         norm = torch.linalg.vector_norm(self.gradient)
         if c.grad_clip:
             self.gradient.mul_((c.grad_clip / (norm + 1e-6)).clamp_(max=1.0))

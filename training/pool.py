@@ -26,13 +26,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from config import Config, RunFailed, UserError
+from config import Config, UserError
 from storage import StorageError
-
-if TYPE_CHECKING:
-    from training.team import Team
 
 Task = tuple[str, int]  # (activation, trial)
 
@@ -228,18 +224,16 @@ def run_here(
     report: Callable[[dict], None],
     workers: int = 1,
     stop: Callable[[], bool] | None = None,
-    team: Team | None = None,
     job: str = "trial",
 ) -> Iterator[Outcome]:
-    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step.
-    `team`: the ranks that train each trial together."""
+    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step."""
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
     pending, busy = collections.deque(tasks), 0
     while pending:
         task = pending.popleft()
-        outcome = _attempt(config, task, corpus, report, stop, team, job)
+        outcome = _attempt(config, task, corpus, report, stop, job)
         if outcome.status != "busy":
             busy = 0
             yield outcome
@@ -253,16 +247,14 @@ def run_here(
                 busy = 0
 
 
-def _attempt(
-    config: Config, task: Task, corpus, report: Callable[[dict], None], stop, team=None, job: str = "trial"
-) -> Outcome:
+def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, job: str = "trial") -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
     from questions.clock import measure as clock
     from training import trial as trials
 
     train = clock.run_clock if job == "clock" else trials.train_trial
     try:
-        record = train(config, *task, corpus, report=report, stop=stop, team=team)
+        record = train(config, *task, corpus, report=report, stop=stop)
         return Outcome(*task, record["status"], _diverged(record))
     except trials.Busy:
         return Outcome(*task, "busy")
@@ -270,8 +262,6 @@ def _attempt(
         return Outcome(*task, "interrupted")
     except (UserError, StorageError) as error:
         return Outcome(*task, "failed", str(error), isinstance(error, UserError))
-    except RunFailed:  # a rank that it is trained with is lost: no other trial can go on either
-        raise
     except Exception as error:  # the trial failed, its process goes on: reported in full, exit status 1
         import traceback
 

@@ -81,12 +81,11 @@ class Display:
             f"{config.max_iters} steps{branches} of {config.batch_size} × {config.block_size} tokens"
         )
         names = ", ".join(dict.fromkeys(name for name, _ in left))
-        at_a_time = f"{workers} at a time" if config.data_parallel == 1 else f"each on {config.data_parallel} ranks"
         before = round(sum(self.first.values()))
         there = f" ({before} of {len(left) * self.steps} steps are done already)" if before else ""
         seconds = time.monotonic() - self.started + expected.total
         self.line(
-            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {at_a_time}{there}: about "
+            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {workers} at a time{there}: about "
             f"{duration(seconds)} in all, measuring and figures included"
         )
 

@@ -7,29 +7,22 @@ done with its own share takes what is left of the others'. A trial reads nothing
 the results are the same as those of one process. When a rank is lost, torchrun ends the others, which save snapshots;
 the next start (`--max-restarts`, or the same command again) goes on from them.
 
-With `--data-parallel` all ranks train the same trial, one trial after another: each computes the gradient of its share
-of the batch, and all take the step of the mean (team.py). Rank 0 does everything else, and alone decides.
-
 Imports inside of functions keep torch out of questions that are answered without it (`train.py --help`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from config import Config, UserError
+from config import Config
 from training import pool
-
-if TYPE_CHECKING:
-    from training.team import Team
 
 
 def _under_torchrun() -> bool:
@@ -71,15 +64,13 @@ def spread(config: Config, lead: Callable[[Callable], object]) -> None:
         KeyboardInterrupt: the job was asked to stop; snapshots are saved.
         Whatever `lead` raises.
     """
-    from training.team import wait_for
-
     rank, size = rank_and_size()
     _take_gpu(config)
     pool.keep_freed_memory()
     store = _shared_store()
     with _asked_to_stop() as stop:
         if rank:
-            settings, tasks = wait_for(store, "tasks", stop) or (config.to_dict(), [])
+            settings, tasks = _wait_for(store, "tasks", stop) or (config.to_dict(), [])
             config, tasks = Config.from_dict(settings), share_out([tuple(task) for task in tasks], rank, size)
             for outcome in pool.run_here(config, tasks, lambda event: None, stop=stop):
                 if outcome.status == "interrupted":
@@ -117,6 +108,23 @@ def _shared_store():
     return dist.PrefixStore(f"trials/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}", store)
 
 
+def _wait_for(store, key: str, stop: Callable[[], bool]):
+    """What rank 0 says there is to train, once it has prepared the corpus and audited; None if it is gone.
+
+    Asked again and again, since a rank that waits inside of torch does not hear that it is to stop.
+    """
+    import torch.distributed as dist
+
+    try:
+        while not store.check([key]):
+            if stop():
+                raise KeyboardInterrupt
+            time.sleep(0.2)
+        return json.loads(store.get(key))
+    except dist.DistError:
+        return None
+
+
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM (which torchrun sends when a rank is lost) or Ctrl-C came: the trial under way is then saved."""
@@ -135,87 +143,3 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# -- one trial on all ranks ---------------------------------------------------------------------------------------
-
-
-def all_ranks() -> int:
-    """How many ranks share a trial by `--data-parallel` without a number.
-
-    Raises:
-        UserError: this process was not started by torchrun.
-    """
-    if not _under_torchrun():
-        from training.team import start_with
-
-        raise UserError(f"--data-parallel: {start_with('N')}")
-    return rank_and_size()[1]
-
-
-def share(config: Config, lead: Callable[[Callable], object]) -> None:
-    """Train a study, each trial on all ranks together. Arguments and errors as those of `spread`, and
-
-    Raises:
-        UserError: the config is for another number of ranks, or there is no device for each of them.
-        RunFailed: another rank is lost, or has come to hold other weights.
-    """
-    import torch
-    import torch.distributed as dist
-
-    from training.team import Team, check_ranks
-
-    rank, size = rank_and_size()
-    check_ranks(config, size)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    if config.device != "cpu" and not (config.device == "cuda" and local <= torch.cuda.device_count()):
-        raise UserError(f"device={config.device!r}: --data-parallel needs a GPU for each rank (device=cuda), or cpu")
-    _take_gpu(config)
-    pool.keep_freed_memory()
-    store = _shared_store()
-    backend = "gloo" if config.device == "cpu" else "nccl"
-    dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size)
-    with _asked_to_stop() as asked:
-        team = Team(rank, size, store, asked)
-        if rank:
-            team.follow(functools.partial(_take_part, {}))
-        else:
-            try:
-                lead(lambda config, tasks, report, _: pool.run_here(config, tasks, report, stop=asked, team=team))
-            finally:
-                team.announce(None)
-    dist.destroy_process_group()
-
-
-def _take_part(known: dict, team: Team, config: Config, activation: str, trial: int, step: int, sha256: str) -> None:
-    """What a rank other than 0 does with a trial that rank 0 announced, from the given step on. `known` keeps the
-    corpus from one trial to the next.
-
-    Raises:
-        UserError: the corpus that it finds is not the one with that sha256.
-        RunFailed: another rank is lost, or has come to hold other weights.
-    """
-    import torch
-
-    from prepare_data import load_corpus
-    from training import trial as trials
-
-    if "corpus" not in known:
-        known["corpus"] = load_corpus(config)
-    corpus = known["corpus"]
-    if corpus.sha256 != sha256:
-        raise UserError(f"{config.data_dir}: rank {team.rank} finds another text there than rank 0")
-    with trials.torch_settings(config), torch.random.fork_rng(enabled=bool(config.dropout)):
-        training = trials.Training(config, activation, trial, corpus, team)
-        training.model.train()
-        training.warm_up()
-        training.step = step
-        team.share_state(training)
-        while training.step < training.steps:
-            leg = training.leg(training.step)
-            training.advance()
-            if team.left():
-                return
-            if leg.side and training.step == leg.ends:
-                training.back_to_trunk()
-        team.compare(training)

@@ -31,7 +31,6 @@ from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser
 from training.schedule import Leg, learning_rate, legs
-from training.team import Team, check_ranks
 
 SAMPLE_TOKENS = 200  # that a finished model writes
 LOSS_CHECK_STEPS = 10  # how often a diverged loss is looked for: on a GPU every look waits for the device
@@ -96,15 +95,10 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 
 
 class Training:
-    """The state of a trial under way: everything that a snapshot holds.
+    """The state of a trial under way: everything that a snapshot holds."""
 
-    `team`: the ranks that train it together (team.py). Without one, a config for several ranks computes what
-    the first of them does, on its share of the batch: enough for the audit and for an estimate of the time.
-    """
-
-    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus, team: Team | None = None):
+    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus):
         self.config, self.activation, self.trial, self.corpus = config, activation, trial, corpus
-        self.team, self.rank = team, team.rank if team else 0
         self.seeds = trial_seeds(config, trial)
         self.dtype = getattr(torch, config.precision)
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
@@ -123,9 +117,8 @@ class Training:
             self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
         self.objective = self.teachers.objective(self.loss)  # what a step minimises in the loss's place; or None
         self.optimiser = Optimiser(self.model, config, self.dtype, update)
-        kept = () if self.rank else config.averages
-        self.averages = remedies.Averages(kept, config.max_iters, self.optimiser.master)
-        self.batches = Batches(corpus.train, config, self.seeds["order"], self.rank)
+        self.averages = remedies.Averages(config.averages, config.max_iters, self.optimiser.master)
+        self.batches = Batches(corpus.train, config, self.seeds["order"])
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
             metrics.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
@@ -173,10 +166,7 @@ class Training:
         return loss
 
     def back_to_trunk(self) -> None:
-        """From the end of a branch to where it left. Ranks hold the same bits here, or what parts in a branch would
-        be gone with it."""
-        if self.team:
-            self.team.compare(self)
+        """From the end of a branch to where it left."""
         self.optimiser.load(self.trunk)
         self.trunk = {}
 
@@ -185,14 +175,13 @@ class Training:
         leg = self.leg(step)
         step = leg.start + step - leg.begins
         if self.config.dropout:
-            seed = int(stream(self.seeds["dropout"], "dropout", step, self.rank).integers(2**63))
+            seed = int(stream(self.seeds["dropout"], "dropout", step).integers(2**63))
             draw_from(seed, self.config.device)
         loss = (self.objective or self.loss)(self.model, *self.batches(step))
         loss.backward()
         # the memory of a CUDA graph's loss is that of the next step's
         loss = loss.detach().clone() if self.config.compile else loss.detach()
-        average = self.team and functools.partial(self.team.average, loss)  # of the loss and the gradients
-        self.last_norm = self.optimiser.step(learning_rate(self.config, step, leg.branch), average)
+        self.last_norm = self.optimiser.step(learning_rate(self.config, step, leg.branch))
         return loss
 
     def warm_up(self) -> None:
@@ -417,16 +406,14 @@ def train_trial(
     corpus: Corpus | None = None,
     report: Callable[[dict], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    team: Team | None = None,
 ) -> dict:
     """Train trial k (1-based) of an activation, or go on with it, or find it done; returns its record.
 
     Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is;
-    `stop` is asked after every step. `team`: the ranks that train it together, on the first of them.
+    `stop` is asked after every step.
 
     Raises:
-        UserError: what lies in the checkpoint folder belongs to another config or corpus, or the config is for
-            another number of ranks.
+        UserError: what lies in the checkpoint folder belongs to another config or corpus.
         Interrupted: `stop` said so; a snapshot is saved, and the next call goes on from it.
         Busy: another process is training this trial.
         StorageError: a damaged checkpoint is in the way, or the disk refuses.
@@ -441,16 +428,14 @@ def train_trial(
             saved = storage.load_checkpoint(path)
             check_same_experiment(config, activation, trial, saved, corpus, path)
             return saved["record"]
-        check_ranks(config, team.size if team else 1)
         storage.clean_temporaries(path.parent)
         with torch_settings(config), own_randomness(config.device):
-            return _run(Training(config, activation, trial, corpus, team), report or (lambda event: None), stop)
+            return _run(Training(config, activation, trial, corpus), report or (lambda event: None), stop)
     finally:
         lock.release()
 
 
 def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], bool] | None) -> dict:
-    team = training.team
     note = training.resume()
     progress = _Progress(training, report)
     if note:
@@ -459,8 +444,7 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
     training.warm_up()
     if training.step == 0 and not training.history["steps"]:
         training.record_point()
-    with team.together(training) if team else contextlib.nullcontext():
-        _train(training, progress, team.stop if team else stop)
+    _train(training, progress, stop)
     # before the checkpoint: killed in between, the trial shows as interrupted, never as done when it diverged
     progress.write("done" if training.diverged_at is None else "diverged")
     return training.finish()

@@ -26,7 +26,7 @@ from config import Config, UserError, option
 from prepare_data import Corpus, load_corpus
 from training.batches import move_one_bit
 from training.machine import own_randomness, torch_settings
-from training.trial import Busy, Interrupted, Training, check_ranks
+from training.trial import Busy, Interrupted, Training
 
 SCHEMA = "clock/1"
 FORKS = (0.0, 0.1, 0.3, 0.6)  # where twins leave, as parts of the steps
@@ -183,7 +183,6 @@ def run_clock(
     corpus: Corpus | None = None,
     report: Callable[[dict], None] | None = None,
     stop: Callable[[], bool] | None = None,
-    team=None,
 ) -> dict:
     """Train trial k and its twins, or find it done; returns its record, which is then in the activation's file.
 
@@ -192,7 +191,6 @@ def run_clock(
         Interrupted: `stop` said so; nothing of this trial is kept.
         Busy: another process is at it.
     """
-    check_ranks(config, 1)
     corpus = corpus or load_corpus(config)
     path = storage.clock_path(config.results_dir, activation)
     lock = storage.FileLock(path.with_name(f".{path.stem}_{trial}.lock"))
