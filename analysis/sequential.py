@@ -158,7 +158,7 @@ def _position(look, looks):
 
 @lru_cache(maxsize=1)
 def _legendre():
-    return np.polynomial.legendre.leggauss(96)
+    return scipy.special.roots_legendre(96)
 
 
 @lru_cache(maxsize=8)
