@@ -120,7 +120,8 @@ ENVIRONMENTS = {  # those that a process must begin with
     "AVX2 in ATen": {"ATEN_CPU_CAPABILITY": "avx2"},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
 }
-KINDS = {"twins": {"bit": BIT}, "ladder": RUNGS, "machines": MACHINES}
+KINDS = {"twins": {"bit": BIT}, "ladder": RUNGS, "machines": MACHINES, "base": {}}
+SETTINGS = ("model", "activation", "rate", "steps", "precision", "native", "dataset")  # of a cell
 
 
 # -- training -----------------------------------------------------------------------------------------------------
@@ -212,7 +213,7 @@ def _elsewhere(cell: dict, seed: int, folder: str, name: str, base: np.ndarray) 
         np.save(Path(place) / "base.npy", base)
         job = {"cell": cell, "seed": seed, "folder": folder, "name": name, "place": place}
         environment = {**os.environ, **ENVIRONMENTS[name]}
-        runner = Path(__file__).with_name("run.py")
+        runner = Path(__file__).with_name("compute.py")
         subprocess.run([sys.executable, runner, "--alone", json.dumps(job)], env=environment, check=True)
         return json.loads((Path(place) / "result.json").read_text())
 

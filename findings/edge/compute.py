@@ -1,7 +1,7 @@
 """Compute the tables of PLAN2.md, in its order, for as long as there is time; run it again to go on.
 
-    python findings/edge/run.py --hours 1.5           # stops by itself after a cell, with everything saved
-    python findings/edge/run.py --publish             # what there is, compact, to findings/edge/measured
+    python findings/edge/compute.py --hours 1.5       # stops by itself after a cell, with everything saved
+    python findings/edge/compute.py --publish         # what there is, compact, to findings/edge/measured
 
 Everything is below studies/edge: one JSON for each cell of click models, one for each seed of a cell of decoders.
 Nothing about outcomes is printed.
