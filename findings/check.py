@@ -11,10 +11,13 @@ project's statistics.
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import json
 import math
+import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,7 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import write
 
-from config import Config
+from config import UserError
 
 # -- the outcomes once more, from the files' numbers alone ------------------------------------------------------------
 
@@ -185,6 +188,8 @@ def compare_outcomes() -> list[str]:
         for activation, d in alone.items():
             test = found[name].study.test(activation, quantity)
             compare(f"{what}, {activation}", moderated(d, list(alone.values())), four(test))
+            own = found[name].study.own(activation, quantity)
+            compare(f"{what}, {activation}, own spread", student(d, np.exp), four(own)[:3])
         left = {k: contrast(read_study(name, k), quantity) for k in trials(study)}
         compare(
             f"{what}, without one trial",
@@ -212,8 +217,84 @@ def compare_outcomes() -> list[str]:
         cochran, right = write.of_all_contrasts(found, quantity)
         compare("Cochran's p of all contrasts", scipy.stats.chi2.sf(q, len(w) - 1), cochran)
         compare_simulated("p of all contrasts", differing(samples), right)
+    compare_study_a(studies["A"], found["A"], compare)
     compare_small_numbers(studies, found, compare)
     return problems
+
+
+def compare_study_a(study: dict[str, dict], found, compare: Callable) -> None:
+    """The table of A, Holm's p-values, the tests of equality, the halves, and ReLU against itself."""
+    losses = {name: np.array([t["val_loss"] for t in results["trials"]]) for name, results in study.items()}
+    away = {name: x - losses["relu"] for name, x in losses.items() if name != "relu"}
+    for name, results in study.items():
+        m, logs = found.study.measured[name], log_jackknife(final_pds(results))
+        n = len(logs)
+        compare(f"A, {name}, PD", student(logs, np.exp), m.pd_interval)
+        compare(f"A, {name}, loss", student(losses[name]), write.significance.mean_interval(m.losses()))
+        if name in away:
+            ratio, low, high, _ = moderated(away[name], list(away.values()))
+            test = next(t.tests["Loss"] for t in found.study.primary if t.a == name)
+            compare(f"A, {name}, loss against ReLU", np.log([ratio, low, high]), (test.effect, test.low, test.high))
+    whole = {q: contrast(study, q) for q in write.OUTCOMES}
+    theirs = write.outcomes(found.study)
+    compare("A, both outcomes, Holm", holm([x[3] for x in whole.values()]), [o.p for o in theirs.values()])
+    for q, (ratio, _, high, _) in whole.items():
+        df = n - 1 + 2
+        se = math.log(high / ratio) / scipy.stats.t.ppf(0.975, df)
+        p = scipy.stats.t.sf((-math.log(0.95) - abs(math.log(ratio))) / se, df)
+        compare(f"A, {write.OUTCOMES[q]}, equality", p, theirs[q].p_equal)
+        alone = {name: differences(study, [name], q) for name in away}
+        p = holm([moderated(d, list(alone.values()))[3] for d in alone.values()])
+        compare(f"A, each, {write.OUTCOMES[q]}, Holm", p, [write.against_relu(found.study, q)[a].p for a in alone])
+        for second in (False, True):
+            part = [k for k in trials(study) if (k > n // 2) == second]
+            mine = contrast(only(study, part), q)
+            compare(f"A, half, {write.OUTCOMES[q]}", mine, four(write.outcomes(write.half(found, second))[q].test))
+        odd, even = ({"relu": only(study, [k for k in trials(study) if k % 2 == rest])["relu"]} for rest in (1, 0))
+        compare(f"ReLU twice, {write.OUTCOMES[q]}", welch(odd, even, q), four(write.same_twice(found)[q]))
+    mismatch = [
+        100 * p["prediction_differences"] / p["total_predictions"] for p in study["relu"]["reproducibility_metrics"]
+    ]
+    compare("A, mismatch", np.mean(mismatch), found.study.measured["relu"].average(write.BY_KEY["top1_mismatch_pct"]))
+
+
+def student(x: np.ndarray, transform: Callable = np.asarray) -> np.ndarray:
+    """Mean and 95 % limits."""
+    interval = scipy.stats.ttest_1samp(x, 0).confidence_interval()
+    return transform(np.array([x.mean(), interval.low, interval.high]))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Each p times the number of those that are not smaller, and at least that of every smaller one."""
+
+    def times(p: float) -> float:
+        return min(1.0, p * sum(other >= p for other in p_values))
+
+    return [max(times(other) for other in p_values if other <= p) for p in p_values]
+
+
+def only(study: dict[str, dict], ids: list[int]) -> dict[str, dict]:
+    """The study with these trials alone."""
+
+    def kept(pairs: list[dict]) -> list[dict]:
+        return [p for p in pairs if set(map(int, p["model_pair"].split("_vs_"))) <= set(ids)]
+
+    return {
+        name: results
+        | {"reproducibility_metrics": kept(results["reproducibility_metrics"])}
+        | {"frontier": [branch | {"pairs": kept(branch["pairs"])} for branch in results["frontier"]]}
+        for name, results in study.items()
+    }
+
+
+def welch(odd: dict, even: dict, quantity: str) -> tuple[float, float, float, float]:
+    """Ratio, 95 % limits and p of two groups of trials, not paired."""
+    two = {"odd": odd["relu"], "even": even["relu"]}
+    pds = equal_loss_pds(two) if quantity == "Matched_PD" else {name: final_pds(r) for name, r in two.items()}
+    test = scipy.stats.ttest_ind(*map(log_jackknife, pds.values()), equal_var=False)
+    interval = test.confidence_interval()
+    ratio = np.mean(list(pds["odd"].values())) / np.mean(list(pds["even"].values()))
+    return ratio, np.exp(interval.low), np.exp(interval.high), test.pvalue
 
 
 def compare_small_numbers(studies: dict[str, dict], found: dict, compare: Callable) -> None:
@@ -266,27 +347,52 @@ def compare_text() -> list[str]:
 ELSEWHERE = 5.0  # standard deviations of the loss over trials: further from a recorded trial than that, it is no repeat
 
 
-def retrain(name: str, activation: str, trial: int) -> tuple[str, bool]:
-    """Train one trial from the settings of its results file: what it is beside the recorded one, and whether that is as
-    it should be: the same weights, or (a processor of another make rounds otherwise, and the last bit of a weight
-    decides which model of the population comes out) a final loss within `ELSEWHERE` standard deviations."""
-    from training.trial import train_trial
+TRAIN = """
+import json, sys
+from config import Config
+from training.trial import train_trial
+path, activation, trial, folder = sys.argv[1:]
+again = train_trial(Config.like(path).replace(checkpoint_dir=folder), activation, int(trial))
+print(json.dumps([again["weights_sha256"], again["val_loss_history"][-1]]))
+"""
 
+
+def retrain(name: str, activation: str, trial: int) -> tuple[str, bool]:
+    """Train one trial from the settings of its results file, by the code that trained it then: what it is beside the
+    recorded one, and whether that is as it should be: the same weights, or (a processor of another make rounds
+    otherwise, and the last bit of a weight decides which model of the population comes out) a final loss within
+    `ELSEWHERE` standard deviations.
+
+    Raises:
+        UserError: the commit that the results file records is not to be had.
+    """
     path = write.MEASURED / name / "results" / f"{activation}_results.json"
     trials = write.published()[name].results[activation]["trials"]
     recorded = trials[trial - 1]
     with tempfile.TemporaryDirectory() as folder:
-        config = Config.like(path).replace(checkpoint_dir=folder)
-        again = train_trial(config, activation, trial)
-    same = again["weights_sha256"] == recorded["weights_sha256"]
-    if same:
+        code = code_of(recorded["environment"]["git_commit"], Path(folder) / "code")
+        command = [sys.executable, "-c", TRAIN, str(path), activation, str(trial), str(Path(folder) / "checkpoints")]
+        output = subprocess.run(command, cwd=code, check=True, stdout=subprocess.PIPE, text=True).stdout
+    weights, loss = json.loads(output.splitlines()[-1])
+    if weights == recorded["weights_sha256"]:
         return "the same weights, bit for bit", True
-    away = again["val_loss_history"][-1] - recorded["val_loss_history"][-1]
+    away = loss - recorded["val_loss_history"][-1]
     spread = np.std([t["val_loss_history"][-1] for t in trials], ddof=1)
     text = (
         f"other weights; validation loss {away:+.4f} nats from it, where the trials' standard deviation is {spread:.4f}"
     )
     return text, bool(abs(away) <= ELSEWHERE * spread)
+
+
+def code_of(commit: str, folder: Path) -> Path:
+    """The repository as it was at a commit, in a folder of its own."""
+    try:
+        archive = subprocess.run(["git", "archive", commit], cwd=HERE.parent, check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        raise UserError(f"commit {commit} is not here: clone the repository with its history (git)") from None
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return folder
 
 
 def main() -> int:
@@ -295,7 +401,10 @@ def main() -> int:
     args = parser.parse_args()
     if args.retrain:
         name, activation, trial = args.retrain
-        text, fine = retrain(name, activation, int(trial))
+        try:
+            text, fine = retrain(name, activation, int(trial))
+        except UserError as error:
+            sys.exit(f"check.py: {error}")
         print(f"{name}, {activation}, trial {trial}: {text}")
         return 0 if fine else 1
     problems = [*compare_text(), *compare_outcomes()]

@@ -2,7 +2,7 @@
 
     python findings/write.py
 
-What is computed was fixed in PLAN.md; the words around the numbers were written when they were known.
+What is computed was fixed in PLAN.md; the words around the numbers, TEXT.md, were written when they were known.
 """
 
 from __future__ import annotations
@@ -45,15 +45,6 @@ NAMES = {  # of the studies, in the figure
     "E": "E byte pairs",
     "C": "C Llama",
     "D256": "D256 width 256",
-}
-DIFFERS = {  # in words
-    "B": "another text",
-    "F_half": "half the learning rate",
-    "F_double": "twice the learning rate",
-    "D64": "half the width",
-    "E": "byte-pair tokens",
-    "C": "another model",
-    "D256": "twice the width",
 }
 
 
@@ -287,33 +278,49 @@ def _ends(tests: dict[str, significance.Comparison]) -> dict[str, tuple]:
 # -- the text ---------------------------------------------------------------------------------------------------------
 
 FINDINGS = ROOT / "findings" / "FINDINGS.md"
+TEXT = ROOT / "findings" / "TEXT.md"  # FINDINGS.md, with names in the place of numbers
 README = ROOT / "README.md"
 BEGIN, END = "<!-- the answer, by findings/write.py -->", "<!-- end of the answer -->"
 FIGURES = ROOT / "findings" / "figures"
+ONE_BIT = (
+    "Twins that differ in one bit of one weight and in nothing else point the other way: in the mean they end 0.108 of "
+    "PD apart with ReLU, 0.092 to 0.105 with the four smooth ones (five seeds, half the steps, described and not "
+    'tested: bench/RESULTS.md, "How fast twins part").'
+)
 
 
 def text(studies: dict[str, Published]) -> str:
     """FINDINGS.md."""
     main = studies["A"]
-    parts = [
-        ["# Findings", "", "<!-- written by `python findings/write.py`; change it there -->", ""],
-        the_answer(studies),
-        study_a(main),
-        elsewhere(studies),
-        single_seeds(studies),
-        size_and_rate(studies),
-        checks(main),
-        shortfall(studies),
-        corrected(studies),
-        paragraphs(LIMITS),
-        paragraphs(OTHERS),
-        paragraphs(AGAIN),
+    values = the_answer(studies) | study_a(main) | elsewhere(studies) | single_seeds(studies) | checks(main)
+    values |= {"size_and_rate": size_and_rate(studies), "sentences": sentences(studies)}
+    return TEXT.read_text(encoding="utf-8").format_map(values | departures(studies))
+
+
+def in_short(studies: dict[str, Published]) -> str:
+    """The answer as README has it, between its marks."""
+    v = the_answer(studies)
+    said = [
+        f"{v['headline']} So it is in small language models, for four smooth activations together: {v['final']} "
+        f"against ReLU as trained, {v['equal']} at the same loss (95 % intervals; {v['trials']} trainings of each of "
+        "five activations, planned before the data).",
+        f"It isn't so for every smooth function: SmeLU β=0.5 changes PD by {v['pooled_smelu_05']}. Nor for every "
+        f"difference between trainings. {ONE_BIT}",
+        f"All this is little beside what remains: two trainings with ReLU differ in {float(v['elsewhere_pct']):.0f} % "
+        f"of the probability. The {len(studies)} studies, and the commands that check and repeat them: "
+        "[findings/FINDINGS.md](findings/FINDINGS.md).",
     ]
-    return "\n".join(line for part in parts for line in part).rstrip() + "\n"
+    lines = [line for text in said for line in [*textwrap.wrap(text, 118, break_on_hyphens=False), ""]]
+    return "\n".join([*lines, "![Ratios of prediction differences to ReLU's](findings/figures/ratios.png)"])
 
 
-def paragraphs(text: str) -> list[str]:
-    return [*text.strip().splitlines(), ""]
+def readme(studies: dict[str, Published], there: str) -> str:
+    """README with the answer of these studies between its marks."""
+    before, rest = there.split(BEGIN)
+    return f"{before}{BEGIN}\n{in_short(studies)}\n{END}{rest.split(END)[1]}"
+
+
+# how numbers are written
 
 
 def p_is(p: float) -> str:
@@ -336,133 +343,92 @@ def sized(outcome: Outcome) -> str:
     return size + (", less than the 5 % declared to matter" if outcome.small else "")
 
 
-def said_first(main: Published) -> str:
-    """The answer in a sentence or two, with its size, what varied, and how long was trained."""
-    final, equal = outcomes(main.study).values()
-    return (
-        f"**{answer(final.kind, equal.kind)}. Between trainings that differ in initial weights and sample of text, "
-        f"{fixed(main.share_of_text, 2)} of one pass through it long and annealed, their prediction difference (PD) is "
-        f"{sized(final)}.**"
-    )
-
-
-def the_answer(studies: dict[str, Published]) -> list[str]:
-    main = studies["A"]
-    found = outcomes(main.study)
-    final, equal = found["PD"], found["Matched_PD"]
-    relu = main.study.measured[REFERENCE]
-    mismatch = relu.average(BY_KEY["top1_mismatch_pct"])
-    return [
-        "## The answer",
-        "",
-        said_first(main),
-        "",
-        f"- As trained, the four smooth activations together have a PD {effect(final.test)} against ReLU's (95 % "
-        f"interval; {main.trials} trainings of each of five activations; {p_is(final.p)}): {shown(final)}.",
-        f"- At the same loss, of annealed models, {effect(equal.test)} ({p_is(equal.p)}): {shown(equal)}.",
-        f"- Not with every smooth function: {exception(studies)}",
-        "- What differs between trainings: the initial weights and the sample of text that is seen, together. "
-        + ONE_BIT,
-        f"- How long: 1300 steps, {fixed(main.share_of_text, 2)} of one pass through the training text. The learning "
-        "rate is annealed to 0; the models are not trained until the loss stands still.",
-        f"- What any activation leaves is far larger: two ReLU models trained on the same text place "
-        f"{fixed(100 * main.study.pd[REFERENCE], 1)} % of the probability elsewhere and disagree on the likeliest next "
-        f"character at {fixed(mismatch, 1)} % of the positions.",
-        "- " + ADVICE,
-        "",
-        "![Ratios of prediction differences to ReLU's](figures/ratios.png)",
-        "",
-    ]
-
-
-def exception(studies: dict[str, Published]) -> str:
-    """The smooth activation that hardly differs from ReLU, then the others, pooled."""
-    arms = pooled_arms(studies)
-    changes = {}
-    for name, (key, some) in arms.items():
-        if key != SMOOTH:
-            changes[name] = f"{pooled_change(pool_contrast(some, 'PD', key))} over {len(some)} studies"
-    own = against_relu(studies["A"].study, "PD")["smelu_05"].test
-    first = changes.pop(label("smelu_05"))
-    b = 100 * (studies["B"].study.test("smelu_05", "PD").effect - 1)
-    rest = ", ".join(f"{name} {change}" for name, change in changes.items())
-    differ = p_is(pool_contrast(arms[label("smelu_05")][1], "PD", "smelu_05").heterogeneity_p)
-    return (
-        f"with SmeLU β=0.5 {effect(own)} here and {first}, which differ ({differ}; on another text, B, {signed(b)} %). "
-        f"{rest}."
-    )
-
-
-def in_short(studies: dict[str, Published]) -> str:
-    """The answer as README has it, between its marks."""
-    main = studies["A"]
-    found = outcomes(main.study)
-    final, equal = found["PD"], found["Matched_PD"]
-    key, some = pooled_arms(studies)[label("smelu_05")]
-    nearest = f"{pooled_change(pool_contrast(some, 'PD', key))} over the {len(some)} studies that have it"
-    relu = f"{fixed(100 * main.study.pd[REFERENCE], 0)} % of the probability"
-    said = [
-        f"{said_first(main)} So it is in small language models, for four smooth activations together: "
-        f"{effect(final.test)} against ReLU as trained, {effect(equal.test)} at the same loss (95 % intervals; "
-        f"{main.trials} trainings of each of five activations, planned before the data).",
-        f"It isn't so for every smooth function: SmeLU β=0.5 changes PD by {nearest}. Nor for every "
-        "difference between trainings. " + ONE_BIT,
-        f"All this is little beside what remains: two trainings with ReLU differ in {relu}. The {len(studies)} "
-        "studies, and the commands that check and repeat them: [findings/FINDINGS.md](findings/FINDINGS.md).",
-    ]
-    lines = [line for text in said for line in [*textwrap.wrap(text, 118, break_on_hyphens=False), ""]]
-    return "\n".join([*lines, "![Ratios of prediction differences to ReLU's](findings/figures/ratios.png)"])
-
-
-def readme(studies: dict[str, Published], there: str) -> str:
-    """README with the answer of these studies between its marks."""
-    before, rest = there.split(BEGIN)
-    return f"{before}{BEGIN}\n{in_short(studies)}\n{END}{rest.split(END)[1]}"
-
-
 def pooled_change(p: Pooled | significance.RandomEffects) -> str:
     e = p.effects if isinstance(p, Pooled) else p
     first, low, high = (signed(100 * math.expm1(x)) for x in (e.mean, e.low, e.high))
     return f"{first} % [{low}, {high}]"
 
 
-def study_a(main: Published) -> list[str]:
+def rows_of(header, rows, left: int = 1) -> str:
+    return "\n".join(table(header, rows, left)).strip()
+
+
+# what the names of TEXT.md stand for
+
+
+def the_answer(studies: dict[str, Published]) -> dict[str, str]:
+    main = studies["A"]
+    final, equal = outcomes(main.study).values()
+    passes = fixed(main.share_of_text, 2)
+    headline = (
+        f"**{answer(final.kind, equal.kind)}. Between trainings that differ in initial weights and sample of text, "
+        f"{passes} of one pass through it long and annealed, their prediction difference (PD) is {sized(final)}.**"
+    )
+    over = {key: pool_contrast(some, "PD", key) for key, some in pooled_arms(studies).values() if key != SMOOTH}
+    told = {key: f"{pooled_change(p)} over {len(p.studies)} studies" for key, p in over.items()}
+    return {
+        "headline": headline,
+        "trials": str(main.trials),
+        "final": effect(final.test),
+        "final_p": p_is(final.p),
+        "final_shown": shown(final),
+        "equal": effect(equal.test),
+        "equal_p": p_is(equal.p),
+        "equal_shown": shown(equal),
+        "smelu_05": effect(against_relu(main.study, "PD")["smelu_05"].test),
+        "smelu_05_in_b": signed(100 * (studies["B"].study.test("smelu_05", "PD").effect - 1)),
+        "pooled_smelu_05": told["smelu_05"],
+        "differ_smelu_05": p_is(over["smelu_05"].heterogeneity_p),
+        "pooled_others": ", ".join(f"{label(key)} {change}" for key, change in told.items() if key != "smelu_05"),
+        "one_bit": ONE_BIT,
+        "passes": passes,
+        "elsewhere_pct": fixed(100 * main.study.pd[REFERENCE], 1),
+        "mismatch": fixed(main.study.measured[REFERENCE].average(BY_KEY["top1_mismatch_pct"]), 1),
+    }
+
+
+def sentences(studies: dict[str, Published]) -> str:
+    """Each sentence of the answer, beside the number that carries it and where that is from."""
+    main = studies["A"]
+    final, equal = outcomes(main.study).values()
+    v, config = the_answer(studies), main.study.measured[REFERENCE].record("config")
+    steps = f"{config['max_iters']} × {config['batch_size']} × {config['block_size']}"
+    tokens = f"{main.study.measured[REFERENCE].record('dataset')['train_tokens']:,}"
+    schedule = f"`schedule` {config['schedule']}, `min_lr` {config['min_lr']:g}, `cooldown` {config['cooldown']:g}"
+    rows = [
+        ("less reproducible, PD higher", f"{v['final']}, {v['final_p']}", "contrast of ln PD in A, Holm over two"),
+        ("by less than 5 %", p_is(final.p_equal), "two one-sided tests at ±5 %"),
+        ("at the same loss too", f"{v['equal']}, {v['equal_p']}; below 5 %: {p_is(equal.p_equal)}", "the same, A"),
+        ("initial weights and sample of text", f"`vary` {', '.join(config['vary'])}; no dropout", "settings of A"),
+        (f"{v['passes']} of one pass", f"{steps} / {tokens} tokens", "settings and corpus of A"),
+        ("annealed", schedule, "settings of A"),
+        ("not every smooth function", v["pooled_smelu_05"], "pooled, A, B and C"),
+        ("not every difference", "0.108 against 0.092 to 0.105", 'bench/RESULTS.md, "How fast twins part"'),
+        ("far larger is what remains", fixed(main.study.pd[REFERENCE]), "mean PD of ReLU in A"),
+    ]
+    return rows_of(["sentence", "number", "from"], rows, left=3)
+
+
+def study_a(main: Published) -> dict[str, str]:
     s = main.study
     each = {q: against_relu(s, q) for q in OUTCOMES}
-    both = outcomes(s)
     rows = []
-    for name in s.measured:
-        m = s.measured[name]
+    for name, m in s.measured.items():
         loss, low, high = significance.mean_interval(m.losses())
         row = [label(name), f"{fixed(loss)} [{fixed(low)}, {fixed(high)}]", interval(m)]
-        if name == REFERENCE:
-            row += ["reference", "", "", ""]
-        else:
-            for q in OUTCOMES:
-                o = each[q][name]
-                row += [f"{effect(o.test)}, {p_is(o.p)}", shown(o)]
+        row += ["reference", "", "", ""] if name == REFERENCE else _tested(each[q][name] for q in OUTCOMES)
         rows.append(row)
-    row = ["all four smooth", "", ""]
-    for q in OUTCOMES:
-        row += [f"{effect(both[q].test)}, {p_is(both[q].p)}", shown(both[q])]
-    rows.append(row)
+    rows.append(["all four smooth", "", "", *_tested(outcomes(s).values())])
     header = ["", "loss, nats per character", "PD", "final models, against ReLU", "", "at equal annealed loss", ""]
-    losses = ", ".join(f"{label(t.a)} {effect(t.tests['Loss'])}" for t in s.primary)
-    return [
-        f"## Study A: {main.trials} trainings of each activation",
-        "",
-        f"Default corpus, the decoder at preset `quick`, {main.study.measured[REFERENCE].results['parameters']:,} "
-        "parameters, 1300 steps. Each cell: the change of mean PD against ReLU with "
-        "its 95 % interval, and p after Holm's correction: over the two outcomes for all four together, the planned "
-        "test; over the four activations within each outcome for one alone.",
-        *table(header, rows),
-        f"Validation loss against ReLU, in nats: {losses}. No test was planned for it.",
-        "",
-        "![PD of annealed models against their loss](figures/frontier.png)",
-        "",
-        FRONTIER,
-        "",
-    ]
+    return {
+        "parameters": f"{s.measured[REFERENCE].results['parameters']:,}",
+        "study_a": rows_of(header, rows),
+        "losses": ", ".join(f"{label(t.a)} {effect(t.tests['Loss'])}" for t in s.primary),
+    }
+
+
+def _tested(found) -> list[str]:
+    return [cell for o in found for cell in (f"{effect(o.test)}, {p_is(o.p)}", shown(o))]
 
 
 def interval(m) -> str:
@@ -470,47 +436,35 @@ def interval(m) -> str:
     return f"{fixed(mean)} [{fixed(low)}, {fixed(high)}]"
 
 
-def elsewhere(studies: dict[str, Published]) -> list[str]:
-    lines = [
-        "## Elsewhere",
-        "",
-        "Each activation against ReLU, in every study that has it; 95 % intervals, not adjusted. Losses are nats per "
-        "token of each study's own tokens; *passes*: how often the training text was gone through.",
-    ]
-    header = ["study", "trainings", "passes", "ReLU's loss", "ReLU's PD"]
+def elsewhere(studies: dict[str, Published]) -> dict[str, str]:
     rows = []
     for name, found in studies.items():
         s = found.study
         title = f"{NAMES[name]}{'' if found.complete else ' (short)'}"
         share, loss, pd = fixed(found.share_of_text, 2), fixed(s.loss[REFERENCE], 3), fixed(s.pd[REFERENCE])
         rows.append([title, str(found.trials), share, loss, pd])
-    lines += table(header, rows)
-    for quantity, title in OUTCOMES.items():
-        header = ["study", *map(label, SMOOTH_ONES), "its smooth ones together"]
+    values = {"studies": rows_of(["study", "trainings", "passes", "ReLU's loss", "ReLU's PD"], rows)}
+    for quantity, name in (("PD", "by_study_final"), ("Matched_PD", "by_study_equal")):
         rows = []
-        for name, found in studies.items():
+        for study, found in studies.items():
             tests = [found.study.test(arm, quantity) for arm in SMOOTH_ONES]
             joint = found.contrast(quantity) if len(found.smooth) > 1 else None
-            rows.append([NAMES[name], *map(effect, tests), effect(joint)])
-        lines += [f"{title[0].upper()}{title[1:]}:", *table(header, rows)]
+            rows.append([NAMES[study], *map(effect, tests), effect(joint)])
+        values[name] = rows_of(["study", *map(label, SMOOTH_ONES), "its smooth ones together"], rows)
     rows = []
     for title, (key, some) in pooled_arms(studies).items():
         over = [pool_contrast(some, q, key) for q in OUTCOMES]
         cells = [cell for p in over for cell in (pooled_change(p), p_value(p.heterogeneity_p))]
         rows.append([title, str(len(some)), ", ".join(some), *cells])
     between = "between studies, p"
-    return [
-        *lines,
-        "Pooled by random effects, like with like, over the complete studies that have the same (by each comparison's "
-        "own spread, not moderated). *Between studies*: p of one and the same effect in all of them.",
-        *table(["", "studies", "which", "final models", between, "at equal annealed loss", between], rows),
-    ]
+    header = ["", "studies", "which", "final models", between, "at equal annealed loss", between]
+    return values | {"pooled": rows_of(header, rows)}
 
 
-def single_seeds(studies: dict[str, Published]) -> list[str]:
+def single_seeds(studies: dict[str, Published]) -> dict[str, str]:
     """How far the answers hang on one seed."""
     hanging = [
-        [NAMES[name], title, effect(found.contrast(q)), found.influence(q), effect]
+        (NAMES[name], title, effect(found.contrast(q)), found.influence(q), effect)
         for name, found in studies.items()
         for q, title in OUTCOMES.items()
     ]
@@ -518,7 +472,7 @@ def single_seeds(studies: dict[str, Published]) -> list[str]:
         for q, title in OUTCOMES.items():
             p = pool_contrast(some, q, key)
             found = influence({n: s.study for n, s in some.items()}, p)
-            hanging.append([f"pooled: {what}", title, pooled_change(p), found, pooled_change])
+            hanging.append((f"pooled: {what}", title, pooled_change(p), found, pooled_change))
     rows = []
     for what, title, whole, found, change in hanging:
         trial = f"{found.trial[0]}, {found.trial[1]}" if isinstance(found.trial, tuple) else str(found.trial)
@@ -526,56 +480,40 @@ def single_seeds(studies: dict[str, Published]) -> list[str]:
         decisive = f"{len(found.decisive)}" if found.decisive else ""
         rows.append([what, title, whole, span, trial, change(found.without), fixed(found.shift, 1), decisive])
     header = ["", "", "all seeds", "one left out, %", "most by trial", "without it", "standard errors", "decisive"]
-    per_seed = differences(studies["D256"].study, "gelu")
-    below, median = int((per_seed < 0).sum()), 100 * math.expm1(np.median(per_seed))
-    return [
-        "## Single seeds",
-        "",
-        "The smooth activations of each study together, and what was pooled, without one seed: the range of the "
-        "estimate, and the seed that moves it most, by how many standard errors of the whole. *Decisive*: how many "
-        "seeds there are without each of which the test at 5 %, unadjusted, says otherwise.",
-        *table(header, rows, left=2),
-        f"Without one seed E shows hardly any difference. In D256 GELU's PD lies below ReLU's in {below} of "
-        f"{len(per_seed)} seeds, by {fixed(abs(median), 1)} % in the median; two seeds pull the mean up to "
-        f"{signed(100 * (studies['D256'].study.test('gelu', 'PD').effect - 1))} %.",
-        "",
-    ]
+    d256 = studies["D256"].study
+    gelu, relu = (significance.log_pseudo_values(d256.measured[name].pd()) for name in ("gelu", REFERENCE))
+    return {
+        "single_seeds": rows_of(header, rows, left=2),
+        "d256_below": str(int((gelu < relu).sum())),
+        "d256_seeds": str(len(gelu)),
+        "d256_median": fixed(abs(100 * math.expm1(np.median(gelu - relu))), 1),
+        "d256_mean": signed(100 * (d256.test("gelu", "PD").effect - 1)),
+    }
 
 
-def differences(study: Study, name: str) -> np.ndarray:
-    """ln PD of an activation minus ReLU's, a number for each trial."""
-    a, b = (significance.log_pseudo_values(study.measured[n].pd()) for n in (name, REFERENCE))
-    return a - b
-
-
-def size_and_rate(studies: dict[str, Published]) -> list[str]:
+def size_and_rate(studies: dict[str, Published]) -> str:
     """GELU against ReLU by width and by learning rate: intervals, no test, as planned."""
     rows = []
     for what, names in (("width", ("D64", "A", "D256")), ("peak learning rate", ("F_half", "A", "F_double"))):
-        for name in names:
-            if name in studies:
-                s = studies[name].study
-                test = next(t for t in s.primary if t.a == "gelu")
-                config = s.measured[REFERENCE].record("config")
-                value = config["n_embd"] if what == "width" else f"{config['learning_rate']:g}"
-                cells = [effect(test.own[q]) if q in test.own else "–" for q in OUTCOMES]
-                rows.append([f"{what} {value}", str(studies[name].trials), fixed(s.pd[REFERENCE]), *cells])
-    header = ["", "trainings", "ReLU's PD", "GELU, final models", "at equal annealed loss"]
-    return [
-        "## Does it depend on width or learning rate?",
-        "",
-        "GELU against ReLU, by its own spread alone; 95 % intervals, described and not tested, as planned.",
-        *table(header, rows),
-        DEPENDS,
-        "",
-    ]
+        for name in (name for name in names if name in studies):
+            s = studies[name].study
+            config = s.measured[REFERENCE].record("config")
+            value = config["n_embd"] if what == "width" else f"{config['learning_rate']:g}"
+            cells = [effect(s.own("gelu", q)) for q in OUTCOMES]
+            rows.append([f"{what} {value}", str(studies[name].trials), fixed(s.pd[REFERENCE]), *cells])
+    return rows_of(["", "trainings", "ReLU's PD", "GELU, final models", "at equal annealed loss"], rows)
 
 
-def checks(main: Published) -> list[str]:
+def checks(main: Published) -> dict[str, str]:
     whole = outcomes(main.study)
-    rows = [["all", str(main.trials), *_verdicts(whole)]]
     halves = {title: outcomes(half(main, second)) for title, second in (("first half", False), ("second half", True))}
-    rows += [[title, str(main.trials // 2), *_verdicts(found)] for title, found in halves.items()]
+    rows = [
+        [title, str(n), *(cell for o in found.values() for cell in (effect(o.test), shown(o)))]
+        for title, n, found in [
+            ("all", main.trials, whole),
+            *((title, main.trials // 2, found) for title, found in halves.items()),
+        ]
+    ]
     differ = [
         f"{title}, {OUTCOMES[q]}: {shown(found[q])} (all: {shown(whole[q])})"
         for title, found in halves.items()
@@ -583,43 +521,36 @@ def checks(main: Published) -> list[str]:
         if found[q].kind != whole[q].kind
     ]
     same = (
-        "The halves differ from the whole here: " + "; ".join(differ)
+        f"The halves differ from the whole here: {'; '.join(differ)}"
         if differ
         else "The halves say what the whole says"
     )
     twice = same_twice(main)
-    contains = {q: test.low <= 1 <= test.high for q, test in twice.items()}
-    ratios = "; ".join(
-        f"{OUTCOMES[q]} {fixed(t.effect, 3)} [{fixed(t.low, 3)}, {fixed(t.high, 3)}]" for q, t in twice.items()
-    )
-    holds = "as they should" if all(contains.values()) else "which they should, and do not in all cases"
-    return [
-        "## Checks",
-        "",
-        "All smooth activations together against ReLU, by the trainings used:",
-        *table(["", "trainings", "final models", "", "at equal annealed loss", ""], rows, left=1),
-        same + ".",
-        "",
-        f"ReLU against itself, trainings with odd numbers over those with even ones (ratio of PD): {ratios}. The "
-        f"intervals contain 1, {holds}.",
-        "",
+    ratios = (f"{OUTCOMES[q]} {fixed(t.effect, 3)} [{fixed(t.low, 3)}, {fixed(t.high, 3)}]" for q, t in twice.items())
+    contain = all(test.low <= 1 <= test.high for test in twice.values())
+    return {
+        "halves": rows_of(["", "trainings", "final models", "", "at equal annealed loss", ""], rows),
+        "halves_said": same,
+        "odd_even": "; ".join(ratios),
+        "odd_even_said": "as they should" if contain else "which they should, and do not in all cases",
+    }
+
+
+def departures(studies: dict[str, Published]) -> dict[str, str]:
+    """What is not as planned, and what an earlier text said."""
+    short = [
+        f"- {NAMES[name]}: {studies[name].trials if name in studies else 0} trainings of each; at least "
+        f"{planned.least} were planned.\n"
+        for name, planned in PLAN.items()
+        if name not in studies or not studies[name].complete
     ]
-
-
-def _verdicts(found: dict[str, Outcome]) -> list[str]:
-    return [cell for o in found.values() for cell in (effect(o.test), shown(o))]
-
-
-def shortfall(studies: dict[str, Published]) -> list[str]:
-    lines = ["## Not as planned", ""]
-    for name, planned in PLAN.items():
-        title = NAMES[name]
-        if name not in studies:
-            lines.append(f"- {title}: not trained; at least {planned.least} trainings of each were planned.")
-        elif not studies[name].complete:
-            lines.append(f"- {title}: {studies[name].trials} trainings of each; at least {planned.least} were planned.")
-    reached = ", ".join(f"{NAMES[n]} {s.trials} of at most {PLAN[n].most}" for n, s in studies.items())
-    return [*lines, f"- Trainings of each, where the time ended: {reached}.", *paragraphs(DEPARTURES)]
+    p = {q: of_all_contrasts(studies, q) for q in OUTCOMES}
+    return {
+        "short": "".join(short),
+        "reached": ", ".join(f"{NAMES[n]} {s.trials} of at most {PLAN[n].most}" for n, s in studies.items()),
+        "said_before": listed(f"{title} {p_is(p[q][0])}" for q, title in OUTCOMES.items()),
+        "said_now": listed(p_is(p[q][1]) for q in OUTCOMES),
+    }
 
 
 def of_all_contrasts(studies: dict[str, Published], quantity: str) -> tuple[float, float]:
@@ -629,100 +560,6 @@ def of_all_contrasts(studies: dict[str, Published], quantity: str) -> tuple[floa
     weights = np.power(ses, -2.0)
     q = weights @ (estimates - np.average(estimates, weights=weights)) ** 2
     return float(scipy.stats.chi2.sf(q, len(own) - 1)), significance.heterogeneity_p(estimates, ses, df)
-
-
-def corrected(studies: dict[str, Published]) -> list[str]:
-    p = {q: of_all_contrasts(studies, q) for q in OUTCOMES}
-    before = listed(f"{title} {p_is(p[q][0])}" for q, title in OUTCOMES.items())
-    return [
-        "## Corrected",
-        "",
-        "An earlier text pooled the contrasts of all studies, whatever activations they were over, and said that they "
-        f"differ between studies: {before}. That was Cochran's Q with each study's own few trials, which rejects in "
-        '22 % of simulated sets of eight such studies that do not differ (bench/RESULTS.md, "Several studies"). By '
-        "the parametric bootstrap, which rejects in 5 %, those numbers are "
-        f"{listed(p_is(p[q][1]) for q in OUTCOMES)}: not shown.",
-        "",
-    ]
-
-
-ONE_BIT = (
-    "Twins that differ in one bit of one weight and in nothing else point the other way: in the mean they end 0.108 of "
-    "PD apart with ReLU, 0.092 to 0.105 with the four smooth ones (five seeds, half the steps, described and not "
-    'tested: bench/RESULTS.md, "How fast twins part").'
-)
-ADVICE = (
-    "What to do: choose an activation by its loss and its cost. None of the five is a way to more reproducible models, "
-    "and by less than what was declared to matter none is a way to less reproducible ones."
-)
-FRONTIER = (
-    "Each point is a set of annealed models: their learning rate was cooled to 0. ReLU's line is the lowest at every "
-    "length of training, so neither the loss that was chosen to compare at nor the number of steps makes the "
-    "difference. With longer training PD falls, after a rise at the beginning; the loss still falls at the end."
-)
-DEPENDS = (
-    "The difference is largest at the lowest learning rate; at the highest it is not shown. At half the width it is as "
-    "large as at the whole. At twice the width the ratio varies about four times as much from seed to seed, and eight "
-    "seeds neither show a difference nor exclude one; the rate of 3e-3 may be high there, where ReLU's loss is above "
-    "that at half the width."
-)
-DEPARTURES = """
-- More trainings of A would have been trained after its results were looked at; so it stays at 16. The same holds for B,
-  F½, F2 and D64, which stay at five.
-- E, C and D256 were trained when the results of A, B, F½, F2 and D64 had been looked at and published, on a processor
-  of another make (Intel Xeon; the first five on an AMD EPYC). Their settings, seeds and largest numbers of trainings
-  are those of the plan, nothing of theirs was looked at before all had them, and no study was trained on two machines.
-- While A was being trained, one number of it was seen, the validation loss of one trial of SmeLU β=1 at its end. No
-  prediction difference was, and nothing was changed.
-- The plan pools the contrast of every study's own smooth activations: over four of them (A, B, C), over two (D64, E,
-  D256) and GELU alone (F½, F2). Those are three different things, so here each is pooled with its like.
-- All trials were trained by the commit that holds the plan, f15f89e, which every results file records.
-"""
-LIMITS = """
-## Limits
-
-- The models are small (0.2 to 3.2 million parameters) and trained for 1300 steps, less than one pass through
-  the text, on one kind of text, English of Shakespeare's time. Nothing here says what happens at a thousand times the
-  size.
-- Inference is over trainings, at fixed positions of one validation text: another text would give other PDs (study B:
-  0.154 in the place of 0.141), and perhaps other ratios.
-- Few recipes: AdamW, a norm before each block, no dropout, a constant learning rate and a linear cooldown. Text, model,
-  tokens, rate and width were varied one at a time, never together.
-- What varies between trainings is all that a seed decides, together: initial weights, and which windows are drawn, and
-  when. Of one source of variation alone these studies say nothing, and one bit alone points the other way.
-- PD counts probability wherever it moves. Two models can differ in PD and agree in every likeliest character, or the
-  other way round; the results files hold both, and seven more measures.
-- At equal loss two activations are compared where the slower one ends; how PD goes on below that loss is not known.
-- On a processor of another kind, or with other versions, the same seeds give other models of the same population: the
-  numbers move within their intervals, not to the last digit. Trial 3 of ReLU in A, trained again on an Intel Xeon, has
-  other weights than on the AMD EPYC and a loss 0.0059 nats higher, where trials have a standard deviation of 0.0078;
-  within five of those `check.py --retrain` calls it a repeat.
-"""
-OTHERS = """
-## Beside what others found
-
-- **Shamir, Lin & Coviello** (2020, arXiv 2010.09931; Shamir & Lin 2022, arXiv 2202.06499) found better
-  accuracy–reproducibility trade-offs with smooth activations, SmeLU above all, than with ReLU, in recommendation
-  systems that are trained in parallel on many machines and predict one probability. The networks here are residual,
-  normalised by layer norm, trained deterministically, and predict a distribution over tokens.
-- **Summers & Dinneen** (2021, arXiv 2103.04514) found that each source of randomness alone, down to one bit of one
-  initial weight, makes models differ about as much as the others do. The same holds here (bench/RESULTS.md: a single
-  bit gives 86 % of the whole PD).
-- **Fehlauer, Mahowald & Pimentel** (2025, arXiv 2509.26643) follow the KL divergence between seeds along the training
-  of language models: alike at first, converging sharply, parting sharply, and slowly converging again, larger models
-  faster and small ones never. The models here are of the small kind, and activations are compared where training ends.
-- **PolyPythias** (van der Wal et al. 2025, arXiv 2503.09543; 50 runs, 14 to 410 million parameters) and **MultiBERTs**
-  (Sellam et al. 2021, arXiv 2106.16163; 25 BERTs) publish many seeds of one recipe, to study how stable training and
-  benchmarks are. With one activation each they can't answer this question; `compare.py` measures such models.
-"""
-AGAIN = """
-## Again
-
-    python findings/check.py                       # every number above, from the results files
-    python findings/check.py --retrain A relu 3    # one training again, and its weights compared
-    mkdir -p studies && cp -r findings/measured/A studies/ && python analyze_results.py --study A   # its whole report
-    python findings/run.py --hours 3               # all of it again, or more of it
-"""
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import check  # noqa: E402
 import run  # noqa: E402
 import write  # noqa: E402
 
+from config import UserError  # noqa: E402
 from synthetic import add_frontier, synthetic_study  # noqa: E402
 
 published = pytest.mark.skipif(not write.FINDINGS.exists(), reason="nothing is published yet")
@@ -52,6 +54,23 @@ def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
     (tmp_path / "FINDINGS.md").write_text(changed, encoding="utf-8")
     monkeypatch.setattr(write, "FINDINGS", tmp_path / "FINDINGS.md")
     assert len(check.compare_text()) == 1
+
+
+@published
+def test_a_trial_is_trained_again_by_the_code_that_trained_it(tmp_path):
+    recorded = write.published()["A"].results["relu"]["trials"][2]["environment"]["git_commit"]
+    if subprocess.run(["git", "cat-file", "-e", recorded], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("the repository is here without its history")
+    code = check.code_of(recorded, tmp_path / "code")
+    assert (code / "training" / "trial.py").is_file() and (code / "findings" / "PLAN.md").is_file()
+    assert not (code / "findings" / "measured").exists()  # the plan was there before the data
+    with pytest.raises(UserError, match="is not here: clone the repository with its history"):
+        check.code_of("0" * 40, tmp_path / "other")
+
+
+def test_holm_written_out_is_that_of_the_project():
+    p = np.random.default_rng(0).uniform(size=7).tolist() + [0.5, 0.5]
+    assert check.holm(p) == pytest.approx(write.significance.holm(p))
 
 
 def planted(n=12, seed=0, **ratios):
