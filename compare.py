@@ -14,6 +14,7 @@ tests, figures, report. OWN_MODELS_GUIDE.md shows how.
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import sys
@@ -222,9 +223,10 @@ def _look(members, where, how, display) -> list[dict]:
 
 
 def _check_vocabulary(members) -> None:
+    """Members of one vocabulary; models of one tokenizer may have padded it differently."""
     first = members[0]
     for member in members[1:]:
-        if member.vocab_size != first.vocab_size:
+        if member.vocab_size != first.vocab_size and (member.is_dump or first.is_dump):
             raise UserError(
                 f"{first.name} predicts {first.vocab_size} tokens, {member.name} {member.vocab_size}: distributions "
                 f"over different vocabularies can't be compared"
@@ -243,7 +245,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
     import analyze_results
     import plot_utils
     from analysis import checks as study_checks
-    from questions.foreign import suite
+    from questions.foreign import measure, suite
 
     models, pairs, sets = sums.models(), sums.pair_entries(), sums.set_differences()
     group_of = {k: group for group, ks in numbers.items() for k in ks}
@@ -253,7 +255,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
         entry.update(a=members[i].name, b=members[j].name, within=group_of[i] == group_of[j])
     unigram = where.unigram()
     examined = [_examined(m, group_of[k], models[k], noise[k], suite) for k, m in enumerate(members)]
-    checks = suite.check(examined, pd, unigram["unigram_entropy"], where.block_size, members[0].vocab_size)
+    checks = suite.check(examined, pd, unigram["unigram_entropy"], where.block_size, measure.outcomes(members)[0])
     for line in suite.named(checks):
         display.line(f"audit: {line}")
     shared = _shared_record(members, where, how, text, unigram)
@@ -285,17 +287,20 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
 
 
 def _examined(member, group, model, noise, suite):
-    w = member.weights
-    own = [x for x in noise.values() if x is not None]
+    own = [noise[key] for key in ("own_pd_batch", "own_pd_dtype") if noise.get(key) is not None]
     return suite.Examined(
         name=member.name,
         group=group,
         val_loss=model["val_loss"],
-        weights_sha256=w and w.sha256,
-        coarse_sha256=w and w.coarse_sha256,
+        weights=member.weights,
         steps=member.steps,
         context=member.context,
         own_pd=max(own) if own else None,
+        sees_later_tokens=noise.get("sees_later_tokens"),
+        text_given_back=member.text_given_back,
+        beyond=member.beyond,
+        settings=member.settings,
+        notes=member.notes,
     )
 
 
@@ -312,7 +317,7 @@ def _shared_record(members, where, how, text, unigram) -> dict:
     dataset = {
         "name": "targets of the dumps" if where.tokens is None else os.fspath(text),
         "sha256": where.sha256 if where.tokens is None else storage.sha256_bytes(where.tokens.astype("<i8").tobytes()),
-        "vocab_size": members[0].vocab_size,
+        "vocab_size": measure.outcomes(members)[0],
         "train_tokens": 0,
         "val_tokens": len(where.targets if where.tokens is None else where.tokens),
         "characters": where.characters,
@@ -457,6 +462,7 @@ def main(argv: list[str] | None = None) -> int:
         "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
         help="a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions",
     )  # fmt: skip
+    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)  # models without a group's name
     parser.add_argument("--text", help="the text to predict: a file, folder or glob")
     parser.add_argument("--out", default="comparison", help="where to write (default: comparison)")
     parser.add_argument("--positions", default=str(POSITIONS), help=f"predictions compared (default: {POSITIONS})")
@@ -474,6 +480,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     try:
+        if args.paths:
+            raise UserError(f"{args.paths[0]}: of which group? Did you mean --group NAME {' '.join(args.paths)}")
         compare_models(_groups(args.group), args.text, quiet=args.quiet, **_numbers(args))
     except UserError as error:
         print(f"compare.py: {error}", file=sys.stderr)

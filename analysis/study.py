@@ -387,8 +387,8 @@ class Study:
                 return None
             by_block = zip(*pairs.values(), strict=True)
             stacks.append(np.stack([matrix(dict(zip(pairs, pds, strict=True)), rows) for pds in by_block], axis=-1))
-        if stacks[0].shape[-1] != stacks[1].shape[-1]:
-            return None
+        if stacks[0].shape[-1] != stacks[1].shape[-1] or stacks[0].shape[-1] < 2:
+            return None  # other positions, or not windows enough
         return significance.multi_bootstrap(*stacks, paired=test.paired)
 
     # rankings

@@ -1,5 +1,6 @@
 """Tiny models of transformers as people have them: trained by a plain loop on a small text, saved with a tokenizer."""
 
+import functools
 import json
 
 import numpy as np
@@ -24,8 +25,9 @@ def config_of(kind: str, vocab: int = 256, width: int = 32):
     return transformers.GPTNeoXConfig(**shared, **sizes)
 
 
+@functools.cache
 def trained(kind: str, text: str, seed: int, steps: int = 100, width: int = 32, vocab: int = 256):
-    """A model after some steps of AdamW on windows of the text's bytes."""
+    """A model after some steps of AdamW on windows of the text's bytes; the same object for the same arguments."""
     import transformers
 
     torch.manual_seed(seed)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from own_models import (  # noqa: E402
     CONTEXT,
     KINDS,
     byte_tokenizer,
+    config_of,
     predictions,
     save,
     trained,
@@ -222,6 +224,182 @@ def test_sums_of_other_members_are_not_gone_on_from(runs, tmp_path):
     first = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1, 2))}).results["a"]
     second = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1, 3))}).results["a"]
     assert first["avg_relative_pd"] != second["avg_relative_pd"]
+
+
+# -- as people have them ------------------------------------------------------------------------------------------
+
+
+def same_as(results, runs, tmp_path):
+    """Whether a group's numbers are those of gpt2's first two members as they are."""
+    expected = compared(runs, tmp_path / "expected", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
+    assert results["avg_relative_pd"] == pytest.approx(expected["avg_relative_pd"], rel=1e-5)
+    assert results["avg_val_loss"] == pytest.approx(expected["avg_val_loss"], rel=1e-6)
+    return True
+
+
+def checks(results):
+    return {check["name"]: check for check in results["audit"]["checks"]}
+
+
+def test_what_is_sound_is_said(found):
+    """The checks of each member by itself, in the table that our own audit has."""
+    rows = checks(found[0].results["llama"])
+    assert rows["causal"]["status"] == "pass" and "9 members move by at most 0 of" in rows["causal"]["measured"]
+    assert "every weight of 9 members' files" in rows["weights taken"]["measured"]
+    assert "gives 100 % of the text" in rows["text given back"]["measured"]
+    assert rows["same positions compared"]["status"] == "pass"
+
+
+def test_a_decoder_is_causal_and_its_masked_kin_is_refused(runs, tmp_path):
+    results = compared(runs, tmp_path / "out", {"a": [save(bert(True), tmp_path / "decoder")]}).results["a"]
+    assert checks(results)["causal"]["status"] == "pass"
+
+
+def nano_gpt(path, model=None, **arguments):
+    """A checkpoint as nanoGPT's train.py leaves it, of a GPT-2 of transformers."""
+    model = model or trained("gpt2", TEXT, 4, 0)
+    c = model.config
+    sizes = {"n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "block_size": c.n_positions}
+    weights = {}
+    for name, weight in model.state_dict().items():
+        transposed = name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))  # Conv1D there, Linear here
+        weights["_orig_mod." + name] = (weight.T if transposed else weight).contiguous()
+    torch.save(
+        {
+            "model": weights,
+            "optimizer": {"state": {}, "param_groups": []},
+            "model_args": {**sizes, "bias": True, "vocab_size": c.vocab_size, "dropout": 0.0, **arguments},
+            "iter_num": 100,
+            "best_val_loss": torch.tensor(2.0),
+            "config": {"dataset": "dialogue"},
+        },
+        path,
+    )
+    return path
+
+
+def with_characters(path):
+    """The checkpoint, with its data set's table of characters beside it."""
+    table = {"stoi": {character: k for k, character in enumerate(sorted(set(TEXT)))}}
+    (path.parent / "meta.pkl").write_bytes(pickle.dumps(table))
+    return path
+
+
+def test_checkpoints_of_nanogpt(tmp_path):
+    """Against transformers' own GPT-2 with the exact GELU, of characters."""
+    characters = {character: k for k, character in enumerate(sorted(set(TEXT)))}
+    config = config_of("gpt2", len(characters))
+    config.activation_function = "gelu"
+    tokens, paths, predicted = np.array([characters[c] for c in TEXT]), [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = transformers.GPT2LMHeadModel(config).eval()
+        for parameter in model.parameters():  # large enough for attention and GELU to matter
+            parameter.data.normal_(0, 0.3)
+        (tmp_path / f"out-{seed}").mkdir()
+        with_characters(nano_gpt(tmp_path / f"out-{seed}/ckpt.pt", model))
+        paths.append(tmp_path / f"out-{seed}")
+        starts = metrics.evaluation_windows(len(tokens), CONTEXT, 128)
+        windows = torch.from_numpy(tokens[starts[:, None] + np.arange(CONTEXT + 1)])
+        with torch.no_grad():
+            predicted.append(model(windows[:, :-1]).logits.double().softmax(-1).flatten(0, 1).numpy())
+    (tmp_path / "my.txt").write_text(TEXT, encoding="utf-8")
+    found = compare_models(
+        {"a": paths}, tmp_path / "my.txt", out=tmp_path / "c", positions=128, device="cpu", report=False
+    )
+    exact = metrics.compare_predictions(*predicted, windows[:, 1:].flatten())
+    for key, value in exact.items():
+        assert found.pairs[0][key] == pytest.approx(value, rel=1e-4), key
+    assert [m["training_steps"] for m in found.members] == [100, 100] and found.members[0]["kind"] == "nanoGPT"
+    assert found.members[0]["parameters"] == model.num_parameters()
+    (tmp_path / "out-2/meta.pkl").write_bytes(pickle.dumps({"stoi": Path("x")}))
+    with pytest.raises(UserError, match="names pathlib.*which is not run"):
+        compare_models({"a": paths}, tmp_path / "my.txt", out=tmp_path / "c", device="cpu")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_prefixes_of_training_are_taken_off(runs, tmp_path, prefix, suffix):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(runs / "gpt2/seed_1", tmp_path / "wrapped")
+    path = tmp_path / "wrapped/model.safetensors"
+    weights = {prefix + name: weight for name, weight in load_file(path).items()}
+    path.unlink()
+    if suffix == "bin":
+        torch.save(weights, tmp_path / "wrapped/pytorch_model.bin")
+    else:
+        save_file(weights, path, {"format": "pt"})
+    group = {"a": [tmp_path / "wrapped", *members(runs, "gpt2", (2,))]}
+    results = compared(runs, tmp_path / "out", group).results["a"]
+    assert same_as(results, runs, tmp_path)
+    assert f"begin with {prefix!r}, which was taken off" in checks(results)["weights taken"]["measured"]
+
+
+def test_a_folder_of_the_hubs_cache_is_its_snapshot(runs, tmp_path):
+    cache = tmp_path / "models--org--gpt2"
+    for name in ("aaa", "bbb"):
+        shutil.copytree(runs / "gpt2" / ("seed_1" if name == "bbb" else "seed_3"), cache / "snapshots" / name)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text("bbb", encoding="utf-8")
+    group = {"a": [cache, *members(runs, "gpt2", (2,))]}
+    assert same_as(compared(runs, tmp_path / "out", group).results["a"], runs, tmp_path)
+
+
+@pytest.mark.parametrize("like", [0, ord("a")])
+def test_a_padded_vocabulary_is_one_outcome_more(runs, models, tmp_path, like):
+    """Four further tokens, each as likely as one that never comes; or as one that often does, which is no padding."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "padded"
+    shutil.copytree(runs / "llama/seed_1", folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.cat((weights[name], weights[name][[like] * 4]))
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    edit("config.json", vocab_size=260)(folder)
+    group = {"a": [folder, *members(runs, "llama", (2,))]}
+    if like:
+        with pytest.raises(UserError, match="a/padded: gives tokens from 256 on.*these are different vocabularies"):
+            compared(runs, tmp_path / "out", group)
+        return
+    found = compared(runs, tmp_path / "out", group)
+    p, targets = predictions(transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), TEXT, POSITIONS)
+    q, _ = predictions(models["llama"][1], TEXT, POSITIONS)
+    p = np.concatenate((p[:, :256], p[:, 256:].sum(1, keepdims=True)), 1)
+    exact = metrics.compare_predictions(p, np.pad(q, ((0, 0), (0, 1))), targets)
+    for key, value in exact.items():
+        assert found.pairs[0][key] == pytest.approx(value, rel=2e-5), key
+    assert found.members[0]["beyond_common_vocabulary"] == pytest.approx(p[:, -1].mean(), rel=1e-4)
+    assert "that only some members have are one outcome" in checks(found.results["a"])["one vocabulary"]["measured"]
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_two_copies_at_other_precisions_are_no_suite(runs, models, tmp_path, precision):
+    copy = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1", dtype=precision)
+    group = {"a": [*members(runs, "gpt2", (1,)), save(copy, tmp_path / "copy")]}
+    results = compared(runs, tmp_path / "out", group).results["a"]
+    assert results["trials"][1]["weights_dtype"] == precision
+    assert checks(results)["no copies"]["measured"] == (
+        f"a/seed_1 and a/copy have the same weights at another precision ({precision})"
+    )
+    assert not results["audit"]["passed"]
+
+
+def test_five_dumps_a_group_are_reported(models, tmp_path):
+    """Rows without windows: what needs windows is left out."""
+    groups = {"a": [], "b": []}
+    p, targets = predictions(models["gpt2"][0], TEXT, 128)
+    rng = np.random.default_rng(0)
+    for name, spread in (("a", 0.2), ("b", 0.4)):
+        for k in range(5):
+            q = np.exp(np.log(p) + spread * rng.standard_normal(p.shape))
+            groups[name].append(tmp_path / f"{name}{k}.npz")
+            np.savez(groups[name][-1], probabilities=q / q.sum(1, keepdims=True), targets=targets)
+    found = compare_models(groups, out=tmp_path / "out")
+    assert (tmp_path / "out/results/FINAL_REPORT.md").is_file()
+    assert found.results["a"]["reproducibility_metrics"][0]["relative_pd_se"] is None
+    assert checks(found.results["a"])["causal"]["status"] == "not applicable"
 
 
 # -- dumps --------------------------------------------------------------------------------------------------------
@@ -496,6 +674,60 @@ def other_tokenizer(runs, tmp_path):
     return [str(runs / "gpt2/seed_1"), str(save(model, tmp_path / "other", other))]
 
 
+def torchscript(runs, tmp_path):
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
+    return [tmp_path / "model.pt"]
+
+
+def weights_alone(runs, tmp_path):
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "model.pt")
+    return [tmp_path / "model.pt"]
+
+
+def pickled(runs, tmp_path):
+    torch.save(Path("x"), tmp_path / "model.pt")
+    return [tmp_path / "model.pt"]
+
+
+def with_biases(runs, tmp_path):
+    """A model of biased attention whose config.json says nothing of biases."""
+    config = config_of("llama")
+    config.attention_bias = True
+    folder = save(transformers.AutoModelForCausalLM.from_config(config), tmp_path / "biased")
+    edit("config.json", attention_bias=False)(folder)
+    return [folder]
+
+
+def an_adapter(tmp_path, record=None):
+    (tmp_path / "lora").mkdir()
+    text = json.dumps({"base_model_name_or_path": "org/base"} if record is None else record)
+    (tmp_path / "lora/adapter_config.json").write_text(text, encoding="utf-8")
+    return [tmp_path / "lora"]
+
+
+def bert(is_decoder):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=256, max_position_embeddings=CONTEXT, is_decoder=is_decoder, **sizes)
+    return transformers.BertLMHeadModel(config)
+
+
+def of_words(runs, tmp_path, unknown):
+    """A tokenizer that has the text's first words only."""
+    import tokenizers
+
+    words = dict.fromkeys(TEXT.split()[:20])
+    vocabulary = {word: k for k, word in enumerate(["[UNK]", *words] if unknown else words)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, **({"unk_token": unknown} if unknown else {})))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token=unknown)
+    return [save(trained("gpt2", TEXT, 4, 0), tmp_path / "words", tokenizer)]
+
+
 HALF = np.full((8, 4), 0.125, np.float32)
 NAN = np.full((8, 4), np.nan, np.float32)
 # what is wrong: (members of a group, further arguments, what the line says)
@@ -517,7 +749,7 @@ WRONG = {
         "--trust-remote-code"),
     "weights not finite": (with_nan, [], "not finite"),
     "given twice": (lambda r, t: members(r, "gpt2", (1, 1)), [], "given twice"),
-    "another vocabulary": (lambda r, t: of_vocabulary(r, t, 300), [], "predicts 256 tokens"),
+    "another vocabulary": (lambda r, t: of_vocabulary(r, t, 300), [], "these are different vocabularies"),
     "a vocabulary too small": (lambda r, t: of_vocabulary(r, t, 60), [], "its vocabulary ends at 59"),
     "another tokenizer": (other_tokenizer, [], "have different tokenizers"),
     "a broken tokenizer": (
@@ -534,12 +766,34 @@ WRONG = {
     "a spool too small": (lambda r, t: members(r, "gpt2"), ["--max-spool-gb=1e-7"], "one position of 3 models"),
     "no such tokenizer": (lambda r, t: members(r, "gpt2"), ["--tokenizer=none.json"], "no such file or folder"),
     "not our checkpoint": (lambda r, t: a_file(t, "trial_1.pt"), [], "not a checkpoint"),
-    "a suffix of nothing": (lambda r, t: a_file(t, "model.gguf"), [], "predictions are .npy"),
+    "a suffix of nothing": (lambda r, t: a_file(t, "model.onnx"), [], "predictions are .npy"),
+    "a model of llama.cpp": (lambda r, t: a_file(t, "model.gguf", b"GGUF\3\0\0\0"), [], "a GGUF file of llama.cpp"),
+    "a program of torch": (torchscript, [], "a TorchScript program"),
+    "weights alone": (weights_alone, [], "weights alone don't say what model"),
+    "pickled code": (pickled, [], "not a file of weights that torch reads without running code"),
+    "a misspelt path": (lambda r, t: [r / "gpt2/sed_1"], [], "did you mean"),
+    "beside a folder": (lambda r, t: (t / "ft").mkdir() or ["ft/seed1"], [], "ft/seed1: no such file or folder"),
+    "a layer too many": (
+        lambda r, t: changed(r, t, edit("config.json", n_layer=1)), [], "11 weights of its files are not taken"),
+    "biases not taken": (with_biases, [], "8 weights of its files are not taken"),
+    "an adapter": (
+        lambda r, t: an_adapter(t), [], "an adapter to org/base, not a model: pip install peft, or merge it"),
+    "an adapter of nothing": (lambda r, t: an_adapter(t, {}), [], "names no base model"),
+    "it sees the future": (lambda r, t: [save(bert(False), t / "bert")], [], "`is_decoder` forgotten?"),
+    "a tokenizer without a word": (lambda r, t: of_words(r, t, None), [], "its tokenizer can't take the text"),
+    "a tokenizer that leaves out": (lambda r, t: of_words(r, t, "[UNK]"), [], "it leaves out what it doesn't know"),
+    "two snapshots": (
+        lambda r, t: [(t / f"models--a--b/snapshots/{k}").mkdir(parents=True) for k in "xy"] and [t / "models--a--b"],
+        [], "a cache of the hub with 2 snapshots"),
+    "no characters": (lambda r, t: [nano_gpt(t / "ckpt.pt")], [], "meta.pkl, or a tokenizer.json, with --tokenizer"),
+    "other sizes": (
+        lambda r, t: [with_characters(nano_gpt(t / "ckpt.pt", n_embd=16))], [], "29 weights are not those of the model"),
+    "sizes missing": (lambda r, t: [nano_gpt(t / "ckpt.pt", n_head=None)], [], "whose model_args lack one of"),
     "no npy": (lambda r, t: a_file(t, "a.npy"), [], "can't be read as .npy"),
     "no npz": (lambda r, t: a_file(t, "a.npz"), [], "can't be read as .npz"),
     "no parquet": (lambda r, t: a_file(t, "a.parquet"), [], "can't be read as .parquet"),
     "no safetensors": (lambda r, t: a_file(t, "a.safetensors"), [], "can't be read as .safetensors"),
-    "a file of weights": (lambda r, t: [r / "gpt2/seed_1/model.safetensors"], [], "must hold one of probabilities"),
+    "a file of weights": (lambda r, t: [r / "gpt2/seed_1/model.safetensors"], [], "name their folder"),
     "pickled objects": (lambda r, t: an_npy(t, np.array([{}, {}])), [], "can't be read as .npy"),
     "no targets": (lambda r, t: an_npy(t, HALF * 2), [], "its targets are missing"),
     "targets out of range": (lambda r, t: a_dump(t, targets=np.full(8, 4)), [], "must be tokens 0…3"),

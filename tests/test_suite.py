@@ -9,6 +9,7 @@ import torch
 from compare import compare_models
 from conftest import pseudo_english
 from questions.foreign import suite
+from questions.foreign.member import Weights
 from questions.foreign.suite import Examined
 
 transformers = pytest.importorskip("transformers")
@@ -16,6 +17,7 @@ from own_models import save, trained  # noqa: E402
 
 TEXT = pseudo_english(64_000)[60_000:]
 SEEDS = range(1, 5)
+SHARED = Weights(1, "same", "float32", {}, [])
 
 
 def examined(n=8, groups=("a", "b"), **changes):
@@ -24,7 +26,11 @@ def examined(n=8, groups=("a", "b"), **changes):
     members = []
     for k in range(n):
         group = groups[k * len(groups) // n]
-        fields = {"val_loss": 2.0 + 0.01 * rng.standard_normal(), "weights_sha256": f"w{k}", "coarse_sha256": f"c{k}"}
+        sample = [rng.standard_normal((64, 64)).astype(np.float32)]
+        fields = {
+            "val_loss": 2.0 + 0.01 * rng.standard_normal(),
+            "weights": Weights(4096, f"w{k}", "float32", {}, sample),
+        }
         fields |= {"steps": 100, "context": 64, "own_pd": 1e-8}
         fields |= {name: values[k] for name, values in changes.items() if k in values}
         members.append(Examined(f"{group}/{k}", group, **fields))
@@ -69,7 +75,7 @@ def test_an_outlier_is_named_and_its_group_alone_fails(n):
 
 
 def test_what_two_groups_share_fails_in_both():
-    members = examined(weights_sha256={1: "same", 6: "same"})
+    members = examined(weights={1: SHARED, 6: SHARED})
     found = failed(check(members, distances(members)))
     assert set(found) == {("a", "distinct members"), ("b", "distinct members")}
     assert found["b", "distinct members"] == "a/1 and b/6 have identical weights"
@@ -87,7 +93,8 @@ def test_what_is_not_known_is_not_applicable():
     bare = [Examined(f"a/{k}", "a", None) for k in range(2)]
     checks = suite.check(bare, distances(bare), 3.0, 64, None)["a"]
     assert {c["name"] for c in checks if c["status"] == "not applicable"} == {
-        "no outlier", "not broken", "same steps", "within context", "one vocabulary", "own noise",
+        "causal", "weights taken", "text given back", "one vocabulary", "within context", "own noise", "not broken",
+        "no outlier", "one architecture", "same steps",
     }  # fmt: skip
 
 
@@ -139,7 +146,11 @@ def fault_outlier(runs, seeds, folder, text):
 
 
 def fault_copy(runs, seeds, folder, text):
-    return [save(half(seeds[3]), folder / "seed_5")], "no copies", ["g/seed_3 and g/seed_5", "different precision"]
+    return (
+        [save(half(seeds[3]), folder / "seed_5")],
+        "no copies",
+        ["g/seed_3 and g/seed_5", "another precision (bfloat16)"],
+    )
 
 
 def fault_quantised(runs, seeds, folder, text):
@@ -149,7 +160,7 @@ def fault_quantised(runs, seeds, folder, text):
         for p in copy.parameters():  # 8 bits to each tensor
             scale = p.abs().max() / 127
             p.copy_((p / scale).round() * scale)
-    return [save(copy, folder / "seed_5")], "no copies", ["g/seed_1 and g/seed_5", "a copy at another precision"]
+    return [save(copy, folder / "seed_5")], "no copies", ["g/seed_1 and g/seed_5", "another precision (quantised)"]
 
 
 def fault_random(runs, seeds, folder, text):

@@ -1,4 +1,5 @@
-"""What can be compared: our checkpoints, and folders that transformers loads (dumps of predictions: dumps.py).
+"""What can be compared: our checkpoints, folders that transformers loads, and checkpoints of nanoGPT (nanogpt.py; dumps
+of predictions: dumps.py).
 
 A member is found by `find_members` from a path, says what it is without its weights being loaded (`context`, `steps`,
 `tokenizer_key`, `encode`), and gives a function from tokens to logits when it is its turn (`load`): one at a time.
@@ -7,8 +8,10 @@ A member is found by `find_members` from a path, says what it is without its wei
 from __future__ import annotations
 
 import contextlib
-import json
+import difflib
 import re
+import warnings
+import zipfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -19,10 +22,11 @@ import torch
 import storage
 from config import UserError
 from questions.foreign import dumps
-from questions.foreign.member import Member, Opening, describe_weights, steps_of_name
+from questions.foreign.folders import WEIGHTS, Adapter, Transformers, names_in, one_line
+from questions.foreign.member import Member, Opening, describe_weights
+from questions.foreign.nanogpt import NanoGPT
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 # -- ours ---------------------------------------------------------------------------------------------------------
@@ -59,6 +63,11 @@ class OurCheckpoint(Member):
 
         return np.asarray(tokenizers.from_dict(self._tokenizer_record).encode(text), np.int64)
 
+    def decode(self, tokens: np.ndarray) -> str:
+        import tokenizer as tokenizers
+
+        return tokenizers.from_dict(self._tokenizer_record).decode(tokens)
+
     def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Tokens (B, T) -> logits (B, T, V), in evaluation mode."""
         from training import trial
@@ -67,115 +76,6 @@ class OurCheckpoint(Member):
         if self.weights is None:
             self.weights = describe_weights(model.named_parameters(), self.path)
         return model.to(self.opening.device, getattr(torch, self.opening.dtype)).eval()
-
-
-# -- transformers -------------------------------------------------------------------------------------------------
-
-
-def _transformers():
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(f"folders of transformers need that package (pip install transformers): {error}") from error
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return transformers
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
-class Transformers(Member):
-    kind = "transformers"
-
-    def __post_init__(self):
-        self.config = self._load_with("AutoConfig")
-        text_config = self.config.get_text_config()
-        self.context = getattr(text_config, "max_position_embeddings", None)
-        self.vocab_size = text_config.vocab_size
-
-    def _load_with(self, auto: str, **options):
-        """What an Auto class of transformers makes of the folder; its complaints as one line."""
-        transformers = _transformers()
-        local = Path(self.path).exists()
-        try:
-            return getattr(transformers, auto).from_pretrained(
-                str(self.path),
-                trust_remote_code=self.opening.trust_remote_code,
-                local_files_only=local,
-                **options,
-            )
-        except Exception as error:  # a damaged folder makes it raise nearly anything
-            if not local:
-                raise UserError(
-                    f"{self.path}: there is no such file or folder, and no model of that name on the hub could be "
-                    f"loaded ({_one_line(error)})"
-                ) from None
-            if "trust_remote_code" in str(error):
-                raise UserError(
-                    f"{self.path}: its folder brings code of its own, which is run only with --trust-remote-code"
-                ) from None
-            raise UserError(f"{self.path}: transformers can't load it: {_one_line(error)}") from None
-
-    @cached_property
-    def steps(self) -> int | None:
-        with contextlib.suppress(storage.StorageError, KeyError, TypeError, ValueError):
-            return int(storage.read_json(Path(self.path) / "trainer_state.json")["global_step"])
-        return steps_of_name(self.path)
-
-    @cached_property
-    def tokenizer(self):
-        if self.opening.tokenizer:
-            return _tokenizer_at(self.opening.tokenizer)
-        names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-        for folder in (Path(self.path), Path(self.path).parent):  # the Trainer may leave it beside its checkpoints
-            if any((folder / name).is_file() for name in names):
-                return _tokenizer_at(folder, self.opening.trust_remote_code)
-        if Path(self.path).exists():
-            raise UserError(f"{self.path}: there is no tokenizer in it or beside it; name one with --tokenizer PATH")
-        return self._load_with("AutoTokenizer")
-
-    @cached_property
-    def tokenizer_key(self) -> str:
-        fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        if fast is None:
-            return storage.sha256_json([type(self.tokenizer).__name__, self.tokenizer.get_vocab()])
-        record = json.loads(fast.to_str())
-        # how batches are cut and filled is no part of what a text's tokens are
-        return storage.sha256_json({k: v for k, v in record.items() if k not in ("truncation", "padding", "version")})
-
-    def encode(self, text: str) -> np.ndarray:
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.asarray(ids, np.int64).reshape(-1)
-
-    def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Tokens (B, T) -> logits (B, T, V), in evaluation mode."""
-        model, report = self._load_with("AutoModelForCausalLM", dtype="auto", output_loading_info=True)
-        missing = sorted(report.get("missing_keys") or []) + sorted(map(str, report.get("mismatched_keys") or []))
-        if missing:
-            raise UserError(
-                f"{self.path}: {len(missing)} weights are not in its files or of another shape, and would be random: "
-                f"{', '.join(missing[:3])}"
-            )
-        if self.weights is None:
-            self.weights = describe_weights(model.named_parameters(), self.path)
-        model = model.to(self.opening.device, getattr(torch, self.opening.dtype)).eval()
-        return lambda idx: model(input_ids=idx, use_cache=False).logits
-
-
-def _tokenizer_at(path, trust_remote_code: bool = False):
-    """A tokenizer from a folder or from a tokenizer.json of any name."""
-    transformers = _transformers()
-    try:
-        if Path(path).is_file():
-            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
-        return transformers.AutoTokenizer.from_pretrained(
-            str(path), trust_remote_code=trust_remote_code, local_files_only=True
-        )
-    except Exception as error:  # the library raises plain Exception for a malformed file
-        raise UserError(f"{path}: not a tokenizer that transformers loads: {_one_line(error)}") from None
 
 
 # -- finding them -------------------------------------------------------------------------------------------------
@@ -197,9 +97,9 @@ def _found(path, opening: Opening) -> list[Member]:
     if folder.is_file():
         return [_file(folder, opening)]
     if not folder.exists():
-        if _HUB_NAME.fullmatch(str(path)) and "/" in str(path):
-            return [Transformers(str(path), opening)]
-        raise UserError(f"{path}: no such file or folder")
+        return [_elsewhere(folder, opening)]
+    if (folder / "adapter_config.json").is_file():
+        return [Adapter(folder, opening)]
     if (folder / "config.json").is_file():
         if not any(list(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{path}: it has a config.json but no weights ({' or '.join(WEIGHTS)})")
@@ -211,18 +111,80 @@ def _found(path, opening: Opening) -> list[Member]:
     }
     if checkpoints:
         return _found(checkpoints[max(checkpoints)], opening)
+    if (folder / "snapshots").is_dir():
+        return _found(_snapshot(folder), opening)
+    if (folder / "ckpt.pt").is_file():
+        return [_file(folder / "ckpt.pt", opening)]
     raise UserError(
-        f"{path}: a folder with neither a model of transformers (config.json and weights), checkpoints (checkpoint-*) "
-        f"nor trials of ours (trial_*.pt)"
+        f"{path}: a folder with neither a model of transformers (config.json and weights), checkpoints (checkpoint-*, "
+        f"ckpt.pt) nor trials of ours (trial_*.pt)"
     )
 
 
+def _elsewhere(path: Path, opening: Opening) -> Member:
+    """A model of the hub, which alone is named by something that isn't here; never one beside an existing folder."""
+    if _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
+        return Transformers(path.as_posix(), opening)
+    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    like = difflib.get_close_matches(path.name, beside, 1)
+    hint = f"; did you mean {path.parent / like[0]}?" if like else ""
+    raise UserError(f"{path}: no such file or folder{hint}")
+
+
+def _snapshot(folder: Path) -> Path:
+    """The snapshot in a folder of the hub's cache (models--…): the one that `main` was, or the only one."""
+    with contextlib.suppress(OSError):
+        named = folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
+        if named.is_dir():
+            return named
+    snapshots = sorted(p for p in (folder / "snapshots").iterdir() if p.is_dir())
+    if len(snapshots) != 1:
+        raise UserError(f"{folder}: a cache of the hub with {len(snapshots)} snapshots; name one of them")
+    return snapshots[0]
+
+
 def _file(path: Path, opening: Opening) -> Member:
-    if path.suffix == ".pt":
+    head = path.open("rb").read(8)
+    if head[:4] == b"GGUF":
+        raise UserError(
+            f"{path}: a GGUF file of llama.cpp, which only it runs; name the model it was made from, or dump its "
+            f"predictions (OWN_MODELS_GUIDE.md)"
+        )
+    if re.fullmatch(r"trial_\d+\.pt", path.name):
         return OurCheckpoint(path, opening)
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        return _of_torch(path, opening)
+    if path.suffix == ".safetensors" and names_in(path) is not None and not {*dumps.VALUES} & names_in(path):
+        raise UserError(f"{path}: weights without the config.json that says what model they are of; name their folder")
     if path.suffix in dumps.SUFFIXES:
         return dumps.Dump(path, opening)
     raise UserError(
-        f"{path}: a model is a .pt of ours or a folder of transformers, predictions are "
+        f"{path}: a model is a folder of transformers, a ckpt.pt of nanoGPT or a .pt of ours, predictions are "
         f"{', '.join(dumps.SUFFIXES)}; not {path.suffix or 'a file without a suffix'}"
+    )
+
+
+def _of_torch(path: Path, opening: Opening) -> Member:
+    """What a file that torch.save or torch.jit.save wrote is; nothing in it is run."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                raise UserError(
+                    f"{path}: a TorchScript program, which is not run here; dump its predictions (OWN_MODELS_GUIDE.md)"
+                )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            contents = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged or foreign pickle makes torch raise nearly anything
+        raise UserError(
+            f"{path}: not a file of weights that torch reads without running code: {one_line(error)}"
+        ) from None
+    if isinstance(contents, dict) and contents.get("kind") == "trial" and "content_sha256" in contents:
+        return OurCheckpoint(path, opening)
+    if isinstance(contents, dict) and {"model", "model_args"} <= contents.keys():
+        return NanoGPT(path, opening)
+    raise UserError(
+        f"{path}: weights alone don't say what model they are of; save it for transformers (save_pretrained), or dump "
+        f"its predictions (OWN_MODELS_GUIDE.md)"
     )

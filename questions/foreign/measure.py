@@ -86,23 +86,53 @@ def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Ten
 
 
 def look_at(member: Member, positions: Positions, how: How) -> dict:
-    """Load a model once before the long work: checksums of its weights, the size of its vocabulary, and how far its
-    predictions depend on batch size and precision: its own relative PD on the first windows.
+    """Load a model once before the long work: its weights are described, its vocabulary measured, and it is asked what
+    would make its numbers something else than they seem.
 
-    Raises: as `predict`.
+    Returns:
+        `sees_later_tokens`: how far predictions move when tokens to come are changed, as a share of how far those after
+        the change do (None for windows of one token); `own_pd_batch`, `own_pd_dtype`: its own relative PD on the first
+        windows with another batch size, and against float32.
+
+    Raises:
+        UserError: as `predict`; it predicts with the tokens to come.
     """
     with loaded(member) as model:
         inputs = positions.inputs(0, min(2, positions.windows))[:, :256]
         together = predict(member, model, inputs, how.device)[-1].float().cpu()
         member.vocab_size = together.shape[-1]
         alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
-    noise = {"own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
+        sees = _sees_later_tokens(member, model, inputs[0], np.unique(positions.tokens), how)
+    record = {"sees_later_tokens": sees, "own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
     if how.dtype != "float32":
         exact = type(member)(member.path, replace(member.opening, dtype="float32"), member.name)
         with loaded(exact) as model:
             alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
-        noise["own_pd_dtype"] = _own_pd(together, alone)
-    return noise
+        record["own_pd_dtype"] = _own_pd(together, alone)
+    return record
+
+
+SEES = {"float32": 1e-4, "bfloat16": 0.02}  # beyond rounding
+
+
+def _sees_later_tokens(member: Member, model, window: np.ndarray, tokens: np.ndarray, how: How) -> float | None:
+    """How far logits before a place move when all tokens from it on are others, as a share of how far those from it on
+    do: of two places, the larger. `tokens`: those that the text has."""
+    T, largest = len(window), 0.0
+    if T < 2 or len(tokens) < 2:
+        return None
+    others = tokens[(np.searchsorted(tokens, window) + len(tokens) // 2) % len(tokens)]  # none stays the same
+    for place in sorted({max(1, T // 3), max(1, 2 * T // 3)}):
+        changed = np.where(np.arange(T) < place, window, others)
+        before, after = predict(member, model, np.stack([window, changed]), how.device).float()
+        moved = (before - after).abs().amax(-1)
+        largest = max(largest, float(moved[:place].max() / moved[place:].max().clamp_min(1e-30)))
+    if largest > SEES[how.dtype]:
+        raise UserError(
+            f"{member.name}: predicts with the tokens to come: a masked model, or `is_decoder` forgotten? (with later "
+            f"tokens changed its earlier predictions move, by {100 * largest:.2g} % of what those after the change do)"
+        )
+    return largest
 
 
 def _own_pd(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -233,6 +263,16 @@ def _spool(member: Member, positions: Positions, how: How, lo: int, hi: int, pat
         del array
 
 
+MAX_BEYOND = 0.01  # of a member's probability, on tokens that not all members have
+
+
+def outcomes(members: Sequence[Member]) -> tuple[int | None, bool]:
+    """How many tokens all members predict (None: not known), and whether some predict more: a vocabulary is padded to
+    a round number, and the tokens that fill it never come, so they are one further outcome."""
+    widths = {m.vocab_size for m in members}
+    return (None, False) if None in widths else (min(widths), len(widths) > 1)
+
+
 def _logits_of(member: Member, spool: str, k: int, lo: int, a: int, b: int, half: bool) -> torch.Tensor:
     """(b - a, V) float32: logits of positions a…b - 1, of a chunk that begins at `lo`."""
     if member.is_dump:
@@ -241,9 +281,17 @@ def _logits_of(member: Member, spool: str, k: int, lo: int, a: int, b: int, half
     return torch.from_numpy(rows).view(torch.bfloat16).float() if half else torch.from_numpy(rows)
 
 
+def _bucketed(logits: torch.Tensor, common: int, padded: bool) -> torch.Tensor:
+    """With the tokens that not all members have as one."""
+    if not padded:
+        return logits
+    return torch.cat((logits[:, :common], logits[:, common:].logsumexp(-1, keepdim=True)), 1)
+
+
 def _compare(members, sums: metrics.Evaluator, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
     """All pairs at positions lo…hi - 1, a block of rows at a time."""
-    n, V = len(members), members[0].vocab_size
+    n, (common, padded) = len(members), outcomes(members)
+    V = common + padded
     rows = min(hi - lo, metrics.positions_at_once(n, V, BLOCK_BYTES, how.device))
     buffer = torch.empty(n, rows, V, device=how.device)
     for a in range(lo, hi, rows):
@@ -251,8 +299,16 @@ def _compare(members, sums: metrics.Evaluator, positions: Positions, how: How, l
         targets = torch.from_numpy(positions.targets[a:b]).to(how.device)
         half = how.dtype == "bfloat16"
         logits = (_logits_of(m, spool, k, lo, a, b, half).to(how.device) for k, m in enumerate(members))
-        block = metrics.block_of(logits, targets, buffer)
-        for member, nll in zip(members, block.nll, strict=True):
+        block = metrics.block_of((_bucketed(x, common, padded) for x in logits), targets, buffer)
+        for member, nll, p in zip(members, block.nll, block.p, strict=True):
+            if padded:
+                member.beyond = max(member.beyond or 0.0, float(p[:, common].double().mean()))
+                if member.beyond > MAX_BEYOND:
+                    raise UserError(
+                        f"{member.name}: gives tokens from {common} on, which not all members have, "
+                        f"{100 * member.beyond:.2g} % of its probability: that is no padding, these are different "
+                        f"vocabularies"
+                    )
             if not np.isfinite(nll).all():
                 row = a + int((~np.isfinite(nll)).argmax())
                 raise UserError(

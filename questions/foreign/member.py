@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from config import UserError
@@ -33,8 +34,9 @@ class Weights:
 
     parameters: int
     sha256: str  # of all values, in float32
-    coarse_sha256: str  # of all values rounded to bfloat16: the same for a copy at another precision
     dtype: str  # as stored
+    tensors: dict[str, str]  # the checksum of each
+    sample: list[np.ndarray]  # the first values of the largest ones, to tell copies at another precision
 
 
 @dataclass(eq=False)
@@ -45,6 +47,9 @@ class Member:
     opening: Opening
     name: str = ""  # unique within a comparison: group/what its path ends in
     weights: Weights | None = field(default=None, repr=False)
+    notes: list[str] = field(default_factory=list, repr=False)  # what was done to open it
+    text_given_back: float | None = None  # by decoding the text's tokens, as a share
+    beyond: float | None = None  # the probability of tokens that not all members have, at most
 
     kind = ""
     is_dump = False
@@ -69,7 +74,15 @@ class Member:
             "parameters": w.parameters if w else None,
             "weights_sha256": w.sha256 if w else None,
             "weights_dtype": w.dtype if w else None,
+            "text_given_back": self.text_given_back,
+            "beyond_common_vocabulary": self.beyond,
+            "notes": self.notes,
         }
+
+    @property
+    def settings(self) -> dict:
+        """What its files say of its architecture, apart from names and what changes no prediction."""
+        return {}
 
 
 def steps_of_name(path) -> int | None:
@@ -78,23 +91,58 @@ def steps_of_name(path) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def describe_weights(named: Iterator[tuple[str, torch.Tensor]], where) -> Weights:
-    """Checksums over a model's values.
+SAMPLED_TENSORS, SAMPLED_VALUES = 8, 8192
+
+
+def describe_weights(named: Iterator[tuple[str, torch.Tensor]], where, dtype: str = "") -> Weights:
+    """Checksums over a model's values. `dtype`: as stored; by default that of the tensors.
 
     Raises:
         UserError: a value is not finite.
     """
-    exact, coarse, count, kinds = hashlib.sha256(), hashlib.sha256(), 0, set()
-    for name, tensor in sorted(named):
-        if not tensor.is_floating_point():
-            continue
+    checksums, shapes, count, kinds = {}, {}, 0, set()
+    named = {name: tensor for name, tensor in sorted(named) if tensor.is_floating_point()}
+    for name, tensor in named.items():
         wide = tensor.detach().cpu().float().contiguous()
         if not bool(torch.isfinite(wide).all()):
             raise UserError(f"{where}: its weights are not finite ({name}); leave it out")
-        head = f"{name} {tuple(tensor.shape)}".encode()
-        for digest, values in ((exact, wide), (coarse, wide.bfloat16().float())):
-            digest.update(head)
-            digest.update(values.view(-1).numpy().data)
+        shapes[name] = tuple(tensor.shape)
+        checksums[name] = hashlib.sha256(wide.view(-1).numpy().data).hexdigest()
         count += tensor.numel()
         kinds.add(str(tensor.dtype).removeprefix("torch."))
-    return Weights(count, exact.hexdigest(), coarse.hexdigest(), "+".join(sorted(kinds)))
+    matrices = sorted((n for n in named if named[n].ndim > 1), key=lambda n: (-named[n].numel(), n))
+    sample = [
+        named[n].detach().reshape(-1)[:SAMPLED_VALUES].cpu().float().numpy().copy() for n in matrices[:SAMPLED_TENSORS]
+    ]
+    whole = hashlib.sha256("\n".join(f"{n} {shapes[n]} {checksums[n]}" for n in checksums).encode()).hexdigest()
+    return Weights(count, whole, dtype or "+".join(sorted(kinds)), checksums, sample)
+
+
+def copied_at(fine: Weights, coarse: Weights) -> str | None:
+    """The precision at which one model's weights are the other's, rounded; None where they are not, as far as a sample
+    shows: nearly all of its values are the nearest ones of float16, of bfloat16 or, for integers and the like, of the
+    few values that the coarser tensor has."""
+    if [a.shape for a in fine.sample] != [b.shape for b in coarse.sample] or not fine.sample:
+        return None
+    rounded = {
+        "float16": [a.astype(np.float16).astype(np.float32) for a in fine.sample],
+        "bfloat16": [torch.from_numpy(a).bfloat16().float().numpy() for a in fine.sample],
+        "quantised": [_nearest(a, np.unique(b)) for a, b in zip(fine.sample, coarse.sample, strict=True)],
+    }
+    if len(np.unique(coarse.sample[0])) > min(1024, len(coarse.sample[0]) // 4):
+        del rounded["quantised"]
+    values, own = np.concatenate(coarse.sample), np.concatenate(fine.sample)
+    for precision, parts in rounded.items():
+        copy = np.concatenate(parts)
+        if np.mean(copy == values) > 0.995 and np.mean(copy == own) < 0.9:
+            return precision
+    return None
+
+
+def _nearest(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """The nearest of the ascending grid to each value."""
+    above = (
+        np.searchsorted(grid, values).clip(1, max(1, len(grid) - 1)) if len(grid) > 1 else np.zeros(len(values), int)
+    )
+    below = np.maximum(above - 1, 0)
+    return np.where(values - grid[below] < grid[above] - values, grid[below], grid[above])

@@ -1,24 +1,30 @@
-"""Is this a sound suite? Checks of a comparison's members against one another, each naming the members it found.
+"""Is this a sound suite? Checks of a comparison's members, of each by itself and against one another, each naming the
+members that fail it.
 
 Published suites of seeds have had members that were copies of one another, or of another training than their name
 said. The checks have the form of the audit's. Beside "pass", "fail" and "not applicable" one has the status "hint": it
-goes by names, and may be as intended. No torch here.
+goes by names, and may be as intended. Broken members leave before anything is said about distances, so that no honest
+one is measured by them; bench/suites.py has the rates of false and missed alarms.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from questions.foreign.member import Weights, copied_at
 from training.check import check as _check
 from training.check import listed as _list
 
+SAME = 1e-6  # relative PD: no more than rounding
+NEAR = 1e-3  # closer than two trainings come
 COPY = 0.3  # of the group's typical PD: seeds of one recipe are within a few percent of one another
 COPY_ACROSS = 0.1  # the same between two groups, whose members may have one seed in common
-OUTLIER_RATIOS = {3: 2.0, 4: 1.5}  # of a member's PD to that among the others, in groups of three, of four and more
+APART = 1.5  # of the group's typical PD
+APART_OF_THREE = 2.0  # where one distance is all there is to compare with
 OUTLIER_DEVIATIONS = 6
 OUTLIER_LOSS = 0.1
 NOISE = 0.1  # of the smallest PD between two members
@@ -31,11 +37,15 @@ class Examined:
     name: str
     group: str
     val_loss: float | None
-    weights_sha256: str | None = None
-    coarse_sha256: str | None = None
+    weights: Weights | None = None
     steps: int | None = None
     context: int | None = None
     own_pd: float | None = None  # with another batch size or precision
+    sees_later_tokens: float | None = None
+    text_given_back: float | None = None
+    beyond: float | None = None
+    settings: Mapping = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def check(
@@ -48,20 +58,25 @@ def check(
         unigram_entropy: nats per token that token frequencies alone give.
         vocab_size: the members' common one; None if it is not known.
     """
-    found = [
-        _distinct(members, pd),
-        _copies(members, pd),
-        _outliers(members, pd),
-        _learned(members, unigram_entropy),
-        _steps(members),
-        _context(members, block_size),
+    distances = _Distances(members, pd, unigram_entropy)
+    rows = [
+        _causal(members),
+        _taken(members),
+        _given_back(members),
         _vocabulary(members, vocab_size),
+        _context(members, block_size),
         _own_noise(members, pd),
+        _learned(members, unigram_entropy),
+        _distinct(members, pd),
+        _copies(members, distances),
+        _outliers(members, distances),
+        _settings(members),
+        _steps(members),
     ]
     checks = {}
     for group in dict.fromkeys(m.group for m in members):
         checks[group] = []
-        for name, problems, otherwise, threshold, why, kind in found:
+        for name, problems, otherwise, threshold, why, kind in rows:
             mine = [text for who, text in problems if any(m.group == group for m in who)]
             passed = None if otherwise is None and not mine else not mine
             entry = _check(name, passed, _list(mine, otherwise or "not known"), threshold, why)
@@ -86,9 +101,126 @@ def _pairs(members):
 def _alike(members, pd, i, j) -> str | None:
     """What two members have in common to the last bit."""
     a, b = members[i], members[j]
-    if a.weights_sha256 and a.weights_sha256 == b.weights_sha256:
+    if a.weights and b.weights and a.weights.sha256 == b.weights.sha256:
         return "weights"
-    return "predictions" if pd[i, j] < 1e-6 else None
+    return "predictions" if pd[i, j] < SAME else None
+
+
+# -- each by itself: what fails these is refused before anything is measured, and so is here for the record -----------
+
+
+def _said_of(values: Sequence, all_of_them: int) -> str:
+    """How many members a statement is about, where not all."""
+    rest = all_of_them - len(values)
+    return f"; {rest} dumps of predictions can't be asked" if rest else ""
+
+
+def _causal(members):
+    asked = [m.sees_later_tokens for m in members if m.sees_later_tokens is not None]
+    return (
+        "causal",
+        [],
+        f"with later tokens changed, earlier predictions of {len(asked)} members move by at most {max(asked):.2g} of "
+        f"what later ones do{_said_of(asked, len(members))}"
+        if asked
+        else None,
+        "no more than rounding (anything else is refused)",
+        "a model that sees the token it predicts has nothing to predict",
+        "fail",
+    )
+
+
+def _taken(members):
+    loaded = [m for m in members if m.weights]
+    notes = list(dict.fromkeys(f"{m.name}: {note}" for m in loaded for note in m.notes))
+    return (
+        "weights taken",
+        [],
+        "; ".join([f"every weight of {len(loaded)} members' files, none missing, all finite", *notes])
+        + _said_of(loaded, len(members))
+        if loaded
+        else None,
+        "every weight on disk is the model's, and the other way round (anything else is refused)",
+        "a model with random or without some of its weights is another model",
+        "fail",
+    )
+
+
+def _given_back(members):
+    shares = [m.text_given_back for m in members if m.text_given_back is not None]
+    return (
+        "text given back",
+        [],
+        f"decoding the tokens gives {100 * min(shares):.4g} % of the text's characters{_said_of(shares, len(members))}"
+        if shares
+        else None,
+        "at least 95 % (anything less is refused)",
+        "a tokenizer that leaves out what it doesn't know leaves an easier text",
+        "fail",
+    )
+
+
+# -- distances ----------------------------------------------------------------------------------------------------
+
+
+class _Distances:
+    """What is typical within each group, and who stands apart from it.
+
+    Members that have not learned, and all but one of identical ones, are left out. The others are joined by the
+    shortest distances that connect them all (a minimum spanning tree): its edges within a recipe are alike; one far
+    longer leads to a member of another kind or to several, one far shorter to a copy. Typical is the median edge.
+    """
+
+    def __init__(self, members, pd, unigram_entropy):
+        self.members, self.pd = members, pd
+        self.typical: dict[str, float] = {}
+        self.apart: dict[int, float] = {}  # member: its distance from the group's larger part
+        self.near: list[tuple[int, int, float]] = []  # pairs, and what is typical of their group
+        self.healthy: set[int] = set()
+        self.undecided: list[tuple[int, ...]] = []  # three of which two are one training, or one is of another
+        for group in dict.fromkeys(m.group for m in members):
+            mine = [k for k, m in enumerate(members) if m.group == group]
+            healthy = [k for k in mine if members[k].val_loss is None or members[k].val_loss < unigram_entropy]
+            self.healthy |= set(healthy)
+            distinct = [k for k in healthy if not any(_alike(members, pd, i, k) for i in healthy if i < k)]
+            self._examine(group, distinct)
+
+    def _examine(self, group: str, ks: list[int]) -> None:
+        if len(ks) == 2:
+            i, j = ks
+            self.typical[group] = self.pd[i, j]
+            if self.pd[i, j] < NEAR:
+                self.near.append((i, j, NEAR))
+        if len(ks) < 3:
+            return
+        edges = _tree(self.pd, ks)
+        lengths = sorted(length for *_, length in edges)
+        if len(ks) == 3 and lengths[0] < COPY * lengths[1]:
+            self.undecided.append(tuple(ks))
+            return
+        typical = lengths[0] if len(ks) == 3 else float(np.median(lengths))
+        self.typical[group] = typical
+        parts = [{k} for k in ks]
+        for i, j, length in edges:
+            if length <= (APART_OF_THREE if len(ks) == 3 else APART) * typical:
+                one, other = (next(p for p in parts if k in p) for k in (i, j))
+                parts = [p for p in parts if p not in (one, other)] + [one | other]
+            if length < max(COPY * typical, NEAR):
+                self.near.append((i, j, typical))
+        core = max(parts, key=len)
+        for k in ks:
+            if k not in core:
+                self.apart[k] = float(np.median([self.pd[k, i] for i in core]))
+
+
+def _tree(pd, ks: list[int]) -> list[tuple[int, int, float]]:
+    """The edges (i, j, length) of the minimum spanning tree (Prim 1957)."""
+    inside, edges = [ks[0]], []
+    while len(inside) < len(ks):
+        i, j = min(((i, j) for i in inside for j in ks if j not in inside), key=lambda pair: pd[pair])
+        edges.append((i, j, float(pd[i, j])))
+        inside.append(j)
+    return edges
 
 
 def _distinct(members, pd):
@@ -107,65 +239,107 @@ def _distinct(members, pd):
     )
 
 
-def _typical(members, pd, group: str, but: tuple = ()) -> float | None:
-    """The median PD within a group, one pair left out."""
-    values = [pd[i, j] for i, j in _pairs(members) if members[i].group == members[j].group == group and (i, j) != but]
-    return float(np.median(values)) if values else None
-
-
-def _copies(members, pd):
-    problems = []
+def _copies(members, distances):
+    pd, problems, named = distances.pd, [], set()
     for i, j in _pairs(members):
         a, b = members[i], members[j]
-        if _alike(members, pd, i, j):
+        if not (a.weights and b.weights) or _alike(members, pd, i, j):
             continue
-        typical = [t for t in (_typical(members, pd, m.group, (i, j)) for m in (a, b)) if t]
-        if a.coarse_sha256 and a.coarse_sha256 == b.coarse_sha256:
-            problems.append(((a, b), f"{a.name} and {b.name} have the same weights at different precision"))
-        elif typical and pd[i, j] < (COPY if a.group == b.group else COPY_ACROSS) * min(typical):
+        if precision := copied_at(a.weights, b.weights) or copied_at(b.weights, a.weights):
+            text = f"{a.name} and {b.name} have the same weights at another precision ({precision})"
+            problems.append(((a, b), text))
+            named.add((i, j))
+    for i, j, typical in distances.near:
+        if (min(i, j), max(i, j)) not in named:
+            a, b = members[i], members[j]
+            text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, others of their group by {typical:.2g}"
+            if typical == NEAR:
+                text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, less than two trainings do"
+            problems.append(((a, b), f"{text}: a copy at another precision, or one training at two points?"))
+    for i, j in _pairs(members):
+        a, b = members[i], members[j]
+        typical = [distances.typical.get(m.group) for m in (a, b)]
+        if (
+            a.group != b.group
+            and all(typical)
+            and (i, j) not in named
+            and SAME <= pd[i, j] < COPY_ACROSS * min(typical)
+        ):
             text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, others of their groups by {min(typical):.2g}"
             problems.append(((a, b), f"{text}: a copy at another precision, or one training at two points?"))
+    for ks in distances.undecided:
+        (i, j), third = min(
+            ((pair, set(ks) - set(pair)) for pair in itertools.combinations(ks, 2)), key=lambda x: pd[x[0]]
+        )
+        a, b, c = members[i], members[j], members[third.pop()]
+        text = (
+            f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, {c.name} from both by far more: two of one training, or "
+        )
+        problems.append(((a, b, c), f"{text}one of another kind? Three members can't tell"))
     return (
         "no copies",
         problems,
         "no two members are closer than others of their groups",
         f"relative PD of two members at least {COPY:g} of what is typical of their group, {COPY_ACROSS:g} between "
-        f"groups",
+        f"groups, {NEAR:g} in any; no weights that are another's, rounded",
         "a copy is no second training: PD among copies says nothing about seeds",
         "fail",
     )
 
 
-def _outliers(members, pd):
-    """A member is an outlier when its PDs with the others of its group are far above those among the others, or its
-    loss is far from theirs: by more than their own spread explains and by more than a few percent."""
+def _outliers(members, distances):
+    """A member is an outlier when its group's larger part is far from it, as its members are not from one another, or
+    its loss is far from theirs: by more than their own spread explains and by more than a few percent."""
     problems, tested = [], 0
-    for k, m in enumerate(members):
-        others = [i for i, o in enumerate(members) if o.group == m.group and i != k]
-        if len(others) < 2:
+    for k in sorted(distances.healthy):
+        m = members[k]
+        if k in distances.apart:
+            text = f"{m.name} differs from its group by {distances.apart[k]:.3g}, the others among themselves by"
+            problems.append(((m,), f"{text} {distances.typical[m.group]:.3g}"))
             continue
-        tested += 1
-        among = np.array([pd[i, j] for i, j in itertools.combinations(others, 2)])
-        mine = float(np.mean([pd[k, i] for i in others]))
-        ratio = OUTLIER_RATIOS[min(4, len(others) + 1)]
-        if mine > max(ratio * among.mean(), among.mean() + OUTLIER_DEVIATIONS * among.std()):
-            text = f"{m.name} differs from its group by {mine:.3g} on average, the others among themselves by"
-            problems.append(((m,), f"{text} {among.mean():.3g}"))
-            continue
+        others = [i for i in distances.healthy - distances.apart.keys() - {k} if members[i].group == m.group]
         losses = np.array([members[i].val_loss for i in others if members[i].val_loss is not None])
+        tested += len(others) > 1
         if m.val_loss is not None and len(losses) > 1:
-            typical, spread = float(losses.mean()), float(losses.std(ddof=1))
-            if abs(m.val_loss - typical) > max(OUTLIER_LOSS * typical, OUTLIER_DEVIATIONS * spread):
+            typical = float(np.median(losses))
+            spread = float(np.median(np.abs(losses - typical))) * 1.4826 * OUTLIER_DEVIATIONS
+            if abs(m.val_loss - typical) > max(OUTLIER_LOSS * typical, spread):
                 problems.append(((m,), f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"))
     return (
         "no outlier",
         problems,
         "no member stands apart from its group" if tested else None,
-        f"PD with the others at most twice theirs (1.5 times in a group of four or more), loss within "
-        f"{100 * OUTLIER_LOSS:g} % of theirs, or either within {OUTLIER_DEVIATIONS} of their standard deviations",
+        f"PD with the nearest other at most {APART:g} times what is typical ({APART_OF_THREE:g} in a group of three), "
+        f"loss within {100 * OUTLIER_LOSS:g} % of the group's median or {OUTLIER_DEVIATIONS} of its deviations",
         "one model of another kind, size or text raises the PD of a whole group",
         "fail",
     )
+
+
+def _settings(members):
+    problems = []
+    known = [m for m in members if m.settings]
+    for group in dict.fromkeys(m.group for m in known):
+        mine = [m for m in known if m.group == group]
+        keys = sorted({key for m in mine for key in m.settings})
+        for key in keys if len({m.settings.get("model_type") for m in mine}) < 2 else ["model_type"]:
+            values = [repr(m.settings.get(key)) for m in mine]
+            if len(set(values)) > 1:
+                usual = max(set(values), key=values.count)
+                other = [m for m, value in zip(mine, values, strict=True) if value != usual]
+                each = ", ".join(f"{m.name} {m.settings.get(key)!r}" for m in other[:3])
+                problems.append((tuple(mine), f"{key}: {each}, the others {usual}"))
+    return (
+        "one architecture",
+        problems,
+        f"the settings of {len(known)} members are the same within each group" if known else None,
+        "no setting of config.json that changes predictions differs within a group",
+        "models of two kinds, or one whose settings were edited after training, are no seeds of one recipe",
+        "fail",
+    )
+
+
+# -- and the rest -------------------------------------------------------------------------------------------------
 
 
 def _learned(members, unigram_entropy):
@@ -220,11 +394,17 @@ def _context(members, block_size):
 
 
 def _vocabulary(members, vocab_size):
+    beyond = [m.beyond for m in members if m.beyond is not None]
+    padded = (
+        f"; those that only some members have are one outcome, of probability {max(beyond):.2g} at most"
+        if beyond
+        else ""
+    )
     return (
         "one vocabulary",
         [],
-        f"all members take the text for the same tokens and predict {vocab_size:,}" if vocab_size else None,
-        "one tokenizer, one number of tokens predicted (anything else is refused)",
+        f"all members take the text for the same tokens and predict {vocab_size:,}{padded}" if vocab_size else None,
+        "one tokenizer, one number of tokens predicted, padding apart (anything else is refused)",
         "distributions over different outcomes have no difference",
         "fail",
     )

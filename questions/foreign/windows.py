@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -131,6 +133,7 @@ def shared_tokens(models: Sequence[Member], text: str) -> np.ndarray:
         UserError: names two models that take the text for different tokens.
     """
     known: dict[str, tuple[str, np.ndarray]] = {}
+    shares: dict[str, float] = {}
     for model in models:
         if model.tokenizer_key in known:
             continue
@@ -148,4 +151,32 @@ def shared_tokens(models: Sequence[Member], text: str) -> np.ndarray:
                     f"that could be compared; compare each tokenizer's models among themselves"
                 )
         known[model.tokenizer_key] = model.name, tokens
+        shares[model.tokenizer_key] = given_back(model, text)
+    for model in models:
+        model.text_given_back = shares[model.tokenizer_key]
     return next(iter(known.values()))[1]
+
+
+GIVEN_BACK, COMPARED_TEXT = 0.95, 2**18  # a share; characters
+
+
+def given_back(model: Member, text: str) -> float:
+    """The share of the text's characters, spaces and case apart, that decoding its tokens gives.
+
+    Raises:
+        UserError: less than 95 %: the tokenizer leaves out what it doesn't know.
+    """
+    text = text[:COMPARED_TEXT]
+
+    def counted(text):
+        return Counter("".join(unicodedata.normalize("NFKC", text).casefold().split()))
+
+    expected, decoded = counted(text), counted(model.decode(model.encode(text)))
+    share = (expected & decoded).total() / max(1, expected.total())
+    if share < GIVEN_BACK:
+        lost = ", ".join(repr(character) for character, _ in (expected - decoded).most_common(5))
+        raise UserError(
+            f"{model.name}: its tokenizer gives back {100 * share:.3g} % of the text, at least 95 % is needed: "
+            f"it leaves out what it doesn't know, such as {lost}"
+        )
+    return share
