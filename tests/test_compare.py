@@ -787,7 +787,7 @@ WRONG = {
         [], "a cache of the hub with 2 snapshots"),
     "no characters": (lambda r, t: [nano_gpt(t / "ckpt.pt")], [], "meta.pkl, or a tokenizer.json, with --tokenizer"),
     "other sizes": (
-        lambda r, t: [with_characters(nano_gpt(t / "ckpt.pt", n_embd=16))], [], "29 weights are not those of the model"),
+        lambda r, t: [with_characters(nano_gpt(t / "ckpt.pt", n_embd=16))], [], "29 weights are not those of the"),
     "sizes missing": (lambda r, t: [nano_gpt(t / "ckpt.pt", n_head=None)], [], "whose model_args lack one of"),
     "no npy": (lambda r, t: a_file(t, "a.npy"), [], "can't be read as .npy"),
     "no npz": (lambda r, t: a_file(t, "a.npz"), [], "can't be read as .npz"),
