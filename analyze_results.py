@@ -28,9 +28,10 @@ import cli as streams
 import storage
 from analysis import report, tables
 from analysis.markdown import undressed
+from analysis.question import Question, ask
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
-from config import Config, Parser, UserError
+from config import Config, Parser, UserError, command_line
 from questions.until_decided.looks import read_study
 from tools.checklist import check_study
 
@@ -44,6 +45,15 @@ __all__ = [
     "matched_loss",
     "plan_trials",
 ]
+
+
+def _study(all_results: Mapping[str, dict] | Study, baseline: str | None, contrast: Iterable[str] | None) -> Study:
+    """The study of these results, asked this question where one is named."""
+    if baseline is None and contrast is None:
+        return Study.of(all_results)
+    contrast = [contrast] if isinstance(contrast, str) else contrast
+    all_results = all_results.all_results if isinstance(all_results, Study) else all_results
+    return Study(all_results, question=Question.of(all_results, baseline, contrast))
 
 
 def results_frame(all_results: Mapping[str, dict]):
@@ -71,18 +81,21 @@ def save_results_summary(
     return table
 
 
-def calculate_statistical_significance(all_results: Mapping[str, dict]):
+def calculate_statistical_significance(
+    all_results: Mapping[str, dict], baseline: str | None = None, contrast: Iterable[str] | None = None
+):
     """One row per pair of activations: relative PD, PD at equal loss (`Matched_PD_…`) and validation loss.
 
     `PD_Ratio` is A's mean PD over B's, `PD_Change_Pct` the same as a change in percent, `Loss_Difference` A's mean loss
     minus B's; their 95 % intervals are not adjusted for the number of comparisons. `…_p_Holm` is adjusted for it in the
-    family that counts: where the pair is `Primary`, a comparison with ReLU, over these planned comparisons; for any
-    other pair over all pairs. `…_Significant` says whether it is below 0.05, and `…_Verdict` is made of it, here as in
-    the report and the figures. Pairs are tested seed by seed (paired t) when the design shares seeds, else by Welch's
-    test. `Naive_p_uncalibrated` is the t-test on pairwise PDs that older work used; it calls differences significant
-    in 18 to 63 % of the cases where there are none, and is here for comparison only.
+    family that counts: where the pair is `Primary`, a comparison with the baseline, over these planned comparisons; for
+    any other pair over all pairs. `…_Significant` says whether it is below 0.05, and `…_Verdict` is made of it, here as
+    in the report and the figures. Pairs are tested seed by seed (paired t) when the design shares seeds, else by
+    Welch's test. `Naive_p_uncalibrated` is the t-test on pairwise PDs that older work used; it calls differences
+    significant in 18 to 63 % of the cases where there are none, and is here for comparison only. `baseline` and
+    `contrast` ask another question of the same results; see analysis/question.py.
     """
-    return tables.significance(Study.of(all_results))
+    return tables.significance(_study(all_results, baseline, contrast))
 
 
 def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
@@ -113,10 +126,10 @@ def rank_activations(all_results: Mapping[str, dict], weights: Mapping[str, floa
     return tables.ranking(Study.of(all_results), weights, without)
 
 
-def plan_trials(all_results: Mapping[str, dict], reductions: Iterable[float] = REDUCTIONS):
+def plan_trials(all_results: Mapping[str, dict], reductions: Iterable[float] = REDUCTIONS, baseline: str | None = None):
     """Trials per activation needed to see a given reduction of PD with 80 % power, from the spread measured so far.
 
-    One row per comparison with ReLU (every pair where there is no ReLU) and reduction in percent: `Trials_Needed` with
+    One row per comparison with the baseline and reduction in percent: `Trials_Needed` with
     the range `Low` to `High` over the 80 % limits of the spread, and the hours of training that the trials missing of
     both activations would take at their median time, one after another. Missing where the spread is not known (fewer
     than three trials, no variation).
@@ -124,13 +137,15 @@ def plan_trials(all_results: Mapping[str, dict], reductions: Iterable[float] = R
     Raises:
         UserError: a reduction that is not between 0 and 100 %.
     """
-    return tables.plan(Study.of(all_results), reductions)
+    return tables.plan(_study(all_results, baseline, None), reductions)
 
 
 def generate_final_report(
     all_results: Mapping[str, dict],
     save_path: str | os.PathLike | None = "results/FINAL_REPORT.md",
     plots_dir: str | os.PathLike | None = None,
+    baseline: str | None = None,
+    contrast: Iterable[str] | None = None,
 ) -> str:
     """Write the report as Markdown, and beside it as one HTML file with its figures inside; return the Markdown.
 
@@ -138,12 +153,14 @@ def generate_final_report(
         save_path: where; the HTML has the same name with .html. None writes nothing.
         plots_dir: where the figures are, by default `plots` beside the folder of `save_path`. Those that are missing
             are left out.
+        baseline: what the others are compared with; contrast: those that are compared with it together. Default: what
+            the results record, else relu and the smooth ones.
 
     Raises:
-        UserError: there are no results, or they are of different settings.
+        UserError: there are no results, or they are of different settings, or none of what the question names.
         storage.StorageError: the disk refuses.
     """
-    return report.write_report(Study.of(all_results), save_path, plots_dir)
+    return report.write_report(_study(all_results, baseline, contrast), save_path, plots_dir)
 
 
 def write_all(results_dir: str | os.PathLike = "results", plots_dir: str | os.PathLike = "plots") -> list[Path]:
@@ -176,6 +193,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", help="the study whose folders are meant (default: the folders above)")
     parser.add_argument("--studies-dir", default="studies", help="where --all-studies looks (default: studies)")
     parser.add_argument("--activation", nargs="+", metavar="NAME", help="activations that --check expects")
+    parser.add_argument("--baseline", metavar="NAME", help="ask another question: what the others are compared with")
+    parser.add_argument("--contrast", nargs="+", metavar="NAME", help="those that are compared with it together")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="go through the validation checklist; exit 0 if all holds")
     action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
@@ -191,6 +210,9 @@ def main(argv: list[str] | None = None) -> int:
         }
         # only the folders are asked of it; a device named outright spares a look for a GPU
         folders = Config(preset="smoke", device="cpu", precision="float32", **given)
+        if args.baseline or args.contrast:
+            with command_line():
+                ask(folders.results_dir, load_all_results(folders.results_dir), args.baseline, args.contrast)
         if args.all_studies:
             return _all_studies(folders, args.studies_dir)
         if args.check:

@@ -82,6 +82,8 @@ def compare_models(
     trust_remote_code: bool = False,
     max_spool_gb: float = 8.0,
     report: bool = True,
+    baseline: str | None = None,
+    contrast: Sequence[str] | None = None,
     quiet: bool = True,
 ) -> Comparison:
     """Compare groups of models at the same positions of a text, and write what was found below `out`.
@@ -100,6 +102,8 @@ def compare_models(
         trust_remote_code: run code that a folder brings.
         max_spool_gb: disk for predictions, below `out`; see questions/foreign/measure.py.
         report: draw the figures and, with two groups or more, write table, tests and report, as of any study.
+        baseline: the group that the others are compared with (default: the first); contrast: those compared with it
+            together (default: none).
 
     Returns:
         Comparison. Below `out`, in results: {group}_results.json, matrix.json and matrix.csv, results.parquet (a row
@@ -111,10 +115,13 @@ def compare_models(
     """
     import torch
 
+    from analysis.question import Question
     from questions.foreign import measure
     from questions.foreign.member import Opening
 
     _check_groups(groups)
+    baseline, contrast = baseline or next(iter(groups)), list(contrast or ())
+    Question.of(dict.fromkeys(groups, {}), baseline, contrast)  # refuses what is no group
     device = _device(device, dtype)
     opening = Opening(device, dtype, _path(tokenizer, "tokenizer"), bool(trust_remote_code), _path(targets, "targets"))
     members, numbers = _find(groups, opening)
@@ -127,7 +134,8 @@ def compare_models(
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
         sums = measure.measure(members, list(numbers.values()), where, how, Path(out) / "spool", display)
-    return _write(members, numbers, where, how, sums, noise, Path(out), text, report, display)
+    asked = (baseline, contrast) if report else None
+    return _write(members, numbers, where, how, sums, noise, Path(out), text, asked, display)
 
 
 # -- input --------------------------------------------------------------------------------------------------------
@@ -236,7 +244,7 @@ def _check_vocabulary(members) -> None:
 # -- output -------------------------------------------------------------------------------------------------------
 
 
-def _write(members, numbers, where, how, sums, noise, out: Path, text, report, display) -> Comparison:
+def _write(members, numbers, where, how, sums, noise, out: Path, text, asked, display) -> Comparison:
     """Results of each group, the matrix over all members, and what follows from them."""
     import itertools
 
@@ -245,6 +253,7 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
     import analyze_results
     import plot_utils
     from analysis import checks as study_checks
+    from analysis.question import ask
     from questions.foreign import measure, suite
 
     models, pairs, sets = sums.models(), sums.pair_entries(), sums.set_differences()
@@ -270,14 +279,16 @@ def _write(members, numbers, where, how, sums, noise, out: Path, text, report, d
         results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
         written.append(storage.write_results(results, out / "results"))
         all_results[group] = storage.read_results(written[-1])
-        if report:
+        if asked:
             for draw in (plot_utils.plot_reproducibility_metrics, plot_utils.plot_summary_metrics):
                 draw(all_results[group], group, out / "plots")
         display.line(_headline(results))
     records = [{"group": group_of[k], **m.summary(), **noise[k], **models[k]} for k, m in enumerate(members)]
     found = Comparison(all_results, records, pairs, written)
     written += _write_matrix(found, shared, numbers, out / "results")
-    written += analyze_results.write_all(out / "results", out / "plots") if report and len(numbers) > 1 else []
+    if asked and len(numbers) > 1:
+        ask(out / "results", all_results, *asked)
+        written += analyze_results.write_all(out / "results", out / "plots")
     frame = analyze_results.results_frame(all_results)
     with storage.atomic_path(out / "results" / "results.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
@@ -476,6 +487,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code that a folder of transformers brings"
     )
+    parser.add_argument(
+        "--baseline", metavar="NAME", help="group that the others are compared with (default: the first)"
+    )
+    parser.add_argument("--contrast", nargs="+", metavar="NAME", help="groups that are compared with it together")
     parser.add_argument("--no-report", action="store_true", help="write the results alone: no figures, no report")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
@@ -526,6 +541,8 @@ def _numbers(args) -> dict:
         "trust_remote_code": args.trust_remote_code,
         "max_spool_gb": number(args.max_spool_gb, "max_spool_gb", float),
         "report": not args.no_report,
+        "baseline": args.baseline,
+        "contrast": args.contrast,
     }
 
 

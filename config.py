@@ -157,7 +157,7 @@ TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0
 BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
 COOLDOWN = 0.25
 
-LISTS = ("vary", "branch_points", "teacher", "averages")  # settings of several values
+LISTS = ("vary", "branch_points", "teacher", "averages", "contrast")  # settings of several values
 
 
 def setting(
@@ -336,6 +336,19 @@ class Config:
         "drawn, and when; with shuffle, of whole epochs only when)",
         kind=tuple,
     )
+    # what is asked
+    baseline: str | None = setting(
+        None,
+        "what the others are compared with, here or of analyze_results.py (default: relu, else the first one named)",
+        kind=str,
+        affects_results=False,
+    )
+    contrast: tuple[str, ...] = setting(
+        (),
+        "those that are compared together with the baseline (default: the smooth ones with relu, else none)",
+        kind=tuple,
+        affects_results=False,
+    )
     # how it is run
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
     precision: str = setting("auto", "auto, float32 or bfloat16", kind=str, choices=("auto", "float32", "bfloat16"))
@@ -447,7 +460,7 @@ class Config:
     def _validate(self):
         for f in dataclasses.fields(self):
             if (
-                f.name not in ("preset", "study", "encoding", *LISTS, "workers", "native")
+                f.name not in ("preset", "study", "encoding", "baseline", *LISTS, "workers", "native")
                 or getattr(self, f.name) is not None
             ):
                 setattr(self, f.name, _checked(f, getattr(self, f.name)))
@@ -468,6 +481,7 @@ class Config:
         self._validate_vary()
         self._validate_branches()
         self._validate_remedy()
+        self._validate_question()
         if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
             choices = _choices(self.tokenizer, TOKENIZERS)
             raise UserError(f"tokenizer={self.tokenizer!r}: {choices}, or the path of a tokenizer.json")
@@ -520,6 +534,14 @@ class Config:
             setattr(self, name, tuple(dict.fromkeys(given)))
         for name in self.averages:
             average(name)
+
+    def _validate_question(self):
+        contrast = (self.contrast,) if isinstance(self.contrast, str) else self.contrast
+        if not isinstance(contrast, Iterable) or not all(isinstance(x, str) and x for x in contrast):
+            raise UserError(f"contrast={contrast!r}: must be one or more names, such as gelu swish")
+        self.contrast = tuple(dict.fromkeys(contrast))
+        if self.baseline in self.contrast:
+            raise UserError(f"contrast={self.baseline!r}: it is the baseline; name those that are compared with it")
 
     def _validate_vary(self):
         allowed = SOURCES + VARY_ALONE

@@ -208,10 +208,10 @@ def _study(all_results: Mapping[str, dict] | Study) -> Study:
 
 def _rows(table: Iterable[Mapping]) -> list[Mapping]:
     rows = list(table) if isinstance(table, Iterable) and not isinstance(table, Mapping | str) else [None]
-    if not all(isinstance(row, Mapping) and {"activation", "smooth"} & set(row) for row in rows):
+    if not all(isinstance(row, Mapping) and {"activation", "together"} & set(row) for row in rows):
         raise UserError("table: one mapping per row is needed, with its activation, ratio, low and high")
     if not rows:
-        raise UserError("table: there is no comparison to draw; results of relu and of another activation are needed")
+        raise UserError("table: there is no comparison to draw; results of two activations are needed")
     return rows
 
 
@@ -355,17 +355,17 @@ def plot_divergence_comparison(all_results: Mapping[str, dict] | Study):
 
 @figure("pd_ratios", several.pd_ratios, ratios=several.ratios)
 def plot_pd_ratios(table: Mapping[str, dict] | Study | Iterable[Mapping]):
-    """Each activation's mean PD as a ratio to ReLU's, with 95 % intervals and verdicts: a forest plot, headed by what
-    the tests allow to be said. Writes `pd_ratios.png`. Panel: ratios.
+    """Each activation's mean PD as a ratio to the baseline's, with 95 % intervals and verdicts: a forest plot, headed
+    by what the tests allow to be said. Writes `pd_ratios.png`. Panel: ratios.
 
     Args:
         table: all results, or one mapping per activation: `activation`, `ratio`, `low`, `high` (None: no interval),
-            `verdict`; where it has them, `matched_ratio`, `matched_low`, `matched_high`, `matched_verdict` (PD at
-            equal loss) get a line of their own. With `smooth`, a list of names, in the place of `activation` it is the
-            planned contrast of these together.
+            `verdict`; where it has them, `matched_ratio`, `matched_low`, `matched_high`, `matched_verdict` (PD at equal
+            loss) get a line of their own; `baseline` is what it is compared with (default: relu). With `together`, a
+            list of names, in the place of `activation` it is the planned contrast of these.
 
     Raises:
-        UserError: there is nothing to compare with ReLU.
+        UserError: there is nothing to compare with the baseline.
         storage.StorageError: the disk refuses.
     """
     if isinstance(table, Mapping | Study):

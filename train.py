@@ -140,8 +140,9 @@ def run_until_decided(
     strict_audit: bool = True,
     tensorboard: str | os.PathLike | None = None,
 ) -> dict:
-    """Add trials to all named activations, relu among them, until each one's mean PD is known to be lower than ReLU's,
-    higher, or practically equal: at looks at 3, 5, 8, 12 and 20 trials, whose errors are those of one test.
+    """Add trials to all named activations until each one's mean PD is known to be lower than the baseline's (ReLU's,
+    where it is among them and `config` names no other), higher, or practically equal: at looks at 3, 5, 8, 12 and 20
+    trials, whose errors are those of one test.
 
     `budget`: the time that all runs together may take, '90s', '30m', '2h' or seconds. `margin`: percent of PD that is
     practically nothing (default 5). The number of trials in `config` doesn't count. Returns what is also in
@@ -153,6 +154,7 @@ def run_until_decided(
 
     _check_names(names)
     display = Display(quiet)
+    config = _with_baseline(config, names, display)
     study = functools.partial(run_study, quiet=quiet, strict_audit=strict_audit, tensorboard=tensorboard)
     record = until_decided(config, names, study, display.line, budget, margin)
     _compare(config, display)  # the report shows the last look too
@@ -167,7 +169,7 @@ def _begun(config, names, overwrite, run, strict_audit, tensorboard, track, disp
     display.phase("loading torch")
     from prepare_data import load_corpus
 
-    config, there = _agreed(config, names, overwrite, display)
+    config, there = _agreed(_with_baseline(config, names, display), names, overwrite, display)
     boards = _boards(tensorboard, track, config)
     _make_folders(config)
     display.phase("reading the text")
@@ -198,6 +200,30 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
     if said:
         display.line(said)
     return config, there
+
+
+def _with_baseline(config: Config, names: list[str], display: Display) -> Config:
+    """The config with its baseline named where it isn't ReLU: as in the results that are there, else the first one
+    named, which is said.
+
+    Raises:
+        UserError: what the question names is no activation.
+    """
+    from analysis.question import REFERENCE
+
+    _check_names([*([] if config.baseline is None else [config.baseline]), *config.contrast])
+    there = storage.results_path(config.results_dir, REFERENCE).exists()
+    if config.baseline is not None or REFERENCE in names or there:
+        return config
+    for path in sorted(Path(config.results_dir).glob("[!.]*_results.json")):
+        with contextlib.suppress(storage.StorageError, AttributeError, TypeError):
+            if isinstance(recorded := storage.read_json(path)["config"].get("baseline"), str):
+                return config.replace(baseline=recorded)
+    if len(names) > 1:
+        display.line(
+            f"baseline: {names[0]}, the first one named, since relu is not among them ({option('baseline', 'NAME')})"
+        )
+    return config.replace(baseline=names[0])
 
 
 def _make_folders(config: Config) -> None:
@@ -398,6 +424,7 @@ def _draw(config: Config, results: dict) -> None:
 def _compare(config: Config, display: Display) -> None:
     """Bring table, comparison figures and report up to date once results of two or more activations exist."""
     import analyze_results
+    from analysis.question import REFERENCE, ask
 
     display.phase("comparing")
     with _results_lock(config):
@@ -409,6 +436,9 @@ def _compare(config: Config, display: Display) -> None:
             ) from None
         if len(there) < 2:
             return
+        asked = {config.baseline or REFERENCE, *config.contrast}
+        if (config.contrast or REFERENCE in there) and config.baseline and asked <= set(there):
+            ask(config.results_dir, there, config.baseline, config.contrast or None)
         written = analyze_results.write_all(config.results_dir, config.plots_dir)
     display.line("written: " + ", ".join(str(path) for path in written))
 
@@ -472,7 +502,7 @@ def _parser() -> Parser:
         (
             "--until-decided",
             _until_decided,
-            "add trials until each PD is known to be lower or higher than ReLU's, or equal",
+            "add trials until each PD is known to be lower or higher than the baseline's, or equal",
         ),
         ("--decompose", _decompose, "how much each source of randomness alone makes differ"),
         ("--clock", _clock, "how fast two trainings part that differ in one bit, and from when on they stay together"),

@@ -19,7 +19,7 @@ import storage
 from analysis.markdown import DASH, MINUS, effect, listed, p_value, plus_minus
 from analysis.results import mean, std
 from analysis.sections import NAMES, interval, margin
-from analysis.study import ALPHA, REFERENCE, Study
+from analysis.study import ALPHA, Study
 from measures.table import BY_KEY
 from storage import number
 from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
@@ -136,7 +136,8 @@ def significance_table(study: Study) -> str:
 
     rows = [row(f"{label(t.a)} -- {label(t.b)}", t, verdict(t)) for t in study.primary]
     if study.contrast.tests:
-        rows.append(row(f"smooth -- {label(REFERENCE)}", study.contrast, study.contrast_kind))
+        name = "smooth" if study.question.about_smoothness else "together"
+        rows.append(row(f"{name} -- {label(study.question.baseline)}", study.contrast, study.headline_kind))
     rule = len(rows) or None
     rows += [row(f"{label(t.a)} -- {label(t.b)}", t, verdict(t)) for t in study.tests if t not in study.primary]
     caption = (
@@ -257,6 +258,13 @@ def _measured(study: Study) -> list[str]:
     ]
 
 
+def _contrast(study: Study) -> str:
+    if not study.question.contrast:
+        return ""
+    who = "the smooth ones" if study.question.about_smoothness else listed(map(label, study.question.contrast))
+    return f"{who} together, then "
+
+
 def _tested(study: Study) -> list[str]:
     tests = [test for t in study.tests for test in t.tests.values() if test.p is not None]
     if not tests:
@@ -273,12 +281,14 @@ def _tested(study: Study) -> list[str]:
             "Each comparison's variance is moderated by the mean variance of the planned comparisons, with two prior "
             "degrees of freedom~\\cite{smyth2004}."
         )
+    together = study.question.contrast
     if study.primary:
         sentences.append(
-            f"Each activation is compared with {label(REFERENCE)} (Holm's correction~\\cite{{holm1979}}), then the "
-            "smooth ones together, then the same at equal validation loss, then the other pairs; a family counts only "
-            "as far as those before it are significant (serial gatekeeping~\\cite{maurer1995}), or, for the smooth "
-            "ones together, at half the level. Losses have an order of their own."
+            f"Each {study.question.arm} is compared with {label(study.question.baseline)} (Holm's "
+            f"correction~\\cite{{holm1979}}), then {_contrast(study)}the same at equal validation loss, then the other "
+            "pairs; a family counts only as far as those before it are significant (serial "
+            f"gatekeeping~\\cite{{maurer1995}}){', or for those together half the level' * bool(together)}. Losses "
+            "have an order of their own."
         )
     return [
         *sentences,

@@ -17,7 +17,7 @@ from analysis.markdown import address, duration, fixed, label, plus_minus, table
 from analysis.page import to_html
 from analysis.results import mean, std
 from analysis.sections import interval
-from analysis.study import REDUCTIONS, REFERENCE, Study
+from analysis.study import REDUCTIONS, Study
 from measures.table import BY_KEY
 from questions.remedies import tell as remedies
 from questions.until_decided import looks
@@ -39,13 +39,17 @@ SECTIONS = (  # title, its parts, each with the figure that follows
 
 def _ratios(study: Study) -> str:
     """The forest plot in words."""
-    tests = [(label(t.a), t) for t in study.primary] + [("all smooth ones", study.contrast)]
+    tests = [(label(t.a), t) for t in study.primary] + [(_together(study), study.contrast)]
     told = [
         f"{name} {fixed(test.effect, 3)} ({fixed(test.low, 3)} to {fixed(test.high, 3)})"
         for name, t in tests
         if (test := t.tests.get("PD")) and test.effect is not None
     ]
-    return f"Mean PD as a ratio to that of {label(REFERENCE)}, with 95 % intervals: {'; '.join(told)}"
+    return f"Mean PD as a ratio to that of {label(study.question.baseline)}, with 95 % intervals: {'; '.join(told)}"
+
+
+def _together(study: Study) -> str:
+    return "all smooth ones" if study.question.about_smoothness else "together"
 
 
 def _six(study: Study) -> str:
@@ -103,7 +107,7 @@ def report_text(
     study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = (), looked: Sequence[str] = ()
 ) -> str:
     """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `looked` is told of looks."""
-    lines = ["# Activation functions and the reproducibility of trained language models"]
+    lines = [f"# {study.question.title}"]
     for index, (title, parts) in enumerate(SECTIONS, 1):
         lines += ["", f"## {index}. {title}"]
         for part, figure in parts:

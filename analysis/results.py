@@ -23,7 +23,7 @@ import numpy as np
 import activations
 import significance
 import storage
-from activations import STUDY
+from analysis.question import asked_of, study_order
 from config import Config, UserError
 from measures.table import Metric
 from models import own_code
@@ -58,7 +58,8 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
         if name in loaded:
             raise UserError(f"{path}: {origin[name]} holds results of {name} too; move one of them away")
         loaded[name], origin[name] = results, path
-    loaded = {name: loaded[name] for name in study_order(loaded)}
+    questions = {"questions": asked} if (asked := asked_of(folder)) else {}
+    loaded = {name: {**loaded[name], **questions} for name in study_order(loaded)}
     refuse_mixture(loaded)
     return loaded
 
@@ -103,12 +104,6 @@ def _is_activation(name: str) -> bool:
 def _say(text: str) -> None:
     """Tell the user, once."""
     print(text, file=sys.stderr)
-
-
-def study_order(names: Iterable[str]) -> list[str]:
-    """The study's activations first, in its order, then the others by name."""
-    names = list(names)
-    return [name for name in STUDY if name in names] + sorted(name for name in names if name not in STUDY)
 
 
 def refuse_mixture(all_results: Mapping[str, dict]) -> None:
@@ -323,8 +318,8 @@ def matrix(values: Mapping[tuple[int, int], float], ids: Iterable[int]) -> np.nd
     return result
 
 
-def measure(all_results: Mapping[str, dict]) -> dict[str, Measured]:
-    """Every activation as `Measured`, in the order of the study.
+def measure(all_results: Mapping[str, dict], without: int | None = None) -> dict[str, Measured]:
+    """Every activation as `Measured`, in the order of the study; `without`: a trial to leave out of all.
 
     Raises:
         UserError: there are no results, or they are of different settings.
@@ -334,7 +329,7 @@ def measure(all_results: Mapping[str, dict]) -> dict[str, Measured]:
     refuse_mixture(all_results)
     marks = {name: {training_mark(t) for t in results["trials"]} - {None} for name, results in all_results.items()}
     shares = {a: tuple(b for b in study_order(marks) if b != a and marks[a] & marks[b]) for a in marks}
-    return {name: Measured(name, all_results[name], shares=shares[name]) for name in study_order(all_results)}
+    return {name: Measured(name, all_results[name], without, shares[name]) for name in study_order(all_results)}
 
 
 def seeds_shared(a: Measured, b: Measured) -> bool:

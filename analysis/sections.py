@@ -31,12 +31,12 @@ from analysis.markdown import (
     table,
     trials_planned,
 )
+from analysis.question import smooth
 from analysis.results import Measured, mean, std
 from analysis.study import (
     ALPHA,
     QUANTITIES,
     REDUCTIONS,
-    REFERENCE,
     WEIGHTINGS,
     PairTests,
     Study,
@@ -54,6 +54,16 @@ FEW = 5  # trials, below which intervals are themselves rough
 
 
 # -- said in several sections ------------------------------------------------------------------------------------------
+
+
+def base(s: Study) -> str:
+    """The baseline by its name."""
+    return label(s.question.baseline)
+
+
+def together(s: Study) -> str:
+    """The arms of the planned contrast."""
+    return "the smooth ones together" if s.question.about_smoothness else f"{labels(s.question.contrast)} together"
 
 
 def margin(s: Study, quantity: str) -> str:
@@ -316,7 +326,7 @@ def statistical_significance(s: Study) -> list[str]:
         ]
     lines = [how_tested(s), "", *the_order(s)]
     if s.primary:
-        lines += ["", f"### Against {label(REFERENCE)}: the planned comparisons", ""]
+        lines += ["", f"### Against {base(s)}: the planned comparisons", ""]
         read_at = [t.loss for t in s.primary if t.loss is not None]
         at = "of annealed models" if s.frontiers else f"at {span(read_at, 4)} nats per token" if read_at else DASH
         where = {"PD": "final models", "Matched_PD": f"{at}; see section 5"}
@@ -361,11 +371,14 @@ def the_order(s: Study) -> list[str]:
     else:
         size = "one comparison" if len(s.primary) == 1 else f"{len(s.primary)} comparisons, Holm's correction"
         steps = [
-            f"PD of each activation against {label(REFERENCE)} ({size}).",
-            f"PD of the smooth ones together against {label(REFERENCE)}, the planned contrast: if any of step 1 is "
+            f"PD of each activation against {base(s)} ({size}).",
+            f"PD of {together(s)} against {base(s)}, the planned contrast: if any of step 1 is "
             f"shown, or by itself at half the level, p < {ALPHA / 2}.",
-            "Both at equal validation loss: each only where it is shown on the final models.",
+            f"{'Both' if s.question.contrast else 'The same'} at equal validation loss: each only where it is shown on "
+            "the final models.",
         ]
+        if not s.question.contrast:
+            del steps[1]
         steps += [f"The other {counted(len(others), 'pair')}: if any of step 1 is shown."] if others else []
     return [
         "### Which claims share an error rate",
@@ -432,7 +445,8 @@ def reach(s: Study) -> list[str]:
 
 
 def tests_appendix(s: Study) -> list[str]:
-    compared = {label(t.a): t for t in s.primary} | {"Smooth ones together": s.contrast}
+    compared = {label(t.a): t for t in s.primary}
+    compared |= {capital(together(s)).removeprefix("The ").capitalize(): s.contrast} if s.question.contrast else {}
     compared = {name: t for name, t in compared.items() if any(map(t.tested, QUANTITIES))}
     quantities = [q for q in QUANTITIES if any(t.tested(q) for t in compared.values())]
     tests = [t.tests[q] for t in compared.values() for q in quantities if t.tested(q)]
@@ -443,7 +457,7 @@ def tests_appendix(s: Study) -> list[str]:
         lines = [
             f"t (df); p; p unmoderated, by this comparison's own spread alone. n = {numbers}; {kinds}.",
             *table(
-                [f"Against {label(REFERENCE)}", *(capital(NAMES[q]) for q in quantities)],
+                [f"Against {base(s)}", *(capital(NAMES[q]) for q in quantities)],
                 ([name, *(test_cell(t, q) for q in quantities)] for name, t in compared.items()),
             ),
         ]
@@ -506,7 +520,7 @@ def uncalibrated(s: Study) -> list[str]:
 
 def key_findings(s: Study) -> list[str]:
     found = {
-        "Smooth versus non-smooth": smooth_finding(s),
+        finding_title(s): smooth_finding(s),
         "Best and worst": [best_and_worst(s)],
         "Hypothesis validation": [hypothesis(s)],
         "At equal validation loss": frontier(s) if s.frontiers else [*along_training(s), *confirmed(s)],
@@ -516,6 +530,11 @@ def key_findings(s: Study) -> list[str]:
     return [line for title, told in found.items() if told for line in (f"### {title}", "", *told, "")]
 
 
+def finding_title(s: Study) -> str:
+    default = s.question.about_smoothness or not s.question.contrast
+    return "Smooth versus non-smooth" if default else f"{labels(s.question.contrast)} against {base(s)}"
+
+
 def footnote(s: Study) -> list[str]:
     """PD at equal loss along training, where annealed models have it too."""
     return ["### Footnote: equal loss along training", "", *along_training(s)] if s.frontiers else []
@@ -523,43 +542,60 @@ def footnote(s: Study) -> list[str]:
 
 def smooth_finding(s: Study) -> list[str]:
     c = s.contrast
-    smooth = c.smooth + c.left_out
-    kinds = {"Smooth (differentiable everywhere)": smooth, "With a kink": c.kinked, "Not known": c.unknown}
-    text = " ".join(f"{words}: {labels(names)}." for words, names in kinds.items() if names)
-    means = [s.pd[n] for n in smooth if s.pd[n] is not None]
-    if means and s.pd.get(REFERENCE) is not None and REFERENCE in s.fit:
-        below = sum(pd < s.pd[REFERENCE] for pd in means)
-        of = counted(len(means), "smooth activation")
-        text += f" The mean PD of {below} of {of} lies below that of {label(REFERENCE)}; means, not a test."
+    kinds = {True: "Smooth (differentiable everywhere)", False: "With a kink", None: "Not known"}
+    groups = {words: [n for n in s.fit if smooth(n) is kind] for kind, words in kinds.items()}
+    text = " ".join(f"{words}: {labels(names)}." for words, names in groups.items() if names)
+    if not any(groups[words] for kind, words in kinds.items() if kind is not None):
+        text = ""
+    means = [s.pd[n] for n in s.question.contrast if n in s.fit and s.pd[n] is not None]
+    if means and s.pd.get(s.question.baseline) is not None and s.question.baseline in s.fit:
+        below = sum(pd < s.pd[s.question.baseline] for pd in means)
+        noun = "smooth activation" if s.question.about_smoothness else s.question.arm
+        text += (
+            f" The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}; means, not a test."
+        )
     if c.left_out:
         text += f" Left out of the contrast because they have too few trials: {labels(c.left_out)}."
     rows = []
     for what, quantity in (("final models", "PD"), ("at equal validation loss", "Matched_PD")):
         test = c.tests.get(quantity)
         if c.tested(quantity):
-            kind = s.contrast_kind(quantity)
+            kind = s.headline_kind(quantity)
             rows.append([what, effect(test), flagged(c.p_holm[quantity]), effect_size(test), str(min(test.n)), kind])
     if not rows:
-        return [text]
+        return [text] if text else []
     how = "seed by seed" if c.paired else "not paired"
+    who = "the smooth activations" if s.question.about_smoothness else labels(c.names)
     return [
-        f"{text} The planned contrast, mean ln PD of the smooth activations against {label(REFERENCE)}, {how}:",
+        f"{text} The planned contrast, mean ln PD of {who} against {base(s)}, {how}:",
         *table(["Contrast", "Change of PD [95 %]", "p, adjusted", "Hedges' g [95 %]", "n", "Verdict"], rows),
     ]
 
 
 def hypothesis(s: Study) -> str:
-    """What became of the hypothesis, by the planned contrast."""
-    said = f"That smooth activations have a lower mean PD than {label(REFERENCE)}: "
-    if not s.contrast.tested("PD"):
-        note = s.contrast.tests["PD"].note if "PD" in s.contrast.tests else ""
-        return f"{said}**not tested** ({s.contrast.reason or note})."
-    kind, matched = s.contrast_kind("PD"), s.contrast_kind("Matched_PD")
+    """What became of the hypothesis, by what answers the question."""
+    who = (
+        "smooth activations have"
+        if s.question.about_smoothness
+        else f"{labels(s.question.contrast or s.question.others)} have"
+    )
+    said = f"That {who} a lower mean PD than {base(s)}: "
+    h = s.headline
+    if h is None:
+        lower, higher = (s.against_reference("PD", kind) for kind in ("lower", "higher"))
+        parts = [
+            f"**{word}** for {labels(names)}" for word, names in (("supported", lower), ("refuted", higher)) if names
+        ]
+        return f"{said}{listed(parts) or '**inconclusive**'}, by the comparisons of section 4."
+    if not h.tested("PD"):
+        return f"{said}**not tested** ({untested(s)})."
+    kind, matched = s.headline_kind("PD"), s.headline_kind("Matched_PD")
     large = f"refuted for differences of {margin(s, 'PD')} or more"
     words = {"lower": "supported", "higher": "refuted", "equal": large}
-    text = f"{said}**{words.get(kind, 'inconclusive')}**, by the planned contrast above."
+    by = "the planned contrast above" if s.question.contrast else "the comparison of section 4"
+    text = f"{said}**{words.get(kind, 'inconclusive')}**, by {by}."
     if kind == "inconclusive":
-        smallest = f"{reduction(s.contrast.tests['PD']):.1f} %"
+        smallest = f"{reduction(h.tests['PD']):.1f} %"
         text += f" It would have found a reduction of {smallest} with 80 % power: a smaller one it can't rule out."
     if kind in ("lower", "higher"):
         if matched == kind:
@@ -567,6 +603,15 @@ def hypothesis(s: Study) -> str:
         elif matched:
             text += " At equal validation loss it is not: how much the models have learnt may explain it."
     return text
+
+
+def untested(s: Study) -> str:
+    """Why what answers the question could not be tested."""
+    h = s.headline
+    if h is None:
+        return "fewer than three trials of an arm leave no spread to test with"
+    reason = h.reason if h is s.contrast else h.why_not
+    return h.tests["PD"].note if "PD" in h.tests else reason
 
 
 def best_and_worst(s: Study) -> str:
@@ -737,10 +782,10 @@ def for_research(s: Study) -> str:
         return "No recommendation: differences in reproducibility could not be tested."
     if not s.primary:
         shown, of = s.differ("PD")
-        there = f"{label(REFERENCE)} is not among the activations"
+        there = f"{base(s)} is not among the activations"
         return f"{there}; a difference in PD was shown for {shown} of {counted(of, 'pair')} of them."
     lower, higher = s.against_reference("PD", "lower"), s.against_reference("PD", "higher")
-    among = lower or (s.contrast.smooth if s.contrast_kind("PD") == "lower" else [])
+    among = lower or (s.contrast.names if s.question.contrast and s.headline_kind("PD") == "lower" else [])
     apart = [
         f"{label(t.a)} and {label(t.b)}"
         for t in s.tests
@@ -750,7 +795,7 @@ def for_research(s: Study) -> str:
     if len(among) > 1 and not apart:
         choice = " Among them no difference in reproducibility was shown: choose on accuracy and speed."
     if lower:
-        text = f"{labels(lower)}: a lower mean PD than that of {label(REFERENCE)} was shown.{choice}"
+        text = f"{labels(lower)}: a lower mean PD than that of {base(s)} was shown.{choice}"
         unmatched = [t.a for t in s.disagreeing if t.a in lower and s.verdict(t, "Matched_PD").kind != "lower"]
         if unmatched:
             text += (
@@ -760,28 +805,32 @@ def for_research(s: Study) -> str:
         return text + (f" The price is a higher validation loss with {labels(costly)}." if costly else "")
     if among:
         text = (
-            f"{labels(among)}, taken together: a lower mean PD than that of {label(REFERENCE)} was shown for these "
-            f"smooth activations as a group, but not for any of them alone.{choice}"
+            f"{labels(among)}, taken together: a lower mean PD than that of {base(s)} was shown for these "
+            f"{grouped_noun(s)} as a group, but not for any of them alone.{choice}"
         )
-        if s.contrast_kind("Matched_PD") not in ("lower", ""):
+        if s.headline_kind("Matched_PD") not in ("lower", ""):
             text += " At equal loss it was not shown: how much they have learnt may explain it."
         return text
     if higher:
         return (
-            f"Choose on accuracy and speed: no lower PD than that of {label(REFERENCE)} was shown, and a higher PD "
+            f"Choose on accuracy and speed: no lower PD than that of {base(s)} was shown, and a higher PD "
             f"for {labels(higher)}."
         )
-    if s.contrast_kind("PD") == "higher":
+    if s.question.contrast and s.headline_kind("PD") == "higher":
         return (
-            f"{labels(s.contrast.smooth)}, taken together: a higher mean PD than that of {label(REFERENCE)} was shown "
-            "for these smooth activations as a group, but not for any of them alone."
+            f"{labels(s.contrast.names)}, taken together: a higher mean PD than that of {base(s)} was shown "
+            f"for these {grouped_noun(s)} as a group, but not for any of them alone."
         )
     return "Choose on accuracy and speed: no difference in reproducibility was shown."
 
 
+def grouped_noun(s: Study) -> str:
+    return "smooth activations" if s.question.about_smoothness else s.question.arms_noun
+
+
 def for_production(s: Study) -> str:
     if not s.detectable or not s.primary:
-        return f"Nothing beyond the means of section 2: comparisons with {label(REFERENCE)} could not be tested."
+        return f"Nothing beyond the means of section 2: comparisons with {base(s)} could not be tested."
     told = {"PD": "PD", "Loss": "validation loss"}
 
     def shown(kind):
@@ -798,11 +847,11 @@ def for_production(s: Study) -> str:
     losing = [f"{label(n)} (higher {listed(what)})" for n, what in worse.items() if n not in better]
     parts = []
     if gains:
-        parts.append(f"Shown to improve on {label(REFERENCE)} without losing elsewhere: {listed(gains)}.")
+        parts.append(f"Shown to improve on {base(s)} without losing elsewhere: {listed(gains)}.")
     if mixed:
         parts.append(f"Better in one of PD and loss and worse in the other: {labels(mixed)}.")
     if not parts:
-        parts.append(f"No activation was shown to improve on {label(REFERENCE)} in PD or in validation loss.")
+        parts.append(f"No activation was shown to improve on {base(s)} in PD or in validation loss.")
     if losing:
         parts.append(f"Shown to lose without a gain: {listed(losing)}.")
     return " ".join(parts)
@@ -818,7 +867,7 @@ def for_speed(s: Study) -> str:
 def when_to_use(s: Study) -> list[str]:
     """Each activation in one group, by what was shown against ReLU."""
     if not any(t.tested(q) for t in s.primary for q in QUANTITIES):
-        return [f"Without tests against {label(REFERENCE)} there is nothing to add to the means of section 2."]
+        return [f"Without tests against {base(s)} there is nothing to add to the means of section 2."]
     groups: dict[str, list[str]] = {}
     for t in s.primary:
         pd, loss = s.verdict(t, "PD").kind, s.verdict(t, "Loss").kind
@@ -827,26 +876,26 @@ def when_to_use(s: Study) -> list[str]:
         if gains and losses:
             advice = f"lower {gains[0]} for higher {losses[0]}: a matter of priorities"
         elif gains:
-            advice = f"lower {listed(gains)} than {label(REFERENCE)} and nothing shown against it: the choice for that"
+            advice = f"lower {listed(gains)} than {base(s)} and nothing shown against it: the choice for that"
         elif losses:
-            advice = f"higher {listed(losses)} than {label(REFERENCE)} and nothing gained: use another"
+            advice = f"higher {listed(losses)} than {base(s)} and nothing gained: use another"
         elif pd == loss == "equal":
-            advice = f"practically equal to {label(REFERENCE)} in PD and loss: either will do"
+            advice = f"practically equal to {base(s)} in PD and loss: either will do"
         elif pd == "equal":
-            advice = f"as reproducible as {label(REFERENCE)} (±{margin(s, 'PD')}), undecided in loss"
+            advice = f"as reproducible as {base(s)} (±{margin(s, 'PD')}), undecided in loss"
         else:
             advice = "nothing shown for or against: these trials don't decide"
         groups.setdefault(advice, []).append(timed(s, t.a))
     return [
         *(f"- {listed(names)}: {advice}." for advice, names in groups.items()),
         "",
-        f"In brackets: median training time against {label(REFERENCE)}, not tested. All this holds for this model, "
+        f"In brackets: median training time against {base(s)}, not tested. All this holds for this model, "
         "text and length of training; whether it carries over to others is not known.",
     ]
 
 
 def timed(s: Study, name: str) -> str:
-    time, base = s.time[name], s.time[REFERENCE]
+    time, base = s.time[name], s.time[s.question.baseline]
     return label(name) + (f" ({signed(100 * (time / base - 1))} %)" if time and base else "")
 
 
@@ -870,7 +919,7 @@ def future_work(s: Study) -> list[str]:
             f"{labels(t.a for t in tests)}. Add them by `train.py --until-decided`, not by testing again and again."
         )
     missing = [n for n in activations.STUDY if n not in s.measured]
-    if missing:
+    if missing and s.question.about_smoothness:
         points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
     if any(t.get("overfit") for m in s.measured.values() for t in m.trials.values()):
         points.append("**Overfitting**: train shorter or with more dropout, all activations alike.")

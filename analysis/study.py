@@ -1,14 +1,15 @@
 """What the results of one study say when its activations are compared: tests, contrast, ranks, plan.
 
     study = Study(all_results)              # refuses results that can't be compared
+    study = Study(all_results, question=Question.of(all_results, baseline="gelu"))
     study.tests, study.contrast, study.matched
     study.verdict(test, "PD")               # what a test allows to be said: one verdict per pair and quantity
     study.rank(weights), study.plan()
 
-All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each activation against
-ReLU; the smooth ones together; the same two at equal loss (between the branches of a trunk where there are some, else
-along training); the pairs without ReLU. Losses: each against ReLU; the other
-pairs. Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
+All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each arm against the
+baseline; the arms of the contrast together; the same two at equal loss (between the branches of a trunk where there are
+some, else along training); the pairs without the baseline. Losses: each against the baseline; the other pairs.
+Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
 statistics themselves are in significance.py.
 """
 
@@ -28,6 +29,7 @@ import activations
 import significance
 from analysis import sequential
 from analysis.frontier import Point, equal_loss, frontier
+from analysis.question import Question
 from analysis.results import (
     Curves,
     MatchedLoss,
@@ -45,7 +47,6 @@ from analysis.results import (
 from config import UserError
 from storage import number
 
-REFERENCE = "relu"  # the activation the others are compared with
 ALPHA = 0.05
 QUESTIONS = (("PD", "Matched_PD"), ("Loss",))  # the quantities of each, in the order of their tests
 QUANTITIES = tuple(quantity for question in QUESTIONS for quantity in question)
@@ -66,9 +67,9 @@ CRITERIA = {  # of a ranking: what it is measured by (lower is better in each), 
 class Tested:
     """What is compared, one comparison for each quantity that both sides have.
 
-    `own` are the comparisons by their own spread alone; `tests` are moderated by the spread of the comparisons with
-    ReLU. `p_holm`: their p, adjusted for the family and its place in the order; `p_equal`: p of a difference as large
-    as the margin, adjusted for the family. `loss`: the validation loss at which PD at equal loss was read off.
+    `own` are the comparisons by their own spread alone; `tests` are moderated by the spread of the comparisons with the
+    baseline. `p_holm`: their p, adjusted for the family and its place in the order; `p_equal`: p of a difference as
+    large as the margin, adjusted for the family. `loss`: the validation loss at which PD at equal loss was read off.
     """
 
     loss: float | None = field(default=None, kw_only=True)
@@ -83,17 +84,19 @@ class Tested:
 
 @dataclass(eq=False)
 class PairTests(Tested):
-    """The tests of activation `a` against `b`; ReLU is always b."""
+    """The tests of arm `a` against `b`; the baseline is always b. `primary`: it is a comparison with the baseline."""
 
     a: str
     b: str
     paired: bool
+    primary: bool = False
     unfit: dict[str, str] = field(default_factory=dict)  # {activation: why it can't be tested}
     naive_p: float | None = None
 
     @property
-    def primary(self) -> bool:
-        return REFERENCE in (self.a, self.b)
+    def names(self) -> list[str]:
+        """The arms that are compared with b."""
+        return [self.a]
 
     @property
     def why_not(self) -> str:
@@ -103,13 +106,11 @@ class PairTests(Tested):
 
 
 @dataclass(eq=False)
-class SmoothContrast(Tested):
-    """The planned contrast: all smooth activations together against ReLU."""
+class Contrast(Tested):
+    """The planned contrast: some arms together against the baseline."""
 
-    smooth: list[str]
-    kinked: list[str]
-    unknown: list[str]  # the registry doesn't say whether they are smooth
-    left_out: list[str] = field(default_factory=list)  # smooth ones with too few trials
+    names: list[str]
+    left_out: list[str] = field(default_factory=list)  # arms of it with too few trials
     paired: bool = True
     reason: str = ""  # why there is no test
 
@@ -140,7 +141,8 @@ def _once(method):
 
 
 class Study:
-    """The results of one study, {activation: results}, and what follows from them. `name` tells several apart.
+    """The results of one study, {arm: results}, and what follows from them. `name` tells several apart; `question`:
+    what is asked of them, by default what they record.
 
     looks: the record of the looks that were taken while trials were added (looks.py), or None. The trials are
     those of the last look, then: p-values and intervals allow for all looks, and the decisions on record stand.
@@ -149,10 +151,18 @@ class Study:
         UserError: there are no results, or they are of different settings, corpora or positions.
     """
 
-    def __init__(self, all_results: Mapping[str, dict], name: str = "", looks: Mapping | None = None):
+    def __init__(
+        self,
+        all_results: Mapping[str, dict],
+        name: str = "",
+        looks: Mapping | None = None,
+        question: Question | None = None,
+        without: int | None = None,
+    ):
         self.name, self.looks = name, looks
-        self.measured: dict[str, Measured] = measure(all_results)
+        self.measured: dict[str, Measured] = measure(all_results, without)
         self.all_results = {name: m.results for name, m in self.measured.items()}
+        self.question = question or Question.of(self.all_results)
         self._answers: dict[tuple, object] = {}
 
     @classmethod
@@ -212,25 +222,31 @@ class Study:
 
     # tests
 
+    @cached_property
+    def without(self) -> dict[int, Study]:
+        """{trial: this study without that trial of every arm}."""
+        ids = sorted({k for m in self.measured.values() for k in m.trials})
+        return {k: type(self)(self.all_results, self.name, question=self.question, without=k) for k in ids}
+
     @property
     def tests(self) -> list[PairTests]:
         """Every pair of activations, compared by the procedure of significance.py."""
         return self._compared[0]
 
     @property
-    def contrast(self) -> SmoothContrast:
-        """Mean ln PD of the smooth activations minus ReLU's, seed by seed where all of them share their seeds with it.
+    def contrast(self) -> Contrast:
+        """Mean ln PD of the arms of the contrast minus the baseline's, seed by seed where all of them share their seeds
+        with it.
 
-        An activation with fewer than three trials that have a PD is left out: it must not take the test from the
-        others.
+        An arm with fewer than three trials that have a PD is left out: it must not take the test from the others.
         """
         return self._compared[1]
 
     @cached_property
-    def _compared(self) -> tuple[list[PairTests], SmoothContrast]:
-        names = sorted(self.measured, key=lambda name: name == REFERENCE)  # stable: otherwise in the study's order
+    def _compared(self) -> tuple[list[PairTests], Contrast]:
+        names = [*self.question.others, self.question.baseline]
         pairs = [self._compare(self.measured[a], self.measured[b]) for a, b in itertools.combinations(names, 2)]
-        contrast = self._compare_smooth()
+        contrast = self._compare_together()
         planned = [t for t in pairs if t.primary and not t.unfit]
         others = [t for t in pairs if t not in planned]
         for question in QUESTIONS:
@@ -288,7 +304,8 @@ class Study:
 
     def _compare(self, a: Measured, b: Measured) -> PairTests:
         unfit = {m.name: m.unfit for m in (a, b) if m.unfit}
-        result = PairTests(a.name, b.name, seeds_shared(a, b), unfit)
+        primary = b.name == self.question.baseline
+        result = PairTests(a.name, b.name, seeds_shared(a, b), primary, unfit)
         if unfit:
             return result
         paired = result.paired
@@ -301,35 +318,46 @@ class Study:
             result.own["Loss"] = significance.compare_loss(a.losses(ids[0]), b.losses(ids[1]), paired=paired)
         return result
 
-    def _compare_smooth(self) -> SmoothContrast:
-        smoothness = {name: _smooth(name) for name in self.fit}
-        contrast = SmoothContrast(*([n for n, s in smoothness.items() if s is kind] for kind in (True, False, None)))
-        if REFERENCE not in self.fit or not contrast.smooth:
-            missing = "a smooth activation" if REFERENCE in self.fit else activations.label(REFERENCE)
+    def _compare_together(self) -> Contrast:
+        baseline, planned = self.question.baseline, self.question.contrast
+        contrast = Contrast([name for name in planned if name in self.fit])
+        if not planned:
+            return contrast
+        if baseline not in self.fit or not contrast.names:
+            missing = ", ".join(map(activations.label, planned if baseline in self.fit else [baseline]))
             contrast.reason = f"there are no usable results of {missing}"
             return contrast
-        enough = [name for name in contrast.smooth if len(self.fit[name].pd_ids) >= 3]
+        enough = [name for name in contrast.names if len(self.fit[name].pd_ids) >= 3]
         if enough:
-            contrast.left_out = [name for name in contrast.smooth if name not in enough]
-            contrast.smooth = enough
-        contrast.paired = all(seeds_shared(self.fit[name], self.fit[REFERENCE]) for name in contrast.smooth)
-        names = [*contrast.smooth, REFERENCE]
-        smooth, paired = contrast.smooth, contrast.paired
+            contrast.left_out = [name for name in contrast.names if name not in enough]
+            contrast.names = enough
+        names = contrast.names
+        contrast.paired = all(seeds_shared(self.fit[name], self.fit[baseline]) for name in names)
+        paired = contrast.paired
         self._compare_pds(
-            contrast, names, lambda pds: significance.smooth_contrast(pds, smooth, REFERENCE, paired=paired)
+            contrast,
+            [*names, baseline],
+            lambda pds: significance.smooth_contrast(pds, names, baseline, paired=paired),
         )
         if "PD" not in contrast.own:
-            contrast.reason = "too few trials have a PD in all of these activations"
+            contrast.reason = f"too few trials have a PD in all of these {self.question.arms_noun}"
         return contrast
 
     @cached_property
+    def headline(self) -> Contrast | PairTests | None:
+        """What answers the question alone: the planned contrast, or the comparison of two arms; None of several."""
+        if self.question.contrast:
+            return self.contrast
+        return self.tests[0] if len(self.tests) == 1 else None
+
+    @cached_property
     def primary(self) -> list[PairTests]:
-        """The planned comparisons: every activation against ReLU."""
+        """The planned comparisons: every arm against the baseline."""
         return [t for t in self.tests if t.primary and not t.unfit]
 
     @cached_property
     def planned_for(self) -> list[PairTests]:
-        """The comparisons that trials are planned for: those with ReLU, every pair where there is no ReLU."""
+        """The comparisons that trials are planned for: those with the baseline, every pair where that can't be used."""
         return self.primary or self.tests
 
     @_once
@@ -351,7 +379,7 @@ class Study:
         return kind if test.a == a else {"lower": "higher", "higher": "lower"}.get(kind, kind)
 
     def against_reference(self, quantity: str, kind: str) -> list[str]:
-        """Activations whose comparison with ReLU has this kind of verdict."""
+        """Arms whose comparison with the baseline has this kind of verdict."""
         return [t.a for t in self.primary if self.verdict(t, quantity).kind == kind]
 
     def differ(self, quantity: str) -> tuple[int, int]:
@@ -361,15 +389,15 @@ class Study:
 
     @cached_property
     def disagreeing(self) -> list[PairTests]:
-        """Comparisons with ReLU whose verdict at equal loss is another than that on the final models."""
+        """Comparisons with the baseline whose verdict at equal loss is another than that on the final models."""
         both = [t for t in self.primary if t.tested("PD") and t.tested("Matched_PD")]
         return [t for t in both if self.verdict(t, "PD").kind != self.verdict(t, "Matched_PD").kind]
 
     @_once
-    def contrast_kind(self, quantity: str) -> str:
-        """The kind of verdict on the planned contrast; '' where it could not be tested."""
-        c = self.contrast
-        if not c.tested(quantity):
+    def headline_kind(self, quantity: str) -> str:
+        """The kind of verdict on the headline; '' where it could not be tested."""
+        c = self.headline
+        if c is None or not c.tested(quantity):
             return ""
         p, p_equal = c.p_holm[quantity], c.p_equal[quantity]
         margin = self.margin(quantity)
@@ -516,7 +544,7 @@ def reduction(test: significance.Comparison) -> float:
 
 
 def _moderate(compared: list[Tested], lenders: list[PairTests], quantity: str) -> None:
-    """Moderate every comparison by the spread that those with ReLU have on average."""
+    """Moderate every comparison by the spread that those with the baseline have on average."""
     variance = significance.family_variance([t.own.get(quantity) for t in lenders])
     for t in compared:
         if quantity in t.own:
@@ -543,7 +571,7 @@ def _equal(test: significance.Comparison, quantity: str, record: Mapping | None)
     return p if p is None or p >= 0.5 else sequential.repeated_p(2 * p, n, looks) / 2  # one side is half of two
 
 
-def _adjust(in_order: list[tuple[list[Tested], str]], planned: SmoothContrast, record: Mapping | None) -> None:
+def _adjust(in_order: list[tuple[list[Tested], str]], planned: Contrast, record: Mapping | None) -> None:
     """Adjust the p-values of the families of one question, the most important first; each is (what is compared,
     quantity). A family without any test neither counts nor closes the gate."""
     families = []
@@ -579,13 +607,6 @@ def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:
     """The trials to compare: with shared seeds those that all have."""
     ids = [list(some) for some in ids]
     return [[k for k in ids[0] if all(k in some for some in ids)]] * len(ids) if paired else ids
-
-
-def _smooth(name: str) -> bool | None:
-    try:
-        return activations.get_info(name).smooth
-    except UserError:
-        return None
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:

@@ -20,8 +20,8 @@ from analysis.markdown import (
     safe,
     span,
 )
-from analysis.sections import FEW, across, cautions, failed_checks, margin, undecided
-from analysis.study import REFERENCE, Study
+from analysis.sections import FEW, across, base, cautions, failed_checks, margin, undecided, untested
+from analysis.study import Study
 from config import Config
 from significance import Comparison
 from storage import number
@@ -50,10 +50,14 @@ def source(s: Study) -> str:
 
 
 def question(s: Study) -> str:
+    q = s.question
+    if len(q.arms) < 2:
+        return f"**Question.** How far do models with {base(s)} differ from one training to the next?"
+    asked = "a smooth activation" if q.about_smoothness else labels(q.contrast or q.others, "or")
+    hypothesis = " (Hypothesis, stated before the numbers: they do.)" if q.about_smoothness else ""
     return (
         f"**Question.** A language model trained again, with nothing changed but {source(s)}, predicts differently. Do "
-        f"models with a smooth activation differ less from one training to the next than models with "
-        f"{label(REFERENCE)}? (Hypothesis, stated before the numbers: they do.)"
+        f"models with {asked} differ less from one training to the next than models with {base(s)}?{hypothesis}"
     )
 
 
@@ -63,25 +67,51 @@ def trained(s: Study) -> str:
 
 
 def answer(s: Study) -> str:
-    """What became of the hypothesis, by the planned contrast."""
-    c = s.contrast
-    words = {"lower": "yes", "higher": "no, the opposite", "equal": "no", "inconclusive": "undecided"}
-    kind = s.contrast_kind("PD")
-    models = f"models with {labels(c.smooth)}{', taken together,' if len(c.smooth) > 1 else ''}"
-    said = {
-        "lower": f"{models} differ less from one another than models with {label(REFERENCE)}",
-        "higher": f"{models} differ more from one another than models with {label(REFERENCE)}",
-        "equal": f"{models} differ as much from one another as models with {label(REFERENCE)}",
-        "inconclusive": f"{models} can't be told from models with {label(REFERENCE)}",
-    }
-    if not kind:
-        note = c.tests["PD"].note if "PD" in c.tests else ""
-        text = f"**Answer: not tested.** {capital(c.reason or note)}."
+    """What answers the question: the planned contrast, the comparison of two arms, or each of several."""
+    if s.headline is None:
+        text = answer_each(s)
+    elif kind := s.headline_kind("PD"):
+        words = {"lower": "yes", "higher": "no, the opposite", "equal": "no", "inconclusive": "undecided"}
+        names = s.headline.names
+        models = f"models with {labels(names)}{', taken together,' if len(names) > 1 else ''}"
+        said = {
+            "lower": f"{models} differ less from one another than models with {base(s)}",
+            "higher": f"{models} differ more from one another than models with {base(s)}",
+            "equal": f"{models} differ as much from one another as models with {base(s)}",
+            "inconclusive": f"{models} can't be told from models with {base(s)}",
+        }
+        text = (
+            f"**Answer: {words[kind]}.** After {trained(s)}, {said[kind]}: {change(s, s.headline.tests['PD'], kind)}."
+        )
     else:
-        text = f"**Answer: {words[kind]}.** After {trained(s)}, {said[kind]}: {change(s, c.tests['PD'], kind)}."
+        text = f"**Answer: not tested.** {capital(untested(s))}."
     if failed_checks(across(s)):
         text += " **A check across activations failed: don't rely on this before that is explained.**"
     return text
+
+
+def answer_each(s: Study) -> str:
+    """The answer where several arms are compared with the baseline, each by itself."""
+    kinds = {t: s.verdict(t, "PD").kind for t in s.primary}
+    lower, higher = ([t for t, k in kinds.items() if k == kind] for kind in ("lower", "higher"))
+    if not any(t.tested("PD") for t in s.primary):
+        return f"**Answer: not tested.** {capital(untested(s)) if len(s.fit) > 1 else 'There is nothing to compare'}."
+    if not lower and not higher:
+        equal = all(kind == "equal" for kind in kinds.values())
+        said = f"differ as much as models with {base(s)}" if equal else f"can't be told from models with {base(s)}"
+        return f"**Answer: {'no' if equal else 'undecided'}.** After {trained(s)}, none of the others {said}."
+    told = [
+        f"models with {label(t.a)} differ {'less' if t in lower else 'more'} by {percent_range(t.tests['PD'])}"
+        for t in [*lower, *higher]
+    ]
+    word = (
+        "yes"
+        if len(lower) == len(kinds)
+        else f"yes, with {labels(t.a for t in lower)}"
+        if lower
+        else "no, the opposite"
+    )
+    return f"**Answer: {word}.** After {trained(s)}, compared with {base(s)} {listed(told)} (95 % interval)."
 
 
 def change(s: Study, test: Comparison, kind: str) -> str:
@@ -94,7 +124,7 @@ def change(s: Study, test: Comparison, kind: str) -> str:
 
 
 def how_sure(s: Study) -> list[str]:
-    kind = s.contrast_kind("PD")
+    kind = s.headline_kind("PD")
     tested = [t for t in s.tests if t.tested("PD")]
     if not tested:
         return [
@@ -109,12 +139,18 @@ def how_sure(s: Study) -> list[str]:
         parts.append("With so few trainings the intervals are themselves rough.")
     if kind in ("lower", "higher"):
         parts.append(at_equal_loss(s, kind))
+    if before := s.question.earlier:
+        asked = listed(f"against {label(q.baseline)}" for q in before)
+        parts.append(
+            f"This is question {len(before) + 1} asked of these results (before it: {asked}); each has such an error "
+            "rate of its own."
+        )
     return [f"**How sure.** {' '.join(parts)}"]
 
 
 def at_equal_loss(s: Study, kind: str) -> str:
     """Whether a difference of the final models also shows between models that have learnt equally much."""
-    matched = s.contrast_kind("Matched_PD")
+    matched = s.headline_kind("Matched_PD")
     if matched == kind:
         return "At equal validation loss it shows too."
     if matched in ("lower", "higher"):
@@ -125,7 +161,7 @@ def at_equal_loss(s: Study, kind: str) -> str:
 
 
 def one_by_one(s: Study) -> list[str]:
-    if not s.primary or (len(s.primary) == 1 and s.contrast_kind("PD")):  # then the contrast is that comparison
+    if not s.primary or (s.headline is not s.contrast and s.headline_kind("PD")):  # then the answer is that comparison
         return []
     words = {
         "lower": "more reproducible (lower PD)",
@@ -134,7 +170,7 @@ def one_by_one(s: Study) -> list[str]:
         "inconclusive": "undecided",
         "no test": "not tested",
     }
-    return [f"**Each against {label(REFERENCE)}.** {grouped(s, 'PD', words)}"]
+    return [f"**Each against {base(s)}.** {grouped(s, 'PD', words)}"]
 
 
 def accuracy(s: Study) -> list[str]:
@@ -147,7 +183,7 @@ def accuracy(s: Study) -> list[str]:
         "inconclusive": "no difference shown",
         "no test": "not tested",
     }
-    return [f"**Validation loss** (lower predicts better) against {label(REFERENCE)}. {grouped(s, 'Loss', words)}"]
+    return [f"**Validation loss** (lower predicts better) against {base(s)}. {grouped(s, 'Loss', words)}"]
 
 
 def grouped(s: Study, quantity: str, words: dict[str, str]) -> str:
@@ -191,18 +227,19 @@ def advice(s: Study) -> str:
     if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(across(s)):
         return "First find out why checks failed; until then those numbers are no evidence."
     if not s.detectable:
-        return f"Nothing yet: train three trials or more of {label(REFERENCE)} and of a smooth activation."
+        return f"Nothing yet: train three trials or more of {base(s)} and of another {s.question.arm}."
     lower, higher = s.against_reference("PD", "lower"), s.against_reference("PD", "higher")
     if lower:
         costly = [n for n in lower if n in s.against_reference("Loss", "higher")]
         price = f"; {labels(costly)} at the price of a higher loss" if costly else ""
         return f"Where reproducible predictions matter, take {labels(lower, 'or')}{price}{though_small(s, lower)}."
-    kind = s.contrast_kind("PD")
+    kind = s.headline_kind("PD")
     if kind == "lower":
-        which = "take a smooth activation; which one is undecided"
+        which = "a smooth activation" if s.question.about_smoothness else f"one of {labels(s.headline.names)}"
+        which = f"take {which}; which one is undecided"
         return f"Where reproducible predictions matter, {which}{though_small(s, [])}."
     if higher or kind == "higher":
-        return f"Where reproducible predictions matter, keep {label(REFERENCE)}{though_small(s, higher)}."
+        return f"Where reproducible predictions matter, keep {base(s)}{though_small(s, higher)}."
     if s.primary and len(s.against_reference("PD", "equal")) == len(s.primary):
         return "Choose by accuracy and speed: these activations are alike in reproducibility."
     return "Choose by accuracy and speed: nothing here speaks for an activation on account of reproducibility."
@@ -211,7 +248,7 @@ def advice(s: Study) -> str:
 def though_small(s: Study, names: list[str]) -> str:
     """Said of differences whose 95 % intervals lie within what counts as equal: of these activations, or without any
     of the planned contrast."""
-    shown = [t.tests["PD"] for t in s.primary if t.a in names] or [s.contrast.tests["PD"]]
+    shown = [t.tests["PD"] for t in s.primary if t.a in names] or [s.headline.tests["PD"]]
     least = 1 - s.margin("PD")
     if all(least <= test.low and test.high <= 1 / least for test in shown):
         what = "all differences" if len(shown) > 1 else "the difference"
@@ -237,8 +274,7 @@ def terms(s: Study) -> list[str]:
         f"evaluated positions of text not trained on{along}. 0.01 more is 1 % more perplexity.",
         "PD at equal loss": f"read off {'between branches' if s.frontiers else 'along training'} where a pair's loss "
         "first falls to a level that every pair compared reaches (section 5).",
-        "Smooth": f"differentiable everywhere. {label(REFERENCE)} has a kink at 0. The *planned contrast* compares the "
-        f"smooth ones together, by mean ln PD, with {label(REFERENCE)}.",
+        **contrast_terms(s),
         "95 % interval": "made so that it holds the true value in 95 of 100 studies; each for its comparison alone.",
         "Adjusted p": "the chance of a result this extreme where nothing differs, adjusted for the number of "
         "comparisons (Holm) and for their order (section 4).",
@@ -251,6 +287,17 @@ def terms(s: Study) -> list[str]:
         "Pareto front": "those that no other beats in one of loss and PD without losing in the other.",
     }
     return ["### Terms", "", *(f"- **{term}**: {text}" for term, text in lines.items())]
+
+
+def contrast_terms(s: Study) -> dict[str, str]:
+    if s.question.about_smoothness:
+        return {
+            "Smooth": f"differentiable everywhere. {base(s)} has a kink at 0. The *planned contrast* compares the "
+            f"smooth ones together, by mean ln PD, with {base(s)}."
+        }
+    if not s.question.contrast:
+        return {}
+    return {"Planned contrast": f"{labels(s.question.contrast)} together, by mean ln PD, against {base(s)}."}
 
 
 # -- how it was measured -----------------------------------------------------------------------------------------------

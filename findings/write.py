@@ -26,8 +26,9 @@ import activations
 import significance
 from analysis.frontier import equal_loss
 from analysis.markdown import effect, fixed, label, listed, p_value, signed, table
+from analysis.question import REFERENCE
 from analysis.results import load_all_results
-from analysis.study import REFERENCE, Study
+from analysis.study import Study
 from measures.table import BY_KEY
 from plotting.several import forest
 from plotting.style import GREY, WIDTH, headline, house_style, panels
@@ -73,10 +74,10 @@ class Published:
 
     @property
     def smooth(self) -> list[str]:
-        return self.study.contrast.smooth
+        return self.study.headline.names
 
     def contrast(self, quantity: str) -> significance.Comparison:
-        return self.study.contrast.tests[quantity]
+        return self.study.headline.tests[quantity]
 
     @property
     def share_of_text(self) -> float:
@@ -87,7 +88,7 @@ class Published:
 
     def influence(self, quantity: str) -> significance.Influence:
         """Of single trials on the contrast."""
-        without = {k: left.contrast.tests[quantity] for k, left in self.study.without.items()}
+        without = {k: left.headline.tests[quantity] for k, left in self.study.without.items()}
         return significance.influence(self.contrast(quantity), without)
 
 
@@ -121,7 +122,7 @@ class Outcome:
 
 
 def outcomes(study: Study) -> dict[str, Outcome]:
-    tests = {quantity: study.contrast.tests[quantity] for quantity in OUTCOMES}
+    tests = {quantity: study.headline.tests[quantity] for quantity in OUTCOMES}
     adjusted = significance.holm([test.p for test in tests.values()])
     return {
         quantity: Outcome(test, p, significance.equivalence_p(test))

@@ -15,8 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 import activations
+from analysis.question import REFERENCE, smooth
 from analysis.results import Measured
-from analysis.study import REFERENCE, WEIGHTINGS, Study
+from analysis.study import WEIGHTINGS, Study
 from config import UserError
 from measures.table import BY_KEY as METRIC
 from plotting.one import (
@@ -278,7 +279,7 @@ def _zoom(ax: Axes, points: list, target: float | None) -> None:
     ticks(ax.yaxis, 5)
 
 
-# -- ratios to ReLU -----------------------------------------------------------------------------------------------
+# -- ratios to the baseline ---------------------------------------------------------------------------------------
 
 VERDICTS = {
     "lower": "lower",
@@ -287,24 +288,23 @@ VERDICTS = {
     "inconclusive": "inconclusive",
     "no test": "no test",
 }
-_ALL_SMOOTH = "smooth ones together"
 
 
 def ratio_rows(study: Study) -> list[dict]:
-    """The rows of `pd_ratios`: each activation against ReLU, last the planned contrast; [] where there is no ratio."""
-    rows = []
+    """The rows of `pd_ratios`: each arm against the baseline, last the planned contrast; [] where there is no ratio."""
+    rows, baseline = [], study.question.baseline
     for pair in (t for t in study.tests if t.primary):
-        row = {"activation": pair.a, "verdict": "no test"}
+        row = {"activation": pair.a, "baseline": baseline, "verdict": "no test"}
         for quantity, prefix in (("PD", ""), ("Matched_PD", "matched_")):
             if (test := pair.tests.get(quantity)) is not None:
                 row |= _ratio(test, prefix, study.verdict(pair, quantity).kind)
         rows.append(row)
     if not any("ratio" in row for row in rows):
         return []
-    contrast = {"smooth": study.contrast.smooth}
+    contrast = {"together": study.contrast.names, "baseline": baseline}
     for quantity, prefix in (("PD", ""), ("Matched_PD", "matched_")):
         if study.contrast.tested(quantity):
-            contrast |= _ratio(study.contrast.tests[quantity], prefix, study.contrast_kind(quantity))
+            contrast |= _ratio(study.contrast.tests[quantity], prefix, study.headline_kind(quantity))
     return rows + [contrast] * ("ratio" in contrast)
 
 
@@ -320,11 +320,10 @@ def pd_ratios(rows: list[Mapping]) -> Figure:
         1, 1, 1.77 + (0.42 if with_matched else 0.28) * len(rows),
         left=text_width(map(_row_name, rows)) + 0.25, right=2.4, top=0.67, bottom=0.92,
     )  # fmt: skip
-    smooth = next((row["smooth"] for row in rows if "smooth" in row), None)
     note = "verdicts: adjusted for the number of comparisons; intervals: not adjusted"
-    if smooth:
-        listed = textwrap.shorten(", ".join(map(named, smooth)), 90, placeholder=" …")
-        note += f"\n{_ALL_SMOOTH}, the planned contrast: {listed}"
+    if contrast := next((row for row in rows if "together" in row), None):
+        listed = textwrap.shorten(", ".join(map(named, contrast["together"])), 90, placeholder=" …")
+        note += f"\n{_row_name(contrast)}, the planned contrast: {listed}"
     headline(figure, title, note, below)
     ratios(ax, rows)
     ax.get_legend().remove()
@@ -334,7 +333,15 @@ def pd_ratios(rows: list[Mapping]) -> Figure:
 
 
 def _row_name(row: Mapping) -> str:
-    return _ALL_SMOOTH if "smooth" in row else named(row["activation"])
+    return _together(row) if "together" in row else named(row["activation"])
+
+
+def _together(row: Mapping) -> str:
+    return "smooth ones together" if all(map(smooth, row["together"])) else f"{len(row['together'])} together"
+
+
+def _baseline(rows: list[Mapping]) -> str:
+    return named(rows[0].get("baseline") or REFERENCE)
 
 
 def ratios(ax: Axes, rows: list[Mapping]) -> None:
@@ -348,14 +355,14 @@ def ratios(ax: Axes, rows: list[Mapping]) -> None:
             beside(ax, y + offset, _ratio_text(ratio, low, high))
             verdict = str(row.get(f"{prefix}verdict") or "")
             beside(ax, y + offset, textwrap.shorten(VERDICTS.get(verdict, verdict), 18, placeholder="…"), 1.4)
-        if "smooth" in row:
+        if "together" in row:
             ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
     forest(ax, lines)
     ax.set_yticks(range(len(rows)), map(_row_name, rows))
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_xlabel("mean relative PD as a ratio to ReLU's (log scale)")
+    ax.set_xlabel(f"mean relative PD as a ratio to {_baseline(rows)}'s (log scale)")
     above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom", "fontsize": SMALL}
-    ax.annotate("← more reproducible than ReLU", (1, 1), xytext=(-4, 2), ha="right", **above)
+    ax.annotate(f"← more reproducible than {_baseline(rows)}", (1, 1), xytext=(-4, 2), ha="right", **above)
     ax.legend(handles=_ratio_legend(with_matched), loc="best")
 
 
@@ -370,7 +377,7 @@ def _ratio_legend(with_matched: bool) -> list:
 
 def finding(rows: list[Mapping]) -> tuple[str, str]:
     """What the tests allow to be said, the planned contrast first: two lines, in the words of their verdicts."""
-    single = [row for row in rows if "smooth" not in row]
+    single, baseline = [row for row in rows if "together" not in row], f"{_baseline(rows)}’s"
     groups: dict[str, list[str]] = {}
     for row in single:
         groups.setdefault(row.get("verdict") or "no test", []).append(named(row["activation"]))
@@ -378,13 +385,16 @@ def finding(rows: list[Mapping]) -> tuple[str, str]:
     order = sorted(groups, key=lambda kind: list(VERDICTS).index(kind) if kind in VERDICTS else len(VERDICTS))
     each = ["; ".join(f"{words.get(kind, kind)}: {', '.join(groups[kind])}" for kind in order)]
     each.append("; ".join(f"{words.get(kind, kind)}: {len(groups[kind])} of {len(single)}" for kind in order))
-    contrast = next((row for row in rows if "smooth" in row), None)
+    contrast = next((row for row in rows if "together" in row), None)
     if contrast is None:
-        return fitting([f"Mean PD against ReLU’s — {text}" for text in each], 9, "bold"), ""
+        return fitting([f"Mean PD against {baseline} — {text}" for text in each], 9, "bold"), ""
     kind, equal = contrast["verdict"], contrast.get("matched_verdict")
-    said = {"equal": "practically equal to ReLU’s (±5 %)", "inconclusive": "inconclusive against ReLU’s"}
-    size = f"{abs(100 * (contrast['ratio'] - 1)):.1f} % {kind} than ReLU’s"
-    title = f"Smooth activations together: mean PD {said.get(kind, size)}"
+    said = {"equal": f"practically equal to {baseline} (±5 %)", "inconclusive": f"inconclusive against {baseline}"}
+    size = f"{abs(100 * (contrast['ratio'] - 1)):.1f} % {kind} than {baseline}"
+    who = (
+        "Smooth activations" if all(map(smooth, contrast["together"])) else ", ".join(map(named, contrast["together"]))
+    )
+    title = f"{who} together: mean PD {said.get(kind, size)}"
     if equal:
         words = {"equal": "practically equal"}.get(equal, equal)
         title += ", at equal loss too" if equal == kind else f"; at equal loss: {words}"
@@ -465,11 +475,11 @@ def studies(data: tuple[list[Mapping], list[Mapping]]) -> Figure:
     figure, axes = panels(rows, columns, height, left=left, top=top, bottom=bottom, across=0.2, down=down)
     n = len(_study_names((table, [])))
     note = (
-        "ratio of mean relative PD to ReLU's of the same study: left of 1, more reproducible; lines: 95 % intervals, "
-        "not adjusted; shaded: within 5 %"
+        f"ratio of mean relative PD to {_baseline(table)}'s of the same study: left of 1, more reproducible; lines: "
+        "95 % intervals, not adjusted; shaded: within 5 %"
     )
     note = note.replace("; lines", ";\nlines") + ("; diamond: all studies together (random effects)" if pooled else "")
-    headline(figure, f"{n} stud{'ies' if n != 1 else 'y'}: PD relative to ReLU", note)
+    headline(figure, f"{n} stud{'ies' if n != 1 else 'y'}: PD relative to {_baseline(table)}", note)
     shown, unused = list(axes.flat[: len(names)]), axes.flat[len(names) :]
     for index, (name, ax) in enumerate(zip(names, shown, strict=True)):
         one_of_studies(ax, data, name)
@@ -512,7 +522,7 @@ def one_of_studies(ax: Axes, data: tuple[list[Mapping], list[Mapping]], name: st
         if row["activation"] == name:
             _diamond(ax, len(order), name, *(number(row.get(key)) for key in ("ratio", "low", "high")))
             ax.axhline(len(order) - 0.5, color=GREY, linewidth=0.5)
-    ax.set(title=named(name, 20), xlabel="PD ratio to ReLU")
+    ax.set(title=named(name, 20), xlabel=f"PD ratio to {_baseline(table)}")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
 

@@ -306,10 +306,12 @@ def test_no_variation_is_no_test_and_counts_as_one():
     assert row.PD_Test == "no test" and "no variation between trials" in row.PD_Verdict
     assert not row.PD_Significant and row.PD_Ratio == pytest.approx(1)
     assert list(table.PD_p_Holm.dropna()) == pytest.approx(multipletests(table.PD_p.dropna(), method="holm")[1])
-    study["swish"] = synthetic_results("swish")  # without ReLU all pairs are one family, in which that one counts as 1
+    study["swish"] = synthetic_results("swish")  # a family in which the untested one counts as 1
     table = calculate_statistical_significance({name: study[name] for name in ("smelu_1", "gelu", "swish")})
-    expected = multipletests([1.0, *table.PD_p.dropna()], method="holm")[1][1:]
-    assert list(table.PD_p_Holm.dropna()) == pytest.approx(list(expected))
+    planned = table[table.Primary]
+    assert set(planned.Activation_B) == {"smelu_1"} and planned.PD_p.isna().sum() == 1
+    expected = multipletests([1.0, *planned.PD_p.dropna()], method="holm")[1][1:]
+    assert list(planned.PD_p_Holm.dropna()) == pytest.approx(list(expected))
     assert "nan" not in table.to_csv().lower()
 
 

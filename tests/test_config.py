@@ -254,7 +254,8 @@ def test_folder_that_is_a_file_is_refused(tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_complete_and_round_trip(preset):
     config = Config(preset=preset, device="cpu")
-    assert all(v is not None for k, v in config.to_dict().items() if k not in ("study", "encoding", "workers"))
+    unset = ("study", "encoding", "workers", "baseline")
+    assert all(v is not None for k, v in config.to_dict().items() if k not in unset)
     again = Config.from_dict(config.to_dict())
     assert again == config
     assert again.fingerprint() == config.fingerprint()
@@ -283,11 +284,12 @@ OTHER = {
     "encoding": "cp1251", "text_column": "story", "schedule": "trunk", "branch_points": (0.5, 1.0), "cooldown": 0.5,
     "sampling": "shuffle",
     "remedy": "warm", "strength": 0.5, "teacher": ("a teacher.pt",), "averages": ("lawa_10", "ema_0.99"),
+    "baseline": "gelu", "contrast": ("relu", "swish"),
 }  # fmt: skip
 
 NO_EFFECT_ON_RESULTS = {
     "preset", "data_dir", "trials_per_activation", "workers", "snapshot_seconds", "study", "results_dir", "plots_dir",
-    "checkpoint_dir", "encoding", "text_column",
+    "checkpoint_dir", "encoding", "text_column", "baseline", "contrast",
 }  # fmt: skip
 
 

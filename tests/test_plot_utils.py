@@ -953,7 +953,7 @@ def test_ratios_and_contrast_of_a_study_are_those_of_the_analysis():
         )
     means = {name: np.mean(list(pair_values(r, "relative_pd").values())) for name, r in study.items()}
     smooth = [name for name in STUDY if name != "relu"]
-    assert contrast["smooth"] == smooth
+    assert contrast["together"] == smooth
     expected = scipy.stats.gmean([means[name] for name in smooth]) / means["relu"]
     assert contrast["ratio"] == pytest.approx(expected)
     assert several.ratio_rows(Study(synthetic_study(["gelu", "swish"]))) == []

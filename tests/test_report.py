@@ -241,7 +241,8 @@ def test_which_claims_share_an_error_rate_and_what_another_look_costs():
     assert "(4 comparisons, Holm's correction)" in steps[0] and "The other 6 pairs" in steps[3]
     assert "is not paid for" in text and "--until-decided" in text
     without = section(text_of(synthetic_study(("gelu", "swish", "smelu_1"))), "Statistical Significance")
-    assert "PD of all 3 pairs" in without and "planned contrast" not in without
+    assert "PD of each activation against SmeLU β=1 (2 comparisons" in without and "planned contrast" not in without
+    assert "3. The other pair: if any of step 1 is shown" in without.replace("The other 1 pair", "The other pair")
     assert "is not paid for" in plan_text(Study(synthetic_study()))
 
 

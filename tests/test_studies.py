@@ -191,7 +191,7 @@ def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
     assert studies.pool(found)["PD"] == [] and "three finished trials of both" in studies.studies_text(found)
     table = studies.studies_frame(found).set_index(["Study", "Activation"])
     assert table.loc[("main", "gelu"), "PD_Verdict"] == "no test"
-    assert table.loc[("b", "gelu"), "PD_Verdict"] == "no ReLU to compare with"
+    assert table.loc[("b", "gelu"), "PD_Verdict"] == "no baseline to compare with"
 
 
 def test_the_same_experiment_twice_counts_once(three):

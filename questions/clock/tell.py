@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-import activations
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
+from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import study_order
-from analysis.study import ALPHA, REFERENCE
+from analysis.study import ALPHA
 from config import UserError
 
 FOLDER = "clock"  # below that of the results
@@ -170,23 +170,29 @@ class Against:
         return tuple(None if x is None else math.exp(x) for x in (self.test.effect, self.test.low, self.test.high))
 
 
+def baseline_of(clocks: Mapping[str, Clock]) -> str:
+    """What the others are compared with: as the settings record it, else the default."""
+    asked = [c.contents["config"].get("baseline") for c in clocks.values()]
+    return next((name for name in asked if name in clocks), default_baseline(clocks))
+
+
 def against_reference(clocks: Mapping[str, Clock]) -> dict[str, list[Against]]:
-    """{activation: its tests against ReLU, one a fork}, paired by seed, and under TOGETHER the planned contrast: the
-    mean ln doubling time of the smooth activations minus ReLU's, of twins that leave at step 0, where there are two or
-    more. Moderated by the spread of the comparisons of a fork, and adjusted as one family (significance.gatekeep): step
+    """{activation: its tests against the baseline, one a fork}, paired by seed, and under TOGETHER the planned contrast:
+    the mean ln doubling time of the smooth activations minus ReLU's, of twins that leave at step 0, where ReLU is the
+    baseline and there are two or more. Moderated by the spread of the comparisons of a fork, and adjusted as one family (significance.gatekeep): step
     0 first, then the contrast, then later forks as far as their gates are open."""
-    reference = clocks.get(REFERENCE)
-    names = [name for name in clocks if name != REFERENCE]
-    if reference is None or not names:
+    if not clocks:
         return {}
-    smooth = [name for name in names if _is_smooth(name)]
+    baseline = baseline_of(clocks)
+    reference, names = clocks[baseline], [name for name in clocks if name != baseline]
+    together = [name for name in names if smooth(name)] if baseline == REFERENCE else []
     families: list[tuple[int, dict]] = []
     for fork in reference.forks:
         tests = {n: compare([clocks[n]], reference, fork) for n in names}
         spread = significance.family_variance(tests.values())
         families.append((fork, {n: significance.moderate(t, spread) for n, t in tests.items() if t}))
-        if fork == reference.forks[0] and len(smooth) > 1:
-            test = compare([clocks[n] for n in smooth], reference, fork)
+        if fork == reference.forks[0] and len(together) > 1:
+            test = compare([clocks[n] for n in together], reference, fork)
             families.append((fork, {TOGETHER: significance.moderate(test, spread)} if test else {}))
     families = [(fork, tests) for fork, tests in families if tests]
     adjusted = significance.gatekeep([{n: t.p for n, t in tests.items()} for _, tests in families], planned=TOGETHER)
@@ -207,13 +213,6 @@ def compare(several: Sequence[Clock], reference: Clock, fork: int) -> significan
         return None
     *ours, theirs = ([math.log(found[k]) for k in trials] for found in times)
     return significance.compare_loss(np.mean(ours, axis=0), theirs)
-
-
-def _is_smooth(name: str) -> bool:
-    try:
-        return activations.get_info(name).smooth
-    except UserError:
-        return False
 
 
 # -- in words -----------------------------------------------------------------------------------------------------
@@ -238,8 +237,8 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         "## How fast they part",
         "",
         "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
-        "mean over seeds with its 95 % interval, and the ratio to that of ReLU (above 1: slower), paired by seed; p "
-        "adjusted for all comparisons of this page. Where a twin does not grow so, nothing is tested: the others would "
+        "mean over seeds with its 95 % interval, and the ratio to that of "
+        f"{label(baseline_of(clocks))} (above 1: slower), paired by seed; p adjusted for all comparisons of this page. Where a twin does not grow so, nothing is tested: the others would "
         "be chosen by the outcome.",
         *table(HEADER, _speeds(clocks)),
         *_contrast(clocks),
@@ -257,7 +256,7 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio to ReLU|Adjusted p".split("|")
+HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p".split("|")
 LATER = "Activation|Leaves at|Doubling time|PD at the end|Weights apart|Barrier|Together".split("|")
 
 

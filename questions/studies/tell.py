@@ -9,8 +9,6 @@ study and activation), `results/all_studies_pooled.csv` (a row per activation), 
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import os
 import urllib.parse
@@ -26,8 +24,9 @@ import plot_utils
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
+from analysis.question import Question
 from analysis.results import Measured, load_all_results, mean, median, std, study_order, training_mark
-from analysis.study import ALPHA, REFERENCE, PairTests, Study
+from analysis.study import ALPHA, PairTests, Study, Tested
 from analysis.tables import csv, frame
 from config import UserError
 from measures.table import BY_KEY
@@ -46,7 +45,13 @@ NAMES = {"PD": "final models", "Matched_PD": "equal validation loss"}
 
 
 class Member(Study):
-    """One study among several, by its name."""
+    """One study among several, by its name; `common`: the baseline of most of them, None: its own."""
+
+    common: str | None = None
+
+    @property
+    def comparable(self) -> bool:
+        return self.common in (None, self.question.baseline)
 
     @cached_property
     def model(self) -> str:
@@ -74,36 +79,30 @@ class Member(Study):
         return found
 
     @cached_property
-    def without(self) -> dict[int, Member]:
-        """{trial: this study without that trial of every activation}."""
-        return {k: self._without(k) for k in sorted({k for m in self.measured.values() for k in m.trials})}
-
-    def _without(self, trial: int) -> Member:
-        left = copy.copy(self)
-        left.__dict__ = {"name": self.name, "looks": None, "all_results": self.all_results, "_answers": {}}
-        left.measured = {name: dataclasses.replace(m, without=trial) for name, m in self.measured.items()}
-        return left
-
-    @cached_property
     def against(self) -> dict[str, PairTests]:
-        """{activation: its tests against ReLU}."""
-        return {t.a: t for t in self.tests if t.primary}
+        """{activation: its tests against the baseline}."""
+        return {t.a: t for t in self.tests if t.primary and self.comparable}
+
+    @property
+    def joint(self) -> Tested | None:
+        """The contrast, or the comparison of two; None where the studies' common baseline is another."""
+        return self.headline if self.comparable else None
 
     def test(self, name: str, quantity: str) -> significance.Comparison | None:
-        """Activation `name` (or SMOOTH) against ReLU; None where they were not compared."""
+        """Activation `name` (or SMOOTH) against the baseline; None where they were not compared."""
         if name == SMOOTH:
-            return self.contrast.tests.get(quantity)
+            return self.joint.tests.get(quantity) if self.joint else None
         return self.against[name].tests.get(quantity) if name in self.against else None
 
     def own(self, name: str, quantity: str) -> significance.Comparison | None:
         """The same by its own spread alone: what is moderated within a study counts its other comparisons too."""
-        tested = self.contrast if name == SMOOTH else self.against.get(name)
+        tested = self.joint if name == SMOOTH else self.against.get(name)
         return tested.own.get(quantity) if tested else None
 
     def said(self, name: str, quantity: str) -> str:
-        """The kind of its verdict; Holm over this study's comparisons with ReLU (the contrast is one by itself)."""
+        """The kind of its verdict; Holm over this study's planned comparisons (the contrast is one by itself)."""
         if name == SMOOTH:
-            return self.contrast_kind(quantity) or "no test"
+            return self.headline_kind(quantity) or "no test"
         return self.verdict(self.against[name], quantity).kind
 
 
@@ -131,7 +130,22 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
             f"no results in {results_dir} nor in {studies_dir}/*/results; train first (python train.py --study NAME) "
             f"or name other folders (--results-dir, --studies-dir)"
         )
-    return studies
+    common = baseline(studies)
+    return {name: _asked_alike(study, common) for name, study in studies.items()}
+
+
+def baseline(studies: Mapping[str, Member]) -> str:
+    """What most studies compare with; of equally many the first."""
+    found = [study.question.baseline for study in studies.values()]
+    return max(dict.fromkeys(found), key=found.count)
+
+
+def _asked_alike(study: Member, name: str) -> Member:
+    """The study asked with the others' baseline, where it has that."""
+    if name != study.question.baseline and name in study.measured:
+        study = Member(study.all_results, study.name, question=Question.of(study.all_results, name))
+    study.common = name
+    return study
 
 
 # -- the table of all studies -----------------------------------------------------------------------------------------
@@ -140,10 +154,10 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
 def studies_frame(studies: Mapping[str, Member]):
     """One row per study and activation, as a DataFrame; missing where there is no number.
 
-    `PD_Ratio` is the mean relative PD over that of ReLU in the same study, `PD_Change_Pct` the same as a change in
-    percent, with the limits of its 95 % interval (not adjusted); `PD_p_Holm` and `PD_Verdict` are after Holm over the
-    comparisons with ReLU of that study. `Matched_PD_…` are the same at equal validation loss. Losses in nats per token,
-    times in seconds per trial.
+    `PD_Ratio` is the mean relative PD over that of the baseline in the same study, `PD_Change_Pct` the same as a change
+    in percent, with the limits of its 95 % interval (not adjusted); `PD_p_Holm` and `PD_Verdict` are after Holm over
+    the comparisons with the baseline of that study. `Matched_PD_…` are the same at equal validation loss. Losses in
+    nats per token, times in seconds per trial.
     """
     return frame([_row(study, m) for study in studies.values() for m in study.measured.values()])
 
@@ -193,9 +207,9 @@ def _comparison(study: Member, name: str, quantity: str) -> dict:
         p = study.against[name].p_holm[quantity] if test.p is not None else None
         values = test.effect, percent(test.effect), percent(test.low), percent(test.high), test.se, p
         columns = dict(zip(columns, values, strict=True))
-    if name == REFERENCE:
+    if name == study.question.baseline and study.comparable:
         return columns | {"Verdict": "reference"}
-    return columns | {"Verdict": study.said(name, quantity) if name in study.against else "no ReLU to compare with"}
+    return columns | {"Verdict": study.said(name, quantity) if name in study.against else "no baseline to compare with"}
 
 
 # -- over all studies -------------------------------------------------------------------------------------------------
@@ -203,7 +217,7 @@ def _comparison(study: Member, name: str, quantity: str) -> dict:
 
 @dataclass
 class Pooled:
-    """An activation against ReLU over studies: the random-effects summary of ln PD ratios."""
+    """An activation against the baseline over studies: the random-effects summary of ln PD ratios."""
 
     activation: str
     quantity: str
@@ -279,7 +293,7 @@ def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomE
 
 
 def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
-    """{quantity: every activation that a study could test against ReLU, over all studies that could; last all smooth
+    """{quantity: every activation that a study could test against the baseline, over all studies that could; last all smooth
     together, where these are the same everywhere}.
 
     The mean effect, its Hartung-Knapp interval, tau² and I² are those of significance.random_effects, on ln PD ratios.
@@ -291,7 +305,7 @@ def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
 
     Studies that share trials, or seeds and corpus, are not independent: of these the one with the most trials enters.
     """
-    names = [name for name in study_order({n for s in studies.values() for n in s.against}) if name != REFERENCE]
+    names = study_order({n for s in studies.values() for n in s.against})
     found, families = {}, []
     for quantity in QUANTITIES:
         pooled = [pool_one(studies, name, quantity) for name in names]
@@ -313,8 +327,8 @@ def contrasted(studies: Mapping[str, Member], quantity: str) -> dict[tuple[str, 
     """{smooth activations, two or more: the studies whose contrast is over these}: each is an estimand of its own."""
     found: dict[tuple[str, ...], list[str]] = {}
     for key, study in studies.items():
-        if quantity in study.contrast.tests and len(study.contrast.smooth) > 1:
-            found.setdefault(tuple(study.contrast.smooth), []).append(key)
+        if study.test(SMOOTH, quantity) is not None and len(study.contrast.names) > 1:
+            found.setdefault(tuple(study.contrast.names), []).append(key)
     return found
 
 
@@ -325,7 +339,7 @@ def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
         ValueError: SMOOTH, of studies with different smooth activations.
     """
     tests = {key: test for key, study in studies.items() if (test := study.own(name, quantity)) and test.p is not None}
-    if name == SMOOTH and len({tuple(studies[key].contrast.smooth) for key in tests}) > 1:
+    if name == SMOOTH and len({tuple(studies[key].joint.names) for key in tests}) > 1:
         raise ValueError(f"studies: {', '.join(tests)} contrast different activations, which can't be pooled")
     entering = list(tests)
     marks = [set().union(*studies[key].marks.values()) for key in entering]
@@ -407,7 +421,7 @@ READING = (
     "Of studies that share trained models, or seeds on the same corpus, one counts. Studies that share a model or a "
     "corpus are no independent draws from all models and corpora either: the summary speaks about studies like these.",
     "Validation losses are nats per token, and tokens differ between tokenizers and corpora: compare bits per byte. "
-    "PD of different models or corpora is not comparable with each other; its changes relative to ReLU are.",
+    "PD of different models or corpora is not comparable with each other; its changes relative to the baseline are.",
 )
 
 
@@ -429,10 +443,11 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
         "",
         "## Every study and activation",
         "",
-        "Mean ± standard deviation over trials; change of the mean PD relative to ReLU of the same study with its 95 % "
-        "interval (not adjusted); verdict after Holm over that study's comparisons with ReLU.",
+        "Mean ± standard deviation over trials; change of the mean PD relative to the baseline of the same study "
+        f"({label(baseline(studies))}) with its 95 % interval (not adjusted); verdict after Holm over that study's "
+        "comparisons with it.",
         *_studies_table(studies),
-        *([f"![PD relative to ReLU in every study]({figure})", ""] if figure else []),
+        *([f"![PD relative to the baseline in every study]({figure})", ""] if figure else []),
     ]
     for quantity, found in pooled.items():
         if any(p.p is not None for p in found):
@@ -443,7 +458,7 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
 
 def _studies_table(studies: Mapping[str, Member]) -> list[str]:
     header = (
-        "study|model|dataset|tokenizer|activation|validation loss|bits per byte|relative PD|change to ReLU|verdict|"
+        "study|model|dataset|tokenizer|activation|validation loss|bits per byte|relative PD|change|verdict|"
         "at equal loss|trials"
     )
     rows = []
@@ -463,7 +478,7 @@ def _studies_table(studies: Mapping[str, Member]) -> list[str]:
 
 
 def _pooled_table(pooled: list[Pooled]) -> list[str]:
-    header = "activation|studies|change to ReLU|p (Holm)|verdict|τ|I²|p of heterogeneity|another study".split("|")
+    header = "activation|studies|change|p (Holm)|verdict|τ|I²|p of heterogeneity|another study".split("|")
     rows = []
     for p in pooled:
         e = p.effects
@@ -509,23 +524,22 @@ def _range(limits: tuple[float, float] | None) -> str:
 def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
     """What the studies together allow to be said about PD, sentence by sentence."""
     found, equal = pooled["PD"], {p.activation: p for p in pooled["Matched_PD"]}
+    base = label(baseline(studies))
     if not found:
-        return [
-            f"No study could test an activation against {label(REFERENCE)}: that takes three finished trials of both."
-        ]
+        return [f"No study could test an activation against {base}: that takes three finished trials of both."]
     several = [p for p in found if p.verdict != "not pooled"]
     if not several:
         if len(studies) == 1:
             return ["There is one study only, so there is nothing to pool; its own report has its conclusions."]
         return [
-            "No activation was tested against ReLU in two different studies, so there is nothing to pool; "
+            f"No activation was tested against {base} in two different studies, so there is nothing to pool; "
             "each study's own report has its conclusions."
         ]
     points = []
     for verdict, words in (
-        ("lower", f"**Lower PD than {label(REFERENCE)} over the studies**"),
-        ("higher", f"**Higher PD than {label(REFERENCE)} over the studies**"),
-        ("equal", f"**Practically equal to {label(REFERENCE)} (±5 %) over the studies**"),
+        ("lower", f"**Lower PD than {base} over the studies**"),
+        ("higher", f"**Higher PD than {base} over the studies**"),
+        ("equal", f"**Practically equal to {base} (±5 %) over the studies**"),
         ("inconclusive", "**Inconclusive over the studies**"),
     ):
         sized = verdict in ("lower", "higher")
@@ -540,10 +554,10 @@ def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]
 
 
 def _about(studies: Mapping[str, Member], p: Pooled, equal: Pooled | None) -> str:
-    k, below = len(p.studies), sum(ratio < 1 for ratio in p.ratios)
+    k, below, base = len(p.studies), sum(ratio < 1 for ratio in p.ratios), label(baseline(studies))
     own = [f"{p.verdicts.count(kind)} {kind}" for kind in ("lower", "higher", "equal") if kind in p.verdicts]
     text = (
-        f"{_name(p)}: PD {_change(p.ratio(), p.ratio('low'), p.ratio('high'))} relative to {label(REFERENCE)} over "
+        f"{_name(p)}: PD {_change(p.ratio(), p.ratio('low'), p.ratio('high'))} relative to {base} over "
         f"{k} studies (p = {p_value(p.p_holm)}); lower in {below} of {k}"
         f"{', tested on their own: ' + listed(own) if own else ', none of them conclusive on its own'}."
     )
@@ -649,7 +663,7 @@ def write_studies(
 
 
 def draw_studies(studies: Mapping[str, Member], plots_dir: str | os.PathLike) -> Path | None:
-    """Draw all_studies.png; None where no study has a ratio to ReLU."""
+    """Draw all_studies.png; None where no study has a ratio to the baseline."""
     rows = figure_rows(studies)
     pooled = [
         {"activation": p.activation, "ratio": p.ratio(), "low": p.ratio("low"), "high": p.ratio("high")}
@@ -670,7 +684,7 @@ def made_of(studies: Mapping[str, Member], folder: Path, figure: Path | None) ->
 
 
 def figure_rows(studies: Mapping[str, Member]) -> list[dict]:
-    """The table of plot_utils.plot_studies: every ratio to ReLU that there is."""
+    """The table of plot_utils.plot_studies: every ratio to the baseline that there is."""
     rows = []
     for study in studies.values():
         where = {"study": study.name, "model": study.model, "dataset": study.dataset}
@@ -678,6 +692,6 @@ def figure_rows(studies: Mapping[str, Member]) -> list[dict]:
             test = study.test(name, "PD")
             if test is not None and test.effect is not None:
                 values = {"ratio": test.effect, "low": test.low, "high": test.high}
-                rows.append({**where, "activation": name, **values})
+                rows.append({**where, "activation": name, "baseline": study.question.baseline, **values})
     order = study_order({row["activation"] for row in rows})
     return sorted(rows, key=lambda row: order.index(row["activation"]))

@@ -1,8 +1,9 @@
 """Train until the answer is decided: `python train.py --until-decided [--budget 30m] [--margin 5]`.
 
 Trials are added to all activations alike, up to 3, 5, 8, 12 and 20 each. After each step a look: is each activation's
-mean PD lower than ReLU's, higher, or practically equal? The run ends when all are decided, at the last look, or when
-the time is spent. What a look may conclude is in analysis.sequential, what it reads in questions.until_decided.looks.
+mean PD lower than the baseline's, higher, or practically equal? The run ends when all are decided, at the last look, or
+when the time is spent. What a look may conclude is in analysis.sequential, what it reads in
+questions.until_decided.looks.
 
 `results_dir/looks.json` keeps the plan, the looks taken and the time spent. Stopped at any moment, the same command
 goes on: a look that was taken is not taken again, but compared with the results.
@@ -17,9 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import storage
+from analysis.question import default_baseline
 from analysis.results import load_all_results, study_order
 from analysis.sequential import LOOKS
-from analysis.study import ALPHA, REFERENCE
+from analysis.study import ALPHA
 from config import Config, UserError, option
 from questions.until_decided import looks
 from training import experiment, pool
@@ -39,7 +41,7 @@ def until_decided(
     budget: str | float | None = None,
     margin: float | None = None,
 ) -> dict:
-    """Train and look until every comparison with ReLU is decided.
+    """Train and look until every comparison with the baseline is decided.
 
     `run_study(config, names)` trains what is missing and returns {activation: results}; `line` shows a line to the
     user. `budget`: the time that all runs of this procedure may take together, as `seconds_of` reads it; None: no
@@ -54,13 +56,14 @@ def until_decided(
         As run_study.
     """
     names, limit = study_order(dict.fromkeys(names)), None if budget is None else seconds_of(budget)
-    if REFERENCE not in names or len(names) < 2:
-        raise UserError(f"what is decided is each PD against {REFERENCE}'s: name {REFERENCE} and at least one other")
+    baseline = config.baseline or default_baseline(names)
+    if baseline not in names or len(names) < 2:
+        raise UserError(f"what is decided is each PD against {baseline}'s: name {baseline} and at least one other")
     lock = storage.FileLock(Path(config.results_dir) / ".looks.lock")
     if not lock.acquire(wait=False):
         raise UserError(f"{config.results_dir}: another process trains this study until it is decided; wait or stop it")
     try:
-        with _Record(config, names, margin) as record:
+        with _Record(config, names, baseline, margin) as record:
             _go_on(record, run_study, line, limit)
         return record.contents
     finally:
@@ -83,9 +86,9 @@ def seconds_of(budget: str | float) -> float:
 class _Record:
     """looks.json while trials are under way: within, the time spent is written every few seconds."""
 
-    def __init__(self, config: Config, names: list[str], margin: float | None):
+    def __init__(self, config: Config, names: list[str], baseline: str, margin: float | None):
         self.config, self.path = config, storage.looks_path(config.results_dir)
-        self.contents = _agreed(looks.load(config.results_dir), names, margin, self.path)
+        self.contents = _agreed(looks.load(config.results_dir), names, baseline, margin, self.path)
         self.before, self.start = self.contents["seconds_spent"], time.monotonic()
         self._writing, self._done = threading.Lock(), threading.Event()
         self._beat = threading.Thread(target=self._keep, daemon=True)
@@ -125,12 +128,12 @@ class _Record:
             self.write()
 
 
-def _agreed(recorded: dict | None, names: list[str], margin: float | None, path: Path) -> dict:
+def _agreed(recorded: dict | None, names: list[str], baseline: str, margin: float | None, path: Path) -> dict:
     """The record to go on with. The plan is fixed at the first look: chosen later it could follow the data."""
     share = storage.number(MARGIN if margin is None else margin)
     if share is None or not 0 < share < 100:
         raise UserError(f"margin={margin!r}: must be a number of percent above 0 and below 100")
-    plan = {"activations": names, "margin": share / 100, "looks": list(LOOKS), "alpha": ALPHA}
+    plan = {"activations": names, "baseline": baseline, "margin": share / 100, "looks": list(LOOKS), "alpha": ALPHA}
     begun = {"schema_version": looks.SCHEMA_VERSION, "looks": [], "trained": 0, "seconds_spent": 0.0}
     if recorded is None or not recorded["looks"]:
         return {**begun, **(recorded or {}), "plan": plan, "ended": None}
@@ -144,6 +147,11 @@ def _agreed(recorded: dict | None, names: list[str], margin: float | None, path:
         raise UserError(
             f"{path}: the activations were fixed by the first look; give --activation "
             f"{' '.join(fixed['activations'])}, {elsewhere}"
+        )
+    if baseline != looks.baseline_of(fixed):
+        raise UserError(
+            f"{path}: the baseline was fixed by the first look; give {option('baseline', looks.baseline_of(fixed))}, "
+            f"{elsewhere}"
         )
     return {**recorded, "ended": None}
 

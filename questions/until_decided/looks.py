@@ -1,4 +1,4 @@
-"""The looks of a study that is trained until it is decided: each activation's mean PD against ReLU's.
+"""The looks of a study that is trained until it is decided: each activation's mean PD against the baseline's.
 
     record = load(results_dir)                   what looks.json holds, or None
     take(all_results, plan, (3, 5))              the looks at 3 and 5 trials, from results of at least 5
@@ -20,8 +20,9 @@ import significance
 import storage
 from analysis import sequential
 from analysis.markdown import duration, fixed, label, listed, safe, table
+from analysis.question import REFERENCE
 from analysis.results import Measured, load_all_results, seeds_shared
-from analysis.study import REFERENCE, Study
+from analysis.study import Study
 
 SCHEMA_VERSION = 1
 TOLERANCE = 1e-6  # relative; where the results were made the difference is 0
@@ -38,16 +39,23 @@ ENDED = {
 # -- the looks --------------------------------------------------------------------------------------------------------
 
 
-def family(all_results: Mapping[str, dict], names: Sequence[str], trials: int) -> dict[str, significance.Comparison]:
-    """{activation: its mean PD against ReLU's} from the first `trials` trials of each, moderated as in a report.
+def family(all_results: Mapping[str, dict], plan: Mapping, trials: int) -> dict[str, significance.Comparison]:
+    """{activation: its mean PD against the baseline's} from the first `trials` trials of each, moderated as in a
+    report.
 
     Raises:
         ValueError: the results of an activation lack one of these trials.
     """
-    measured = {name: _first(name, all_results[name], trials) for name in names}
-    own = {name: _compare(m, measured[REFERENCE]) for name, m in measured.items() if name != REFERENCE}
+    measured = {name: _first(name, all_results[name], trials) for name in plan["activations"]}
+    baseline = baseline_of(plan)
+    own = {name: _compare(m, measured[baseline]) for name, m in measured.items() if name != baseline}
     variance = significance.family_variance(own.values())
     return {name: significance.moderate(comparison, variance) for name, comparison in own.items()}
+
+
+def baseline_of(plan: Mapping) -> str:
+    """Plans that name none are of ReLU."""
+    return plan.get("baseline", REFERENCE)
 
 
 def _first(name: str, results: dict, trials: int) -> Measured:
@@ -69,10 +77,10 @@ def _compare(a: Measured, b: Measured) -> significance.Comparison:
 def take(all_results: Mapping[str, dict], plan: Mapping, trials: Sequence[int]) -> list[dict]:
     """The looks at these numbers of trials, the plan's first ones in order: what each finds of every comparison.
 
-    plan: {"activations", "margin" (a fraction of PD), "looks", "alpha"}. Returns for each look {"trials",
+    plan: {"activations", "baseline", "margin" (a fraction of PD), "looks", "alpha"}. Returns for each look {"trials",
     "comparisons": {activation: {"ratio", "low", "high", "p", "level", "p_adjusted", "p_equal", "decision",
-    "decided_at"}}}: the ratio to ReLU's mean PD with its repeated confidence interval, p and the look's level for a
-    single comparison, and, as of when it was decided, p of a difference and of one as large as the margin, both
+    "decided_at"}}}: the ratio to the baseline's mean PD with its repeated confidence interval, p and the look's level
+    for a single comparison, and, as of when it was decided, p of a difference and of one as large as the margin, both
     adjusted for the looks and the family. What is undefined is None.
 
     Raises:
@@ -83,7 +91,7 @@ def take(all_results: Mapping[str, dict], plan: Mapping, trials: Sequence[int]) 
         raise ValueError(f"looks at {list(trials)} trials; planned are {list(looks)}")
     levels = sequential.sequential_levels(looks, plan["alpha"])
     for n, level in zip(trials, levels, strict=False):
-        found = family(all_results, plan["activations"], n)
+        found = family(all_results, plan, n)
         decided = sequential.decide(found, n, decided, looks, plan["margin"], plan["alpha"])
         comparisons = {}
         for name, comparison in found.items():
@@ -115,7 +123,7 @@ def look_that_decides(all_results: Mapping[str, dict], plan: Mapping, look: Mapp
     Source: significance.plan_trials; the levels of analysis.sequential.
     """
     rest, needed = undecided(look), []
-    found = family(all_results, plan["activations"], look["trials"])
+    found = family(all_results, plan, look["trials"])
     levels = sequential.sequential_levels(tuple(plan["looks"]), plan["alpha"])
     later = [(n, level / len(rest)) for n, level in zip(plan["looks"], levels, strict=True) if n > look["trials"]]
     for name in rest:
@@ -149,11 +157,11 @@ def load(results_dir: str | os.PathLike) -> dict | None:
 def _sound(record: dict) -> bool:
     plan, taken = record["plan"], record["looks"]
     sequential.sequential_levels(tuple(plan["looks"]), plan["alpha"])
-    names, number = set(plan["activations"]) - {REFERENCE}, storage.number
+    names, number = set(plan["activations"]) - {baseline_of(plan)}, storage.number
     return (
         record["schema_version"] == SCHEMA_VERSION
         and 0 < number(plan["margin"]) < 1
-        and REFERENCE in plan["activations"]
+        and baseline_of(plan) in plan["activations"]
         and number(record["seconds_spent"]) >= 0
         and number(record["trained"]) >= 0
         and record["ended"] in (None, *ENDED)
@@ -207,7 +215,9 @@ def with_looks(study: Study, folder: str | os.PathLike) -> Study:
     last = record["looks"][-1]["trials"]
     if any(len(study.measured[name].planned) != last for name in record["plan"]["activations"]):
         return study
-    return Study(study.all_results, study.name, record)
+    if study.question.baseline != baseline_of(record["plan"]):  # another question was asked since
+        return study
+    return Study(study.all_results, study.name, record, study.question)
 
 
 def read_study(folder: str | os.PathLike) -> Study:
@@ -240,7 +250,7 @@ def names_of(names: Sequence[str]) -> str:
 
 def look_line(look: Mapping, plan: Mapping) -> str:
     """A look, for a terminal."""
-    found, reference = look["comparisons"], activations.label(REFERENCE)
+    found, reference = look["comparisons"], activations.label(baseline_of(plan))
     told = (f"{activations.label(name)} {finding(one, plan['margin'])}" for name, one in found.items())
     return (
         f"look at {look['trials']} trials: {len(found) - len(undecided(look))} of {len(found)} decided; PD against "
@@ -264,7 +274,8 @@ def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
     if not looks or not looks["looks"]:
         return []
     plan, taken = looks["plan"], looks["looks"]
-    header = ["PD against " + label(REFERENCE), *(f"{look['trials']} trials" for look in taken)]
+    baseline = label(baseline_of(plan))
+    header = ["PD against " + baseline, *(f"{look['trials']} trials" for look in taken)]
     rows = [
         [label(name), *(finding(look["comparisons"][name], plan["margin"]) for look in taken)]
         for name in taken[0]["comparisons"]
@@ -285,7 +296,7 @@ def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
     return [
         "### Looks while training",
         "",
-        f"Trials were added until each comparison with {label(REFERENCE)} was decided: lower, higher, or practically "
+        f"Trials were added until each comparison with {baseline} was decided: lower, higher, or practically "
         f"equal within {percent(plan['margin'])}. Looks were planned at {listed(planned)} trials per "
         f"activation. {ended}",
         "",

@@ -13,8 +13,9 @@ import numpy as np
 import significance
 import storage
 from analysis.markdown import DASH, address, fixed, label, labels, listed, p_value, safe, signed, span, table, undressed
+from analysis.question import default_baseline
 from analysis.results import Measured
-from analysis.study import ALPHA, REFERENCE
+from analysis.study import ALPHA
 from questions.where import page as disagreement_page
 
 SCHEMA = "where/1"
@@ -251,7 +252,7 @@ class Told:
         told = {name for name, entry in found["activations"].items() if "reason" not in entry}
         shown = [name for name in passage["activations"] if name in told]
         if shown and (plots / PAGE_FILE).is_file():
-            name = REFERENCE if REFERENCE in shown else shown[0]
+            name = default_baseline(shown)
             self._passage = disagreement_page.fragment(passage, name)
             self.lines += [
                 "",
