@@ -273,11 +273,11 @@ def test_a_trial_that_diverged_is_left_out_of_both(smoke_config, study):
     pretended = study()
     pretended.whole["gelu"]["trials"][0].update(status="diverged", val_loss=None)
     all_results = {name: pretended.first(name, 5) for name in STUDY}
-    found = looks.family(all_results, STUDY, 5)
+    found = looks.family(all_results, {"activations": STUDY}, 5)
     assert found["gelu"].n == (4, 4) and found["swish"].n == (5, 5)
-    assert looks.family(all_results, STUDY, 3)["gelu"].p is None  # two are left
+    assert looks.family(all_results, {"activations": STUDY}, 3)["gelu"].p is None  # two are left
     pretended.whole["swish"]["audit"]["passed"] = False
-    assert looks.family({n: pretended.first(n, 3) for n in STUDY}, STUDY, 3)["swish"].p is None
+    assert looks.family({n: pretended.first(n, 3) for n in STUDY}, {"activations": STUDY}, 3)["swish"].p is None
 
 
 # -- what contradicts, what is refused --------------------------------------------------------------------------------
