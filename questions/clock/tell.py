@@ -177,10 +177,11 @@ def baseline_of(clocks: Mapping[str, Clock]) -> str:
 
 
 def against_reference(clocks: Mapping[str, Clock]) -> dict[str, list[Against]]:
-    """{activation: its tests against the baseline, one a fork}, paired by seed, and under TOGETHER the planned contrast:
-    the mean ln doubling time of the smooth activations minus ReLU's, of twins that leave at step 0, where ReLU is the
-    baseline and there are two or more. Moderated by the spread of the comparisons of a fork, and adjusted as one family (significance.gatekeep): step
-    0 first, then the contrast, then later forks as far as their gates are open."""
+    """{activation: its tests against the baseline, one a fork}, paired by seed, and under TOGETHER the planned
+    contrast: the mean ln doubling time of the smooth activations minus ReLU's, of twins that leave at step 0, where
+    ReLU is the baseline and there are two or more. Moderated by the spread of the comparisons of a fork, and adjusted
+    as one family (significance.gatekeep): step 0 first, then the contrast, then later forks as far as their gates are
+    open."""
     if not clocks:
         return {}
     baseline = baseline_of(clocks)
@@ -238,8 +239,8 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         "",
         "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
         "mean over seeds with its 95 % interval, and the ratio to that of "
-        f"{label(baseline_of(clocks))} (above 1: slower), paired by seed; p adjusted for all comparisons of this page. Where a twin does not grow so, nothing is tested: the others would "
-        "be chosen by the outcome.",
+        f"{label(baseline_of(clocks))} (above 1: slower), paired by seed; p adjusted for all comparisons of this "
+        "page. Where a twin does not grow so, nothing is tested: the others would be chosen by the outcome.",
         *table(HEADER, _speeds(clocks)),
         *_contrast(clocks),
         "",

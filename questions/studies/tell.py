@@ -293,8 +293,8 @@ def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomE
 
 
 def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
-    """{quantity: every activation that a study could test against the baseline, over all studies that could; last all smooth
-    together, where these are the same everywhere}.
+    """{quantity: every activation that a study could test against the baseline, over all studies that could; last all
+    smooth together, where these are the same everywhere}.
 
     The mean effect, its Hartung-Knapp interval, tau² and I² are those of significance.random_effects, on ln PD ratios.
     With three trials a study's own standard error rests on two degrees of freedom; weights made of such errors are
