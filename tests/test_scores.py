@@ -19,7 +19,7 @@ from statsmodels.stats.multitest import multipletests
 from config import UserError
 from questions.scores import decide, decide_samples
 from questions.scores.command import main
-from questions.scores.reading import read
+from questions.scores.reading import Table, read
 from questions.scores.samples import adjusted_wald, clopper_pearson, cluster_mean, mcnemar
 from questions.scores.sources import arm_and_seed
 
@@ -498,3 +498,36 @@ def test_the_command_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
+
+
+# -- false claims, by drawing from published losses -----------------------------------------------------------------
+
+LOSSES = [
+    float(x) for x in (ROOT / "tests/public_losses.txt").read_text(encoding="utf-8").split("\n") if x[:1].isdigit()
+]
+
+
+def claims(x, seeds, looks=None):
+    """Does any ruling on arms (arms, n) of one recipe, the first the baseline, claim a difference?"""
+    names = ["baseline", *(f"arm{i}" for i in range(1, len(x)))]
+    arms = {name: {str(s): float(v) for s, v in enumerate(row)} for name, row in zip(names, x, strict=True)}
+    return any(r.kind in ("lower", "higher") for r in decide(Table(arms, seeds), looks=looks).rulings)
+
+
+def test_the_published_losses_are_those_that_were_described():
+    answer = decide({"losses": LOSSES}, against=2.92, better="lower", one_sided=True)
+    assert (answer.arms["losses"]["mean"], answer.arms["losses"]["sd"]) == pytest.approx((2.919750, 0.000768), abs=6e-7)
+    assert answer.rulings[0].p == pytest.approx(0.000032, abs=5e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", ["named", "none"])
+@pytest.mark.parametrize("arms", [2, 3, 5])
+@pytest.mark.parametrize(("n", "looks"), [(3, None), (5, None), (8, None), (8, (3, 5, 8))])
+def test_where_nothing_differs_one_table_in_twenty_claims_it_does(seeds, arms, n, looks):
+    rng = np.random.default_rng(n + arms)
+    wrong = 0
+    for _ in range(400):
+        x = rng.choice(LOSSES, (arms, n), replace=False)
+        wrong += any(claims(x[:, :k], seeds, looks) for k in looks or [n])
+    assert wrong <= 33  # 20 are expected at 5 %; more than 33 happen once in 400

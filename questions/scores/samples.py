@@ -6,7 +6,6 @@ are the units, for another training may flip as much as another method does: `ve
 
 from __future__ import annotations
 
-import glob
 import math
 import os
 from collections.abc import Mapping
@@ -195,10 +194,7 @@ def read_samples(source, *, arm=None, seed=None, value=None, where=(), cluster=N
     UserError: no outcomes, an example twice, prompts that differ between files."""
     systems, clusters, prompts = {}, {}, {}
     for part in map(os.fspath, [source] if isinstance(source, (str, os.PathLike)) else source):
-        name, _, rest = ("", "", part) if os.path.exists(part) else part.rpartition("=")
-        paths = [rest] if os.path.exists(rest) else sorted(glob.glob(rest))
-        if not paths:
-            raise UserError(f"{part}: no such file")
+        name, paths = reading.find(part)
         for path in paths:
             header, rows = reading.grid(reading.text_of(path), path)
             example = seed or next((h for e in EXAMPLES for h in header if h.lower() == e), None)

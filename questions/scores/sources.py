@@ -26,8 +26,8 @@ def is_source(path):
     return _reader(Path(path)) is not None
 
 
-def entries(paths, asked, arm=""):
-    """(cells, kind of seeds, notes) as of reading.Entries, of one metric of all runs below `paths`; `arm`: all are its.
+def cells(paths, asked, arm=""):
+    """Cells, how seeds are known and notes, as in reading, of one metric of all runs below `paths`; `arm`: all are its.
 
     UserError: nothing understood there, several metrics and none chosen."""
     runs = {}
@@ -44,12 +44,9 @@ def entries(paths, asked, arm=""):
         known = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
         raise UserError(f"{', '.join(map(str, paths))}: no results of {known}; {logs}")
     metric = _metric(list(dict.fromkeys(name for found in runs.values() for name in found if name != "seed")), asked)
-    cells = []
-    for run, metrics in runs.items():
-        own, seed = arm_and_seed(run)
-        cells.append((arm or own, seed or str(metrics.get("seed", run)), metrics.get(metric), run))
-    notes = [] if arm else [f"{metric}; arms and seeds are read from the names of runs"]
-    return cells, "named", notes
+    named = {run: arm_and_seed(run) for run in runs}
+    found = [(arm or named[n][0], str(m.get("seed") or named[n][1] or n), m.get(metric), n) for n, m in runs.items()]
+    return found, "named", [] if arm else [f"{metric}; arms and seeds are read from the names of runs"]
 
 
 def arm_and_seed(name):

@@ -98,9 +98,9 @@ class Answer:
             raise UserError(f"gate={gate!r}: say which is better (--better lower, or higher)")
         if gate in ("equal", "not-worse") and margin is None:
             raise UserError(f"gate={gate!r}: needs the smallest difference that matters (--margin 0.005, or 1%)")
-        if gate in ("equal", "not-worse"):
-            p_values = [r.p_equal if gate == "equal" else r.p_not_worse for r in self.rulings]
-            return all(p is not None and p < alpha for p in p_values)
+        of = {"equal": "p_equal", "not-worse": "p_not_worse"}.get(gate)
+        if of:
+            return all((getattr(r, of) or 1) < alpha for r in self.rulings)
         return all(r.kind in ((better,) if gate == "better" else ("lower", "higher")) for r in self.rulings)
 
 
@@ -217,7 +217,7 @@ def _summary(seeds):
     x = np.array(list(seeds.values()))
     mean, low, high = mean_interval(x)
     sd = float(x.std(ddof=1)) if len(x) > 1 else None
-    return {"n": len(x), "mean": mean, "sd": sd, "low": low, "high": high, "values": dict(seeds)}
+    return {"n": len(x), "mean": mean, "sd": sd, "low": low, "high": high, "values": seeds}
 
 
 # -- tests --------------------------------------------------------------------------------------------------------
