@@ -61,19 +61,21 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def heads(self, x):
-        """x (B, T, C) -> queries, keys and values, (3, B, H, T, D)."""
-        B, T, C = x.shape
-        return self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)
+    def heads(self, qkv):
+        """(B, T, 3 C) -> queries, keys and values, (3, B, H, T, D)."""
+        B, T, C = qkv.shape
+        return qkv.view(B, T, 3, self.n_head, C // 3 // self.n_head).permute(2, 0, 3, 1, 4)
+
+    def attend(self, qkv):
+        """(B, T, 3 C) -> (B, T, C)."""
+        dropout = self.dropout if self.training else 0.0
+        if qkv.device.type == "cpu" and not dropout:
+            return CausalAttentionCPU.apply(self.heads(qkv))
+        y = F.scaled_dot_product_attention(*self.heads(qkv), is_causal=True, dropout_p=dropout)
+        return y.transpose(1, 2).flatten(2)
 
     def forward(self, x):
-        dropout = self.dropout if self.training else 0.0
-        if x.device.type == "cpu" and not dropout:
-            y = CausalAttentionCPU.apply(self.heads(x))
-        else:
-            y = F.scaled_dot_product_attention(*self.heads(x), is_causal=True, dropout_p=dropout)
-            y = y.transpose(1, 2).reshape(x.shape)
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return F.dropout(self.c_proj(self.attend(self.c_attn(x))), self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -143,8 +145,12 @@ class LanguageModel(nn.Module):
         logits = self.logits(idx)
         if targets is None:
             return logits
-        # float32: in bfloat16 the loss and its gradient would be rounded to two or three digits
-        return logits, F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+        return logits, self.cross_entropy(logits, targets)
+
+    def cross_entropy(self, logits, targets):
+        """The mean over the tokens, in nats. In float32: in bfloat16 the loss and its gradient would be rounded to two
+        or three digits."""
+        return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
     def n_parameters(self) -> int:
         """Trained numbers, a tied matrix counted once."""

@@ -30,7 +30,7 @@ from config import Config
 from kernels import native, pairs, toolchain
 from models import smelu
 from models.architectures import MODELS, build_model
-from training import fused, trial
+from training import layers, trial
 
 BF16 = torch.bfloat16
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g")
@@ -68,30 +68,14 @@ def compare(name: str, ours, theirs, *inputs: torch.Tensor) -> None:
 # -- kernel by kernel ---------------------------------------------------------------------------------------------
 
 
-class Attention(torch.autograd.Function):
-    """The kernel by itself: qkv (B, T, 3, H, D) -> (B, T, H, D)."""
-
-    @staticmethod
-    def forward(ctx, qkv):
-        B, T, _, H, D = qkv.shape
-        y, ctx.p = torch.empty(B, T, H, D, dtype=BF16), torch.empty(B * H, T, T, dtype=BF16)
-        native.compiled().attention(qkv.data_ptr(), y.data_ptr(), ctx.p.data_ptr(), B, T, H, D)
-        ctx.save_for_backward(qkv)
-        return y
-
-    @staticmethod
-    def backward(ctx, dy):
-        (qkv,), dy = ctx.saved_tensors, dy.contiguous()
-        B, T, _, H, D = qkv.shape
-        dqkv = torch.empty_like(qkv)
-        tensors = (dy.data_ptr(), qkv.data_ptr(), ctx.p.data_ptr(), dqkv.data_ptr())
-        native.compiled().attention_backward(*tensors, B, T, H, D)
-        return dqkv
+def attention(qkv):
+    """(B, T, 3, H, D) -> (B, T, H D)."""
+    return native.attention(qkv.flatten(2), qkv.shape[3])
 
 
 def plain_attention(qkv):
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
 def kernels() -> None:
@@ -103,7 +87,7 @@ def kernels() -> None:
         (1, 256, 1, 128),
         (1, 240, 2, 112),
     ]:
-        compare("attention", Attention.apply, plain_attention, draw(B, T, 3, H, D))
+        compare("attention", attention, plain_attention, draw(B, T, 3, H, D))
     for rows, width in [(1, 16), (3, 48), (7, 80), (1, 2048), (65, 176)]:
         plain = lambda x, w: F.layer_norm(x, w.shape, w, None, 1e-5)  # noqa: E731
         compare("layer norm", native.layer_norm, plain, draw(rows, width), draw(width))
@@ -154,8 +138,8 @@ def update() -> None:
 # -- in models ----------------------------------------------------------------------------------------------------
 
 
-def gradients(loss, model, idx) -> list[torch.Tensor]:
-    value = loss(model, idx, idx.roll(-1, 1))
+def gradients(model, idx) -> list[torch.Tensor]:
+    value = trial.training_loss(model, idx, idx.roll(-1, 1))
     value.backward()
     found = [value.detach(), *(p.grad for p in model.parameters())]
     for p in model.parameters():
@@ -164,7 +148,7 @@ def gradients(loss, model, idx) -> list[torch.Tensor]:
 
 
 def models() -> None:
-    """(B, T), width, heads, vocabulary: the whole pass, single layers, and none of the kernels fit."""
+    """(B, T), width, heads, vocabulary: all, some and none of the kernels fit."""
     for name in MODELS:
         for (B, T), C, H, V in [((1, 16), 16, 1, 2), ((1, 32), 48, 3, 17), ((3, 20), 40, 2, 65), ((2, 48), 80, 5, 257)]:
             for activation in ("gelu", "smelu_1", "swiglu"):
@@ -179,10 +163,10 @@ def models() -> None:
                 for model in (ours, theirs):
                     model.load_state_dict(exact.state_dict())
                     model.to(BF16)
+                layers.use_kernels(ours)
                 exact.double()
                 idx = torch.randint(V, (B, T), generator=torch.Generator().manual_seed(0))
-                losses = (fused.Loss(ours), ours), (trial.training_loss, theirs), (trial.training_loss, exact)
-                note(f"training loss of {name}", *(gradients(loss, model, idx) for loss, model in losses))
+                note(f"training loss of {name}", *(gradients(model, idx) for model in (ours, theirs, exact)))
 
 
 def sanitized(source: str) -> int:

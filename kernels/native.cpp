@@ -302,7 +302,7 @@ void layer_norm(const bfloat16 *x, const bfloat16 *weight, bfloat16 *y, float *s
 // With n = (x − mean) · scale and h = dy · weight: dx = scale (h − mean(h) − n mean(h n)), dweight = Σ_rows dy n. What
 // arrives at x by another way, past the layer, is added to dx, unless it is null.
 void layer_norm_backward(const bfloat16 *dy, const bfloat16 *x, const bfloat16 *weight, const float *statistics,
-                         const bfloat16 *past, bfloat16 *dx, bfloat16 *dweight, int64_t M, int64_t C) {
+                         bfloat16 *dx, bfloat16 *dweight, int64_t M, int64_t C) {
     float n[MAX_C], h[MAX_C], sums[MAX_C] = {};
     for (int m = 0; m < M; m++, dy += C, x += C, dx += C) {
         const float mean = statistics[2 * m], scale = statistics[2 * m + 1];
@@ -317,10 +317,8 @@ void layer_norm_backward(const bfloat16 *dy, const bfloat16 *x, const bfloat16 *
         }
         const float mean_h = sum(first) / C, mean_hn = sum(second) / C;
         for (int c = 0; c < C; c += LANES) {
-            floats gradient = scale * (load(h + c) - mean_h - load(n + c) * mean_hn);
-            store(dx + c, past ? gradient + load(past + c) : gradient);
+            store(dx + c, scale * (load(h + c) - mean_h - load(n + c) * mean_hn));
         }
-        if (past) past += C;
     }
     for (int c = 0; c < C; c += LANES) store(dweight + c, load(sums + c));
 }

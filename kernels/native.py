@@ -2,7 +2,7 @@
 
 Beside its matrix products, which stay torch's, a step of a small model spends two fifths of its time in attention,
 layer norms, the activation, the loss and the update, where many short operations each wait for memory and evict one
-another's code. Here each is one function; fused.py makes a model's training loss of them. They take part in training
+another's code. Here each is one function; layers.py puts them in the place of a model's own. They take part in training
 only: every evaluation uses torch's. Whether they do is a setting of the study, `Config.native`; it is off on
 accelerators, in float32, with several threads a trial, and with `compile`. What it brings is in bench/RESULTS.md.
 """
@@ -55,7 +55,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "attention": (none, [p] * 3 + [n] * 4),
         "attention_backward": (none, [p] * 4 + [n] * 4),
         "layer_norm": (none, [p] * 4 + [n] * 2),
-        "layer_norm_backward": (none, [p] * 7 + [n] * 2),
+        "layer_norm_backward": (none, [p] * 6 + [n] * 2),
         "look_up": (none, [p] * 3 + [n]),
         "look_up_backward": (none, [p] * 4 + [n]),
         "cross_entropy": (ctypes.c_double, [p] * 3 + [n] * 2),
@@ -116,14 +116,13 @@ def _departure(ours: torch.Tensor, exact: torch.Tensor) -> float:
 
 def _departure_of_attention(qkv: torch.Tensor, dy: torch.Tensor) -> float:
     """For two windows of 32 tokens and two heads of width 16."""
-    y, dqkv, p, sizes = torch.empty_like(dy), torch.empty_like(qkv), qkv.new_empty(4, 32, 32), (2, 32, 2, 16)
-    compiled().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
-    compiled().attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
+    y = attention(qkv, 2)
+    y.backward(dy.detach())
     exact_qkv = qkv.detach().float().requires_grad_()
     q, k, v = exact_qkv.view(2, 32, 3, 2, 16).permute(2, 0, 3, 1, 4)
     exact = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(dy.shape)
     exact.backward(dy.detach().float())
-    return max(_departure(y, exact), _departure(dqkv, exact_qkv.grad))
+    return max(_departure(y, exact), _departure(qkv.grad, exact_qkv.grad))
 
 
 def _departure_of_adamw(weight: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -156,6 +155,30 @@ def attention_fits(block_size: int, width: int, n_head: int) -> bool:
     return block_size % LANES == head_width % LANES == 0 and block_size <= MAX_T and head_width <= MAX_D
 
 
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, qkv, n_head):
+        qkv = qkv.contiguous()
+        B, T, C = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        ctx.sizes = B, T, n_head, C // n_head
+        y, p = qkv.new_empty(B, T, C), qkv.new_empty(B * n_head, T, T)
+        compiled().attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *ctx.sizes)
+        ctx.save_for_backward(qkv, p)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        (qkv, p), dy = ctx.saved_tensors, dy.contiguous()
+        dqkv = torch.empty_like(qkv)
+        compiled().attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *ctx.sizes)
+        return dqkv, None
+
+
+def attention(qkv: torch.Tensor, n_head: int) -> torch.Tensor:
+    """Causal attention of queries, keys and values (B, T, 3 C): (B, T, C), where `attention_fits`."""
+    return _Attention.apply(qkv, n_head)
+
+
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
@@ -172,7 +195,7 @@ class _LayerNorm(torch.autograd.Function):
         (x, weight, statistics), dy = ctx.saved_tensors, dy.contiguous()
         dx, dweight, C = torch.empty_like(x), torch.empty_like(weight), weight.shape[0]
         before = (tensor.data_ptr() for tensor in (dy, x, weight, statistics))
-        compiled().layer_norm_backward(*before, None, dx.data_ptr(), dweight.data_ptr(), x.numel() // C, C)
+        compiled().layer_norm_backward(*before, dx.data_ptr(), dweight.data_ptr(), x.numel() // C, C)
         return dx, dweight
 
 

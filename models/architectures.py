@@ -45,8 +45,8 @@ class RotaryAttention(Attention):
         self.register_buffer("cos", torch.cat((cos, cos), -1), persistent=False)  # (block_size, D)
         self.register_buffer("sin", torch.cat((-sin, sin), -1), persistent=False)
 
-    def heads(self, x):
-        qkv = super().heads(x)
+    def heads(self, qkv):
+        qkv = super().heads(qkv)
         return torch.cat((self.rotate(qkv[:2]), qkv[2:]))
 
     def rotate(self, x):

@@ -1,4 +1,4 @@
-"""The kernels of native.cpp, and the pass that fused.py makes of them, against independent computations in float64."""
+"""The kernels of native.cpp, and models whose layers compute with them, against independent computations in float64."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from kernels import native, toolchain
 from model import GPT
 from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import computed, fused, machine, trial
+from training import computed, layers, machine, trial
 
 pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -67,12 +67,9 @@ def exact_attention(qkv, n_head):
 
 def attention(qkv, dy, n_head):
     """y and the gradient of qkv."""
-    B, T, C = dy.shape
-    y, dqkv, p = torch.empty_like(dy), torch.empty_like(qkv), torch.empty(B * n_head, T, T, dtype=BF16)
-    sizes, kernels = (B, T, n_head, C // n_head), native.compiled()
-    kernels.attention(qkv.data_ptr(), y.data_ptr(), p.data_ptr(), *sizes)
-    kernels.attention_backward(dy.data_ptr(), qkv.data_ptr(), p.data_ptr(), dqkv.data_ptr(), *sizes)
-    return y, dqkv
+    qkv = qkv.detach().requires_grad_()
+    y = native.attention(qkv, n_head)
+    return y.detach(), torch.autograd.grad(y, qkv, dy)[0]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +141,7 @@ TABULATED = ["gelu", "swish", "gelu_tanh", "mish", "softplus", "elu", "tanh"]
 def test_tables_hold_the_bits_that_torch_computes(name):
     """All 65 536 numbers, infinities and not-a-numbers too; the slopes against differences of the function."""
     module = activations.make_activation(name)
-    assert type(module) in fused.COSTLY
+    assert type(module) in layers.COSTLY
     table = native.Table(module)
     x = torch.arange(2**16).to(torch.uint16).view(BF16)
     assert torch.equal(table(x).view(torch.int16), module(x).view(torch.int16))
@@ -205,9 +202,14 @@ def learned(config, activation, vocab_size, dtype):
     return model.to(dtype).train()
 
 
-def gradients(loss, model, x, y):
+def with_kernels(model):
+    layers.use_kernels(model)
+    return model
+
+
+def gradients(model, x, y):
     """{name: gradient} of a batch, and the loss."""
-    value = loss(model, x, y)
+    value = trial.training_loss(model, x, y)
     value.backward()
     found = {name: p.grad.double() for name, p in model.named_parameters()}
     for p in model.parameters():
@@ -220,8 +222,7 @@ def compared(config, activation):
     corpus = load_corpus(config)
     x, y = trial.Batches(corpus.train, config, seed=1)(0)
     exact, ours, theirs = (learned(config, activation, corpus.vocab_size, d) for d in (torch.float64, BF16, BF16))
-    found = gradients(trial.training_loss, exact, x, y), gradients(fused.Loss(ours), ours, x, y)
-    return *found, gradients(trial.training_loss, theirs, x, y)
+    return tuple(gradients(model, x, y) for model in (exact, with_kernels(ours), theirs))
 
 
 @pytest.mark.parametrize("activation", [*activations.STUDY, "swiglu", "relu2", "softplus", "torch.nn:PReLU"])
@@ -232,11 +233,12 @@ def test_training_is_as_exact_as_with_torch_alone(smoke_config, activation, mode
     assert abs(loss - exact_loss) < abs(their_loss - exact_loss) + 0.01
     assert model == "llama" or any(not torch.equal(ours[name], theirs[name]) for name in exact)
     for name, gradient in exact.items():
-        assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
+        factor = 1.2 if gradient.numel() > 1 else 3  # how far a single number is off is luck
+        assert apart(ours[name], gradient) < factor * apart(theirs[name], gradient) + 0.005, name
 
 
 @pytest.mark.parametrize("changes", [{"bias": True}, {"n_embd": 40}, {"block_size": 24}, {"n_layer": 1}])
-def test_sizes_and_kinds_that_the_whole_pass_does_not_take(smoke_config, changes):
+def test_sizes_and_kinds_that_some_kernels_do_not_take(smoke_config, changes):
     (exact, exact_loss), (ours, loss), (theirs, _) = compared(fitting(smoke_config, **changes), "gelu")
     assert loss == pytest.approx(exact_loss, rel=0.01)
     for name, gradient in exact.items():
@@ -244,38 +246,36 @@ def test_sizes_and_kinds_that_the_whole_pass_does_not_take(smoke_config, changes
 
 
 def test_what_the_kernels_compute(smoke_config, monkeypatch):
-    """GPT's whole pass; but single layers alone with biases, dropout, heads or windows that don't fit, an activation
-    that learns, or another layer in the place of GPT's own. The model itself is left as it was."""
+    """All that there is a kernel for; but not attention with dropout, or of another kind, nor what doesn't fit. In
+    float32 the model computes the bits of one without kernels."""
     called = []
-
-    def count(owner, name):
-        function = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *args: called.append(name) or function(*args))
-
-    count(fused.Loss, "_gpt")
-    for name in ("layer_norm", "cross_entropy"):
-        count(native, name)
+    for name in ("attention", "layer_norm", "cross_entropy"):
+        function = getattr(native, name)
+        monkeypatch.setattr(native, name, lambda *args, n=name, f=function: called.append(n) or f(*args))
 
     def uses(activation="gelu", T=32, change=None, **changes):
         model = GPT(fitting(smoke_config, **changes), activation, 20)
         if change:
             change(model)
-        model.to(BF16)
         idx = torch.arange(2 * T).view(2, T) % 20
+        model.eval()
+        before = model(idx, idx)
+        layers.use_kernels(model)
         called.clear()
-        fused.Loss(model)(model, idx, idx)
-        assert not any("forward" in vars(module) for module in model.modules())
+        assert all(torch.equal(a, b) for a, b in zip(before, model(idx, idx), strict=True)) and not called
+        model.to(BF16).train()(idx, idx)
         return sorted(set(called))
 
-    assert uses() == uses(T=16) == uses("swiglu") == uses("relu") == ["_gpt", "cross_entropy"]
-    assert uses(dropout=0.1) == uses(T=30) == uses("torch.nn:PReLU") == ["cross_entropy", "layer_norm"]
-    assert uses(bias=True) == uses(n_embd=40) == ["cross_entropy"]
-    for change in (
-        lambda model: setattr(model.h[1], "attn", RotaryAttention(fitting(smoke_config))),
-        lambda model: setattr(model, "h", torch.nn.ModuleList([torch.nn.Identity()])),
-        lambda model: setattr(model, "__class__", type("Other", (GPT,), {})),
-    ):
-        assert uses(change=change) == ["cross_entropy", "layer_norm"]
+    every = ["attention", "cross_entropy", "layer_norm"]
+    assert uses() == uses(T=16) == uses("swiglu") == uses("torch.nn:PReLU") == every
+    assert uses(dropout=0.1) == uses(T=30) == ["cross_entropy", "layer_norm"]
+    assert uses(bias=True) == ["attention", "cross_entropy"] and uses(n_embd=40) == ["cross_entropy"]
+
+    def rotary(model):
+        for block in model.h:
+            block.attn = RotaryAttention(fitting(smoke_config))
+
+    assert uses(change=rotary) == ["cross_entropy", "layer_norm"]
 
 
 def mixed(config, activation, vocab_size):
@@ -301,37 +301,15 @@ def test_layers_of_ones_own_in_another_precision_and_in_place(smoke_config):
         assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
 
 
-def test_layers_are_put_back_after_an_error(smoke_config):
-    model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
-    loss = fused.Loss(model)
-    with pytest.raises(IndexError):
-        loss(model, torch.full((2, 32), 20), torch.zeros(2, 32, dtype=torch.long))
-    assert not any("forward" in vars(module) for module in model.modules())
-
-
-def test_memory_is_used_again(smoke_config):
-    """Two batches one after the other, and a shorter one: every gradient against float64."""
-    config = fitting(smoke_config)
-    corpus = load_corpus(config)
-    batches = trial.Batches(corpus.train, config, seed=1)
-    for activation in ("gelu", "smelu_1", "swiglu"):
-        model, exact = (learned(config, activation, corpus.vocab_size, dtype) for dtype in (BF16, torch.float64))
-        loss = fused.Loss(model)
-        for step, T in enumerate((32, 32, 16)):
-            x, y = (part[:, :T] for part in batches(step))
-            ours, theirs = gradients(loss, model, x, y)[0], gradients(trial.training_loss, exact, x, y)[0]
-            for name, gradient in theirs.items():
-                assert apart(ours[name], gradient) < 0.05, name
-
-
-def test_two_passes_before_one_backward_are_refused(smoke_config):
-    model = build_model(fitting(smoke_config), "gelu", 20).to(BF16)
-    idx = torch.arange(64).view(2, 32) % 20
-    loss = fused.Loss(model)
-    first, second = loss(model, idx, idx), loss(model, idx, idx)
-    second.backward()
-    with pytest.raises(RuntimeError, match="another forward pass"):
-        first.backward()
+def test_two_passes_before_one_backward(smoke_config):
+    """Each keeps what its own gradients need."""
+    model = with_kernels(build_model(fitting(smoke_config), "gelu", 20).to(BF16))
+    first, other = (torch.arange(64).view(2, 32) * k % 20 for k in (1, 3))
+    alone, _ = gradients(model, first, first)
+    loss = model(first, first)[1]
+    model(other, other)
+    loss.backward()
+    assert all(torch.equal(p.grad.double(), alone[name]) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("where", ["wte.weight", "h.0.attn.c_attn.weight", "h.1.mlp.c_fc.weight", "ln_f.weight"])
@@ -341,7 +319,7 @@ def test_not_a_number_is_seen(smoke_config, where):
     with torch.no_grad():
         dict(model.named_parameters())[where].view(-1)[:64] = math.nan
     idx = torch.arange(64).view(2, 32) % 20
-    assert math.isnan(fused.Loss(model)(model, idx, idx))
+    assert math.isnan(trial.training_loss(with_kernels(model), idx, idx))
 
 
 def test_trials_differ_from_torchs_by_rounding_alone(smoke_config):

@@ -85,8 +85,8 @@ class Display:
         there = f" ({before} of {len(left) * self.steps} steps are done already)" if before else ""
         seconds = time.monotonic() - self.started + expected.total
         self.line(
-            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {workers} at a time{there}: about "
-            f"{duration(seconds)} in all, measuring and figures included"
+            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {workers} at a time{there}: "
+            f"about {duration(seconds)} in all, measuring and figures included"
         )
 
     # what happens

@@ -24,7 +24,7 @@ from config import Config, UserError, average, option
 from model import LanguageModel
 from models.architectures import model_from
 from prepare_data import Corpus
-from training import fused
+from training import layers
 
 
 def remedy_of(config: Config) -> str:
@@ -126,9 +126,9 @@ class Teachers:
         for name, p in ours.items():
             p.copy_(theirs[name] if share == 1 else (1 - share) * p + share * theirs[name])
 
-    def objective(self, loss: Callable) -> Callable | None:
-        """What is minimised in the place of `loss`, where that is the remedy."""
-        return Distilled(list(self.saved.values()), self.config, loss) if self.remedy == "distil" else None
+    def objective(self) -> Callable | None:
+        """What is minimised in the place of the loss, where that is the remedy."""
+        return Distilled(list(self.saved.values()), self.config) if self.remedy == "distil" else None
 
 
 class Distilled:
@@ -136,26 +136,23 @@ class Distilled:
     in nats. Student and teachers compute in the training precision, the teachers without dropout; the mixture and the
     cross-entropy are in float32."""
 
-    def __init__(self, saved: list[dict], config: Config, loss: Callable):
+    def __init__(self, saved: list[dict], config: Config):
         dtype = getattr(torch, config.precision)
-        self.strength, self.logits = config.strength, _logits(loss)
-        models = [model_from(one).to(config.device, dtype).requires_grad_(False) for one in saved]
-        self.teachers = [(model, _logits(fused.Loss(model) if config.native else None)) for model in models]
+        self.strength = config.strength
+        self.teachers = [model_from(one).to(config.device, dtype).requires_grad_(False) for one in saved]
+        if config.native:
+            for teacher in self.teachers:
+                layers.use_kernels(teacher)
 
     def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            p = sum(torch.softmax(logits(teacher, x).flatten(0, 1).float(), -1) for teacher, logits in self.teachers)
+            p = sum(torch.softmax(teacher.logits(x).flatten(0, 1).float(), -1) for teacher in self.teachers)
             p /= len(self.teachers)
-        log_q = torch.log_softmax(self.logits(model, x).flatten(0, 1).float(), -1)
+        log_q = torch.log_softmax(model.logits(x).flatten(0, 1).float(), -1)
         soft = -(p * log_q).sum(-1).mean()
         if self.strength == 1:
             return soft
         return self.strength * soft + (1 - self.strength) * F.nll_loss(log_q, y.flatten())
-
-
-def _logits(loss: Callable | None) -> Callable:
-    """logits(model, x), with the kernels of `loss` where it has any."""
-    return loss.logits if isinstance(loss, fused.Loss) else lambda model, x: model.logits(x)
 
 
 # -- means of the weights -----------------------------------------------------------------------------------------

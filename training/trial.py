@@ -26,7 +26,7 @@ from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums, model_from
 from prepare_data import Corpus, load_corpus
-from training import fused, remedies
+from training import layers, remedies
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser
@@ -111,11 +111,12 @@ class Training:
         # the one place where it is chosen how a step is computed: loss(model, x, y), and the update
         self.loss, update = training_loss, None
         if config.native:
-            self.loss, update = fused.Loss(self.model), native.AdamW
+            layers.use_kernels(self.model)
+            update = native.AdamW
         elif config.compile:
             machine = (config.device, config.threads, config.deterministic)
             self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
-        self.objective = self.teachers.objective(self.loss)  # what a step minimises in the loss's place; or None
+        self.objective = self.teachers.objective()  # what a step minimises in the loss's place; or None
         self.optimiser = Optimiser(self.model, config, self.dtype, update)
         self.averages = remedies.Averages(config.averages, config.max_iters, self.optimiser.master)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
