@@ -363,8 +363,8 @@ def the_answer(studies: dict[str, Published]) -> dict[str, str]:
     passes = fixed(main.share_of_text, 2)
     headline = (
         f"**{answer(final.kind, equal.kind)}. Their prediction difference (PD) is {sized(final)}, between trainings "
-        f"that differ in initial weights and in the sample of text, are {passes} of one pass through the text long, and "
-        "are annealed.**"
+        f"that differ in initial weights and in the sample of text, are {passes} of one pass through the text long, "
+        "and are annealed.**"
     )
     over = {key: pool_contrast(some, "PD", key) for key, some in pooled_arms(studies).values() if key != SMOOTH}
     told = {key: f"{pooled_change(p)} over {len(p.studies)} studies" for key, p in over.items()}
