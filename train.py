@@ -104,6 +104,7 @@ def run_study(
     run: Callable | None = None,
     tensorboard: str | os.PathLike | None = None,
     track: str | None = None,
+    below: str | None = None,
     display: Display | None = None,
 ) -> dict[str, dict]:
     """Train all missing trials of the named activations side by side; finish each activation as its last trial ends.
@@ -112,22 +113,21 @@ def run_study(
     anew. Settings that were left to the machine (device, precision, native, threads) are those of what lies in the
     folders already. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of
     pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard, `track` ("wandb" or
-    "trackio") the tracker that they are logged with; see tensorboard_log.py and trackers.py. `display` shows how far
-    it is, in the place of a new one.
+    "trackio") the tracker that they are logged with, and `below` what the names of those runs begin with (default: the
+    study's name); see tools/trackers.py. `display` shows how far it is, in the place of a new one.
 
     Raises as run_experiment.
     """
     try:
         with display or Display(quiet) as display:
-            study, boards = _begun(config, names, overwrite, run, strict_audit, tensorboard, track, display)
-            study.train(run)
+            sinks = _sinks(tensorboard, track, below)
+            study = _begun(config, names, overwrite, run, strict_audit, sinks, display)
+            with contextlib.closing(study):
+                study.train(run)
             _compare(study.config, display)
     except KeyboardInterrupt as stopped:
         text = AT_ONCE if stopped.args == ("at once",) else INTERRUPTED
         raise _shown_in_one_line(Interrupted(text)) from None
-    for board in boards:
-        if board.problem:  # all else is done; the same command writes the log alone
-            raise board.problem
     return {name: study.finished[name] for name in names}
 
 
@@ -139,6 +139,7 @@ def run_until_decided(
     quiet: bool = False,
     strict_audit: bool = True,
     tensorboard: str | os.PathLike | None = None,
+    track: str | None = None,
 ) -> dict:
     """Add trials to all named activations until each one's mean PD is known to be lower than the baseline's (ReLU's,
     where it is among them and `config` names no other), higher, or practically equal: at looks at 3, 5, 8, 12 and 20
@@ -155,7 +156,7 @@ def run_until_decided(
     _check_names(names)
     display = Display(quiet)
     config = _with_baseline(config, names, display)
-    study = functools.partial(run_study, quiet=quiet, strict_audit=strict_audit, tensorboard=tensorboard)
+    study = functools.partial(run_study, quiet=quiet, strict_audit=strict_audit, tensorboard=tensorboard, track=track)
     record = until_decided(config, names, study, display.line, budget, margin)
     _compare(config, display)  # the report shows the last look too
     return record
@@ -164,13 +165,13 @@ def run_until_decided(
 # -- the steps of a study -----------------------------------------------------------------------------------------
 
 
-def _begun(config, names, overwrite, run, strict_audit, tensorboard, track, display) -> tuple[_Study, list]:
-    """The study, planned and audited, and who listens to it."""
+def _begun(config, names, overwrite, run, strict_audit, sinks, display) -> _Study:
+    """The study, planned and audited. `sinks` makes of its config those who listen to it."""
     display.phase("loading torch")
     from prepare_data import load_corpus
 
     config, there = _agreed(_with_baseline(config, names, display), names, overwrite, display)
-    boards = _boards(tensorboard, track, config)
+    sinks = sinks(config)
     _make_folders(config)
     display.phase("reading the text")
     corpus = load_corpus(config)
@@ -178,7 +179,7 @@ def _begun(config, names, overwrite, run, strict_audit, tensorboard, track, disp
     if overwrite:
         for name in names:
             _remove(config, name)
-    return _Study(config, names, corpus, tasks, audits, display, boards), boards
+    return _Study(config, names, corpus, tasks, audits, display, sinks)
 
 
 def _agreed(config: Config, names: list[str], overwrite: bool, display: Display) -> tuple[Config, list]:
@@ -240,22 +241,22 @@ def _make_folders(config: Config) -> None:
             raise UserError(f"{name}={folder!r}: {why}; make it writable or give another folder")
 
 
-def _boards(tensorboard: str | os.PathLike | None, track: str | None, config: Config) -> list:
-    """Who listens to the training: each has begin, event, finished and problem."""
+def _sinks(tensorboard: str | os.PathLike | None, track: str | None, below: str | None) -> Callable[[Config], list]:
+    """Who listens to the training, of its config: each has event, finished and close.
+
+    Raises:
+        UserError: a tracker that is not there, or a folder that can't be written.
+    """
+    if tensorboard is None and track is None:
+        return lambda config: []
+    from tools.trackers import Sink, TensorBoard, Tracker
 
     def tell(text: str) -> None:
         print(f"train.py: {text}", file=sys.stderr)
 
-    boards = []
-    if tensorboard is not None:
-        from tools.tensorboard_log import Board
-
-        boards.append(Board(tensorboard, config, tell))
-    if track is not None:
-        from tools.trackers import Tracker
-
-        boards.append(Tracker(track, config, tell))
-    return boards
+    trackers = [] if tensorboard is None else [TensorBoard(tensorboard)]
+    trackers += [] if track is None else [Tracker(track, tell)]
+    return lambda config: [Sink(tracker, config, below, tell) for tracker in trackers]
 
 
 def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> tuple[list, dict]:
@@ -292,9 +293,9 @@ def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> 
 class _Study:
     """A study whose trials are under way: each activation is measured and drawn as its last trial ends."""
 
-    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, boards):
+    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, sinks):
         self.config, self.names, self.corpus, self.tasks, self.audits = config, names, corpus, tasks, audits
-        self.display, self.boards = display, boards
+        self.display, self.sinks = display, sinks
         self.unfinished = {name: {k for n, k in tasks if n == name} for name in names}
         self.finished: dict[str, dict] = {}
 
@@ -308,8 +309,6 @@ class _Study:
         from training import experiment
 
         experiment.tidy(self.config, self.names)
-        for board in self.boards:
-            board.begin(self.tasks)
         workers = self._announced(run) if self.tasks else 0
         for name in self.names:
             if not self.unfinished[name]:
@@ -381,8 +380,12 @@ class _Study:
 
     def report(self, event: dict) -> None:
         self.display.event(event)
-        for board in self.boards:
-            board.event(event)
+        for sink in self.sinks:
+            sink.event(event)
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
 
     def finish(self, name: str) -> None:
         """Measure and draw an activation all of whose trials are done."""
@@ -400,8 +403,8 @@ class _Study:
         self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config)
         self.display.phase("training" if any(self.unfinished.values()) else "comparing")
         self.finished[name] = results
-        for board in self.boards:
-            board.finished(results)
+        for sink in self.sinks:
+            sink.finished(results)
 
 
 def _results_lock(config: Config) -> storage.FileLock:
@@ -561,12 +564,12 @@ def _refuse_other_names(config: Config, names: list[str]) -> None:
 
 def _main(argv) -> int:
     args = _parser().parse_args(argv)
-    if args.prompt is not None and args.sample is None:
-        raise UserError("--prompt: is where --sample begins; give --sample NAME too, or leave it out")
-    for flag in ("budget", "margin"):
-        if getattr(args, flag) is not None and args.mode is not _until_decided:
-            raise UserError(f"--{flag}: is for --until-decided; give that too, or leave it out")
-    return (_sample if args.sample is not None else args.mode)(args)
+    mode = args.mode if args.sample is None else _sample
+    for name, modes in ACTS_IN.items():
+        if getattr(args, name) not in (None, False) and mode not in modes:
+            one = " or ".join(MODES[m] for m in modes)
+            raise UserError(f"--{name.replace('_', '-')}: is for {one}; give that, or leave it out")
+    return mode(args)
 
 
 def _settings(args) -> Config:
@@ -577,7 +580,8 @@ def _settings(args) -> Config:
 def _options(args) -> dict:
     """Of run_study. A job that torchrun starts again must not undo what its first start did."""
     overwrite = args.overwrite and not ranks.restarted()
-    return {"overwrite": overwrite, "quiet": args.quiet, "tensorboard": args.tensorboard, "track": args.track}
+    options = {"overwrite": overwrite, "quiet": args.quiet, "strict_audit": not args.no_strict_audit}
+    return {**options, "tensorboard": args.tensorboard, "track": args.track}
 
 
 def _list_activations(args) -> int:
@@ -659,6 +663,7 @@ def _until_decided(args) -> int:
         quiet=args.quiet,
         strict_audit=not args.no_strict_audit,
         tensorboard=args.tensorboard,
+        track=args.track,
     )
     return 0
 
@@ -680,7 +685,7 @@ def _train(args) -> int:
         config = _settings(args)
         if args.like and (changed := config.describe_differences(Config.recorded(args.like))):
             display.line(f"like {args.like}, but for {changed}")
-        options = {**_options(args), "strict_audit": not args.no_strict_audit, "display": display}
+        options = {**_options(args), "display": display}
         if size > 1:
             display.phase("loading torch")
             from training import experiment
@@ -774,6 +779,21 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output left, as in `| head`
         return 1
+
+
+# What an option that changes no setting acts in; elsewhere it is refused.
+MODES = {_train: "training", _until_decided: "--until-decided", _decompose: "--decompose", _audit: "--audit-only"}
+MODES |= {_clock: "--clock", _sample: "--sample NAME", _status: "--status"}
+ACTS_IN = {
+    "prompt": (_sample,),
+    "budget": (_until_decided,),
+    "margin": (_until_decided,),
+    "tensorboard": (_train, _until_decided, _decompose),
+    "track": (_train, _until_decided, _decompose),
+    "overwrite": (_train, _decompose, _until_decided, _clock),  # of which two say why not
+    "no_strict_audit": (_train, _until_decided, _decompose, _clock),
+    "activation": (_train, _until_decided, _decompose, _clock, _audit, _status),
+}
 
 
 if __name__ == "__main__":

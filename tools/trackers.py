@@ -1,87 +1,361 @@
-"""The training curves for a tracker of experiments: `python train.py --track wandb` or `--track trackio`.
+"""Where trainings are watched: TensorBoard (`--tensorboard DIR`), Weights & Biases or Trackio (`--track NAME`).
 
-Weights & Biases and Trackio have the same three calls, so one sink serves both: a run for each trial with every point
-of its curves, and one for the activation with PD along training and the means over its trials. They are written when
-an activation is finished, once for each of its results: what was logged is remembered in a small file beside them.
-Like TensorBoard's log this only listens; the package that is named is needed for this alone, and where it writes to is
-for its own settings to say (WANDB_MODE=offline, TRACKIO_DIR, …).
+    [STUDY/]ACTIVATION/trial_K      every point of the trial's curves, its final loss and PD
+    [STUDY/]ACTIVATION              PD along training, and the means over the trials
+
+One sink serves them all: it listens to what the trials report anyway and logs each point as it comes; once an
+activation is finished, what was not seen live is logged from its results. What was logged is remembered in a small
+file, so that each trial is logged once, whatever is asked again. A tracker that fails stops no training and no command.
+The package that is named is needed for this alone; where it writes to is for its own settings to say (WANDB_PROJECT,
+WANDB_MODE=offline, TRACKIO_DIR, …).
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import datetime
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import io
+import os
+import re
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+import significance
 import storage
 from config import Config, UserError
-from tools.tensorboard_log import CURVES, FINAL, PD_CURVE
 
 PACKAGES = ("wandb", "trackio")
 PROJECT = "activation-reproducibility"
+SECONDS = 30  # that a server may take to answer
+# reported by a trial -> (its history in the results, its tag, its unit)
+CURVES = {
+    "train_loss": ("train_loss_history", "loss/train", "nats per token, on fixed training windows"),
+    "val_loss": ("val_loss_history", "loss/validation", "nats per token, on fixed validation windows"),
+    "learning_rate": ("learning_rate_history", "learning_rate", "per step"),
+    "grad_norm": ("grad_norm_history", "gradient_norm", "L2 norm over all parameters, before clipping"),
+}
+PD_CURVE = "relative_pd/mean_of_pairs"
+MEANS = {  # of an activation -> unit; tags final/…
+    "avg_relative_pd": "0 to 1, mean over pairs of trials",
+    "avg_val_loss": "nats per token",
+    "avg_train_loss": "nats per token",
+    "avg_training_time": "seconds",
+}
+
+
+class Sink:
+    """One study's runs in one tracker.
+
+    Call `event` with what the trials report, `finished` with the results of an activation, `close` in the end.
+    """
+
+    def __init__(self, tracker: TensorBoard | Tracker, config: Config, below: str | None, tell: Callable[[str], None]):
+        """`below`: what the names of the runs begin with; None: the study's name."""
+        self.tracker, self.config, self.tell = tracker, config, tell
+        self.below = config.study if below is None else below
+        self.broken = False
+        self.live: dict[str, object] = {}  # name of a trial's run -> that run
+        self.seen: dict[str, set[int]] = {}  # name of a trial's run -> the steps that were logged live
+        self.logged = self._remembered()  # name of a run -> {"id", "weights" (of what was logged whole; else None)}
+
+    def event(self, event: Mapping) -> None:
+        """A report of a trial; points of the curves are logged."""
+        if event["event"] == "point":
+            self._guarded(self._point, event)
+
+    def finished(self, results: dict) -> None:
+        """The results of an activation: what is missing of its trials, and its own run."""
+        self._guarded(self._finished, results)
+
+    def close(self) -> None:
+        """End the runs of trials that did not end themselves."""
+        while self.live:
+            self._guarded(self.live.popitem()[1].close)
+
+    def _guarded(self, act: Callable, *given) -> None:
+        if self.broken:
+            return
+        try:
+            act(*given)
+        except Exception as error:  # whatever the package, its server, the network or the disk has to say
+            self.broken = True
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            self.tell(f"{self.tracker.name}: {reason}; going on without it: the same command logs what is missing")
+
+    def _point(self, event: Mapping) -> None:
+        activation, trial, step = event["activation"], event["trial"], event["step"]
+        name = self._name(activation, trial)
+        if name not in self.live:
+            before = self.logged.get(name)
+            goes_on = step > 0 and before == {"id": self._id(name), "weights": None}
+            known = self._id(name, before)
+            self._remember(name, known, None)
+            facts = self._facts(activation, {"trial": trial, "seed": self.config.seed_base + trial - 1})
+            self.live[name] = self.tracker.open(name, self._name(activation), known, facts, step if goes_on else 0)
+        self.seen.setdefault(name, set()).add(step)
+        self.live[name].log(step, _values({tag: event[key] for key, (_, tag, _) in CURVES.items()}, step))
+
+    def _finished(self, results: dict) -> None:
+        activation, pds = results["activation"], _pds(results)
+        end = datetime.datetime.fromisoformat(results["timestamp"]).timestamp()
+        for t in results["trials"]:
+            own = [pd for pair, pd in pds.items() if t["trial_id"] in pair]
+            final = {"final/val_loss": t["val_loss"], "final/relative_pd": np.mean(own) if own else None}
+            self._trial(activation, t, final, end)
+        steps, weights = results["divergence"]["steps"], [t.get("weights_sha256") for t in results["trials"]]
+        curves = [pair["relative_pd"] for pair in results["divergence"]["pairs"].values()]
+        points = {step: {PD_CURVE: pd} for step, pd in zip(steps, np.mean(curves, 0), strict=True)} if curves else {}
+        final = {f"final/{key}": results[key] for key in MEANS}
+        final |= dict(zip(("final/pd_low", "final/pd_high"), _interval(pds), strict=True))
+        name = self._name(activation)
+        if self.logged.get(name, {}).get("weights") != storage.sha256_json(weights):
+            title = name if self.tracker.rewrites else f"{name}, {len(weights)} trials"
+            facts = self._facts(activation, {"trials": len(weights)})
+            self._whole(name, title, name, facts, points, final, dict.fromkeys(steps, end), weights)
+
+    def _trial(self, activation: str, t: dict, final: dict, end: float) -> None:
+        name, weights = self._name(activation, t["trial_id"]), [t.get("weights_sha256")]
+        live, whole = self.live.pop(name, None), set(t["steps"]) <= self.seen.get(name, set())
+        if live and whole:
+            live.end(t["steps"][-1], _values(final))
+            self._remember(name, self.logged[name]["id"], storage.sha256_json(weights))
+            return
+        if live:
+            live.close()
+        if self.logged.get(name, {}).get("weights") == storage.sha256_json(weights):
+            return
+        histories = [(tag, t[history]) for history, tag, _ in CURVES.values()]
+        points = {
+            step: _values({tag: history[i] for tag, history in histories}, step) for i, step in enumerate(t["steps"])
+        }
+        # when each point was taken is not recorded; TensorBoard's relative time shows seconds of training
+        last = max([1, *t["steps"]])
+        times = {step: end - t["training_time"] * (1 - step / last) for step in t["steps"]}
+        facts = self._facts(activation, {"trial": t["trial_id"], "seed": t["seed"]})
+        self._whole(name, name, self._name(activation), facts, points, final, times, weights)
+
+    def _whole(self, name, title, group, facts, points, final, times, weights) -> None:
+        """Everything there is to say about a run, in the place of what was said before."""
+        if not times:
+            return
+        known = self._id(name, self.logged.get(name))
+        run = self.tracker.open(title, group, known, facts, 0)
+        for step, values in points.items():
+            run.log(step, values, times[step])
+        run.end(max(times), _values(final), max(times.values()))
+        self._remember(name, known, storage.sha256_json(weights))
+
+    def _name(self, activation: str, trial: int | None = None) -> str:
+        parts = [self.below, storage.file_name(activation), trial and f"trial_{trial}"]
+        return "/".join(filter(None, parts))
+
+    def _facts(self, activation: str, more: dict) -> dict:
+        """What a run can be filtered by."""
+        settings = {key: value for key, value in self.config.to_dict().items() if value is not None}
+        own = {"activation": activation, "study": self.config.study or "", "fingerprint": self.config.fingerprint()}
+        return {**settings, **own, **more}
+
+    def _id(self, name: str, before: Mapping | None = None) -> str:
+        """Of a run: the same for the same training, another where a whole one has to be logged once more."""
+        known = storage.sha256_json([self.config.fingerprint(), name])[:16]
+        if before and before["weights"]:
+            return storage.sha256_json([before["id"], before["weights"]])[:16]
+        return known
+
+    @property
+    def _memory(self) -> Path:
+        return self.tracker.memory(self.config)
+
+    def _remembered(self) -> dict[str, dict]:
+        try:
+            found = storage.read_json(self._memory)
+            return {name: value for name, value in found.items() if isinstance(value, dict)}
+        except (storage.StorageError, AttributeError):
+            return {}
+
+    def _remember(self, name: str, known: str, weights: str | None) -> None:
+        self.logged = {**self._remembered(), name: {"id": known, "weights": weights}}  # others log into it too
+        storage.write_json(self._memory, self.logged)
+
+
+def _values(values: Mapping[str, float | None], step: int = 1) -> dict[str, float]:
+    """Those that were measured: no gradient before the first step."""
+    return {tag: float(x) for tag, x in values.items() if x is not None and (step or tag != "gradient_norm")}
+
+
+def _pds(results: dict) -> dict[tuple[int, ...], float]:
+    """{(i, j): relative PD} of the pairs of trials that have one."""
+    pairs = {tuple(map(int, re.findall("[0-9]+", p["model_pair"]))): p for p in results["reproducibility_metrics"]}
+    return {pair: p["relative_pd"] for pair, p in pairs.items() if storage.number(p["relative_pd"]) is not None}
+
+
+def _interval(pds: Mapping[tuple[int, ...], float]) -> tuple[float | None, float | None]:
+    """Of the mean PD, over the trials, 95 %."""
+    ids = sorted({k for pair in pds for k in pair})
+    if len(ids) < 2 or len(pds) < len(ids) * (len(ids) - 1) // 2:
+        return None, None
+    matrix = np.array([[0 if i == j else pds[min(i, j), max(i, j)] for j in ids] for i in ids])
+    return significance.mean_pd_interval(matrix)[1:]
+
+
+# -- TensorBoard --------------------------------------------------------------------------------------------------
+
+
+class TensorBoard:
+    """Event files below a folder, by torch.utils.tensorboard. A file says from which step on it replaces older ones."""
+
+    name, rewrites = "tensorboard", True
+
+    def __init__(self, folder: str | os.PathLike):
+        """
+        Raises:
+            UserError: the package tensorboard is not installed, or there can be no such folder.
+        """
+        where = f"tensorboard={os.fspath(folder)!r}"
+        try:
+            importlib.import_module("tensorboard")
+            self.module = importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise UserError(
+                f"{where}: needs the package tensorboard ({error}); install it (pip install tensorboard), or leave the "
+                f"option out"
+            ) from error
+        if not os.fspath(folder):
+            raise UserError(f"{where}: must be the path of a folder")
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{where}: can't be made a folder ({reason}); give another") from error
+        if not os.access(self.folder, os.W_OK):
+            raise UserError(f"{where}: permission denied; make it writable or give another folder")
+
+    def memory(self, config: Config) -> Path:
+        return self.folder / ".logged.json"
+
+    def open(self, name: str, group: str, known: str, facts: dict, since: int) -> _Board:
+        folder = self.folder / name
+        if since == 0:
+            for path in folder.glob("events.out.tfevents.*"):
+                path.unlink(missing_ok=True)
+        return _Board(self.module.SummaryWriter(str(folder), purge_step=since), facts)
+
+
+class _Board:
+    def __init__(self, writer, facts: dict):
+        self.writer, self.facts = writer, facts
+
+    def log(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+        from torch.utils.tensorboard.summary import scalar
+
+        units = {tag: unit for _, tag, unit in CURVES.values()} | {f"final/{key}": MEANS[key] for key in MEANS}
+        for tag, x in values.items():
+            summary = scalar(tag, x)
+            summary.value[0].metadata.summary_description = units.get(tag, "0 to 1")
+            self.writer.file_writer.add_summary(summary, step, when)
+        if when is None:
+            self.writer.flush()  # it is watched
+
+    def end(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        self.log(step, values, when)
+        simple = {key: x for key, x in self.facts.items() if isinstance(x, (bool, int, float, str))}
+        for summary in hparams(simple, dict(values)):
+            self.writer.file_writer.add_summary(summary, None, when)
+        self.close()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+# -- trackers -----------------------------------------------------------------------------------------------------
 
 
 class Tracker:
-    """Has the calls of tensorboard_log.Board. A tracker that fails stops no training: it is told at once."""
+    """Weights & Biases or Trackio, which have the same calls."""
 
-    def __init__(self, package: str, config: Config, tell: Callable[[str], None]):
+    rewrites = False
+
+    def __init__(self, package: str, tell: Callable[[str], None]):
         """
         Raises:
-            UserError: an unknown tracker, or its package is not installed.
+            UserError: an unknown tracker, its package is not installed, or it has no login.
         """
         if package not in PACKAGES:
             raise UserError(f"track={package!r}: must be one of {', '.join(PACKAGES)}")
+        self.name, self.more = package, {}
         try:
             self.package = importlib.import_module(package)
-        except ImportError as error:
+            self.package.init  # noqa: B018 — a folder wandb/, as runs leave one, would be imported as a package too
+        except (ImportError, AttributeError) as error:
             raise UserError(
                 f"track={package!r}: needs that package ({error}); install it (pip install {package}), or leave the "
                 f"option out"
             ) from error
-        self.config, self.tell = config, tell
-        self.remembered = Path(config.results_dir) / f".{package}.json"
-        self.problem: storage.StorageError | None = None
+        self.more = {"embed": False} if package == "trackio" else {"reinit": "create_new", "settings": self._settings()}
+        if package == "wandb" and os.environ.get("WANDB_MODE", "online").lower() in ("online", "run", "shared"):
+            self._log_in(tell)
 
-    def begin(self, tasks: Iterable[tuple[str, int]]) -> None:
-        """What is about to be trained."""
+    def _settings(self) -> dict:
+        wanted = {"silent": True, "console": "off", "init_timeout": SECONDS}
+        wanted |= {"finish_timeout": SECONDS, "finish_timeout_raises": True}
+        known = getattr(getattr(self.package, "Settings", None), "model_fields", wanted)
+        return {name: value for name, value in wanted.items() if name in known}
 
-    def event(self, event: Mapping) -> None:
-        """A report of a trial."""
-
-    def finished(self, results: dict) -> None:
-        """Log the results of an activation, unless these very ones were logged before."""
-        if self.problem is not None:
+    def _log_in(self, tell: Callable[[str], None]) -> None:
+        """Before training: a login, or runs that stay on this machine where its server is out of reach."""
+        settings = getattr(self.package, "Settings", lambda: None)()
+        server = urllib.parse.urlsplit(getattr(settings, "base_url", "https://api.wandb.ai"))
+        try:
+            if not urllib.request.getproxies():  # that we can't speak for
+                socket.create_connection((server.hostname, server.port or 443), timeout=5).close()
+        except OSError as error:
+            self.more["mode"] = "offline"
+            tell(f"wandb: {server.hostname} can't be reached ({error}); runs are kept offline, `wandb sync` sends them")
             return
-        name, sha = results["activation"], storage.sha256_json([t.get("weights_sha256") for t in results["trials"]])
         try:
-            logged = storage.read_json(self.remembered) if self.remembered.exists() else {}
-            if logged.get(name) == sha:
-                return
-            for trial in results["trials"]:
-                curves = {tag: dict(zip(trial["steps"], trial[key], strict=True)) for key, tag in CURVES.values()}
-                self._run(name, f"{name}/trial_{trial['trial_id']}", curves, {"seed": trial["seed"]})
-            self._run(name, name, self._of_all(results), {"fingerprint": results.get("fingerprint")})
-            storage.write_json(self.remembered, {**logged, name: sha})
-        except Exception as error:  # whatever the package, its server or the network has to say
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self.problem = storage.StorageError(f"{self.package.__name__}: {reason}")
-            self.tell(f"{self.problem}; going on without it")
+            self.package.login(verify=True)
+        except Exception as error:
+            raise UserError(
+                f"track='wandb': {' '.join(str(error).split())}; or keep the runs on this machine: WANDB_MODE=offline"
+            ) from error
 
-    def _of_all(self, results: dict) -> dict[str, dict[int, float]]:
-        steps = results["divergence"]["steps"]
-        pds = [pair["relative_pd"] for pair in results["divergence"]["pairs"].values()]
-        curves = {PD_CURVE: dict(zip(steps, np.mean(pds, 0).tolist(), strict=True))} if pds else {}
-        last = steps[-1] if steps else 0
-        return curves | {f"final/{key}": {last: results[key]} for key in FINAL if results[key] is not None}
+    def memory(self, config: Config) -> Path:
+        return Path(config.results_dir) / f".{self.name}.json"
 
-    def _run(self, group: str, name: str, curves: dict[str, dict[int, float]], more: dict) -> None:
-        """One run of the tracker: every curve, step by step."""
-        project = f"{PROJECT}-{self.config.study}" if self.config.study else PROJECT
-        run = self.package.init(project=project, group=group, name=name, config={**self.config.to_dict(), **more})
-        try:
-            for step in sorted({step for curve in curves.values() for step in curve}):
-                run.log({tag: curve[step] for tag, curve in curves.items() if curve.get(step) is not None}, step=step)
-        finally:
-            run.finish()
+    def open(self, name: str, group: str, known: str, facts: dict, since: int) -> _Run:
+        units = {tag: unit for _, tag, unit in CURVES.values()}
+        given = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, "group": group, "resume": "allow", **self.more}
+        given |= {"name": name, "config": {**facts, "units": units}}
+        if self.name == "wandb":
+            given |= {"id": known}
+        else:
+            given |= {"name": f"{name} {known[:6]}"}  # by which it knows a run
+        with contextlib.redirect_stdout(io.StringIO()):
+            # in a context of its own: else trackio ends the run before
+            return _Run(contextvars.Context().run(lambda: self.package.init(**given)))
+
+
+class _Run:
+    def __init__(self, run):
+        self.run = run
+
+    def log(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+        self.run.log(dict(values), step=step)
+
+    def end(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+        self.log(step, values)
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.run.finish()

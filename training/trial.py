@@ -445,6 +445,7 @@ def _run(training: Training, report: Callable[[dict], None], stop: Callable[[], 
     training.warm_up()
     if training.step == 0 and not training.history["steps"]:
         training.record_point()
+        progress.point()
     _train(training, progress, stop)
     # before the checkpoint: killed in between, the trial shows as interrupted, never as done when it diverged
     progress.write("done" if training.diverged_at is None else "diverged")

@@ -9,7 +9,6 @@ shuffle`: with as many steps as an epoch takes, order varies alone; table and fi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -39,16 +38,15 @@ def decompose(
     config: Config,
     activation: str,
     run_study: Callable[..., dict],
-    tensorboard: str | os.PathLike | None = None,
     say: Callable[[str], None] = lambda text: None,
     **options,
 ) -> dict:
     """Train and measure every source alone and all together; write the table and the figure.
 
     Each source has folders of its own below `sources/`; `all` is the study itself when it varies everything.
-    `run_study` is train.run_study, and options are its options; below its folder for TensorBoard each source has one of
-    its own too. `say` is told which source is being trained. Returns {"activation", "sources": {name: {"relative_pd":
-    [per pair], "mean", "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in
+    `run_study` is train.run_study, and options are its options; the runs of a source are logged as
+    [STUDY/]sources/SOURCE/ACTIVATION. `say` is told which source is being trained. Returns {"activation", "sources":
+    {name: {"relative_pd": [per pair], "mean", "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in
     `results_dir/{activation}_sources.json`.
     """
     import plot_utils
@@ -57,11 +55,11 @@ def decompose(
     for k, (name, vary) in enumerate(sources.items(), 1):
         say(f"{activation}, source {k} of {len(sources)}: {VARIES[name]}")
         if vary == config.vary:
-            varied, log = config.replace(vary=vary), tensorboard
+            varied, below = config.replace(vary=vary), None
         else:
             varied = in_folder(config, name, vary)
-            log = tensorboard and Path(tensorboard, config.study or "", "sources", name)
-        results = run_study(varied, [activation], tensorboard=log, **options)[activation]
+            below = "/".join(filter(None, (config.study, "sources", name)))
+        results = run_study(varied, [activation], below=below, **options)[activation]
         table[name] = (vary, results)
     decomposition = decomposed(config, activation, table)
     storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
