@@ -12,7 +12,7 @@ LEAST_ORDER = 0.004
 # 38 plays 0.1 %, Python's library in the order of its names 0.2 %; names sorted by frequency 0.6 %, words by the
 # alphabet 4 %.
 MOST_DRIFT = 0.005
-ENOUGH = 10_000  # characters of validation: in fewer any page differs from any other
+ENOUGH = 10_000  # characters of a split: in fewer any page differs from any other
 
 
 def order_information(text: str) -> float | None:
@@ -72,7 +72,7 @@ def drift(train: np.ndarray, val: np.ndarray) -> tuple[float, float, float]:
 def drift_note(name: str, train: np.ndarray, val: np.ndarray) -> list[str]:
     """A note where the validation split, which is the end of the text, is of another kind than what is trained on."""
     own, cross, beyond = drift(train, val)
-    if beyond <= MOST_DRIFT * own or val.sum() < ENOUGH:
+    if beyond <= MOST_DRIFT * own or min(train.sum(), val.sum()) < ENOUGH:
         return []
     return [
         f"{name}: the end of this text is not like its beginning (a character costs {cross:.2f} nats there by the "

@@ -221,7 +221,7 @@ def run(program, arguments, files, root):
             filled += ["--device", "cpu"]
         if "--data-dir" not in given:
             filled += ["--data-dir", str(root / "data")]
-    if program == "train" and "--activation" not in given:
+    if program == "train" and not {"--activation", "--sample"} & set(given):
         filled += ["--activation", "relu"]
     if "--study" not in given:
         folders = ["results", "plots"] + (["checkpoint"] if program in ("train", "prepare_data") else [])

@@ -99,7 +99,7 @@ class Display:
         if event["event"] == "step":
             self.losses[task] = event["loss"]
             self._progress(task, event["step"])
-        elif event["event"] == "point" and self.bar is None:
+        elif event["event"] == "point" and event["step"] and self.bar is None:
             self.line(
                 f"{task[0]} trial {task[1]} step {event['step']:>6}  train {event['train_loss']:.4f}  "
                 f"val {event['val_loss']:.4f}  lr {event['learning_rate']:.2e}  |g| {event['grad_norm']:.2f}"
