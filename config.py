@@ -358,7 +358,7 @@ class Config:
     deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
     compile: bool = setting(
         False,
-        "train with kernels that torch.compile makes (they round differently); evaluation stays as it is",
+        "train on a CUDA GPU with kernels that torch.compile makes (they round differently); evaluation stays as it is",
         kind=bool,
         before=False,
     )
@@ -425,9 +425,11 @@ class Config:
         return self._left & set(MACHINE)
 
     def _settle(self):
-        """Turn off what can't be with the other settings."""
+        """Turn off what can't be with the other settings, or refuse it."""
+        if self.compile and not self.device.startswith("cuda"):
+            raise UserError(f"compile=True: is for CUDA, not device={self.device}; leave it out")
         on_one_thread = self.device == "cpu" and self.threads == 1 and self.precision == "bfloat16"
-        self.native = bool(self.native) and on_one_thread and not self.compile
+        self.native = bool(self.native) and on_one_thread
 
     def _complete(self):
         if self.preset is None:
@@ -687,7 +689,7 @@ class Config:
         kept["device"] = kept["device"].split(":")[0]
         idle = {
             "bpe_vocab_size": self.tokenizer != "bpe",
-            "deterministic": kept["device"] != "cuda" and not self.compile,  # kernels of the CPU are
+            "deterministic": kept["device"] != "cuda",  # kernels of the CPU are
             "n_head": self.model in ("lstm", "conv"),
             **dict.fromkeys(("branch_points", "cooldown"), self.schedule == "cosine"),
             **dict.fromkeys(("remedy", "strength", "teacher"), self.remedy == "none" or self.strength == 0),

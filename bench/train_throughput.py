@@ -258,8 +258,9 @@ def measure_preset(args) -> None:
         ceiling = gemm_ceiling(getattr(torch, config.precision), pool.usable_cores(), config.device)
         per_step = config.batch_size * config.block_size
         flops = flops_per_token(config, corpus.vocab_size)
+        ways = [args.compile] if args.compile is not None else [False, True][: 1 + config.device.startswith("cuda")]
         for activation in args.activations:
-            for compile in (False, True) if args.compile is None else (args.compile,):
+            for compile in ways:
                 for trials in args.side_by_side:
                     results = side_by_side(config.replace(compile=compile), activation, trials)
                     seconds = max(r["seconds"] for r in results)
@@ -375,7 +376,7 @@ def main() -> None:
     group.add_argument("--device", default="auto")
     group.add_argument("--activations", nargs="+", default=["gelu", "smelu_1"])
     group.add_argument("--side-by-side", nargs="+", type=int, default=[1, 3], help="trials at a time (default: 1 3)")
-    group.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: with and without")
+    group.add_argument("--compile", action=argparse.BooleanOptionalAction, help="default: without; on a GPU both")
     args = parser.parse_args()
     if Path(args.text).exists():
         args.text = str(Path(args.text).resolve())

@@ -298,9 +298,8 @@ def test_fingerprint_covers_what_changes_results_and_nothing_else():
     assert set(OTHER) == {f.name for f in dataclasses.fields(Config)}
     trunk = dict.fromkeys(("branch_points", "cooldown"), {"schedule": "trunk"})
     remedy = dict.fromkeys(("strength", "teacher"), {"remedy": "distil"})
-    beside = (
-        {"bpe_vocab_size": {"tokenizer": "bpe"}, "deterministic": {"device": "cuda"}} | trunk | remedy
-    )  # they count
+    gpu = dict.fromkeys(("deterministic", "compile"), {"device": "cuda"})
+    beside = {"bpe_vocab_size": {"tokenizer": "bpe"}} | gpu | trunk | remedy  # they count
     for name, value in OTHER.items():
         first = {**base, **beside.get(name, {})}
         changed = Config.from_dict({**first, name: value})
@@ -317,7 +316,6 @@ LATER = {f.name for f in dataclasses.fields(Config) if f.metadata["before"] is n
         ({"tokenizer": "char"}, "bpe_vocab_size", (1024, 600), True),
         ({"tokenizer": "bpe"}, "bpe_vocab_size", (1024, 600), False),
         ({"device": "cpu"}, "deterministic", (True, False), True),
-        ({"device": "cpu", "compile": True}, "deterministic", (True, False), False),
         ({"device": "cuda:1"}, "deterministic", (True, False), False),
         ({"model": "lstm"}, "n_head", (2, 4), True),
         ({"model": "conv"}, "n_head", (2, 4), True),
@@ -399,7 +397,7 @@ def test_native_is_resolved_to_what_can_be(monkeypatch, problem):
     fits = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
     assert Config(**fits).native is (problem is None)
     assert Config(**fits, native=True).native and not Config(**fits, native=False).native
-    for other in ({"precision": "float32"}, {"threads": 2}, {"compile": True}):
+    for other in ({"precision": "float32"}, {"threads": 2}):
         assert not Config(**{**fits, **other, "native": True}).native
         assert not Config(**fits, native=True).replace(**other).native
     recorded = Config(**fits, native=True).to_dict()
@@ -424,6 +422,10 @@ def test_every_field_is_a_flag():
         if name in ("device", "study", "preset"):
             continue
         flag = "--" + name.replace("_", "-")
+        if name == "compile":
+            with pytest.raises(UserError, match="compile=True: is for CUDA"):
+                _parse("--preset", "quick", "--device", "cpu", flag)
+            continue
         if isinstance(value, bool):
             words = [flag if value else flag.replace("--", "--no-", 1)]
         elif isinstance(value, tuple):

@@ -19,8 +19,8 @@ CHANGED = {name: value for name, value in OTHER.items() if name not in ("eval_to
     "precision": "bfloat16", "dataset": "other.txt", "tokenizer": "byte",
 }  # fmt: skip
 NOT_TRAINED_WITH = {f for f in CHANGED if not config_module._FIELDS[f].metadata["affects_weights"]}
-# in float32 without kernels, with characters, without a trunk and a remedy these change nothing
-IDLE = {"native", "deterministic", "bpe_vocab_size", "branch_points", "cooldown", "strength", "teacher"}
+# on the CPU in float32 without kernels, with characters, without a trunk and a remedy these change nothing
+IDLE = {"native", "deterministic", "compile", "bpe_vocab_size", "branch_points", "cooldown", "strength", "teacher"}
 
 
 def tree(*folders) -> dict:

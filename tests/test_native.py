@@ -534,7 +534,9 @@ def test_how_it_is_computed(monkeypatch):
     assert line(precision="float32") == "float32 with torch's kernels: precision=float32"
     assert line(fast=False, **bfloat16) == "bfloat16 with torch's kernels: precision=bfloat16"
     assert line(threads=2, precision="bfloat16").endswith("those of native.cpp are for one thread, not 2")
-    assert line(compile=True, precision="float32") == "float32 with kernels that torch.compile makes: compile=True"
+    there = {**Config(preset="smoke", device="cpu", precision="float32").to_dict(), "device": "cuda", "compile": True}
+    said = computed.how_computed(Config.from_dict(there))
+    assert said == "float32 on cuda with kernels that torch.compile makes: compile=True"
     monkeypatch.setattr(
         toolchain, "_built", {toolchain.SOURCE: toolchain.Unavailable("there is no C++ compiler here (…)")}
     )

@@ -27,6 +27,7 @@ from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
 from tools.verify import checkpoint_differences, derived_checkpoint, verify
+from training import remedies as training_remedies
 from training import trial
 
 
@@ -219,7 +220,9 @@ def test_what_a_teacher_must_be(base, tmp_path, data_dir):
     refused("no such file", activation="gelu")  # {activation} is the one that is trained
     refused("sees 32 tokens of context, fewer than 64", block_size=64)
     refused("a model of another form", remedy="warm", n_layer=1)
-    refused("not compiled", compile=True)
+    compiled = {"device": "cuda", "native": False, "compile": True, "remedy": "distil", "teacher": [teacher(base)]}
+    with pytest.raises(UserError, match="not compiled"):
+        training_remedies.check(type(base).from_dict({**base.to_dict(), **compiled}))
     byte = base.replace(tokenizer="byte", remedy="distil", teacher=(teacher(base),))
     with pytest.raises(UserError, match="predicts other tokens"):
         trial.Training(byte, "relu", 1, load_corpus(byte))

@@ -1,6 +1,5 @@
 """The parts of a trial that are there for accelerators, as far as a CPU can run them."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TINY
-from kernels import toolchain
+from config import Config, UserError
 from prepare_data import load_corpus
-from training import experiment, machine, trial
+from training import layers, machine, trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,90 +107,22 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
-def test_compile_is_a_setting_of_the_results(smoke_config):
-    assert not smoke_config.compile
-    plain = smoke_config.replace(native=False)
-    assert smoke_config.replace(compile=True).differences(plain) == {"compile": (True, False)}
+def test_compile_is_a_setting_of_the_results_on_a_gpu(smoke_config):
+    recorded = {**smoke_config.to_dict(), "device": "cuda", "native": False}
+    assert Config.from_dict({**recorded, "compile": True}).differences(recorded) == {"compile": (True, False)}
+    for settings in ({"device": "cpu"}, {"device": "mps"}):
+        with pytest.raises(UserError, match=f"compile=True: is for CUDA, not device={settings['device']}; leave it"):
+            Config.from_dict({**recorded, **settings, "compile": True})
 
 
-def test_estimate_does_not_wait_for_the_compiler(smoke_config, monkeypatch):
-    monkeypatch.setattr(trial, "_compiled_loss", lambda *_: pytest.fail("compiled"))
-    config = smoke_config.replace(compile=True)
-    assert experiment.measured_costs(config, "relu", load_corpus(config)).step > 0
+def test_a_loss_that_cannot_be_compiled_is_an_error_of_one_line(monkeypatch):
+    def compile(function, **options):
+        def fail(*_):
+            raise torch._dynamo.exc.Unsupported("no kernels\nfor this")
 
+        return fail
 
-COMPILED = """
-import sys
-import torch
-from config import Config
-from prepare_data import load_corpus
-from training import trial
-from training.machine import torch_settings
-
-paths = dict(zip(("dataset", "data_dir"), sys.argv[1:]))
-config = Config(preset="smoke", device="cpu", compile=True, precision="float32", **paths)
-corpus = load_corpus(config)
-with torch_settings(config):
-    training = trial.Training(config, "smelu_05", 1, corpus)
-    x, y = training.batches(0)
-    print(torch.backends.cpu.get_cpu_capability(), float(training.loss(training.model, x, y)),
-          float(trial.training_loss(training.model, x, y)))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(toolchain.problem() is not None, reason="torch.compile needs a C++ compiler")
-def test_code_compiled_for_another_processor_is_not_taken(corpus_file, data_dir, tmp_path):
-    """Two kinds of processor that share torch's cache, as on a cluster."""
-    for kind in (None, "avx2"):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-        environment |= {"ATEN_CPU_CAPABILITY": kind} if kind else {}
-        command = [sys.executable, "-c", COMPILED, corpus_file, data_dir]
-        done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=300)
-        assert done.returncode == 0, done.stderr
-        _, compiled, plain = done.stdout.split()
-        assert float(compiled) == pytest.approx(float(plain), rel=1e-5), done.stdout
-
-
-@pytest.mark.slow
-def test_kernels_that_cannot_be_compiled_are_an_error_of_one_line(smoke_config, corpus_file, tmp_path):
-    """Before anything is trained, also where torch itself finds out only when it compiles."""
-    command = [sys.executable, ROOT / "train.py", "--preset", "smoke", "--activation", "gelu", "--compile"]
-    command += ["--device", "cpu", "--precision", "float32", "--dataset", corpus_file]
-    environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("train.py: compile=True: torch.compile fails here (") and done.stderr.count("\n") == 1
-    assert done.stderr.endswith("; use --no-compile\n") and not list(tmp_path.rglob("trial_*"))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.skipif(toolchain.problem() is not None, reason="torch.compile needs a C++ compiler")
-def test_compiled(smoke_config, tmp_path):
-    """Compiled training follows eager training, gives the same bits each time, and compiles outside of its time."""
-
-    def train(name, compile, activation="smelu_1"):
-        settings = {
-            **TINY,
-            "n_layer": 1,
-            "max_iters": 12,
-            "eval_interval": 4,
-            "learning_rate": 1e-3,
-            "precision": "float32",
-        }
-        folder = str(tmp_path / name)
-        return trial.train_trial(
-            smoke_config.replace(**settings, compile=compile, checkpoint_dir=folder), activation, 1
-        )
-
-    eager, once = train("eager", False), train("once", True)
-    for key in ("train_loss_history", "val_loss_history", "grad_norm_history"):
-        np.testing.assert_allclose(once[key], eager[key], rtol=1e-3)
-    assert once["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
-    assert once["training_time"] < 0.2 * once["total_time"]
-    other = train("other", True, "smelu_05")  # in between, so that nothing is left of the first compilation
-    assert other["weights_sha256"] != once["weights_sha256"]
-    again = train("again", True)
-    assert again["weights_sha256"] == once["weights_sha256"]
-    assert again["val_loss_history"] == once["val_loss_history"]
+    monkeypatch.setattr(torch, "compile", compile)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
+    with pytest.raises(UserError, match=r"^compile=True: torch.compile fails here \(no kernels\); use compile=False$"):
+        layers.compiled(trial.training_loss, True, "a model")(None, None, None)

@@ -1,4 +1,4 @@
-"""Layers of a model that compute with the kernels of native.py.
+"""How a step is computed where not by torch's own kernels: layers with the kernels of native.py, or torch.compile.
 
 The network stands in model.py alone. What is faster there in bfloat16 takes the place of a layer's own function:
 attention, layer norm, the activation where it is costly, the loss. In another precision, as in every evaluation, and at
@@ -8,11 +8,13 @@ gradients of every activation and model, before it is trained.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from config import UserError, option
 from kernels import native
 from model import Attention, LanguageModel, LayerNorm
 
@@ -63,3 +65,37 @@ def _cross_entropy(plain: Callable) -> Callable:
         return native.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     return cross_entropy
+
+
+# -- torch.compile ------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def compiled(loss: Callable, deterministic: bool, *what_is_compiled) -> Callable:
+    """`loss(model, x, y)` for CUDA, compiled. One at a time: what was compiled for another model or activation is
+    forgotten first, since the compiler makes a number that it has seen change, such as SmeLU's β, a variable of its
+    kernels; so their bits would depend on what was trained before.
+
+    Raises (the loss):
+        UserError: torch.compile makes no kernels here.
+    """
+    torch.compiler.reset()
+    options = {
+        "triton.cudagraphs": True,  # a step of a small model is hundreds of short kernels: one launch instead
+        "deterministic": deterministic,  # no choice of kernels by their time
+    }
+    function = torch.compile(loss, dynamic=False, options=options)
+
+    def compiled_loss(model, x, y):
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return function(model, x, y)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            why = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"compile=True: torch.compile fails here ({why}); use {option('compile', False)}"
+            ) from error
+
+    return compiled_loss

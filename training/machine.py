@@ -32,7 +32,7 @@ def torch_settings(config: Config, threads: int | None = None) -> Iterator[None]
         with contextlib.ExitStack() as settings:
             if cuda:
                 settings.enter_context(torch.cuda.device(config.device))
-            if cuda or config.compile:  # plain CPU kernels are deterministic in any case
+            if cuda:  # plain CPU kernels are deterministic in any case
                 settings.enter_context(kernels(config.deterministic))
             yield
     finally:

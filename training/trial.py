@@ -8,7 +8,6 @@ whether it runs alone or beside others, in one go or killed and resumed, evaluat
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import time
@@ -49,46 +48,6 @@ def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> tor
     return model(x, y)[1]
 
 
-_cache_key_tag = torch.compiler.config.cache_key_tag  # the user's own
-
-
-@functools.lru_cache(maxsize=1)
-def _compiled_loss(device: str, threads: int, deterministic: bool, *what_is_compiled) -> Callable:
-    """`training_loss`, compiled. One at a time: what was compiled for another model or activation is forgotten first,
-    since the compiler makes a number that it has seen change, such as SmeLU's β, a variable of its kernels; so their
-    bits would depend on what was trained before.
-
-    Raises (the loss):
-        UserError: torch.compile makes no kernels here.
-    """
-    torch.compiler.reset()
-    # Code that torch generated for one processor's vectors is taken from its cache on another, also by torch 2.13, and
-    # computes garbage there: AVX-512's loop of 16 with AVX2's loads of 8. The tag keeps them apart in a shared folder.
-    torch.compiler.config.cache_key_tag = f"{_cache_key_tag} {torch.backends.cpu.get_cpu_capability()}"
-    cuda = device.startswith("cuda")
-    options = {
-        "triton.cudagraphs": cuda,  # a step of a small model is hundreds of short kernels: one launch instead
-        "deterministic": deterministic,  # no choice of kernels by their time
-        "cpp.threads": threads,  # else those that the process has, and a cached kernel may be another process's
-    }
-    compiled = torch.compile(training_loss, dynamic=False, options=options)
-
-    def loss(model, x, y):
-        if cuda:
-            torch.compiler.cudagraph_mark_step_begin()
-        try:
-            return compiled(model, x, y)
-        except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            why = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"compile=True: torch.compile fails here ({why}); use {option('compile', False)}"
-            ) from error
-
-    return loss
-
-
 # -- the trial ----------------------------------------------------------------------------------------------------
 
 HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", "grad_norm_history", "steps")
@@ -114,8 +73,8 @@ class Training:
             layers.use_kernels(self.model)
             update = native.AdamW
         elif config.compile:
-            machine = (config.device, config.threads, config.deterministic)
-            self.loss = _compiled_loss(*machine, config.fingerprint(), activation, corpus.vocab_size)
+            what = (config.fingerprint(), activation, corpus.vocab_size)
+            self.loss = layers.compiled(training_loss, config.deterministic, *what)
         self.objective = self.teachers.objective()  # what a step minimises in the loss's place; or None
         self.optimiser = Optimiser(self.model, config, self.dtype, update)
         self.averages = remedies.Averages(config.averages, config.max_iters, self.optimiser.master)
