@@ -26,7 +26,7 @@ import storage
 from analysis import checks, paper, report, tables
 from analysis.results import results_files
 from analysis.study import Study
-from config import Config, UserError, lacking
+from config import GONE, Config, UserError, lacking
 from prepare_data import Corpus, load_corpus
 from questions.clock import command as tools_clock
 from questions.clock import tell as clock
@@ -53,7 +53,9 @@ RECORDED_ONLY = {
     "study, folders, workers, trials planned, snapshot_seconds, encoding, text_column": "they change no number; the "
     "text is known by its checksum",
 }
-SETTINGS_ONLY = {f.name for f in dataclasses.fields(Config) if not f.metadata["affects_results"]} - {"preset"}
+SETTINGS_ONLY = {f.name for f in dataclasses.fields(Config) if not f.metadata["affects_results"]} - {
+    "preset"
+} | GONE.keys()
 TOLERANCE = 1e-6  # relative; on the machine that made the results the difference is 0
 ELSEWHERE = 1e-3  # on another one, whose sums are rounded otherwise
 IN_WORDS = 1e-3  # numbers in the words of a check are rounded
