@@ -28,9 +28,10 @@ from kernels import pairs as kernel
 from measures.table import METRICS as METRICS  # part of this module's face
 from measures.table import metrics_of
 
-NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference")
+FLIPS = ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")  # what the differences of the most likely token are
+NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference", *FLIPS)
 # metrics of a pair that are means over positions
-COUNTS = ("prediction_differences", "total_predictions")
+COUNTS = ("prediction_differences", *FLIPS, "total_predictions")
 MEANS = [m.key for m in metrics_of("pair") if m.unit != "%" and m.key not in ("val_loss_difference", *COUNTS)]
 # positions in one forward pass: on a CPU few enough for cache (1024 to 4096 are alike), on a GPU enough to fill it
 MAX_POSITIONS = {"cpu": 2048, "other": 16384}
@@ -92,22 +93,24 @@ def compare_predictions(p, q, targets=None) -> dict:
     if targets is not None:
         targets = _as_targets(targets, N, V)
     pair_sums = kernel.pair_sums(2, V, torch.float64)
-    totals, mismatches = Counter(), 0
+    totals, counts = Counter(), Counter()
     for rows in _row_blocks(N, pair_sums.rows):
         block = torch.stack([_float64(p, rows, "p"), _float64(q, rows, "q")])
         sums, mass, _ = pair_sums(block)
         for key, values in _distances(sums[:, 0], mass.sum(0), V).items():
             totals[key] += values.sum()
         top = block.numpy().argmax(-1)
-        mismatches += int((top[0] != top[1]).sum())
+        counts["prediction_differences"] += int((top[0] != top[1]).sum())
         if targets is not None:
+            for key, flipped in _flips(*(top == targets[rows]), top[0] != top[1]).items():
+                counts[key] += int(flipped.sum())
             p_y, q_y = block.numpy()[:, np.arange(len(top[0])), targets[rows]]
             totals["true_label_relative_pd"] += _relative_difference(p_y, q_y).sum()
             differ = p_y != q_y  # equal probabilities, two zeros too, cost the same
             with np.errstate(divide="ignore"):
                 totals["val_loss_difference"] += (np.log(p_y[differ]) - np.log(q_y[differ])).sum()
     unknown = {} if targets is not None else dict.fromkeys(NEED_TARGETS)
-    return _pair_entry({k: v / N for k, v in totals.items()} | unknown, mismatches, N)
+    return _pair_entry({k: v / N for k, v in totals.items()} | dict(counts) | unknown, N)
 
 
 def set_prediction_difference(p) -> float:
@@ -130,15 +133,20 @@ def set_prediction_difference(p) -> float:
     return total / (M * N)
 
 
-def _pair_entry(means: dict, mismatches: int, positions: int) -> dict:
-    """Every metric of a pair, from the means over positions; the difference of losses still has its sign."""
-    difference = means["val_loss_difference"]
+def _flips(right_i: np.ndarray, right_j: np.ndarray, differ: np.ndarray) -> dict[str, np.ndarray]:
+    """Where the most likely tokens of i and j differ and one is right, or neither: each FLIPS at each position."""
+    return dict(zip(FLIPS, (right_i & differ, right_j & differ, differ & ~right_i & ~right_j), strict=True))
+
+
+def _pair_entry(values: dict, positions: int) -> dict:
+    """Every metric of a pair, from the means over positions and the counts; the difference of losses still has its
+    sign."""
+    difference, differ = values["val_loss_difference"], int(values["prediction_differences"])
     values = {
-        **{key: mean if mean is None else float(mean) for key, mean in means.items()},
+        **{key: value if value is None or key in COUNTS else float(value) for key, value in values.items()},
         "val_loss_difference": None if difference is None else abs(float(difference)),
-        "prediction_differences": int(mismatches),
         "total_predictions": int(positions),
-        "top1_mismatch_pct": 100 * int(mismatches) / int(positions),
+        "top1_mismatch_pct": 100 * differ / int(positions),
     }
     return {metric.key: values[metric.key] for metric in metrics_of("pair")}
 
@@ -443,7 +451,7 @@ class Evaluator:
         self.n, self.groups = n, [range(n)] if groups is None else groups
         self.pairs = list(itertools.combinations(range(n), 2))
         self.first, self.second = np.array(self.pairs, int).reshape(-1, 2).T
-        self.keys = [*MEANS, "mismatches"] + ["relative_pd_upper"] * bounds  # of a pair
+        self.keys = [*MEANS, *COUNTS[:-1]] + ["relative_pd_upper"] * bounds  # of a pair
         columns = 2 * n + len(self.keys) * len(self.pairs) + len(self.groups)
         self.over = _OverWindows(columns, windows, block_size, blocks)
         self.seen_tokens: list[set[int]] = [set() for _ in range(n)]  # that were ever the arg-max
@@ -464,12 +472,17 @@ class Evaluator:
         """The same from arrays: those of a Block, {distance: (pairs, R)}, where one is missing it isn't known, and
         Σ_m Σ_v|p_m - p̄| of each group, (R,)."""
         i, j = self.first, self.second
-        values = values | {
-            "true_label_relative_pd": _relative_difference(p_target[i], p_target[j]),
-            "mismatches": top[i] != top[j],
-        }
+        right, differ = top == targets, top[i] != top[j]
+        values = (
+            values
+            | _flips(right[i], right[j], differ)
+            | {
+                "true_label_relative_pd": _relative_difference(p_target[i], p_target[j]),
+                "prediction_differences": differ,
+            }
+        )
         unknown = np.full((len(self.pairs), len(targets)), np.nan)
-        table = [nll, top == targets, *(values.get(key, unknown) for key in self.keys), spreads]
+        table = [nll, right, *(values.get(key, unknown) for key in self.keys), spreads]
         self.over.add(np.concatenate(table).astype(np.float64, copy=False))
         for seen, one in zip(self.seen_tokens, top, strict=True):
             seen.update(np.unique(one).tolist())
@@ -511,13 +524,13 @@ class Evaluator:
         for k, (i, j) in enumerate(self.pairs):
             column = {key: 2 * self.n + place * len(self.pairs) + k for place, key in enumerate(self.keys)}
             means = {key: _finite(over.mean(at)) for key, at in column.items()}
+            means |= {key: round(over.total(column[key])) for key in COUNTS[:-1]}
             means["val_loss_difference"] = _finite(over.mean(i) - over.mean(j))
-            del means["mismatches"]
             upper = {"relative_pd_upper": means.pop("relative_pd_upper")} if "relative_pd_upper" in means else {}
             pd = column["relative_pd"]
             entries.append(
                 {
-                    **_pair_entry(means, round(over.total(column["mismatches"])), N),
+                    **_pair_entry(means, N),
                     **upper,
                     "relative_pd_se": over.standard_error(pd),
                     "relative_pd_halves_difference": over.halves_difference(pd),

@@ -215,6 +215,9 @@ def _impossible_pair(pair: dict, by_id: dict, eps: float) -> list[str]:
     if share is not None:
         if not 0 <= differ <= total:
             problems.append(f"{differ} differences in {total} predictions")
+        flips = [get(key) for key in ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")]
+        if all(map(_number, flips)) and (min(flips) < 0 or sum(flips) != differ):
+            problems.append(f"{', '.join(map(str, flips))} flips are not the {differ} differences")
         if _number(get("top1_mismatch_pct")) and not math.isclose(get("top1_mismatch_pct"), share, abs_tol=1e-6):
             problems.append(f"top1_mismatch_pct {get('top1_mismatch_pct')} is not {differ} of {total}")
     ends = [by_id.get(int(k)) for k in str(pair["model_pair"]).split("_vs_") if k.isdigit()]

@@ -210,7 +210,7 @@ def further_measures(s: Study) -> list[str]:
     for metric in METRICS:
         if metric.column and metric.key not in (*DETAILED, "best_val_loss"):
             values = [s.measured[n].average(metric) for n in s.by_pd]
-            rows[capital(metric.heading)] = [fixed(x, 2 if metric.unit == "%" else 4) for x in values]
+            rows[capital(metric.heading)] = [fixed(x, {"%": 2, "positions": 1}.get(metric.unit, 4)) for x in values]
     # both at the probe: the last one in the table above is at other positions
     rows["Best minus last validation loss, at the probe"] = [
         fixed(mean(map(overshoot, s.measured[n].trials.values()))) for n in s.by_pd

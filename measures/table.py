@@ -31,6 +31,7 @@ class Metric:
 
 
 _L1 = "Shamir & Coviello 2020 (arXiv 2010.09923)"
+_FLIPS = "flips of Dutta et al. 2024 (arXiv 2407.09141), signed"
 _RELATIVE = "Shamir, Lin & Coviello 2020 (arXiv 2010.09931)"
 
 METRICS = (
@@ -50,6 +51,12 @@ METRICS = (
            "mean Jensen–Shannon divergence", "0 – ln 2", "Lin 1991"),
     Metric("prediction_differences", "", "positions predicted otherwise", "", "lower", "pair",
            "positions at which the most likely token differs (churn)", "0 – N", "Milani Fard et al. 2016"),
+    Metric("right_to_wrong", "Avg_Right_To_Wrong", "right → wrong", "positions", "lower", "pair",
+           "of `prediction_differences`: i predicts the true next token, j (a later trial) not", "0 – N", _FLIPS),
+    Metric("wrong_to_right", "Avg_Wrong_To_Right", "wrong → right", "positions", "lower", "pair",
+           "of `prediction_differences`: j predicts the true next token and i another", "0 – N", _FLIPS),
+    Metric("wrong_to_wrong", "Avg_Wrong_To_Wrong", "wrong → other wrong", "positions", "lower", "pair",
+           "of `prediction_differences`: neither predicts the true next token", "0 – N", _FLIPS),
     Metric("total_predictions", "", "positions", "", "", "pair", "N"),
     Metric("top1_mismatch_pct", "Avg_Pred_Diff_Pct", "top-1 mismatch", "%", "lower", "pair",
            "100 · `prediction_differences` / N", "0 – 100"),

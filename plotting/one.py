@@ -396,7 +396,8 @@ def _further(m: Measured) -> dict[Metric, np.ndarray]:
     """{metric of a pair: its values} of those that summary.csv shows and that have no panel of their own."""
     found = {metric: numbers(p.get(metric.key) for p in m.pairs.values()) for metric in metrics_of("pair")}
     elsewhere = ("relative_pd", "top1_mismatch_pct")
-    return {metric: x for metric, x in found.items() if len(x) and metric.column and metric.key not in elsewhere}
+    shown = {metric: x for metric, x in found.items() if metric.column and metric.unit != "positions"}  # no counts
+    return {metric: x for metric, x in shown.items() if len(x) and metric.key not in elsewhere}
 
 
 def other_metrics(ax: Axes, m: Measured) -> None:

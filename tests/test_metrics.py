@@ -67,6 +67,9 @@ def by_hand(p, q, y):
         "hellinger": np.sqrt((np.where(roots > 0, d / np.where(roots > 0, roots, 1), 0) ** 2).sum(1) / 2).mean(),
         "jensen_shannon": js.mean(),
         "prediction_differences": int((p.argmax(1) != q.argmax(1)).sum()),
+        "right_to_wrong": sum(a == c != b for a, b, c in zip(p.argmax(1), q.argmax(1), y, strict=True)),
+        "wrong_to_right": sum(b == c != a for a, b, c in zip(p.argmax(1), q.argmax(1), y, strict=True)),
+        "wrong_to_wrong": sum(a != b != c != a for a, b, c in zip(p.argmax(1), q.argmax(1), y, strict=True)),
         "total_predictions": len(p),
         "top1_mismatch_pct": 100 * np.mean(p.argmax(1) != q.argmax(1)),
         "val_loss_difference": abs(-np.log(p_y).mean() + np.log(q_y).mean()),
@@ -241,7 +244,7 @@ def test_bounds_symmetry_and_triangle_inequality(rows):
     a, b, c = (np.array([row]) / np.sum(row) for row in rows)
     V = a.shape[1]
     ab, ba = metrics.compare_predictions(a, b, [0]), metrics.compare_predictions(b, a, [0])
-    assert ab == ba
+    assert ab == ba | {"right_to_wrong": ba["wrong_to_right"], "wrong_to_right": ba["right_to_wrong"]}
     ac, cb = metrics.compare_predictions(a, c), metrics.compare_predictions(c, b)
     bounds = {"relative_pd": 1, "pd_l1": 2, "pd_l2": math.sqrt(2), "symmetric_pd": 2, "hellinger": 1}
     for key, bound in {**bounds, "jensen_shannon": math.log(2), "true_label_relative_pd": 2}.items():
