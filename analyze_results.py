@@ -14,6 +14,7 @@ torch is needed here.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -25,15 +26,14 @@ if __name__ == "__main__":  # before anything that may be missing is imported
     require_packages("analyze_results.py")
 
 import cli as streams
+import questions
 import storage
-from analysis import report, tables
-from analysis.markdown import undressed
+from analysis import products, report, tables
+from analysis.products import Folder, Product
 from analysis.question import Question, ask
 from analysis.results import MatchedLoss, load_all_results
 from analysis.study import REDUCTIONS, Study
-from config import Config, Parser, UserError, command_line
-from questions.until_decided.looks import read_study
-from tools.checklist import check_study
+from config import Config, Parser, RunFailed, UserError, command_line
 
 __all__ = [
     "load_all_results",
@@ -166,25 +166,64 @@ def generate_final_report(
 def write_all(results_dir: str | os.PathLike = "results", plots_dir: str | os.PathLike = "plots") -> list[Path]:
     """Bring everything that compares activations up to date: summary.csv, significance.csv, the comparison figures and
     the report. Returns the paths written."""
-    return _write_all(read_study(results_dir), Path(results_dir), plots_dir)
+    return _written(Folder(Path(results_dir), Path(plots_dir)))
 
 
-def _write_all(study: Study, results_dir: Path, plots_dir: str | os.PathLike) -> list[Path]:
+def _written(folder: Folder) -> list[Path]:
+    return [path for product in _comparing() for path in products.write(product, folder)]
+
+
+# -- what is made of every study ------------------------------------------------------------------------------------
+
+
+def _tables(folder: Folder) -> dict[Path, str]:
+    made = {"summary.csv": tables.summary(folder.study), "significance.csv": tables.significance(folder.study)}
+    return {folder.results / name: tables.csv(table) for name, table in made.items()}
+
+
+def _report(folder: Folder) -> dict[Path, str]:
+    text, page = report.composed(folder)
+    return {folder.results / "FINAL_REPORT.md": text, folder.results / "FINAL_REPORT.html": page}
+
+
+def _paper(folder: Folder) -> dict[Path, object]:
+    import plot_utils
+    from analysis import paper
+
+    own = folder.results / "paper"
+    figures = plot_utils.comparisons(folder.study, own)
+    drawn = {path.with_suffix(kind): draw for path, draw in figures.items() for kind in (".pdf", ".svg")}
+    return {own / name: text for name, text in paper.texts(folder.study).items()} | drawn
+
+
+TABLES = Product("tables", _tables)
+REPORT = Product("report", _report)
+PAPER = Product(
+    "paper", _paper, needs="paper/*", flag="--paper", help="tables, methods and references in LaTeX, figures as PDF"
+)
+
+
+def _comparing() -> tuple[Product, ...]:
+    """What is written anew whenever results change; the report last, for it shows the figures."""
     import plot_utils  # brings matplotlib
 
-    storage.write_text(results_dir / "summary.csv", tables.csv(tables.summary(study)))
-    storage.write_text(results_dir / "significance.csv", tables.csv(tables.significance(study)))
-    figures = plot_utils.plot_comparisons(study, plots_dir)
-    report.write_report(study, results_dir / "FINAL_REPORT.md", plots_dir)
-    names = "summary.csv", "significance.csv", "FINAL_REPORT.md", "FINAL_REPORT.html"
-    return [results_dir / name for name in names] + figures
+    return TABLES, plot_utils.SEVERAL, REPORT
+
+
+def all_products() -> tuple[Product, ...]:
+    """Every row, the core's first."""
+    import plot_utils
+
+    return plot_utils.EACH, *_comparing(), PAPER, *questions.hooks("PRODUCTS")
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Exit status: 0 done; 1 a file is damaged, or --check found something; 2 wrong input."""
+    """The command line. Exit status: 0 done; 1 a file is damaged, --check found something, or there was nothing to
+    measure; 2 wrong input."""
+    further = [product for product in (PAPER, *questions.hooks("PRODUCTS")) if product.flag]
     parser = Parser(prog="analyze_results.py", description="Table, tests, rankings and report of the results on disk.")
     parser.add_argument("--results-dir", help="folder of the results (default: results)")
     parser.add_argument("--plots-dir", help="folder of the figures (default: plots)")
@@ -196,104 +235,67 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--baseline", metavar="NAME", help="ask another question: what the others are compared with")
     parser.add_argument("--contrast", nargs="+", metavar="NAME", help="those that are compared with it together")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--check", action="store_true", help="go through the validation checklist; exit 0 if all holds")
-    action.add_argument("--verify", action="store_true", help="derive every number again, from the checkpoints on")
-    action.add_argument("--all-studies", action="store_true", help="the final table over the studies, and conclusions")
-    action.add_argument("--where", action="store_true", help="on which text trials differ, and whether it is an error")
-    action.add_argument("--remedies", action="store_true", help="what brings trials together, and what it costs")
-    action.add_argument("--paper", action="store_true", help="tables, methods and references in LaTeX, figures as PDF")
-    action.add_argument("--plan", action="store_true", help="how many trials a 5, 10 or 20 %% difference in PD needs")
+    for flag, mode, text in (
+        ("--check", _check, "go through the validation checklist; exit 0 if all holds"),
+        ("--verify", _verify, "derive every number again, from the checkpoints on"),
+        ("--plan", _plan, "how many trials a 5, 10 or 20 %% difference in PD needs"),
+        *((product.flag, functools.partial(_make, product), product.help) for product in further),
+    ):
+        action.add_argument(flag, dest="mode", action="store_const", const=mode, default=_analyse, help=text)
     args = parser.parse_args(argv)
     try:
         given = {
             k: v for k in ("results_dir", "plots_dir", "checkpoint_dir", "data_dir", "study") if (v := getattr(args, k))
         }
         # only the folders are asked of it; a device named outright spares a look for a GPU
-        folders = Config(preset="smoke", device="cpu", precision="float32", **given)
+        config = Config(preset="smoke", device="cpu", precision="float32", **given)
         if args.baseline or args.contrast:
             with command_line():
-                ask(folders.results_dir, load_all_results(folders.results_dir), args.baseline, args.contrast)
-        if args.all_studies:
-            return _all_studies(folders, args.studies_dir)
-        if args.check:
-            return _check(folders, args.activation)
-        if args.verify:
-            from tools.verify import print_verification  # brings torch
-
-            return 1 if print_verification(folders, args.studies_dir) else 0
-        if args.where:
-            return _where(folders)
-        if args.remedies:
-            return _remedies(folders, args.studies_dir)
-        if args.paper:
-            return _paper(folders)
-        if args.plan:
-            print(report.plan_text(read_study(folders.results_dir)))
-            return 0
-        return _analyse(folders)
+                ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
+        return args.mode(Folder.of(config, args.studies_dir), args)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    except storage.StorageError as error:
+    except (storage.StorageError, RunFailed) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
 
 
-def _analyse(folders: Config) -> int:
-    study = read_study(folders.results_dir)
-    print(report.overview(study))
-    for path in _write_all(study, Path(folders.results_dir), folders.plots_dir):
+def _analyse(folder: Folder, args) -> int:
+    print(report.overview(folder.study))
+    return _say_written(_written(folder))
+
+
+def _make(product: Product, folder: Folder, args) -> int:
+    """A product of its own, and the report, which may tell it too."""
+    paths = products.update(product, folder)
+    if text := product.overview(folder):
+        print(text)
+    return _say_written(paths + (products.write(REPORT, folder) if product.section else []))
+
+
+def _say_written(paths: list[Path]) -> int:
+    for path in paths:
         print(f"written: {path}")
     return 0
 
 
-def _where(folders: Config) -> int:
-    from questions.where.measure import update  # brings torch
+def _check(folder: Folder, args) -> int:
+    from tools.checklist import check_study
 
-    study = read_study(folders.results_dir)
-    return _further(study, folders, *update(folders, study.all_results))
-
-
-def _remedies(folders: Config, studies_dir: str) -> int:
-    from questions.remedies.measure import update  # brings torch
-
-    study = read_study(folders.results_dir)
-    return _further(study, folders, *update(folders, study.all_results, studies_dir))
-
-
-def _further(study: Study, folders: Config, text: str, paths: list[Path]) -> int:
-    """Say what was found beyond the results, and write the report anew, which tells it too."""
-    print(text)
-    save_path = Path(folders.results_dir) / "FINAL_REPORT.md"
-    report.write_report(study, save_path, folders.plots_dir)
-    for path in [*paths, save_path, save_path.with_suffix(".html")]:
-        print(f"written: {path}")
-    return 0
-
-
-def _paper(folders: Config) -> int:
-    from analysis import paper  # brings matplotlib
-
-    for path in paper.write_paper(read_study(folders.results_dir), Path(folders.results_dir) / "paper"):
-        print(f"written: {path}")
-    return 0
-
-
-def _check(folders: Config, names: list[str] | None) -> int:
-    lines = check_study(folders.results_dir, folders.plots_dir, folders.checkpoint_dir, names)
+    lines = check_study(folder, args.activation)
     print(*lines, sep="\n")
     return 1 if any(line.problem for line in lines) else 0
 
 
-def _all_studies(folders: Config, studies_dir: str) -> int:
-    from questions.studies import tell as studies  # brings matplotlib
+def _verify(folder: Folder, args) -> int:
+    from tools.verify import print_verification  # brings torch
 
-    if folders.study is not None:
-        raise UserError("--all-studies reads every study; leave --study out")
-    paths = studies.write_studies(folders.results_dir, folders.plots_dir, studies_dir)
-    print(undressed(storage.read_bytes(paths[-1]).decode()))
-    for path in paths:
-        print(f"written: {path}")
+    return 1 if print_verification(folder, all_products()) else 0
+
+
+def _plan(folder: Folder, args) -> int:
+    print(report.plan_text(folder.study))
     return 0
 
 

@@ -7,6 +7,8 @@
     plot_all_activation_results(save_dir, results_dir)            all activations, six panels
     plot_comparisons(all_results, save_dir)                       every figure over several activations
 
+The figure of a further question is beside it: questions/where/draw.py.
+
 Each `plot_X` writes a PNG and returns its path. All of them take these too:
 
     formats=("png", "pdf", "svg")    to write other formats, or several; the path returned is the first's
@@ -41,37 +43,29 @@ from matplotlib.figure import Figure
 
 import activations
 import cli as streams
+import questions
 import storage
+from analysis import products
 from analysis.frontier import frontier
+from analysis.products import Folder, Product
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
 from config import Config, Parser, UserError
 from plotting import frontier as annealed
 from plotting import one, several
 from plotting.style import activation_style, house_style
-from questions.clock import draw as ticking
-from questions.clock.tell import Clock, load_clocks
-from questions.remedies import draw as by_remedy
-from questions.remedies import tell as remedies_file
-from questions.where import draw as by_position
-from questions.where.tell import WHERE_FILE, fitting, load
 
 __all__ = [
     "plot_training_curves",
     "plot_reproducibility_metrics",
     "plot_summary_metrics",
     "plot_divergence",
-    "plot_sources",
     "plot_all_activation_results",
     "plot_divergence_comparison",
     "plot_pd_ratios",
     "plot_frontiers",
     "plot_beta_sweep",
     "plot_activation_functions",
-    "plot_studies",
-    "plot_where",
-    "plot_remedies",
-    "plot_clock",
     "plot_comparisons",
     "activation_style",
 ]
@@ -279,30 +273,6 @@ def plot_divergence(results: Mapping, activation: str):
     return _one(results, activation)
 
 
-def decomposed_pds(decomposition: Mapping) -> dict[str, list[float]]:
-    """{source: relative PDs} for `plot_sources` of a `…_sources.json`, the order by what it varied."""
-    rows = decomposition["sources"].items()
-    return {one.source_key(name, row.get("varies")): row["relative_pd"] for name, row in rows}
-
-
-@figure("{activation}_sources", one.sources, pd=one.source_rows)
-def plot_sources(sources: Mapping[str, Iterable[float]], activation: str):
-    """How much prediction difference each source of randomness causes alone, and all together.
-    Writes `{activation}_sources.png`. Panel: pd.
-
-    Args:
-        sources: {'init' | 'order' | 'dropout' | 'bit' | 'all' | 'none' | …: relative PD of each pair of trials}.
-
-    Raises:
-        UserError: `sources` is empty, or something else.
-        storage.StorageError: the disk refuses.
-    """
-    lists = isinstance(sources, Mapping) and all(isinstance(x, Iterable) for x in sources.values())
-    if not lists or not sources or not isinstance(activation, str):
-        raise UserError("sources: a dict of source to relative PDs is needed, such as {'init': [0.08], 'all': [0.09]}")
-    return dict(sources), activation
-
-
 # -- several activations ------------------------------------------------------------------------------------------
 
 _SIX = {
@@ -423,102 +393,6 @@ def plot_activation_functions(save_dir: str | os.PathLike = "plots", names: Iter
     return names
 
 
-@figure("all_studies", several.studies, ratios=several.one_of_studies)
-def plot_studies(table: Iterable[Mapping], save_dir: str | os.PathLike = "plots", pooled: Iterable[Mapping] = ()):
-    """PD ratios to ReLU in several studies, with 95 % intervals: a forest plot per activation.
-    Writes `all_studies.png`. Panel: ratios, for the rows of one activation.
-
-    Args:
-        table: one mapping per study and activation: `study`, `model`, `dataset`, `activation`, `ratio`, `low`, `high`
-            (None: no interval).
-        pooled: one mapping per activation: `activation`, `ratio`, `low`, `high` over all studies (the exponential of
-            what significance.random_effects gives): drawn as a diamond.
-
-    Raises:
-        UserError: `table` is empty.
-        storage.StorageError: the disk refuses.
-    """
-    return _rows(table), list(pooled)
-
-
-@figure(
-    "where",
-    by_position.where,
-    entropy=by_position.by_entropy,
-    frequency=by_position.by_frequency,
-    place=by_position.by_place,
-    kind=by_position.by_kind,
-    calibration=by_position.calibration,
-    error=by_position.error,
-)
-def plot_where(where: Mapping):
-    """On which text trials differ, and whether that is an error: PD by how predictable the position is, by the target's
-    frequency, place in the window and kind; calibration; disagreement against error. Writes `where.png`.
-    Panels: entropy, frequency, place, kind, calibration, error.
-
-    Args:
-        where: what `analyze_results.py --where` wrote, the contents of results/where.json.
-
-    Raises:
-        UserError: it is something else, or holds no activation with predictions of two trials.
-        storage.StorageError: the disk refuses.
-    """
-    entries = where.get("activations") if isinstance(where, Mapping) else None
-    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        raise UserError("where: the contents of results/where.json are needed, as analyze_results.py --where writes it")
-    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
-    if not told:
-        raise UserError("where: no activation has predictions of two trials (each entry says why)")
-    return told
-
-
-@figure("remedies", by_remedy.remedies, pareto=by_remedy.pareto)
-def plot_remedies(remedies: Mapping):
-    """What brings the trials of each activation together: PD against validation loss, the area of a point the training
-    time. Writes `remedies.png`. Panel: pareto, of the first activation.
-
-    Args:
-        remedies: what `analyze_results.py --remedies` wrote, the contents of results/remedies.json.
-
-    Raises:
-        UserError: it is something else, or no activation has a remedy.
-        storage.StorageError: the disk refuses.
-    """
-    entries = remedies.get("activations") if isinstance(remedies, Mapping) else None
-    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        raise UserError(
-            "remedies: the contents of results/remedies.json are needed, as analyze_results.py --remedies writes it"
-        )
-    told = {name: entry for name, entry in entries.items() if len(entry.get("arms", [])) > 1}
-    if not told:
-        raise UserError("remedies: no activation has one (train.py --averages or --remedy, or four trials)")
-    return told
-
-
-@figure(
-    "clock",
-    ticking.clock,
-    weights=ticking.weights,
-    predictions=ticking.predictions,
-    doubling=ticking.doubling,
-    ends=ticking.ends,
-)
-def plot_clock(clocks: Mapping):
-    """How fast two trainings part that differ in one bit: distance of weights and predictions against steps, doubling
-    time, and PD at the end by the step of the fork. Writes `clock.png`. Panels: weights, predictions, doubling, ends.
-
-    Args:
-        clocks: {activation: Clock}, what questions.clock.tell.load_clocks reads from the files of `train.py --clock`.
-
-    Raises:
-        UserError: it is something else, or empty.
-        storage.StorageError: the disk refuses.
-    """
-    if not isinstance(clocks, Mapping) or not clocks or not all(isinstance(c, Clock) for c in clocks.values()):
-        raise UserError("clocks: {activation: Clock} is needed, as clock.tell.load_clocks('results') gives it")
-    return clocks
-
-
 # -- all at once --------------------------------------------------------------------------------------------------
 
 
@@ -543,16 +417,39 @@ def plot_comparisons(
         storage.StorageError: the disk refuses.
     """
     study = _study(all_results)
-    plots = [_plot_six_panels]
+    return [plot(study, save_dir, formats) for plot in _comparisons(study).values()]
+
+
+def _comparisons(study: Study) -> dict[str, Callable]:
+    """{the end of its name: figure over several activations} of those that the results allow."""
+    plots = {"comprehensive_comparison": _plot_six_panels}
     if any(one.recorded_divergence(m)[1] for m in study.measured.values()):
-        plots.append(plot_divergence_comparison)
+        plots["divergence_comparison"] = plot_divergence_comparison
     if any(map(frontier, study.measured.values())):
-        plots.append(plot_frontiers)
+        plots["frontiers"] = plot_frontiers
     if several.ratio_rows(study):
-        plots.append(plot_pd_ratios)
+        plots["pd_ratios"] = plot_pd_ratios
     if sum(bool(several.beta(name)) for name in study.measured) >= 3:
-        plots.append(plot_beta_sweep)
-    return [plot(study, save_dir, formats) for plot in plots]
+        plots["beta_sweep"] = plot_beta_sweep
+    return plots
+
+
+def _each(folder: Folder) -> dict[Path, Callable]:
+    return {
+        folder.plots / f"{storage.file_name(name)}_{kind}.png": functools.partial(plot, results, name)
+        for name, results in folder.study.all_results.items()
+        for kind, plot in OF_ONE.items()
+    }
+
+
+def comparisons(study: Study, folder: Path) -> dict[Path, Callable]:
+    """{path in a folder: the drawing of a figure over several activations}."""
+    plots = _comparisons(study)
+    return {folder / f"{stem}.png": functools.partial(plot, study) for stem, plot in plots.items()}
+
+
+EACH = Product("figures of each activation", _each)
+SEVERAL = Product("comparison figures", lambda folder: comparisons(folder.study, folder.plots))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -578,7 +475,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.functions is not None:
             written = [plot_activation_functions(folders.plots_dir, args.functions or None, formats)]
         else:
-            written = _redraw(folders.results_dir, folders.plots_dir, formats)
+            written = _redraw(Folder.of(folders), formats)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -591,34 +488,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _redraw(results_dir: str, plots_dir: str, formats: Iterable[str]) -> list[Path]:
-    all_results, further = load_all_results(results_dir), _redraw_further(Path(results_dir), plots_dir, formats)
-    if not all_results and not further:
-        raise UserError(f"--results-dir {results_dir}: no *_results.json in it; train first (python train.py)")
-    written = []
-    for activation, results in all_results.items():
-        for plot in (plot_training_curves, plot_reproducibility_metrics, plot_summary_metrics, plot_divergence):
-            written.append(plot(results, activation, plots_dir, formats))
-        decomposition = Path(results_dir) / f"{storage.file_name(activation)}_sources.json"
-        if decomposition.exists():
-            sources = decomposed_pds(storage.read_json(decomposition))
-            written.append(plot_sources(sources, activation, plots_dir, formats))
-    where = fitting(load(Path(results_dir) / WHERE_FILE), all_results)
-    if any("reason" not in entry for entry in where["activations"].values()):
-        written.append(plot_where(where, plots_dir, formats))
-    if all_results:
-        written += plot_comparisons(all_results, plots_dir, formats)
-    return written + further
-
-
-def _redraw_further(results_dir: Path, plots_dir: str, formats: Iterable[str]) -> list[Path]:
-    """The figures of what was measured beyond the results, which may be there without them."""
-    written = []
-    found = remedies_file.load(results_dir / remedies_file.REMEDIES_FILE)
-    if any(len(entry.get("arms", [])) > 1 for entry in found["activations"].values()):
-        written.append(plot_remedies(found, plots_dir, formats))
-    if clocks := load_clocks(results_dir):
-        written.append(plot_clock(clocks, plots_dir, formats))
+def _redraw(folder: Folder, formats: Iterable[str]) -> list[Path]:
+    core = (EACH, SEVERAL) if load_all_results(folder.results) else ()
+    written = products.draw((*core, *questions.hooks("PRODUCTS")), folder, folder.plots, formats)
+    if not written:
+        raise UserError(f"--results-dir {folder.results}: no *_results.json in it; train first (python train.py)")
     return written
 
 

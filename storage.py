@@ -85,13 +85,14 @@ def append_bytes(path: str | os.PathLike, data: bytes) -> None:
         raise StorageError(_disk_message(path, error)) from error
 
 
-def write_json(path: str | os.PathLike, value) -> None:
+def write_json(path: str | os.PathLike, value, compact: bool = False) -> None:
     """Strict JSON: a NaN or an infinity anywhere is a ValueError, never a token that other readers choke on."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    form = {"allow_nan": False, **({"separators": (",", ":")} if compact else {"indent": 1})}
+    text = json.dumps(value, ensure_ascii=False, **form)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # a name of a file that isn't text: escaped, it is read back as it was
-        text = json.dumps(value, indent=1, allow_nan=False)
+        text = json.dumps(value, **form)
     write_text(path, text + "\n")
 
 

@@ -9,6 +9,7 @@ matplotlib out of what is answered without them, at once: --help, --status and m
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import os
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # before anything that may be missing is imported
@@ -26,6 +28,7 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
 import activations
 import cli as streams
+import questions
 import storage
 from config import (
     REPLICATION_STEP,
@@ -494,21 +497,13 @@ def _parser() -> Parser:
         f"studies/replication_N",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="where --sample begins (default: a new line)")
-    parser.add_argument("--budget", metavar="TIME", help="how long all runs of --until-decided may take: 90s, 30m, 2h")
-    parser.add_argument(
-        "--margin", type=float, metavar="PERCENT", help="of PD, practically nothing to --until-decided (default: 5)"
-    )
-    modes = parser.add_mutually_exclusive_group()
+    modes, further = parser.add_mutually_exclusive_group(), questions.hooks("MODES")
+    for name, options in (pair for mode in further for pair in mode.options.items()):
+        parser.add_argument(f"--{name}", **options)
     for flag, mode, text in (
         ("--audit-only", _audit, "check the experiment's integrity, train nothing"),
         ("--status", _status, "how far every trial is; works while others train"),
-        (
-            "--until-decided",
-            _until_decided,
-            "add trials until each PD is known to be lower or higher than the baseline's, or equal",
-        ),
-        ("--decompose", _decompose, "how much each source of randomness alone makes differ"),
-        ("--clock", _clock, "how fast two trainings part that differ in one bit, and from when on they stay together"),
+        *((mode.flag, mode, mode.help) for mode in further),
         ("--list-activations", _list_activations, "names, formulas and sources, then exit"),
         ("--list-models", _list_models, "models by name, then exit"),
         ("--list-datasets", _list_datasets, "corpora by name, then exit"),
@@ -562,14 +557,21 @@ def _refuse_other_names(config: Config, names: list[str]) -> None:
             )
 
 
+def acts_in() -> dict[str, list]:
+    """{flag: the modes in which it acts}."""
+    further = questions.hooks("MODES")
+    flags = [*ACTS_IN, *(name for mode in further for name in mode.options)]
+    return {name: [*ACTS_IN.get(name, ()), *(m for m in further if name in (*m.takes, *m.options))] for name in flags}
+
+
 def _main(argv) -> int:
     args = _parser().parse_args(argv)
     mode = args.mode if args.sample is None else _sample
-    for name, modes in ACTS_IN.items():
-        if getattr(args, name) not in (None, False) and mode not in modes:
-            one = " or ".join(MODES[m] for m in modes)
+    for name, acting in acts_in().items():
+        if getattr(args, name) not in (None, False) and mode not in acting:
+            one = " or ".join(MODES.get(m) or m.flag for m in acting)
             raise UserError(f"--{name.replace('_', '-')}: is for {one}; give that, or leave it out")
-    return mode(args)
+    return _further(mode, args) if isinstance(mode, questions.Mode) else mode(args)
 
 
 def _settings(args) -> Config:
@@ -621,50 +623,38 @@ def _sample(args) -> int:
     return 0
 
 
-def _decompose(args) -> int:
-    from questions.sources.command import decompose, print_table
+@dataclass(frozen=True)
+class Session:
+    """What a mode of a further question (questions.Mode) works with."""
 
+    args: argparse.Namespace
+    config: Config
+    names: list[str]
+    display: Display
+    run_study: Callable  # run_study(config, names, **options) -> {activation: results}
+    options: dict  # of run_study
+    interruptible: Callable  # outcomes of trials -> the same, with interrupts raised while one is waited for
+
+    @property
+    def named(self) -> list[str] | None:
+        return self.args.activation
+
+    def say(self, text: str) -> None:
+        self.display.line(text)
+
+    def until_decided(self, budget: str | None, margin: float | None) -> None:
+        options = {name: value for name, value in self.options.items() if name != "overwrite"}
+        run_until_decided(self.config, self.names, budget, margin, **options)
+
+
+def _further(mode: questions.Mode, args) -> int:
+    if args.overwrite and mode.overwrites:
+        raise UserError(f"{mode.flag}: {mode.overwrites}")
     if ranks.rank_and_size()[1] > 1:
-        raise UserError("--decompose: runs in one process; start it without torchrun")
-    config, names = _settings(args), _names(args.activation, default="relu")
-    say = Display(args.quiet).line
-    if args.activation is None:
-        say("relu, the baseline, since no --activation is named")
-
-    for name in names:
-        print_table(decompose(config, name, run_study, say=say, **_options(args)))
-    return 0
-
-
-def _clock(args) -> int:
-    from questions.clock import command as clock
-
-    if args.overwrite:
-        raise UserError("--clock: goes on with what is there; leave --overwrite out, or give --study NAME")
-    if ranks.rank_and_size()[1] > 1:
-        raise UserError("--clock: runs in one process; start it without torchrun")
-    config, names, display = _settings(args), _names(args.activation), Display(args.quiet)
+        raise UserError(f"{mode.flag}: runs in one process; start it without torchrun")
+    config, names, display = _settings(args), _names(args.activation, mode.default), Display(args.quiet)
     _make_folders(config)
-    for path in clock.run(config, names, display, not args.no_strict_audit, _interruptible):
-        display.line(f"written: {path}")
-    return 0
-
-
-def _until_decided(args) -> int:
-    if args.overwrite:
-        raise UserError("--until-decided: goes on from the trials that are there; leave --overwrite out")
-    if ranks.rank_and_size()[1] > 1:
-        raise UserError("--until-decided: runs in one process; start it without torchrun")
-    run_until_decided(
-        _settings(args),
-        _names(args.activation),
-        args.budget,
-        args.margin,
-        quiet=args.quiet,
-        strict_audit=not args.no_strict_audit,
-        tensorboard=args.tensorboard,
-        track=args.track,
-    )
+    mode.run(Session(args, config, names, display, run_study, _options(args), _interruptible))
     return 0
 
 
@@ -782,17 +772,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 # What an option that changes no setting acts in; elsewhere it is refused.
-MODES = {_train: "training", _until_decided: "--until-decided", _decompose: "--decompose", _audit: "--audit-only"}
-MODES |= {_clock: "--clock", _sample: "--sample NAME", _status: "--status"}
+# the modes by name, and what each flag acts in, beside the modes of further questions
+MODES = {_train: "training", _audit: "--audit-only", _sample: "--sample NAME", _status: "--status"}
 ACTS_IN = {
     "prompt": (_sample,),
-    "budget": (_until_decided,),
-    "margin": (_until_decided,),
-    "tensorboard": (_train, _until_decided, _decompose),
-    "track": (_train, _until_decided, _decompose),
-    "overwrite": (_train, _decompose, _until_decided, _clock),  # of which two say why not
-    "no_strict_audit": (_train, _until_decided, _decompose, _clock),
-    "activation": (_train, _until_decided, _decompose, _clock, _audit, _status),
+    "tensorboard": (_train,),
+    "track": (_train,),
+    "overwrite": (_train,),
+    "no_strict_audit": (_train,),
+    "activation": (_train, _audit, _status),
 }
 
 

@@ -11,11 +11,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 import activations
-import plot_utils
-import storage
 from analysis.markdown import DASH, MINUS, effect, listed, p_value, plus_minus
 from analysis.results import mean, std
 from analysis.sections import NAMES, interval, margin
@@ -29,19 +26,6 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$", MINUS: "$-$",
     DASH: "--", "±": r"$\pm$", "β": r"$\beta$", "α": r"$\alpha$", "·": r"$\cdot$", "’": "'",
 }  # fmt: skip
-
-
-def write_paper(study: Study, folder: str | os.PathLike) -> list[Path]:
-    """Write the files; their paths.
-
-    Raises:
-        storage.StorageError: the disk refuses.
-    """
-    folder, made = Path(folder), texts(study)
-    for name, text in made.items():
-        storage.write_text(folder / name, text)
-    figures = plot_utils.plot_comparisons(study, folder, ("pdf", "svg"))
-    return [folder / name for name in made] + [path.with_suffix(kind) for path in figures for kind in (".pdf", ".svg")]
 
 
 def texts(study: Study) -> dict[str, str]:

@@ -12,16 +12,14 @@ from pathlib import Path
 
 import activations
 import storage
-from analysis import sections, summary
+from analysis import products, sections, summary
 from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.page import to_html
+from analysis.products import Folder
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import REDUCTIONS, Study
 from measures.table import BY_KEY
-from questions.remedies import tell as remedies
-from questions.until_decided import looks
-from questions.where import tell as where
 
 SECTIONS = (  # title, its parts, each with the figure that follows
     (
@@ -69,7 +67,6 @@ FIGURES = {  # of the study as a whole: file, and what it shows, for those who c
     "frontiers": ("frontiers.png", lambda _: "PD of annealed models against their loss, and their loss by steps"),
     "divergence": ("divergence_comparison.png", lambda _: "PD along training, and against validation loss"),
 }
-FURTHER = "Key Findings"  # what was found beyond the results files stands at the end of this section
 
 
 def write_report(
@@ -82,40 +79,46 @@ def write_report(
     default a folder beside the figures."""
     folder = Path(save_path).parent if save_path is not None else results_dir
     folder = Path(folder if folder is not None else Path(plots_dir or "plots").parent / "results")
-    text, page = composed(study, folder, Path(plots_dir) if plots_dir is not None else folder.parent / "plots")
+    plots = Path(plots_dir) if plots_dir is not None else folder.parent / "plots"
+    text, page = composed(Folder.holding(study, folder, plots))
     if save_path is not None:
         storage.write_text(save_path, text)
         storage.write_text(Path(save_path).with_suffix(".html"), page)
     return text
 
 
-def composed(study: Study, folder: Path, plots: Path) -> tuple[str, str]:
-    """The report as Markdown and as a page, as they read in `folder` beside the figures in `plots`."""
-    study = looks.with_looks(study, folder)
+def composed(folder: Folder) -> tuple[str, str]:
+    """The report as Markdown and as a page, as they read in the folder of results beside the figures."""
     links, images = {}, {}
     for key, (name, _) in FIGURES.items():
-        if (plots / name).is_file():
-            links[key] = address(plots / name, folder)
-            images[links[key]] = plots / name
-    found = where.Told(study.all_results, folder, plots)
-    bought = remedies.Told(study.all_results, folder, plots)
-    text = report_text(study, links, [*found.lines, "", *bought.lines], looks.told(study, folder))
-    return text, found.in_html(to_html(text, images | found.images | bought.images))
+        path = folder.plots / name
+        if path.is_file():
+            links[key] = address(path, folder.results)
+            images[links[key]] = path
+    further = products.sections(folder)
+    text = report_text(folder.study, links, {part: [s.lines for s in told] for part, told in further.items()})
+    told = [section for part in further.values() for section in part]
+    page = to_html(text, images | {link: path for section in told for link, path in section.images.items()})
+    for section in told:
+        for comment, html in section.inserts.items():
+            page = page.replace(comment, html)
+    return text, page
 
 
 def report_text(
-    study: Study, links: Mapping[str, str] | None = None, further: Sequence[str] = (), looked: Sequence[str] = ()
+    study: Study, links: Mapping[str, str] | None = None, further: Mapping[str, Sequence[Sequence[str]]] | None = None
 ) -> str:
-    """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `looked` is told of looks."""
+    """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `further` the lines that
+    further questions add at the end of a part, by its title."""
     lines = [f"# {study.question.title}"]
     for index, (title, parts) in enumerate(SECTIONS, 1):
         lines += ["", f"## {index}. {title}"]
         for part, figure in parts:
             lines += ["", *part(study)]
-            lines += ["", *looked] if part is sections.statistical_significance else []
             if figure in (links or {}):
                 lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
-        lines += ["", *further] if title == FURTHER else []
+        for added in (further or {}).get(title, ()):
+            lines += ["", *added]
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
     return "\n".join(single).rstrip() + "\n"
 

@@ -18,12 +18,12 @@ from unittest import mock
 import numpy as np
 
 import storage
+from analysis.products import identity
 from analyze_results import generate_final_report
 from questions.clock import tell as clock
 from questions.remedies import tell as remedies
 from questions.scores import decide
 from questions.studies import tell as studies
-from questions.where.tell import identity
 
 DIRECTION = re.compile(
     r"\b(lower|higher|less|more|better|worse|fewer|smaller|larger|lowest|highest|best|worst|improv\w*|lose\w*|losing|"

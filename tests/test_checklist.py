@@ -6,6 +6,7 @@ import pytest
 
 import analyze_results
 import storage
+from analysis.products import Folder
 from analyze_results import save_results_summary
 from synthetic import STUDY, synthetic_results, synthetic_study, write_study
 from tools.checklist import check_study
@@ -32,7 +33,11 @@ def finished(tmp_path):
 
 
 def check(folder):
-    return check_study(folder / "results", folder / "plots", folder / "checkpoints")
+    return check_study(folders(folder))
+
+
+def folders(folder):
+    return Folder(folder / "results", folder / "plots", folder / "checkpoints")
 
 
 def rewritten(folder, name, change):
@@ -135,7 +140,7 @@ def test_diverged_trials_do_not_converge(finished):
 def test_activations_can_be_named(finished):
     storage.results_path(finished / "results", "gelu").unlink()
     names = [name for name in STUDY if name != "gelu"]
-    lines = check_study(finished / "results", finished / "plots", finished / "checkpoints", names)
+    lines = check_study(folders(finished), names)
     assert not any(line.problem for line in lines)
 
 

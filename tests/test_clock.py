@@ -10,15 +10,20 @@ import scipy.stats
 import torch
 from torch import nn
 
+import analyze_results
 import metrics
 import plot_utils
 import storage
 import train
+from analysis import products
+from analysis.products import Folder
 from config import Config, UserError
 from prepare_data import load_corpus
+from questions.clock import PRODUCTS
 from questions.clock import command as tool
 from questions.clock import measure as clock
 from questions.clock import tell as analysis
+from questions.clock.draw import plot_clock
 from synthetic import parting, synthetic_clock
 from tools.verify import verify
 from training import pool, trial
@@ -192,7 +197,7 @@ def test_a_diverged_trial_has_no_clock(config, monkeypatch):
     record = clock.run_clock(config.replace(max_iters=6), "relu", 1)
     assert record["status"] == "diverged" and record["forks"] == []
     with pytest.raises(UserError, match="no clock finished"):
-        tool.write(config, analysis.load_clocks(config.results_dir))
+        products.write(PRODUCTS[0], Folder.of(config))
 
 
 # -- the growing phase --------------------------------------------------------------------------------------------
@@ -319,7 +324,7 @@ def test_clocks_of_different_settings_are_not_compared(tmp_path):
 def test_page_table_and_figure(tmp_path, smoke_config):
     config = smoke_config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
     found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[29, 33, 35, 30, 31])
-    paths = tool.write(config, found)
+    paths = products.write(PRODUCTS[0], Folder.of(config))
     assert [p.name for p in paths] == ["CLOCK.md", "clock.csv", "clock.png"]
     text = paths[0].read_text(encoding="utf-8")
     assert "15 twins without the bit stayed at a distance of exactly 0" in text
@@ -327,7 +332,7 @@ def test_page_table_and_figure(tmp_path, smoke_config):
     assert "ReLU: twins of all trials stay together from step 100 on (not yet at 0)." in text
     rows = [line.split(",") for line in paths[1].read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 7 and rows[0][:3] == ["Activation", "Fork_Step", "Trials"]
-    figure = plot_utils.plot_clock.figure(found)
+    figure = plot_clock.figure(found)
     lines = {line.get_gid(): line for line in figure.axes[2].lines if line.get_gid()}
     np.testing.assert_allclose(lines["gelu"].get_ydata()[0], found["gelu"].doubling_interval(0)[0])
     drawn = paths[2].read_bytes()
@@ -335,7 +340,7 @@ def test_page_table_and_figure(tmp_path, smoke_config):
     assert plot_utils.main([f"--results-dir={config.results_dir}", f"--plots-dir={config.plots_dir}"]) == 0
     assert paths[2].read_bytes() == drawn
     with pytest.raises(UserError):
-        plot_utils.plot_clock({})
+        plot_clock({})
 
 
 @pytest.mark.slow
@@ -355,7 +360,12 @@ def test_command_line(smoke_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pool, "run_trials", lambda *_, **__: pytest.fail("trained"))
     assert train.main([*command, "--trials", "2"]) == 0
     assert train.main([*command, "--overwrite"]) == 2
-    found = {f.name: f for f in verify(Config(**{n: getattr(smoke_config, n) for n in names}))}
+    found = {
+        f.name: f
+        for f in verify(
+            Folder.of(Config(**{n: getattr(smoke_config, n) for n in names})), analyze_results.all_products()
+        )
+    }
     assert [found[n].problems for n in ("results/clock/CLOCK.md", "results/clock/clock.csv", "plots/clock.png")] == [
         [], [], [],
     ]  # fmt: skip

@@ -24,7 +24,12 @@ from analysis.study import Study
 from config import UserError
 from measures.table import METRICS
 from plotting import one, several, style
+from questions.clock.draw import plot_clock
 from questions.clock.tell import Clock
+from questions.remedies.draw import plot_remedies
+from questions.sources.draw import plot_sources
+from questions.studies.draw import plot_studies
+from questions.where.draw import plot_where
 from synthetic import (
     STUDY,
     add_frontier,
@@ -368,14 +373,14 @@ REFUSED = {  # what is wrong: the call, and what its one line names
     "results of one for ratios": (lambda d: plot_utils.plot_pd_ratios(OF_RELU, d), "of one activation"),
     "no ratios": (lambda d: plot_utils.plot_pd_ratios([], d), "no comparison"),
     "no rows": (lambda d: plot_utils.plot_pd_ratios([1.0], d), "one mapping per row"),
-    "no studies": (lambda d: plot_utils.plot_studies([], d), "no comparison"),
-    "studies by name": (lambda d: plot_utils.plot_studies("all", d), "one mapping per row"),
-    "no sources": (lambda d: plot_utils.plot_sources({}, "relu", d), "such as {'init'"),
-    "no remedies": (lambda d: plot_utils.plot_remedies({"relu": {}}, d), "results/remedies.json"),
-    "no arm": (lambda d: plot_utils.plot_remedies({"activations": {"relu": {}}}, d), "--averages or --remedy"),
-    "a clock's contents": (lambda d: plot_utils.plot_clock(synthetic_clock("relu", [5]), d), "load_clocks"),
-    "no positions": (lambda d: plot_utils.plot_where({"relu": {}}, d), "results/where.json"),
-    "sources swapped": (lambda d: plot_utils.plot_sources("relu", {"init": [0.1]}, d), "such as {'init'"),
+    "no studies": (lambda d: plot_studies([], d), "no comparison"),
+    "studies by name": (lambda d: plot_studies("all", d), "one mapping per row"),
+    "no sources": (lambda d: plot_sources({}, "relu", d), "such as {'init'"),
+    "no remedies": (lambda d: plot_remedies({"relu": {}}, d), "results/remedies.json"),
+    "no arm": (lambda d: plot_remedies({"activations": {"relu": {}}}, d), "--averages or --remedy"),
+    "a clock's contents": (lambda d: plot_clock(synthetic_clock("relu", [5]), d), "load_clocks"),
+    "no positions": (lambda d: plot_where({"relu": {}}, d), "results/where.json"),
+    "sources swapped": (lambda d: plot_sources("relu", {"init": [0.1]}, d), "such as {'init'"),
     "unknown function": (lambda d: plot_utils.plot_activation_functions(d, names=["relux"]), "relux"),
     "no functions": (lambda d: plot_utils.plot_activation_functions(d, names=[]), "at least one"),
     "a format": (lambda d: plot_utils.plot_summary_metrics(OF_RELU, "relu", d, formats=("jpg",)), "png, pdf, svg"),
@@ -429,16 +434,16 @@ ON_AXES = {
     plot_utils.plot_reproducibility_metrics: (OF_RELU, "relu"),
     plot_utils.plot_summary_metrics: (OF_RELU, "relu"),
     plot_utils.plot_divergence: (OF_RELU, "relu"),
-    plot_utils.plot_sources: ({"init": [0.1, 0.2], "all": [0.2]}, "relu"),
+    plot_sources: ({"init": [0.1, 0.2], "all": [0.2]}, "relu"),
     plot_utils.plot_divergence_comparison: (STUDY_OF_TWELVE,),
     plot_utils.plot_pd_ratios: (STUDY_OF_TWELVE,),
     plot_utils.plot_frontiers: ({"relu": add_frontier(synthetic_results("relu"))},),
     plot_utils.plot_beta_sweep: (STUDY_OF_TWELVE,),
     plot_utils.plot_activation_functions: (),
-    plot_utils.plot_studies: (ONE_ROW,),
-    plot_utils.plot_where: (synthetic_where(),),
-    plot_utils.plot_remedies: ({"activations": {"relu": synthetic_remedies()}},),
-    plot_utils.plot_clock: ({"relu": Clock("relu", synthetic_clock("relu", [5, 6, 7]))},),
+    plot_studies: (ONE_ROW,),
+    plot_where: (synthetic_where(),),
+    plot_remedies: ({"activations": {"relu": synthetic_remedies()}},),
+    plot_clock: ({"relu": Clock("relu", synthetic_clock("relu", [5, 6, 7]))},),
 }
 
 
@@ -794,7 +799,7 @@ def test_sources_in_order_with_their_share(monkeypatch):
         "dropout": [],
         "init": [None],
     }
-    figure = plot_utils.plot_sources.figure(sources, "smelu_1")
+    figure = plot_sources.figure(sources, "smelu_1")
     (axes,) = figure.axes
     labels = [text.get_text() for text in axes.get_yticklabels()]
     assert labels == [one.SOURCE_LABELS[key] for key in ("init", "dropout", "bit", "all", "none")]
@@ -1067,7 +1072,7 @@ def test_studies_in_rows_and_pooled_below(monkeypatch):
     ]
     table[0].update(low=None, high=None)
     pooled = [{"activation": "gelu", "ratio": 0.95, "low": 0.92, "high": 0.98}]
-    figure = plot_utils.plot_studies.figure(table, pooled=pooled)
+    figure = plot_studies.figure(table, pooled=pooled)
     smelu, gelu = figure.axes
     assert [t.get_text() for t in smelu.get_yticklabels()] == ["first", "second", "conv · text", "pooled"]
     marker = plot_utils.activation_style("gelu")[1]
@@ -1078,7 +1083,7 @@ def test_studies_in_rows_and_pooled_below(monkeypatch):
     assert smelu.get_xlim() == gelu.get_xlim()
     assert_readable(figure, monkeypatch)
     many = [{**row, "activation": name} for row in table[::2] for name in TWELVE if name != "relu"]
-    assert_readable(plot_utils.plot_studies.figure(many, pooled=pooled), monkeypatch)
+    assert_readable(plot_studies.figure(many, pooled=pooled), monkeypatch)
 
 
 def test_comparisons_that_the_results_allow(tmp_path):

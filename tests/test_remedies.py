@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,18 +12,18 @@ import torch
 
 import analyze_results
 import audit
-import plot_utils
 import significance
 import storage
 import train
-from analysis import markdown
-from analysis.results import load_all_results
+from analysis import markdown, products
+from analysis.products import Folder
 from bench.claims import claims_of
 from config import Config, UserError
 from kernels import toolchain
 from prepare_data import load_corpus
-from questions.remedies import measure as tool
+from questions.remedies import PRODUCTS
 from questions.remedies import tell as arms
+from questions.remedies.draw import plot_remedies
 from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
@@ -290,7 +291,7 @@ def test_names_in_the_figure_cover_neither_one_another_nor_a_point():
             ("warm", -0.1, 0.83), ("distil", 0.04, 0.31),
         )
     ]  # fmt: skip
-    figure = plot_utils.plot_remedies.figure({"activations": {"relu": entry}})
+    figure = plot_remedies.figure({"activations": {"relu": entry}})
     figure.canvas.draw()
     (ax,) = (ax for ax in figure.axes if ax.get_title(loc="left"))
     boxes = [text.get_window_extent() for text in ax.texts]
@@ -309,7 +310,7 @@ def test_arms_are_compared_trial_by_trial():
     interval = scipy.stats.ttest_rel(logs[1], logs[0]).confidence_interval()
     assert (distil.pd.low, distil.pd.high) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
     assert same.pd.low is None
-    text = "\n".join(arms.section({"activations": {"relu": entry}}))
+    text = "\n".join(arms.lines({"relu": entry}))
     assert f"| {markdown.effect(distil.pd)} |" in text and not claims_of(text)
 
 
@@ -363,13 +364,14 @@ def told(base, tmp_path_factory):
     config = elsewhere(base, studies, trials_per_activation=3, remedy="distil", teacher=(teacher(base),))
     folders = {key: str(studies / "distilled" / key.removesuffix("_dir")) for key in ("results_dir", "plots_dir")}
     train_study(config.replace(**folders), ["relu"])
-    text, paths = tool.update(base, load_all_results(base.results_dir), studies)
-    return arms.load(f"{base.results_dir}/{arms.REMEDIES_FILE}"), text, paths, studies
+    folder = Folder.of(base, studies)
+    paths = products.update(PRODUCTS[0], folder)
+    return arms.entries(folder), PRODUCTS[0].overview(folder), paths, studies
 
 
 def test_arms_of_a_study(base, told):
     found, text, paths, _ = told
-    entry = found["activations"]["relu"]
+    entry = found["relu"]
     assert [arm["arm"] for arm in entry["arms"]] == ["none", "ensemble of 2", "lawa_10", "ema_0.9", "distil"]
     assert entry["notes"] == [] and [p.name for p in paths] == ["remedies.json", "remedies.csv", "remedies.png"]
     none, ensemble, lawa, _, distil = entry["arms"]
@@ -401,7 +403,7 @@ def predictions(config, k, weights=None):
 
 
 def test_ensembles_are_the_mean_predictions_of_their_trials(base, told):
-    ensemble = told[0]["activations"]["relu"]["arms"][1]
+    ensemble = told[0]["relu"]["arms"][1]
     p, y = zip(*(predictions(base, k) for k in (1, 2, 3, 4)), strict=True)
     one, other = (p[0] + p[1]) / 2, (p[2] + p[3]) / 2
     assert ensemble["pd"][0][1] == pytest.approx(np.abs(one - other).sum(1).mean() / 2, rel=1e-5)
@@ -411,7 +413,7 @@ def test_ensembles_are_the_mean_predictions_of_their_trials(base, told):
 
 
 def test_means_of_weights_are_measured_as_models(base, told):
-    lawa = told[0]["activations"]["relu"]["arms"][2]
+    lawa = told[0]["relu"]["arms"][2]
     (p, y), (q, _) = (predictions(base, k, "lawa_10") for k in (1, 3))
     assert lawa["pd"][0][2] == pytest.approx(np.abs(p - q).sum(1).mean() / 2, rel=1e-4)
     assert lawa["losses"][0] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), rel=1e-5)
@@ -421,8 +423,10 @@ def test_a_damaged_file_is_named(tmp_path):
     for wrong in ({"relu": {"arms": [{}, {}]}}, {"relu": {**synthetic_remedies(), "arms": [1, 2]}}, {"relu": 3}):
         path = tmp_path / "remedies.json"
         path.write_text(json.dumps({"schema": "remedies/1", "activations": wrong}), encoding="utf-8")
-        with pytest.raises(storage.StorageError, match="run analyze_results.py --remedies again"):
-            arms.load(path)
+        folder = Folder(tmp_path, tmp_path)
+        folder.study = SimpleNamespace(all_results={"relu": {"activation": "relu", "trials": []}})
+        with pytest.raises(storage.StorageError, match="remedies.json: damaged"):
+            arms.entries(folder)
 
 
 @pytest.mark.slow
@@ -433,7 +437,7 @@ def test_report_tells_it_and_verify_derives_it(base, told, capsys):
     assert "What buys how much" in capsys.readouterr().out
     report = (storage.Path(base.results_dir) / "FINAL_REPORT.md").read_text(encoding="utf-8")
     assert "### What buys how much" in report and "remedies.png" in report and "| ensemble of 2" in report
-    found = {f.name: f for f in verify(base, studies)}
+    found = {f.name: f for f in verify(Folder.of(base, studies), analyze_results.all_products())}
     for folder, name in ((base.results_dir, "remedies.json"), (base.results_dir, "remedies.csv"),
                          (base.plots_dir, "remedies.png"), (base.results_dir, "FINAL_REPORT.md")):  # fmt: skip
         assert found[f"{folder}/{name}"].problems == [], name
@@ -444,38 +448,37 @@ def test_report_tells_it_and_verify_derives_it(base, told, capsys):
     kept = path.read_bytes()
     try:
         path.write_text(json.dumps(contents), encoding="utf-8")
-        found = {f.name: f for f in verify(base, studies)}
+        found = {f.name: f for f in verify(Folder.of(base, studies), analyze_results.all_products())}
         assert "arms[1].pd[0][1]" in found[str(path)].problems[0]
     finally:
         path.write_bytes(kept)
 
 
 def test_results_of_other_checkpoints_are_not_told(base, told):
-    results = load_all_results(base.results_dir)
-    folder, plots = storage.Path(base.results_dir), storage.Path(base.plots_dir)
-    assert arms.Told(results, folder, plots).lines
-    results["relu"]["trials"][0]["checkpoint"]["sha256"] = "0" * 64
-    assert arms.Told(results, folder, plots).lines == []
+    folder = Folder.of(base)
+    assert PRODUCTS[0].section(folder).lines
+    folder.study.all_results["relu"]["trials"][0]["checkpoint"]["sha256"] = "0" * 64
+    assert PRODUCTS[0].section(folder) is None
 
 
 def test_without_checkpoints_only_other_studies_are_arms(base, told, tmp_path):
-    config = base.replace(checkpoint_dir=str(tmp_path))
-    entry = tool.compute(config, load_all_results(base.results_dir), told[3])["activations"]["relu"]
+    (contents,) = PRODUCTS[0].measure(Folder.of(base.replace(checkpoint_dir=str(tmp_path)), told[3])).values()
+    entry = contents["activations"]["relu"]
     assert [arm["arm"] for arm in entry["arms"]] == ["none", "distil"]
     assert "nothing without training" in entry["notes"][0]
 
 
 def test_figure(told, tmp_path):
-    figure = plot_utils.plot_remedies.figure(told[0])
+    figure = plot_remedies.figure({"activations": told[0]})
     assert len(figure.axes) == 1
     offsets = [tuple(c.get_offsets()[0]) for c in figure.axes[0].collections]
-    expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in told[0]["activations"]["relu"]["arms"]]
+    expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in told[0]["relu"]["arms"]]
     np.testing.assert_allclose(offsets, expected)
     sizes = [float(c.get_sizes()[0]) for c in figure.axes[0].collections]
     assert sizes[1] == pytest.approx(2 * sizes[0])
     for wrong in ({}, {"activations": {"relu": {"reason": "none"}}}):
         with pytest.raises(UserError):
-            plot_utils.plot_remedies(wrong, tmp_path)
+            plot_remedies(wrong, tmp_path)
 
 
 @pytest.mark.slow

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-import plot_utils
 import storage
 import train
 from config import SOURCES, Config
 from prepare_data import load_corpus
 from questions.sources import command as decompose
+from questions.sources.draw import decomposed_pds
 from training import pool, sampling, trial
 from training.batches import Batches, stream
 from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
@@ -144,4 +144,4 @@ def test_decomposition_of_epochs(smoke_config, tmp_path, capsys):
         decompose.print_table(table)
         out = capsys.readouterr().out
         assert expected in out and table["sources"]["order"]["explained"] in out
-        assert (expected if expected != SAMPLE_AND_ORDER else "order") in plot_utils.decomposed_pds(table)
+        assert (expected if expected != SAMPLE_AND_ORDER else "order") in decomposed_pds(table)

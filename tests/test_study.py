@@ -12,7 +12,7 @@ import analysis.study
 import analyze_results
 import significance
 import storage
-from analysis import report, sequential, tables
+from analysis import products, report, sequential, tables
 from analysis.study import Study
 from plotting import several
 from questions.until_decided import looks
@@ -230,9 +230,9 @@ def test_a_decision_stands():
 def test_looks_are_read_with_the_results_they_are_of(tmp_path):
     results, record = looked_at()
     write_study(tmp_path / "results", results)
-    assert looks.read_study(tmp_path / "results").looks is None
+    assert products.read_study(tmp_path / "results").looks is None
     storage.write_json(storage.looks_path(tmp_path / "results"), record)
-    made = looks.read_study(tmp_path / "results")
+    made = products.read_study(tmp_path / "results")
     assert made.looks == record
     text = analyze_results.generate_final_report(results, tmp_path / "results" / "FINAL_REPORT.md")
     assert "This is look 2 of those planned, at 3, 5, 8, 12 and 20 trials" in text and "is not paid for" not in text
@@ -244,7 +244,7 @@ def test_looks_are_read_with_the_results_they_are_of(tmp_path):
     more = synthetic_study(n_trials=6)  # trials added since: no look was planned at six
     write_study(tmp_path / "more", more)
     storage.write_json(storage.looks_path(tmp_path / "more"), record)
-    assert looks.read_study(tmp_path / "more").looks is None
+    assert products.read_study(tmp_path / "more").looks is None
 
 
 # -- ranks -------------------------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 import plot_utils
+import questions
 import significance
 import storage
 import train
 from config import Config, UserError
 from questions.sources import command as decompose
+from questions.sources import draw as drawing
 from synthetic import synthetic_results
 from test_train import comparable
 from tools import trackers
@@ -74,9 +76,10 @@ def config(smoke_config):
 @pytest.fixture
 def quick(monkeypatch):
     """run_study in this process, without figures and the audit before training."""
-    for name in ("training_curves", "reproducibility_metrics", "summary_metrics", "divergence", "sources"):
+    for name in ("training_curves", "reproducibility_metrics", "summary_metrics", "divergence"):
         monkeypatch.setattr(plot_utils, f"plot_{name}", lambda *_, **__: None)
-    monkeypatch.setattr(plot_utils, "plot_comparisons", lambda *_, **__: [])
+    monkeypatch.setattr(plot_utils, "comparisons", lambda *_: {})
+    monkeypatch.setattr(drawing, "plot_sources", lambda *_, **__: None)
     monkeypatch.setattr(experiment, "audit_before", lambda config, names, *_: {name: [] for name in names})
     monkeypatch.setattr(pool, "run_trials", pool.run_here)
 
@@ -452,9 +455,7 @@ def test_an_interrupted_trial_is_one_run(package, quick, config):
 
 MODE_FLAGS = {
     train._train: [],
-    train._until_decided: ["--until-decided"],
-    train._decompose: ["--decompose"],
-    train._clock: ["--clock"],
+    **{mode: [mode.flag] for mode in questions.hooks("MODES")},
     train._audit: ["--audit-only"],
     train._status: ["--status"],
     train._sample: ["--sample", "relu"],
@@ -466,7 +467,7 @@ VALUES = {"prompt": ["To"], "budget": ["30m"], "margin": ["5"], "tensorboard": [
 VALUES["activation"] = ["relu"]
 
 
-@pytest.mark.parametrize("option", train.ACTS_IN)
+@pytest.mark.parametrize("option", train.acts_in())
 @pytest.mark.parametrize("mode", MODE_FLAGS)
 def test_an_option_that_is_accepted_acts_and_any_other_is_refused(option, mode, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -476,7 +477,7 @@ def test_an_option_that_is_accepted_acts_and_any_other_is_refused(option, mode, 
     monkeypatch.setattr(decompose, "decompose", lambda *args, **options: given.update(options))
     monkeypatch.setattr(decompose, "print_table", lambda *_: None)
     arguments = [*MODE_FLAGS[mode], f"--{option.replace('_', '-')}", *VALUES.get(option, [])]
-    if mode not in train.ACTS_IN[option]:
+    if mode not in train.acts_in()[option]:
         assert train.main(arguments) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and f"--{option.replace('_', '-')}: is for " in err
@@ -493,5 +494,5 @@ def test_every_mode_and_option_is_in_the_table():
     of_config = set(Config().to_dict())
     options = {action.dest for action in parser._actions} - of_config - {"help", "mode", "sample"}
     assert options - {"quiet", "like", "config", "replicate"} - {o for o in options if o in of_config} >= set(
-        train.ACTS_IN
+        train.acts_in()
     )

@@ -19,14 +19,15 @@ import analyze_results
 import plot_utils
 import storage
 import train
-from analysis import paper, report, tables
+from analysis import products, report, tables
+from analysis.products import Folder
 from analysis.results import load_all_results
 from analysis.study import Study
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
+from questions.sources import PRODUCTS as SOURCES
 from questions.sources import command as decompose
-from questions.where import measure as where
 from tools import verify
 from training import experiment, pool, trial
 
@@ -52,8 +53,7 @@ def folder(tmp_path_factory, corpus_file):
         **TINY | {"max_iters": 20, "eval_interval": 10}, dataset=str(corpus_file), device="cpu", **places(path)
     )
     train.run_study(config, ["relu", "gelu"], quiet=True, run=pool.run_here)
-    study = load_all_results(path / "results")
-    where.update(config, study)
+    analyze_results.main(["--where", *flags(path)])
     analyze_results.main(["--all-studies", *flags(path)])
     analyze_results.write_all(path / "results", path / "plots")
     return path
@@ -286,8 +286,7 @@ def test_every_cell_of_the_tables(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["FINAL_REPORT.md", "FINAL_REPORT.html"])
 def test_every_number_of_the_reports(folder, tmp_path, name):
-    study = Study(load_all_results(folder / "results"))
-    expected = report.composed(study, folder / "results", folder / "plots")[name.endswith("html")]
+    expected = report.composed(Folder(folder / "results", folder / "plots"))[name.endswith("html")]
     text = (folder / "results" / name).read_text(encoding="utf-8")
     assert not list(verify.text_differences(folder / "results" / name, expected))
     # in the page the figures are text too: a place in each of them
@@ -362,17 +361,16 @@ def test_every_file_that_was_tampered_with_is_named_by_the_command(folder, tmp_p
 
 def test_what_a_paper_takes_is_derived_again(folder, tmp_path):
     """Every file of --paper, and the figures in other formats, with one number or one place changed."""
-    made = Study(load_all_results(folder / "results"))
-    paper.write_paper(made, tmp_path / "paper")
-    plot_utils.plot_comparisons(made, tmp_path / "plots", ("png", "svg"))
+    copied = Folder(tmp_path / "results", tmp_path / "plots")
+    copied.study = Study(load_all_results(folder / "results"))
+    products.write(analyze_results.PAPER, copied)
+    products.draw([plot_utils.SEVERAL], copied, copied.plots, ("png", "svg"))
 
     def found():
-        of_plots = verify._drawn(
-            tmp_path / "plots", tmp_path / "plots", lambda to, kinds: plot_utils.plot_comparisons(made, to, kinds)
-        )
-        return {Path(v.name): v for v in [*verify._paper(made, tmp_path / "paper", tmp_path / "plots"), *of_plots]}
+        rows = analyze_results.PAPER, plot_utils.SEVERAL
+        return {Path(v.name): v for product in rows for v in verify._product(product, copied)}
 
-    files = {*(tmp_path / "paper").iterdir(), *(tmp_path / "plots").iterdir()}
+    files = {*(tmp_path / "results" / "paper").iterdir(), *(tmp_path / "plots").iterdir()}
     assert len(files) >= 4 + 4 * 2 and {p.suffix for p in files} == {".tex", ".bib", ".pdf", ".svg", ".png"}
     assert found().keys() == files and not any(v.problems or v.note for v in found().values())
     svg = tmp_path / "plots/comprehensive_comparison.svg"
@@ -410,8 +408,9 @@ def test_studies_of_single_sources_are_derived_again_with_all_their_files(tmp_pa
     assert f"– {stray} (not verified: nothing here makes such a file)" in out
     # the study of a source put in another's place
     shutil.copytree(tmp_path / "results/sources/bit", tmp_path / "results/sources/init", dirs_exist_ok=True)
-    found = {Path(v.name).name: v for v in verify._sources(config, tmp_path / "results", tmp_path / "plots")}
-    assert "init: its study has other settings: vary" in " ".join(found["relu_sources.json"].problems)
+    (product,) = SOURCES
+    problems = [line for v in verify._product(product, Folder.of(config)) for line in v.problems]
+    assert "init: its study has other settings: vary" in " ".join(problems)
 
 
 def test_a_setting_that_came_later_need_not_be_in_older_files(study):
@@ -519,8 +518,7 @@ def test_what_is_missing_or_planned_and_not_there(folder, tmp_path, capsys):
         (path / f"results/{other}_results.json").unlink()
     storage.checkpoint_path(path / "checkpoints", "relu", 3).unlink()
     shutil.rmtree(path / "plots")
-    found = {
-        v.name: v for v in verify.verify(Config(preset="smoke", device="cpu", precision="float32", **places(path)))
-    }
+    copied = Folder(*map(Path, places(path).values()))
+    found = {v.name: v for v in verify.verify(copied, analyze_results.all_products())}
     assert "trial 3 of relu is not in" in found[f"{path}/results/relu_results.json"].problems[0]
     assert found[f"{path}/results/summary.csv"].problems

@@ -4,21 +4,24 @@ import itertools
 import json
 import math
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import analyze_results
-import plot_utils
 import storage
+from analysis import products
+from analysis.products import Folder
 from analysis.results import load_all_results
 from config import Config
 from conftest import TINY
 from prepare_data import load_corpus
-from questions.where import measure as tool
-from questions.where import positions
+from questions.where import PRODUCTS, positions
 from questions.where import tell as where
+from questions.where.draw import plot_where
 from synthetic import minimal_results, synthetic_results, synthetic_where
 from tools.verify import verify
 from training import experiment
@@ -49,7 +52,7 @@ def trained(tmp_path_factory, corpus_file, data_dir):
     """A finished study of two activations, three trials each, and what --where wrote of it."""
     config = study(tmp_path_factory.mktemp("where"), corpus_file, data_dir)
     train(config, NAMES)
-    tool.update(config, load_all_results(config.results_dir))
+    update(config)
     return config
 
 
@@ -62,8 +65,24 @@ def copied(trained, tmp_path):
     return trained.replace(**folders)
 
 
+def update(config):
+    return products.update(PRODUCTS[0], Folder.of(config))
+
+
+def measured(config, **others):
+    """{activation: its entry} and the passage, measured anew."""
+    folder = Folder.of(config)
+    folder.study = SimpleNamespace(all_results={**load_all_results(config.results_dir), **others})
+    made = PRODUCTS[0].measure(folder)
+    return [made[Path(config.results_dir, name)]["activations"] for name in (where.WHERE_FILE, where.PASSAGE_FILE)]
+
+
+def load(config, name):
+    return products.load(Path(config.results_dir, name), where.SCHEMA)
+
+
 def entries(config):
-    return where.load(f"{config.results_dir}/{where.WHERE_FILE}")["activations"]
+    return load(config, where.WHERE_FILE)["activations"]
 
 
 def changed(config, activation, number, change):
@@ -104,7 +123,7 @@ def test_numbers_are_those_of_the_results(trained):
 
 def test_passage_is_what_the_models_predict(trained):
     """The last token that a full window before it decides, asked of the models one by one."""
-    passage = where.load(f"{trained.results_dir}/{where.PASSAGE_FILE}")
+    passage = load(trained, where.PASSAGE_FILE)
     corpus, entry = load_corpus(trained), passage["activations"]["gelu"]
     assert passage["tokens"] == corpus.val[: where.PASSAGE_TOKENS + 1].tolist()
     assert len(entry["pd"]) == len(entry["expected"]) == where.PASSAGE_TOKENS
@@ -132,14 +151,12 @@ def test_trials_side_by_side_give_the_same_numbers(trained):
     assert all((a.log_p == b.log_p).all() for a, b in zip(one, two, strict=True))
 
 
-def test_what_is_there_is_kept(copied):
-    before = storage.read_bytes(f"{copied.results_dir}/{where.WHERE_FILE}")
-    passage = storage.read_bytes(f"{copied.results_dir}/{where.PASSAGE_FILE}")
-    shutil.rmtree(copied.checkpoint_dir)  # not needed again
-    _, paths = tool.update(copied, load_all_results(copied.results_dir))
-    assert [p.name for p in paths] == ["where.json", "where_passage.json", "where.png", "disagreement.html"]
-    assert storage.read_bytes(paths[0]) == before
-    assert storage.read_bytes(paths[1]) == passage
+def test_nothing_is_written_where_nothing_can_be_measured(copied, capsys):
+    before = {path: path.read_bytes() for path in Path(copied.results_dir).iterdir()}
+    shutil.rmtree(copied.checkpoint_dir)
+    assert analyze_results.main(["--where", *flags(copied)]) == 1
+    assert "trial_1.pt: no such file" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path(copied.results_dir).iterdir()} == before
 
 
 # -- less than that -----------------------------------------------------------------------------------------------
@@ -151,7 +168,8 @@ def without_weights(contents):
 
 def test_the_probe_stands_in_for_weights_that_are_gone(copied):
     changed(copied, "relu", 2, without_weights)
-    text, _ = tool.update(copied, load_all_results(copied.results_dir))
+    update(copied)
+    text = PRODUCTS[0].overview(Folder.of(copied))
     assert "ReLU: from the predictions stored on the probe at the last step, in float16, since trial 2 has no" in text
     entry, whole = entries(copied)["relu"], entries(copied)["gelu"]
     assert (entry["source"], whole["source"]) == ("probe", "weights")
@@ -164,7 +182,7 @@ def test_the_probe_stands_in_for_weights_that_are_gone(copied):
     losses = [history[-1] for history in results["divergence"]["val_loss"].values()]
     assert entry["error"]["ensemble"]["loss"] == pytest.approx(np.mean(losses), abs=1e-3)
     assert entry["error"]["ensemble"]["identity_error"] < 1e-12
-    assert "relu" not in where.load(f"{copied.results_dir}/{where.PASSAGE_FILE}")["activations"]
+    assert "relu" not in load(copied, where.PASSAGE_FILE)["activations"]
 
 
 def test_weights_of_another_model_are_not_loaded(copied):
@@ -174,7 +192,7 @@ def test_weights_of_another_model_are_not_loaded(copied):
         contents["record"]["weights_sha256"] = storage.contents_sha256(weights)
 
     changed(copied, "gelu", 1, renamed)
-    tool.update(copied, load_all_results(copied.results_dir))
+    update(copied)
     assert entries(copied)["gelu"]["source"] == "probe"
 
 
@@ -183,7 +201,7 @@ def test_neither_weights_nor_probe(copied):
         contents |= {"weights": {}, "probe": torch.empty(0)}
 
     changed(copied, "relu", 1, empty)
-    tool.update(copied, load_all_results(copied.results_dir))
+    update(copied)
     reason = entries(copied)["relu"]["reason"]
     assert "no predictions of the last step are stored with trial 1" in reason
     assert "\n" not in reason
@@ -192,19 +210,19 @@ def test_neither_weights_nor_probe(copied):
 def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
     config = study(tmp_path, corpus_file, data_dir, tokenizer="bpe", bpe_vocab_size=300, trials_per_activation=2)
     train(config, ["relu"])
-    whole = tool.compute(config, load_all_results(config.results_dir))[0]["activations"]["relu"]
+    whole = measured(config)[0]["relu"]
     for k in (1, 2):
         changed(config, "relu", k, without_weights)
-    found = tool.compute(config, load_all_results(config.results_dir))[0]["activations"]["relu"]
+    found = measured(config)[0]["relu"]
     assert (whole["source"], found["source"]) == ("weights", "probe")
     assert "buckets" in found["note"]
     assert [found["error"][k] for k in ("ensemble", "calibration", "capa")] == [None] * 3
     assert found["error"]["disagreement"]["error"] > 0
     kinds = {s["label"] for s in whole["where"]["kind"]}
     assert {"start of a word", "inside a word", "punctuation"} <= kinds <= set(positions.KINDS)
-    text = "\n".join(where.section({"activations": {"relu": found}}))
+    text = "\n".join(where.lines({"relu": found}))
     assert "Is a difference an error?" in text
-    plot_utils.plot_where.figure({"activations": {"relu": found}})
+    plot_where.figure({"activations": {"relu": found}})
 
 
 def test_a_checkpoint_that_was_not_measured_is_refused(copied):
@@ -212,64 +230,53 @@ def test_a_checkpoint_that_was_not_measured_is_refused(copied):
         storage.checkpoint_path(copied.checkpoint_dir, "relu", 1),
         storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1),
     )
-    found = tool.compute(copied, load_all_results(copied.results_dir))[0]["activations"]
+    found = measured(copied)[0]
     assert "not the checkpoint that was measured" in found["gelu"]["reason"]
     assert "reason" not in found["relu"]
 
 
 def test_other_results_say_what_they_lack(copied, tmp_path):
     shutil.rmtree(storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1).parent)
-    all_results = {**load_all_results(copied.results_dir), "swish": minimal_results("swish")}
-    found, passage = tool.compute(copied, all_results)
-    reasons = {name: entry.get("reason") for name, entry in found["activations"].items()}
+    found, passage = measured(copied, swish=minimal_results("swish"))
+    reasons = {name: entry.get("reason") for name, entry in found.items()}
     assert reasons["relu"] is None
     assert "trial_1.pt: no such file; --checkpoint-dir says where" in reasons["gelu"]
     assert reasons["swish"] == NOT_OURS
-    assert list(passage["activations"]) == ["relu"]
-    text = "\n".join(where.section(found))
+    assert list(passage) == ["relu"]
+    text = "\n".join(where.lines(found))
     assert f"Swish: {NOT_OURS}." in text
     json.dumps(found, allow_nan=False)
-
-
-def test_nothing_at_all(tmp_path):
-    config = Config(preset="smoke", device="cpu", precision="float32", **{
-        key: str(tmp_path / key) for key in ("results_dir", "plots_dir", "checkpoint_dir")
-    })  # fmt: skip
-    text, paths = tool.update(config, {"relu": minimal_results("relu")})
-    assert text == f"- ReLU: {NOT_OURS}."
-    assert [p.name for p in paths] == ["where.json", "where_passage.json"]
-    assert where.section(where.load(paths[0])) == []
 
 
 # -- the section --------------------------------------------------------------------------------------------------
 
 
 def test_entries_of_other_checkpoints_are_not_told(trained):
-    found, all_results = {"activations": entries(trained)}, load_all_results(trained.results_dir)
-    assert where.fitting(found, all_results)["activations"] == entries(trained)
+    all_results = load_all_results(trained.results_dir)
+    assert where.entries(Folder.of(trained)) == entries(trained)
     all_results["gelu"]["trials"][1]["checkpoint"]["sha256"] = "0" * 64
     all_results["swish"] = synthetic_results("swish")
-    fitting = where.fitting(found, all_results)
-    assert [n for n, e in fitting["activations"].items() if "reason" in e] == ["gelu", "swish"]
-    text = "\n".join(where.section(fitting))
-    assert "GELU and Swish: not computed from these checkpoints; run analyze_results.py --where." in text
+    fitting = products.fitting(entries(trained), all_results)
+    assert [n for n, e in fitting.items() if "reason" in e] == ["gelu", "swish"]
+    text = "\n".join(where.lines(fitting))
+    assert "GELU and Swish: not measured on these checkpoints." in text
     assert "| GELU" not in text
 
 
 def test_section_says_what_the_numbers_allow():
-    text = "\n".join(where.section(synthetic_where()))
+    text = "\n".join(where.lines(synthetic_where()["activations"]))
     assert "underconfident for ReLU" in text
     assert "none stands out." in text
     entry = synthetic_where()["activations"]["relu"]
     entry["error"]["trials"]["outlier_pd"] = {"trial": 4, "p": 0.001}
-    text = "\n".join(where.section({"activations": {"relu": entry}}))
+    text = "\n".join(where.lines({"relu": entry}))
     assert "ReLU, trial 4 (PD to the others, p 0.0020)" in text  # Holm over two tests
-    other = "\n".join(where.section(synthetic_where(recorded_pd=0.5)))
+    other = "\n".join(where.lines(synthetic_where(recorded_pd=0.5)["activations"]))
     assert "on record is 0.5000" in other
 
 
 def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
-    figure = plot_utils.plot_where.figure({"activations": entries(trained)})
+    figure = plot_where.figure({"activations": entries(trained)})
     titles = [axes.get_title("left") for axes in figure.axes]
     assert len(titles) == 6
     for title, axes in zip(titles, figure.axes, strict=True):
@@ -277,8 +284,8 @@ def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
             assert [line.get_gid() for line in axes.lines if line.get_gid() in NAMES] == NAMES, title
     tenths = next(line for line in figure.axes[0].lines if line.get_gid() == "relu")
     assert list(tenths.get_ydata()) == [s["pd"] for s in entries(trained)["relu"]["where"]["entropy"]]
-    path = plot_utils.plot_where({"activations": entries(trained)}, tmp_path)
-    assert path.read_bytes() == plot_utils.plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
+    path = plot_where({"activations": entries(trained)}, tmp_path)
+    assert path.read_bytes() == plot_where({"activations": entries(trained)}, tmp_path).read_bytes()
 
 
 # -- command line, report, verification ---------------------------------------------------------------------------
@@ -314,11 +321,11 @@ def test_the_command_and_the_report(copied, capsys):
 
 def test_verification_covers_the_file(copied):
     analyze_results.write_all(copied.results_dir, copied.plots_dir)
-    found = {v.name: v.problems for v in verify(copied)}
+    found = {v.name: v.problems for v in verify(Folder.of(copied), analyze_results.all_products())}
     name = f"{copied.results_dir}/{where.WHERE_FILE}"
     assert found[name] == found[f"{copied.results_dir}/FINAL_REPORT.md"] == []
-    recorded = where.load(name)
+    recorded = load(copied, where.WHERE_FILE)
     recorded["activations"]["gelu"]["where"]["kind"][0]["pd"] *= 1.01
     storage.write_json(name, recorded)
-    (problem,) = {v.name: v.problems for v in verify(copied)}[name]
+    (problem,) = {v.name: v.problems for v in verify(Folder.of(copied), analyze_results.all_products())}[name]
     assert problem.startswith("activations.gelu.where.kind[0].pd")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import storage
 from activations import STUDY
 from analysis import checks
+from analysis.products import Folder
 from analysis.results import Measured, results_files, study_order
 from analysis.study import Study
 from config import UserError
@@ -36,14 +36,9 @@ def _figures_of(name: str) -> list[str]:
     return [f"{storage.file_name(name)}_{figure}.png" for figure in FIGURES]
 
 
-def check_study(
-    results_dir: str | os.PathLike = "results",
-    plots_dir: str | os.PathLike = "plots",
-    checkpoint_dir: str | os.PathLike = "checkpoints",
-    activations: Iterable[str] | None = None,
-) -> list[Line]:
+def check_study(folder: Folder, activations: Iterable[str] | None = None) -> list[Line]:
     """Every line of the checklist for `activations` (default: the five of the study and any other found there)."""
-    results_dir, plots_dir = Path(results_dir), Path(plots_dir)
+    results_dir, plots_dir, checkpoint_dir = folder.results, folder.plots, folder.checkpoints
     files = results_files(results_dir)
     found = {storage.activation_name(path.name.removesuffix("_results.json")) for path in files}
     names = study_order(set(STUDY) | found if activations is None else activations)

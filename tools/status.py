@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import questions
 import storage
 from config import Config
 
@@ -104,7 +105,6 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
     for name in dict.fromkeys(s["activation"] for s in states):
         path = storage.results_path(config.results_dir, name)
         print(f"{name}: {'results in ' + str(path) if path.exists() else 'no results yet'}")
-    if storage.looks_path(config.results_dir).exists():
-        from questions.until_decided import looks  # loads scipy
-
-        print("\n".join(looks.status_lines(looks.load(config.results_dir))))
+    for told in questions.hooks("STATUS"):
+        for line in told(config.results_dir):
+            print(line)

@@ -21,23 +21,12 @@ import numpy as np
 import torch
 
 import audit
-import plot_utils
 import storage
-from analysis import checks, paper, report, tables
+from analysis import checks
+from analysis.products import Drawing, Folder, Product
 from analysis.results import results_files
-from analysis.study import Study
-from config import GONE, Config, UserError, lacking
+from config import GONE, Config, RunFailed, UserError, lacking
 from prepare_data import Corpus, load_corpus
-from questions.clock import command as tools_clock
-from questions.clock import tell as clock
-from questions.remedies import measure as tools_remedies
-from questions.remedies import tell as remedies
-from questions.sources import command as decompose
-from questions.studies import tell as studies
-from questions.until_decided import looks
-from questions.where import page as disagreement_page
-from questions.where.measure import compute, recorded_config
-from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, WHERE_FILE, load
 from training import experiment, machine
 from training import trial as trials
 from training.schedule import learning_rate
@@ -71,66 +60,69 @@ class Verified:
     note: str = ""
 
 
-def verify(config: Config, studies_dir: str | Path = "studies") -> Iterator[Verified]:
-    """Every file of the study in the folders that `config` names and of its studies of single sources, as far as it is
-    there: what a study never had is not missing."""
+def verify(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
+    """Every file of the study in the folder and of its studies of single sources, as far as it is there: what a study
+    never had is not missing."""
     known = set()
-    for found in _everything(config, Path(studies_dir)):
+    for found in _everything(folder, products):
         known.add(found.name)
         yield found
-    for path in _files(config):
+    for path in _files(folder):
         if str(path) not in known:
             yield Verified(str(path), note="not verified: nothing here makes such a file")
 
 
-def _files(config: Config) -> list[Path]:
+def _files(folder: Folder) -> list[Path]:
     """What a reader may take for a part of the study: of checkpoints, finished ones and snapshots."""
-    found = [*Path(config.results_dir).rglob("*"), *Path(config.plots_dir).rglob("*")]
-    found += [path for kind in ("pt", "snapshot") for path in Path(config.checkpoint_dir).rglob(f"*.{kind}")]
+    found = [*folder.results.rglob("*"), *folder.plots.rglob("*")]
+    found += [path for kind in ("pt", "snapshot") for path in folder.checkpoints.rglob(f"*.{kind}")]
     return sorted({path for path in found if path.is_file() and not path.name.startswith(".")})
 
 
-def _everything(config: Config, studies_dir: Path) -> Iterator[Verified]:
-    results, plots = Path(config.results_dir), Path(config.plots_dir)
-    yield from _activations(config)
-    for path in sorted(results.glob("sources/*/")):
-        yield from _everything(decompose.in_folder(config, path.name, config.vary), studies_dir)
-    yield from _clock(results, plots)  # it needs no study
+def _everything(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
+    yield from _activations(folder)
+    for path in sorted(folder.results.glob("sources/*/")):
+        below = {name: getattr(folder, name) / "sources" / path.name for name in ("results", "plots", "checkpoints")}
+        yield from _everything(dataclasses.replace(folder, **below), products)
     try:
-        study = looks.read_study(results)
-        text, page = report.composed(study, results, plots)
+        folder.study  # noqa: B018 — read here, to say once that there is none
     except (UserError, storage.StorageError) as error:
-        yield Verified(str(results), [str(error)])
+        yield Verified(str(folder.results), [str(error)])
+        products = [product for product in products if product.needs]
+    for product in products:
+        if product.there(folder):
+            yield from _product(product, folder)
+
+
+def _product(product: Product, folder: Folder) -> Iterator[Verified]:
+    """What was measured, measured again; what is made of it, made again."""
+    try:
+        for path, again in (product.measure(folder) if product.measure else {}).items():
+            yield Verified(
+                str(path), _guarded(lambda p=path, a=again: differences(storage.read_json(p), a)), product.note
+            )
+    except (UserError, storage.StorageError, RunFailed) as error:
+        yield from (Verified(str(path), [str(error)]) for path in sorted(folder.results.glob(product.needs)))
+    try:
+        made = product.make(folder)
+    except (UserError, storage.StorageError) as error:
+        yield Verified(product.name, [str(error)])
         return
-    yield from _text(results / "summary.csv", lambda: tables.csv(tables.summary(study)))
-    yield from _text(results / "significance.csv", lambda: tables.csv(tables.significance(study)))
-    yield from _text(results / "FINAL_REPORT.md", lambda: text)
-    yield from _text(results / "FINAL_REPORT.html", lambda: page)
-    for m in study.measured.values():
-        for draw in plot_utils.OF_ONE.values():
-            yield from _drawn(plots, plots, lambda to, kinds, m=m, draw=draw: draw(m.results, m.name, to, kinds))
-    yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_comparisons(study, to, kinds))
-    if (looked := storage.looks_path(results)).exists():
-        problems = _guarded(lambda: looks.derive_looks(study.all_results, looks.load(results)))
-        yield Verified(str(looked), problems, note="when each look was taken, and what it cost, is recorded only")
-    yield from _where(study, config, results, plots)
-    yield from _remedies(study, config, results, plots, studies_dir)
-    yield from _sources(config, results, plots)
-    yield from _paper(study, results / "paper", plots)
-    yield from _all_studies(results, plots, studies_dir)
+    for path, thing in made.items():
+        yield from _text(path, thing) if isinstance(thing, str) else _drawn(path, thing, folder.plots)
 
 
 # -- checkpoints and results --------------------------------------------------------------------------------------
 
 
-def _activations(folders: Config) -> Iterator[Verified]:
+def _activations(folder: Folder) -> Iterator[Verified]:
     """The results files of a folder, each after its checkpoints."""
     corpora: dict[str, Corpus] = {}
-    for path in results_files(folders.results_dir):
+    for path in results_files(folder.results):
         found = Verified(str(path))
         try:
             recorded = storage.read_results(path)
-            config, name = recorded_config(recorded, folders), recorded["activation"]
+            config, name = folder.config(recorded), recorded["activation"]
             if recorded.get("schema_version") != storage.SCHEMA_VERSION:
                 raise UserError("written by another version of this program; train.py measures it again")
             if config.fingerprint() not in corpora:
@@ -374,9 +366,9 @@ def _short(value) -> str:
 # -- what is made of the results ----------------------------------------------------------------------------------
 
 
-def _text(path: Path, make: Callable[[], str]) -> Iterator[Verified]:
+def _text(path: Path, again: str) -> Iterator[Verified]:
     if path.exists():
-        yield Verified(str(path), _guarded(lambda: text_differences(path, make())))
+        yield Verified(str(path), _guarded(lambda: text_differences(path, again)))
 
 
 def _guarded(find: Callable[[], Iterable[str]]) -> list[str]:
@@ -402,19 +394,19 @@ def text_differences(path: Path, expected: str) -> Iterator[str]:
 KINDS = ("png", "pdf", "svg")
 
 
-def _drawn(folder: Path, plots: Path, draw: Callable[[Path, list[str]], object]) -> Iterator[Verified]:
-    """The figures that `draw` makes in a folder, in the formats that are there, beside those of their name in
-    `folder`. `plots`: where the study's PNG are, which name the version that drew them."""
-    kinds = [kind for kind in KINDS if any(folder.glob(f"*.{kind}"))]
+def _drawn(path: Path, draw: Drawing, plots: Path) -> Iterator[Verified]:
+    """The figure in the formats that are there. `plots`: where the study's PNG are, which name the version that drew
+    them."""
+    kinds = [kind for kind in KINDS if path.with_suffix(f".{kind}").exists()]
     if not kinds:
         return
     with tempfile.TemporaryDirectory() as to:
         with contextlib.suppress(UserError):  # what can't be drawn: not verified
-            draw(Path(to), kinds)
-        for again in sorted(Path(to).iterdir()):
-            path = folder / again.name
-            if path.exists():
-                yield _figure(path, again, plots / f"{again.stem}.png")
+            draw(Path(to), formats=kinds)
+        for kind in kinds:
+            again = Path(to, path.with_suffix(f".{kind}").name)
+            if again.exists():
+                yield _figure(path.with_suffix(f".{kind}"), again, plots / f"{path.stem}.png")
 
 
 def _figure(path: Path, again: Path, png: Path | None = None) -> Verified:
@@ -449,102 +441,14 @@ def _drawn_by(png: Path | None):
         return NO_IMAGE
 
 
-def _paper(study: Study, folder: Path, plots: Path) -> Iterator[Verified]:
-    """What --paper wrote."""
-    if not folder.is_dir():
-        return
-    for name, text in paper.texts(study).items():
-        yield from _text(folder / name, lambda text=text: text)
-    yield from _drawn(folder, plots, lambda to, kinds: plot_utils.plot_comparisons(study, to, kinds))
-
-
-def _where(study: Study, folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
-    there = [results / name for name in (WHERE_FILE, PASSAGE_FILE) if (results / name).exists()]
-    if not there:
-        return
-    where, passage = compute(folders, study.all_results)
-    for path in there:
-        again = where if path.name == WHERE_FILE else passage
-        yield Verified(str(path), _guarded(lambda path=path, again=again: differences(load(path), again)))
-    if passage["activations"]:
-        yield from _text(plots / PAGE_FILE, lambda: disagreement_page.page(passage, where))
-        yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_where(where, to, kinds))
-        return
-    reasons = [f"{name}: {entry['reason']}" for name, entry in where["activations"].items()]
-    for path in (plots / PAGE_FILE, plots / FIGURE_FILE):
-        if path.exists():
-            yield Verified(str(path), reasons)
-
-
-def _remedies(study: Study, folders: Config, results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
-    path = results / remedies.REMEDIES_FILE
-    if path.exists():
-        again = tools_remedies.compute(folders, study.all_results, studies_dir)
-        yield Verified(str(path), _guarded(lambda: differences(remedies.load(path), again)))
-        yield from _text(results / remedies.TABLE_FILE, lambda: tools_remedies.table(remedies.load(path)))
-        yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_remedies(again, to, kinds))
-
-
-def _clock(results: Path, plots: Path) -> Iterator[Verified]:
-    """Page, table and figure of the clocks; what they measured only training again could tell."""
-    folder, figure = results / clock.FOLDER, plots / clock.FIGURE_FILE
-    if not (folder / clock.PAGE_FILE).exists():
-        return
-    try:
-        found = clock.load_clocks(results)
-        texts = tools_clock.made_of(found, folder, figure if figure.exists() else None)
-    except (UserError, storage.StorageError) as error:
-        yield Verified(str(folder), [str(error)])
-        return
-    for name, text in texts.items():
-        yield from _text(folder / name, lambda text=text: text)
-    yield from _drawn(plots, plots, lambda to, kinds: plot_utils.plot_clock(found, to, kinds))
-
-
-def _sources(folders: Config, results: Path, plots: Path) -> Iterator[Verified]:
-    """The tables of `--decompose`, from the results of single sources."""
-    for path in sorted(results.glob("[!.]*_sources.json")):
-        name = storage.activation_name(path.name.removesuffix("_sources.json"))
-        rows, problems = {}, []
-        try:
-            config = recorded_config(storage.read_results(storage.results_path(results, name)), folders)
-            for source, vary in decompose.sources_of(config).items():
-                own = config if vary == config.vary else decompose.in_folder(config, source, vary)
-                rows[source] = vary, storage.read_results(storage.results_path(own.results_dir, name))
-                problems += _other_settings(source, rows[source][1], own)
-            again = decompose.decomposed(config, name, rows)
-            problems += differences(storage.read_json(path), again)
-            pds = plot_utils.decomposed_pds(again)
-            yield from _drawn(plots, plots, lambda to, kinds, p=pds, n=name: plot_utils.plot_sources(p, n, to, kinds))
-        except (UserError, storage.StorageError) as error:
-            problems = [str(error)]
-        yield Verified(str(path), problems)
-
-
-def _other_settings(source: str, results: dict, config: Config) -> Iterator[str]:
-    """Settings in which the study of a source differs from what it must be: those of the study, but for `vary`."""
-    if results.get("fingerprint") != config.fingerprint():
-        yield f"{source}: its study has other settings: {config.describe_differences(results.get('config') or {})}"
-
-
-def _all_studies(results: Path, plots: Path, studies_dir: Path) -> Iterator[Verified]:
-    if (results / "ALL_STUDIES.md").exists():
-        found = studies.load_studies(results, studies_dir)
-        figure = plots / "all_studies.png"
-        made = studies.made_of(found, results, figure if figure.exists() else None)
-        for name, text in made.items():
-            yield from _text(results / name, lambda text=text: text)
-        yield from _drawn(plots, plots, lambda to, kinds: studies.draw_studies(found, to))
-
-
 # -- on the command line ------------------------------------------------------------------------------------------
 
 
-def print_verification(config: Config, studies_dir: str | Path = "studies") -> int:
+def print_verification(folder: Folder, products: Iterable[Product]) -> int:
     """Print ✓ or ✗ for each file, the differences below it, and at last what can't be derived; the number of files that
     are wrong."""
     wrong = 0
-    for found in verify(config, studies_dir):
+    for found in verify(folder, products):
         sign = "✗" if found.problems else "–" if found.note.startswith("not verified") else "✓"
         print(f"{sign} {found.name}" + (f" ({found.note})" if found.note else ""), flush=True)
         for problem in found.problems[:10]:

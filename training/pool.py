@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import questions
 from config import Config, UserError
 from storage import StorageError
 
@@ -160,8 +161,8 @@ def run_trials(
     config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int, job: str = "trial"
 ) -> Iterator[Outcome]:
     """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. With
-    several GPUs each process has one of them, always one that the fewest others have. `job`: "trial", or "clock" for
-    trials beside their twins (questions/clock/measure.py).
+    several GPUs each process has one of them, always one that the fewest others have. `job`: "trial", or what
+    a further question trains in its place (questions, JOBS).
 
     A trial that another process is training is waited for and then found done. When the caller stops early
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
@@ -249,10 +250,9 @@ def run_here(
 
 def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, job: str = "trial") -> Outcome:
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
-    from questions.clock import measure as clock
     from training import trial as trials
 
-    train = clock.run_clock if job == "clock" else trials.train_trial
+    train = {"trial": trials.train_trial, **dict(questions.hooks("JOBS"))}[job]
     try:
         record = train(config, *task, corpus, report=report, stop=stop)
         return Outcome(*task, record["status"], _diverged(record))

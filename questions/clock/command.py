@@ -11,15 +11,13 @@ Where no precision is asked for it is float32: in bfloat16 the first step alread
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import activations
-import plot_utils
 import storage
-from analysis.markdown import address
-from analysis.tables import csv, frame
+from analysis import products
 from config import Config, RunFailed, UserError
 from prepare_data import load_corpus
+from questions.clock import PRODUCTS
 from questions.clock import measure as clock
 from questions.clock import tell as analysis
 from training import experiment, pool
@@ -36,27 +34,28 @@ def settings(config: Config) -> Config:
     return clock.settings(config)
 
 
-def run(
-    config: Config, names: list[str], display: Display, strict_audit: bool = True, interruptible: Callable = iter
-) -> list[Path]:
-    """Train what is missing, and write page, table and figure; their paths.
+def run(session) -> None:
+    """Train what is missing, and write page, table and figure: what train.py does on --clock.
 
     Raises:
         UserError: wrong input, or what lies there was made with other settings.
         RunFailed: a trial failed; the others are kept.
         KeyboardInterrupt: what is finished is kept.
     """
-    config, corpus = settings(config), load_corpus(config)
+    config, display = settings(session.config), session.display
+    corpus = load_corpus(config)
     tasks = []
-    for name in names:
+    for name in session.names:
         done = clock.read(storage.clock_path(config.results_dir, name), config, corpus)["trials"]
         tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
     if tasks:
-        experiment.audit_before(config, list(dict.fromkeys(n for n, _ in tasks)), corpus, strict_audit, display)
-        _train(config, tasks, corpus, display, interruptible)
-    found = analysis.load_clocks(config.results_dir)
-    display.line(analysis.overview(found))
-    return write(config, found)
+        activations_ = list(dict.fromkeys(n for n, _ in tasks))
+        experiment.audit_before(config, activations_, corpus, session.options["strict_audit"], display)
+        _train(config, tasks, corpus, display, session.interruptible)
+    folder = products.Folder.of(config)
+    display.line(analysis.overview(folder))
+    for path in [path for product in PRODUCTS for path in products.write(product, folder)]:
+        display.line(f"written: {path}")
 
 
 def _train(config: Config, tasks: list, corpus, display: Display, interruptible: Callable) -> None:
@@ -87,24 +86,3 @@ def _train(config: Config, tasks: list, corpus, display: Display, interruptible:
     if failures:
         text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
         raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
-
-
-def write(config: Config, clocks: dict) -> list[Path]:
-    """Page, table and figure of the clocks in a folder of results."""
-    if not clocks:
-        raise UserError("no clock finished: all trials diverged")
-    folder = Path(config.results_dir) / analysis.FOLDER
-    figure = plot_utils.plot_clock(clocks, config.plots_dir)
-    texts = made_of(clocks, folder, figure)
-    for name, text in texts.items():
-        storage.write_text(folder / name, text)
-    return [*(folder / name for name in texts), figure]
-
-
-def made_of(clocks: dict, folder: Path, figure: Path | None) -> dict[str, str]:
-    """{file: its text} of page and table."""
-    link = address(figure, folder) if figure else ""
-    return {
-        analysis.PAGE_FILE: analysis.page(clocks, link),
-        analysis.TABLE_FILE: csv(frame(analysis.records(clocks))),
-    }

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.markdown import address
+from analysis.products import Folder
+from analysis.tables import csv, frame
+from config import UserError
+from plot_utils import figure
 from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, say
-from questions.clock.tell import Clock
+from questions.clock.tell import FIGURE_FILE, FOLDER, PAGE_FILE, TABLE_FILE, Clock, load_clocks, page, records
 
 Clocks = Mapping[str, Clock]
 
 
-def clock(clocks: Clocks) -> Figure:
+def whole(clocks: Clocks) -> Figure:
     names = [named(name, 20) for name in clocks]
     bottom = 1.05 + 0.16 * legend_rows(names)
-    figure, axes = panels(2, 2, 4.9 + bottom, bottom=bottom, across=0.8, down=0.7)
+    drawn, axes = panels(2, 2, 4.9 + bottom, bottom=bottom, across=0.8, down=0.7)
     note = (
         "Above: twins that differ from their trial in one bit since step 0; thin lines: seeds, thick: their geometric "
         "mean. Below: by the step at which\nthe twin left, doubling time while it grows (geometric mean, 95 % "
@@ -27,15 +34,15 @@ def clock(clocks: Clocks) -> Figure:
     one = next(iter(clocks.values()))
     seeds = max(len(c.trials) for c in clocks.values())
     at = f"{one.contents['config']['precision']}, {seeds} seed{'s' * (seeds > 1)}"
-    headline(figure, f"How fast two trainings part that differ in one bit  ·  {at}", note)
+    headline(drawn, f"How fast two trainings part that differ in one bit  ·  {at}", note)
     for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=True):
         panel(ax, clocks)
     handles = [
         Line2D([], [], color=colour, marker=marker, label=label)
         for label, (colour, marker) in zip(names, map(activation_style, clocks), strict=True)
     ]
-    legend_below(figure, handles, names, 0.6)
-    return figure
+    legend_below(drawn, handles, names, 0.6)
+    return drawn
 
 
 def _distances(ax: Axes, clocks: Clocks, kind: str, steps: str, title: str, ylabel: str) -> None:
@@ -94,3 +101,40 @@ def ends(ax: Axes, clocks: Clocks) -> None:
 
     _by_fork(ax, clocks, span)
     ax.set(title="PD at the end of training", ylabel="relative PD")
+
+
+@figure(
+    "clock",
+    whole,
+    weights=weights,
+    predictions=predictions,
+    doubling=doubling,
+    ends=ends,
+)
+def plot_clock(clocks: Mapping):
+    """How fast two trainings part that differ in one bit: distance of weights and predictions against steps, doubling
+    time, and PD at the end by the step of the fork. Writes `clock.png`. Panels: weights, predictions, doubling, ends.
+
+    Args:
+        clocks: {activation: Clock}, what questions.clock.tell.load_clocks reads from the files of `train.py --clock`.
+
+    Raises:
+        UserError: it is something else, or empty.
+        storage.StorageError: the disk refuses.
+    """
+    if not isinstance(clocks, Mapping) or not clocks or not all(isinstance(c, Clock) for c in clocks.values()):
+        raise UserError("clocks: {activation: Clock} is needed, as clock.tell.load_clocks('results') gives it")
+    return clocks
+
+
+def make(folder: Folder) -> dict[Path, object]:
+    """Page, table and figure of the clocks in a folder of results."""
+    clocks, figure = load_clocks(folder.results), folder.plots / FIGURE_FILE
+    if not clocks:
+        raise UserError("no clock finished: all trials diverged")
+    own = folder.results / FOLDER
+    return {
+        own / PAGE_FILE: page(clocks, address(figure, own)),
+        own / TABLE_FILE: csv(frame(records(clocks))),
+        figure: partial(plot_clock, clocks),
+    }

@@ -25,6 +25,7 @@ import numpy as np
 import significance
 import storage
 from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
+from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import study_order
 from analysis.study import ALPHA
@@ -321,9 +322,10 @@ def _together(clock: Clock) -> str:
     return f"{label(clock.name)}: twins of all trials stay together {since}."
 
 
-def overview(clocks: Mapping[str, Clock]) -> str:
+def overview(folder: Folder) -> str:
     """The page for a terminal."""
-    return undressed(page(clocks)).replace("### ", "").replace("## ", "").replace("# ", "")
+    text = undressed(page(load_clocks(folder.results)))
+    return text.replace("### ", "").replace("## ", "").replace("# ", "")
 
 
 def records(clocks: Mapping[str, Clock]) -> list[dict]:

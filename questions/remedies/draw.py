@@ -4,34 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
+from analysis.products import Folder
+from analysis.tables import csv, frame
+from config import UserError
+from plot_utils import figure
 from plotting.style import GREY, SMALL, activation_style, headline, limits, named, panels, plain
-from questions.remedies.tell import NONE, front, mean_loss, mean_pd
+from questions.remedies.tell import FIGURE_FILE, NONE, TABLE_FILE, entries, front, mean_loss, mean_pd, records
 
 # beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
 PLACES = [(side, above) for above in (4, -9, 12, -17, 20, -25) for side in (1, -1)]
 AREA = 30  # points²: of a marker that stands for the time of one trial
 
 
-def remedies(entries: Mapping[str, Mapping]) -> Figure:
+def whole(entries: Mapping[str, Mapping]) -> Figure:
     columns = min(2, len(entries))
     rows = math.ceil(len(entries) / columns)
-    figure, axes = panels(rows, columns, 0.95 + 2.75 * rows, left=0.62, bottom=0.8)
+    drawn, axes = panels(rows, columns, 0.95 + 2.75 * rows, left=0.62, bottom=0.8)
     note = (
         "Each point: the mean PD and the mean validation loss of a remedy; lower left is better. Area: training time "
         "of a unit (a trial, or a whole ensemble).\nCross: none. Line: those that no other beats in one without losing "
         "in the other."
     )
-    headline(figure, "What brings trials together, and what it costs", note)
+    headline(drawn, "What brings trials together, and what it costs", note)
     for ax, name in zip(axes.flat, entries, strict=False):
         pareto(ax, entries, name)
     for ax in axes.flat[len(entries) :]:
         ax.set_axis_off()
-    return figure
+    return drawn
 
 
 def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) -> None:
@@ -81,3 +87,35 @@ def name_points(ax: Axes, points: list[tuple[float, float]], names: list[str]) -
             names[i], points[i], xytext=(4 * side, above), textcoords="offset points", fontsize=SMALL, color=GREY,
             ha="left" if side > 0 else "right", va="baseline",
         )  # fmt: skip
+
+
+@figure("remedies", whole, pareto=pareto)
+def plot_remedies(remedies: Mapping):
+    """What brings the trials of each activation together: PD against validation loss, the area of a point the training
+    time. Writes `remedies.png`. Panel: pareto, of the first activation.
+
+    Args:
+        remedies: what `analyze_results.py --remedies` wrote, the contents of results/remedies.json.
+
+    Raises:
+        UserError: it is something else, or no activation has a remedy.
+        storage.StorageError: the disk refuses.
+    """
+    entries = remedies.get("activations") if isinstance(remedies, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError(
+            "remedies: the contents of results/remedies.json are needed, as analyze_results.py --remedies writes it"
+        )
+    told = {name: entry for name, entry in entries.items() if len(entry.get("arms", [])) > 1}
+    if not told:
+        raise UserError("remedies: no activation has one (train.py --averages or --remedy, or four trials)")
+    return told
+
+
+def make(folder: Folder) -> dict[Path, object]:
+    """Table and figure."""
+    measured = entries(folder)
+    made = {folder.results / TABLE_FILE: csv(frame(records(measured)))}
+    if any(len(entry.get("arms", [])) > 1 for entry in measured.values()):
+        made[folder.plots / FIGURE_FILE] = partial(plot_remedies, {"activations": measured})
+    return made

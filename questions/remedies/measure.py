@@ -17,52 +17,35 @@ from pathlib import Path
 import numpy as np
 
 import metrics
-import plot_utils
 import storage
+from analysis.products import Folder, check_checkpoints, measured
 from analysis.results import Measured, load_all_results, mean, seeds_shared
-from analysis.tables import csv, frame
-from config import Config, UserError
+from config import Config, RunFailed, UserError
 from prepare_data import Corpus, load_corpus
 from questions.remedies import tell as remedies
-from questions.where.measure import recorded_config
-from questions.where.tell import identity
 
 
-def update(
-    folders: Config, all_results: Mapping[str, dict], studies_dir: str | Path = "studies"
-) -> tuple[str, list[Path]]:
-    """Bring file, table and figure up to date; what they say, for a terminal, and their paths."""
-    found = compute(folders, all_results, studies_dir)
-    files = [Path(folders.results_dir) / name for name in (remedies.REMEDIES_FILE, remedies.TABLE_FILE)]
-    storage.write_json(files[0], found)
-    storage.write_text(files[1], table(found))
-    if any(len(entry.get("arms", [])) > 1 for entry in found["activations"].values()):
-        files.append(plot_utils.plot_remedies(found, folders.plots_dir))
-    return remedies.overview(found), files
+def measure(folder: Folder) -> dict[Path, object]:
+    """{remedies.json: its contents}.
+
+    Raises:
+        RunFailed: no activation has an arm beside none.
+    """
+    others = other_studies(folder)
+    entries = measured(folder, lambda name, results: _activation(folder, name, results, others))
+    if all(len(entry.get("arms", ())) < 2 for entry in entries.values()):
+        why = "".join(f"; {line}" for line in remedies.lacking(entries))
+        raise RunFailed(f"no remedies to compare (train.py --averages or --remedy, or four trials){why}")
+    return {folder.results / remedies.REMEDIES_FILE: {"schema": remedies.SCHEMA, "activations": entries}}
 
 
-def table(found: Mapping) -> str:
-    return csv(frame(remedies.records(found)))
-
-
-def compute(folders: Config, all_results: Mapping[str, dict], studies_dir: str | Path = "studies") -> dict:
-    """The contents of remedies.json."""
-    entries, others = {}, other_studies(folders, studies_dir)
-    for name, results in all_results.items():
-        try:
-            entries[name] = _activation(folders, name, results, others)
-        except (UserError, storage.StorageError, ValueError) as error:
-            entries[name] = {"identity": identity(results), "reason": " ".join(str(error).split())}
-    return {"schema": remedies.SCHEMA, "activations": entries}
-
-
-def other_studies(folders: Config, studies_dir: str | Path) -> dict[str, dict[str, dict]]:
-    """{study: its results} of the flat folders and of those below `studies_dir`, without the one in `folders`. One
-    that can't be read is none."""
-    paths = {"main": Path("results"), **{p.parent.name: p for p in sorted(Path(studies_dir).glob("*/results"))}}
+def other_studies(folder: Folder) -> dict[str, dict[str, dict]]:
+    """{study: its results} of the flat folders and of the other studies, without the one in `folder`. One that can't be
+    read is none."""
+    paths = {"main": Path("results"), **{p.parent.name: p for p in sorted(folder.studies.glob("*/results"))}}
     found = {}
     for name, path in paths.items():
-        if not path.is_dir() or path.resolve() == Path(folders.results_dir).resolve():
+        if not path.is_dir() or path.resolve() == folder.results.resolve():
             continue
         try:
             found[name] = load_all_results(path)
@@ -71,18 +54,18 @@ def other_studies(folders: Config, studies_dir: str | Path) -> dict[str, dict[st
     return found
 
 
-def _activation(folders: Config, name: str, results: dict, others: Mapping) -> dict:
+def _activation(folder: Folder, name: str, results: dict, others: Mapping) -> dict:
     m = Measured(name, results)
     ids = m.pd_ids
     if len(ids) < 2:
         raise UserError("fewer than two finished trials: there is nothing to compare")
     arms, notes = [_of_results(remedies.NONE, m, "", paired=True)], []
     try:
-        arms += _free(folders, m)
+        arms += _free(folder, m)
     except (UserError, storage.StorageError) as error:
         notes.append(f"nothing without training: {' '.join(str(error).split())}")
     arms += _trained(m, others)
-    return {"identity": identity(results), "arms": arms, "notes": notes}
+    return {"arms": arms, "notes": notes}
 
 
 def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
@@ -121,15 +104,12 @@ def _trained(m: Measured, others: Mapping) -> Iterator[dict]:
 # -- without training ---------------------------------------------------------------------------------------------
 
 
-def _free(folders: Config, m: Measured) -> list[dict]:
+def _free(folder: Folder, m: Measured) -> list[dict]:
     from training.pool import usable_cores
     from training.predictions import Predictions
 
-    config = recorded_config(m.results, folders)
-    for k in m.pd_ids:
-        file = storage.checkpoint_path(config.checkpoint_dir, m.name, k)
-        if storage.sha256_file(file) != (m.trials[k].get("checkpoint") or {}).get("sha256"):
-            raise UserError(f"{file}: not the checkpoint that was measured (its checksum differs)")
+    config = folder.config(m.results)
+    check_checkpoints(config, m.name, {k: m.trials[k] for k in m.pd_ids})
     corpus = load_corpus(config)
     if corpus.sha256 != m.record("dataset").get("sha256"):
         raise UserError("the prepared corpus is not the one the results were measured on")
@@ -182,14 +162,14 @@ def _averaged(config: Config, m: Measured, corpus: Corpus, name: str, like: dict
         models.append(model_from(saved, saved["averages"][name]).to(config.device))
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     with torch_settings(config, usable_cores()):
-        measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
+        both = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
     pd = np.zeros((len(ids), len(ids)))
-    pd[np.triu_indices(len(ids), 1)] = [pair["relative_pd"] for pair in measured.pairs]
+    pd[np.triu_indices(len(ids), 1)] = [pair["relative_pd"] for pair in both.pairs]
     return {
         **like,
         "arm": name,
         "pd": (pd + pd.T).tolist(),
-        "losses": [values["val_loss"] for values in measured.models],
+        "losses": [values["val_loss"] for values in both.models],
         # processor time that was spent on all of the means together
         "seconds": mean(m.trials[k].get("averages_time") for k in ids),
     }

@@ -12,36 +12,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 import significance
 import storage
+from analysis import products
 from analysis.markdown import DASH, address, effect, fixed, label, labels, listed, safe, table, undressed
+from analysis.products import Folder, Section
 from config import Config, UserError
-from questions.where.tell import identity
 
 SCHEMA = "remedies/1"
 REMEDIES_FILE, TABLE_FILE = "remedies.json", "remedies.csv"  # in the folder of the results
 FIGURE_FILE = "remedies.png"  # in that of the figures
-EMPTY = {"schema": SCHEMA, "activations": {}}
 NONE = "none"  # the arm the others are compared with: the study as it is
 SIZES = (2, 3)  # trials in an ensemble
 # settings in which a study may differ from another one to be an arm of it
 ARM_SETTINGS = ("remedy", "strength", "teacher", "averages", "min_lr", "cooldown")
 
 
-def load(path: str | Path) -> dict:
-    """The file's contents; EMPTY where it is missing or of another schema.
+def entries(folder: Folder) -> dict[str, dict]:
+    """{activation: its arms}, or the reason why there are none.
 
     Raises:
-        StorageError: it is damaged.
+        StorageError: the file is damaged.
     """
-    found = storage.read_json(path) if Path(path).is_file() else {}
-    known = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("activations"), dict)
-    if not known:
-        return dict(EMPTY)
+    path = folder.results / REMEDIES_FILE
+    found = products.fitting(products.load(path, SCHEMA)["activations"], folder.study.all_results)
     try:
         records(found)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -171,12 +168,12 @@ def _times(ours: float | None, theirs: float | None) -> str:
     return f"× {ours / theirs:.2f}" if ours and theirs else DASH
 
 
-def section(remedies: Mapping) -> list[str]:
+def lines(entries: Mapping[str, dict]) -> list[str]:
     """The report's lines; [] where no activation has an arm beside none."""
-    told = {name: e for name, e in remedies["activations"].items() if len(e.get("arms", [])) > 1}
+    told = {name: e for name, e in entries.items() if len(e.get("arms", [])) > 1}
     if not told:
         return []
-    lines = [
+    text = [
         "### What buys how much",
         "",
         "What brings the trials of an activation together, against the study as it is (none). Units are the models "
@@ -186,8 +183,8 @@ def section(remedies: Mapping) -> list[str]:
         "expected to seem to do something. Training time is that of a unit: of all its trials.",
     ]
     for name, entry in told.items():
-        lines += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
-    return [*lines, *(f"- {line}" for line in (*_ensembles(told), *_costs(told), *_lacking(remedies)))]
+        text += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
+    return [*text, *(f"- {line}" for line in (*_ensembles(told), *_costs(told), *lacking(entries)))]
 
 
 def _ensembles(told: Mapping) -> list[str]:
@@ -222,24 +219,23 @@ def _costs(told: Mapping) -> list[str]:
     return lines
 
 
-def _lacking(remedies: Mapping) -> list[str]:
+def lacking(entries: Mapping[str, dict]) -> list[str]:
     reasons: dict[str, list[str]] = {}
-    for name, entry in remedies["activations"].items():
+    for name, entry in entries.items():
         for text in [entry["reason"]] if "reason" in entry else entry.get("notes", []):
             reasons.setdefault(text, []).append(name)
     return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
 
 
-def overview(remedies: Mapping) -> str:
+def overview(folder: Folder) -> str:
     """The section for a terminal."""
-    lines = section(remedies) or [f"- {line}" for line in _lacking(remedies)] or ["no remedies to compare"]
-    return undressed("\n".join(lines)).replace("### ", "")
+    return undressed("\n".join(lines(entries(folder)))).replace("### ", "")
 
 
-def records(remedies: Mapping) -> list[dict]:
+def records(entries: Mapping[str, dict]) -> list[dict]:
     """One row per activation and arm, for the CSV."""
     found = []
-    for name, entry in remedies["activations"].items():
+    for name, entry in entries.items():
         if "arms" not in entry:
             continue
         tests = {c.name: c for c in compared(entry)}
@@ -262,20 +258,17 @@ def records(remedies: Mapping) -> list[dict]:
     return found
 
 
-class Told:
-    """What the report of these results tells: `lines` of Markdown and `images`, {link: file}; nothing where --remedies
-    was not run, or of other checkpoints."""
-
-    def __init__(self, all_results: Mapping[str, dict], folder: Path, plots: Path):
-        found, entries = load(folder / REMEDIES_FILE), {}
-        for name, entry in found["activations"].items():
-            if name in all_results and entry.get("identity") == identity(all_results[name]):
-                entries[name] = entry
-        self.lines, self.images = section({**found, "activations": entries}), {}
-        if self.lines and (plots / FIGURE_FILE).is_file():
-            link = address(plots / FIGURE_FILE, folder)
-            self.images = {link: plots / FIGURE_FILE}
-            self.lines += ["", f"![{_in_words(entries)}]({link})"]
+def section(folder: Folder) -> Section | None:
+    """What the report tells."""
+    measured = entries(folder)
+    text, images = lines(measured), {}
+    if not text:
+        return None
+    if (folder.plots / FIGURE_FILE).is_file():
+        link = address(folder.plots / FIGURE_FILE, folder.results)
+        images = {link: folder.plots / FIGURE_FILE}
+        text += ["", f"![{_in_words(measured)}]({link})"]
+    return Section(text, images)
 
 
 def _in_words(entries: Mapping) -> str:

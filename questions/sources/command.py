@@ -10,12 +10,14 @@ shuffle`: with as many steps as an epoch takes, order varies alone; table and fi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import storage
-from config import SOURCES, Config
+from analysis.products import Folder
+from config import SOURCES, Config, UserError
 from storage import number
 from training.sampling import WITH_REPLACEMENT, order_explained, order_varies
 
@@ -26,6 +28,14 @@ VARIES = {
     "bit": "one bit of one initial weight alone differs between trials",
     "all": "everything differs between trials, as in the study",
 }
+
+
+def run(session) -> None:
+    """What train.py does on --decompose."""
+    if session.named is None:
+        session.say("relu, the baseline, since no --activation is named")
+    for name in session.names:
+        print_table(decompose(session.config, name, session.run_study, say=session.say, **session.options))
 
 
 def sources_of(config: Config) -> dict[str, tuple[str, ...]]:
@@ -49,7 +59,7 @@ def decompose(
     {name: {"relative_pd": [per pair], "mean", "share_of_all", "top1_mismatch_pct", "avg_val_loss"}}}, which is also in
     `results_dir/{activation}_sources.json`.
     """
-    import plot_utils
+    from questions.sources.draw import decomposed_pds, plot_sources
 
     table, sources = {}, sources_of(config)
     for k, (name, vary) in enumerate(sources.items(), 1):
@@ -63,7 +73,7 @@ def decompose(
         table[name] = (vary, results)
     decomposition = decomposed(config, activation, table)
     storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
-    plot_utils.plot_sources(plot_utils.decomposed_pds(decomposition), activation, config.plots_dir)
+    plot_sources(decomposed_pds(decomposition), activation, config.plots_dir)
     return decomposition
 
 
@@ -88,6 +98,43 @@ def decomposed(config: Config, activation: str, sources: Mapping[str, tuple[tupl
         settings = config.to_dict()
         table["order"] |= {"varies": order_varies(settings, tokens), "explained": order_explained(settings, tokens)}
     return found
+
+
+def _files(folder: Folder) -> dict[Path, str]:
+    """{file of a decomposition: its activation}."""
+    paths = sorted(folder.results.glob("[!.]*_sources.json"))
+    return {path: storage.activation_name(path.name.removesuffix("_sources.json")) for path in paths}
+
+
+def make(folder: Folder) -> dict[Path, object]:
+    """The figures."""
+    from questions.sources.draw import decomposed_pds, plot_sources
+
+    made = {}
+    for path, name in _files(folder).items():
+        figure = folder.plots / f"{storage.file_name(name)}_sources.png"
+        made[figure] = partial(plot_sources, decomposed_pds(storage.read_json(path)), name)
+    return made
+
+
+def measure(folder: Folder) -> dict[Path, object]:
+    """The tables, from the results of single sources.
+
+    Raises:
+        UserError: the study of a source has other settings than it must, those of the study but for `vary`.
+    """
+    made = {}
+    for path, name in _files(folder).items():
+        config, rows = folder.config(storage.read_results(storage.results_path(folder.results, name))), {}
+        for source, vary in sources_of(config).items():
+            own = config if vary == config.vary else in_folder(config, source, vary)
+            results = storage.read_results(storage.results_path(own.results_dir, name))
+            if results.get("fingerprint") != own.fingerprint():
+                differing = own.describe_differences(results.get("config") or {})
+                raise UserError(f"{source}: its study has other settings: {differing}")
+            rows[source] = vary, results
+        made[path] = decomposed(config, name, rows)
+    return made
 
 
 def in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:

@@ -11,19 +11,32 @@ from __future__ import annotations
 
 import math
 import os
-import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import scipy
 
-import plot_utils
 import significance
 import storage
-from analysis.markdown import DASH, counted, fixed, label, labels, listed, p_value, plus_minus, safe, signed, table
+from analysis.markdown import (
+    DASH,
+    address,
+    counted,
+    fixed,
+    label,
+    labels,
+    listed,
+    p_value,
+    plus_minus,
+    safe,
+    signed,
+    table,
+    undressed,
+)
+from analysis.products import Folder
 from analysis.question import Question
 from analysis.results import Measured, load_all_results, mean, median, std, study_order, training_mark
 from analysis.study import ALPHA, PairTests, Study, Tested
@@ -31,8 +44,6 @@ from analysis.tables import csv, frame
 from config import UserError
 from measures.table import BY_KEY
 from storage import number
-
-__all__ = ["load_studies", "studies_frame", "pooled_frame", "studies_text", "write_studies"]
 
 MAIN = "main"  # the study in the flat folders
 SMOOTH = "all smooth"  # the planned contrast: the smooth activations together
@@ -644,47 +655,34 @@ def cautions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_studies(
-    results_dir: str | os.PathLike = "results",
-    plots_dir: str | os.PathLike = "plots",
-    studies_dir: str | os.PathLike = "studies",
-) -> list[Path]:
-    """Write the tables, the figure and the text over all studies; returns their paths, the text's last.
+def make(folder: Folder) -> dict[Path, object]:
+    """Tables, figure (where any study has a ratio to ReLU) and text."""
+    from questions.studies.draw import plot_studies
 
-    Raises: what `load_studies` raises, and storage.StorageError when the disk refuses.
-    """
-    studies, folder = load_studies(results_dir, studies_dir), Path(results_dir)
-    drawn = draw_studies(studies, plots_dir)
-    made = {folder / name: text for name, text in made_of(studies, folder, drawn).items()}
-    for path, text in made.items():
-        storage.write_text(path, text)
-    *tables, text = made
-    return [*tables, *([drawn] if drawn else []), text]
-
-
-def draw_studies(studies: Mapping[str, Member], plots_dir: str | os.PathLike) -> Path | None:
-    """Draw all_studies.png; None where no study has a ratio to the baseline."""
+    studies, figure = load_studies(folder.results, folder.studies), folder.plots / "all_studies.png"
     rows = figure_rows(studies)
     pooled = [
         {"activation": p.activation, "ratio": p.ratio(), "low": p.ratio("low"), "high": p.ratio("high")}
         for p in pool(studies)["PD"]
         if p.p is not None and p.activation != SMOOTH
     ]
-    return plot_utils.plot_studies(rows, plots_dir, pooled) if rows else None
-
-
-def made_of(studies: Mapping[str, Member], folder: Path, figure: Path | None) -> dict[str, str]:
-    """{file name: contents} of the tables and the text; `folder` is where they lie, `figure` the drawn one."""
-    link = figure and urllib.parse.quote(Path(os.path.relpath(figure, folder)).as_posix())
-    return {
+    link = address(figure, folder.results) if rows else None
+    texts = {
         "all_studies.csv": csv(studies_frame(studies)),
         "all_studies_pooled.csv": csv(pooled_frame(studies)),
         "ALL_STUDIES.md": studies_text(studies, link),
     }
+    drawn = {figure: partial(plot_studies, rows, pooled=pooled)} if rows else {}
+    return {folder.results / name: text for name, text in texts.items()} | drawn
+
+
+def overview(folder: Folder) -> str:
+    """The text for a terminal."""
+    return undressed(storage.read_bytes(folder.results / "ALL_STUDIES.md").decode())
 
 
 def figure_rows(studies: Mapping[str, Member]) -> list[dict]:
-    """The table of plot_utils.plot_studies: every ratio to the baseline that there is."""
+    """The table of plot_studies: every ratio to the baseline that there is."""
     rows = []
     for study in studies.values():
         where = {"study": study.name, "model": study.model, "dataset": study.dataset}

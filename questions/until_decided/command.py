@@ -33,6 +33,11 @@ HEARTBEAT = 5  # seconds between two writes of the time spent: so much is lost w
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
+def run(session) -> None:
+    """What train.py does on --until-decided."""
+    session.until_decided(session.args.budget, session.args.margin)
+
+
 def until_decided(
     config: Config,
     names: Sequence[str],

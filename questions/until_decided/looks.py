@@ -14,15 +14,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import activations
 import significance
 import storage
 from analysis import sequential
 from analysis.markdown import duration, fixed, label, listed, safe, table
+from analysis.products import Folder, Section
 from analysis.question import REFERENCE
-from analysis.results import Measured, load_all_results, seeds_shared
+from analysis.results import Measured, seeds_shared
 from analysis.study import Study
+from config import UserError
 
 SCHEMA_VERSION = 1
 TOLERANCE = 1e-6  # relative; where the results were made the difference is 0
@@ -220,12 +223,27 @@ def with_looks(study: Study, folder: str | os.PathLike) -> Study:
     return Study(study.all_results, study.name, record, study.question)
 
 
-def read_study(folder: str | os.PathLike) -> Study:
-    """The study of a folder of results, with its looks.
+def measure(folder: Folder) -> dict[Path, object]:
+    """{looks.json: the record with every look taken again}.
 
-    Raises: what load_all_results, Study and with_looks raise.
+    Raises:
+        UserError: the results lack a trial or an activation of them.
     """
-    return with_looks(Study(load_all_results(folder)), folder)
+    record, all_results = load(folder.results), folder.study.all_results
+    if missing := [name for name in record["plan"]["activations"] if name not in all_results]:
+        raise UserError(f"there are no results of {', '.join(missing)}")
+    try:
+        again = take(all_results, record["plan"], [look["trials"] for look in record["looks"]])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    looks = [{**old, **new} for old, new in zip(record["looks"], again, strict=True)]
+    return {storage.looks_path(folder.results): {**record, "looks": looks}}
+
+
+def status(results_dir: str | os.PathLike) -> list[str]:
+    """The looks of a study for --status."""
+    record = load(results_dir)
+    return status_lines(record) if record else []
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
@@ -310,13 +328,11 @@ def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
     ]
 
 
-def told(study: Study, folder: str | os.PathLike) -> list[str]:
+def section(folder: Folder) -> Section:
     """`looks_section` of the record in a folder, where it is of these results; else one line, that it isn't."""
-    record = study.looks or load(folder)
+    study = folder.study
+    record = study.looks or load(folder.results)
     if record and not study.looks and (problems := derive_looks(study.all_results, record)):
-        return [
-            "",
-            f"The looks in {storage.looks_path(folder).name} are not of these results ({safe(problems[0])}).",
-            "",
-        ]
-    return ["", *looks_section(record, paid=study.looks is not None), ""]
+        path = storage.looks_path(folder.results)
+        return Section([f"The looks in {path.name} are not of these results ({safe(problems[0])})."])
+    return Section(looks_section(record, paid=study.looks is not None))

@@ -4,21 +4,29 @@ the activations of results/where.json that have numbers."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import products
+from analysis.products import Folder
+from config import UserError
+from plot_utils import figure
 from plotting.style import GREY, SMALL, activation_style, headline, legend_below, legend_rows, named, panels, say
+from questions.where import page as disagreement_page
+from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, SCHEMA, entries
 
 SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, and not drawn
 
 
-def where(entries: Mapping[str, Mapping]) -> Figure:
+def whole(entries: Mapping[str, Mapping]) -> Figure:
     names = [named(name, 20) for name in entries]
     bottom = 0.95 + 0.16 * legend_rows(names)
-    figure, axes = panels(3, 2, 7.15 + bottom, left=0.6, top=0.5, bottom=bottom, across=0.72, down=0.72)
+    drawn, axes = panels(3, 2, 7.15 + bottom, left=0.6, top=0.5, bottom=bottom, across=0.72, down=0.72)
     found = {entry["positions"] for entry in entries.values()}
     at = f"{found.pop():,} positions" if len(found) == 1 else "fixed positions"
     note = (
@@ -28,7 +36,7 @@ def where(entries: Mapping[str, Mapping]) -> Figure:
         f"as one errs, below it they agree on mistakes. Classes with less than {100 * SEEN:g} % of the positions are "
         "left out."
     )
-    headline(figure, f"Where trials disagree, and whether that is an error  ·  {at}", note)
+    headline(drawn, f"Where trials disagree, and whether that is an error  ·  {at}", note)
     for panel, ax in zip((by_entropy, by_frequency, by_place, by_kind, calibration, error), axes.flat, strict=True):
         panel(ax, entries)
     box = axes[1, 1].get_position()  # its labels are words
@@ -37,8 +45,8 @@ def where(entries: Mapping[str, Mapping]) -> Figure:
         Line2D([], [], color=colour, marker=marker, label=label)
         for label, (colour, marker) in zip(names, map(activation_style, entries), strict=True)
     ]
-    legend_below(figure, handles, names, 0.5)
-    return figure
+    legend_below(drawn, handles, names, 0.5)
+    return drawn
 
 
 def _line(ax: Axes, name: str, x, y) -> None:
@@ -122,3 +130,46 @@ def error(ax: Axes, entries: Mapping) -> None:
         ax.plot(x, y, marker, color=colour, markersize=3.2, gid=name)
     ax.plot([0, most], [0, most], color=GREY, linestyle=":", linewidth=0.9)
     ax.set(title="Disagreement against error", xlabel="top-1 error", ylabel="top-1 disagreement")
+
+
+@figure(
+    "where",
+    whole,
+    entropy=by_entropy,
+    frequency=by_frequency,
+    place=by_place,
+    kind=by_kind,
+    calibration=calibration,
+    error=error,
+)
+def plot_where(where: Mapping):
+    """On which text trials differ, and whether that is an error: PD by how predictable the position is, by the target's
+    frequency, place in the window and kind; calibration; disagreement against error. Writes `where.png`.
+    Panels: entropy, frequency, place, kind, calibration, error.
+
+    Args:
+        where: what `analyze_results.py --where` wrote, the contents of results/where.json.
+
+    Raises:
+        UserError: it is something else, or holds no activation with predictions of two trials.
+        storage.StorageError: the disk refuses.
+    """
+    entries = where.get("activations") if isinstance(where, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        raise UserError("where: the contents of results/where.json are needed, as analyze_results.py --where writes it")
+    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
+    if not told:
+        raise UserError("where: no activation has predictions of two trials (each entry says why)")
+    return told
+
+
+def make(folder: Folder) -> dict[Path, object]:
+    """The figure and the page."""
+    where = {"activations": entries(folder)}
+    passage = products.load(folder.results / PASSAGE_FILE, SCHEMA)
+    made = {}
+    if any("reason" not in entry for entry in where["activations"].values()):
+        made[folder.plots / FIGURE_FILE] = partial(plot_where, where)
+    if passage["activations"]:
+        made[folder.plots / PAGE_FILE] = disagreement_page.page(passage, where)
+    return made

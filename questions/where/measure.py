@@ -2,96 +2,58 @@
 
 `python analyze_results.py --where` predicts the fixed evaluation windows once more with every trial, one forward pass
 each, and writes `results/where.json` (numbers), `results/where_passage.json` (a passage of the validation text, with
-what each trial expected) and what is drawn from the two: `plots/where.png` and `plots/disagreement.html`. What was
-computed from the same checkpoints before is kept.
+what each trial expected) and what is drawn from the two: `plots/where.png` and `plots/disagreement.html`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-import plot_utils
-import storage
+from analysis.products import Folder, check_checkpoints, measured
 from analysis.results import Measured, mean
 from config import Config, UserError
-from questions.where import page as disagreement_page
 from questions.where import positions
-from questions.where.tell import (
-    EMPTY,
-    PAGE_FILE,
-    PASSAGE_FILE,
-    PASSAGE_TOKENS,
-    SCHEMA,
-    SHOWN,
-    WHERE_FILE,
-    identity,
-    load,
-    overview,
-)
+from questions.where.tell import PASSAGE_FILE, PASSAGE_TOKENS, SCHEMA, SHOWN, WHERE_FILE
 
 
-def update(folders: Config, all_results: Mapping[str, dict]) -> tuple[str, list[Path]]:
-    """Bring the two files, the figure and the page up to date with the results; what they say, for a terminal, and
-    their paths."""
-    files = [Path(folders.results_dir) / name for name in (WHERE_FILE, PASSAGE_FILE)]
-    where, passage = compute(folders, all_results, *map(load, files))
-    storage.write_json(files[0], where)
-    storage.write_text(files[1], json.dumps(passage, allow_nan=False, ensure_ascii=False, separators=(",", ":")) + "\n")
-    drawn = []
-    if any("reason" not in entry for entry in where["activations"].values()):
-        drawn.append(plot_utils.plot_where(where, folders.plots_dir))
-    if passage["activations"]:
-        drawn.append(Path(folders.plots_dir) / PAGE_FILE)
-        storage.write_text(drawn[-1], disagreement_page.page(passage, where))
-    return overview(where), files + drawn
+def measure(folder: Folder) -> dict[Path, object]:
+    """{where.json: …, where_passage.json: …}: their contents.
 
+    Raises:
+        RunFailed: no activation has predictions of two trials.
+    """
+    study, passages = _Study(folder), {}
 
-def compute(
-    folders: Config, all_results: Mapping[str, dict], old: Mapping = EMPTY, old_passage: Mapping = EMPTY
-) -> tuple[dict, dict]:
-    """The contents of where.json and where_passage.json; what `old` holds of the same checkpoints is kept."""
-    entries, passages = {}, {}
-    study = _Study(folders)
-    for name, results in all_results.items():
-        key = identity(results)
-        kept = old["activations"].get(name, {})
-        if key and kept.get("identity") == key and "reason" not in kept:
-            entries[name], passages[name] = kept, old_passage["activations"].get(name)
-            continue
-        try:
-            entries[name], passages[name] = study.activation(name, results)
-        except (UserError, storage.StorageError, ValueError) as error:
-            entries[name] = {"identity": key, "reason": " ".join(str(error).split())}
-    passage = {**old_passage, "activations": {name: entry for name, entry in passages.items() if entry}}
-    if study.corpus:
-        passage |= {"tokens": study.passage_tokens().tolist(), "context": study.context, "texts": study.texts}
-    passage["texts"] = _texts(passage, passage["texts"])
-    return {"schema": SCHEMA, "activations": entries}, passage
+    def one(name: str, results: dict) -> dict:
+        entry, passage = study.activation(name, results)
+        if passage:
+            passages[name] = passage
+        return entry
+
+    entries = measured(folder, one)
+    passage = {"schema": SCHEMA, "activations": passages, "tokens": study.passage_tokens().tolist()}
+    passage |= {"context": study.context, "texts": _texts(passage, study.texts)}
+    files = {WHERE_FILE: {"schema": SCHEMA, "activations": entries}, PASSAGE_FILE: passage}
+    return {folder.results / name: contents for name, contents in files.items()}
 
 
 class _Study:
     """The corpus, read at the first activation that needs it, and what is the same for all activations."""
 
-    def __init__(self, folders: Config):
-        self.folders, self.corpus = folders, None
+    def __init__(self, folder: Folder):
+        self.folder, self.corpus = folder, None
 
     def activation(self, name: str, results: dict) -> tuple[dict, dict | None]:
         """The entry of an activation in where.json, and in where_passage.json (None without weights)."""
         from training.pool import usable_cores
         from training.predictions import Predictions
 
-        config = recorded_config(results, self.folders)
+        config = self.folder.config(results)
         done = Measured(name, results).trials
-        for k, trial in done.items():
-            file = storage.checkpoint_path(config.checkpoint_dir, name, k)
-            if not file.exists():
-                raise UserError(f"{file}: no such file; --checkpoint-dir says where the trained models are")
-            if storage.sha256_file(file) != (trial.get("checkpoint") or {}).get("sha256"):
-                raise UserError(f"{file}: not the checkpoint that was measured (its checksum differs)")
+        check_checkpoints(config, name, done)
         self._read_corpus(config, results)
         predictions = Predictions(config, name, self.corpus, list(done), usable_cores())
         chunks = predictions.chunks()
@@ -100,7 +62,6 @@ class _Study:
         previous = tokens[:, :-1].reshape(-1)
         recorded = mean(Measured(name, results).pair_values("relative_pd"))
         entry = {
-            "identity": identity(results),
             "source": predictions.source,
             "note": _note(predictions),
             "trials": predictions.trials,
@@ -156,34 +117,18 @@ class _Study:
         return {"trials": predictions.trials, "pd": [round(float(x), 4) for x in pd], "expected": expected}
 
 
-def recorded_config(results: Mapping, folders: Config) -> Config:
-    """The settings that results record, with the folders of `folders`.
-
-    Raises:
-        UserError: they record none, or not those of their fingerprint.
-    """
-    if "config" not in results or "fingerprint" not in results:
-        raise UserError("it records no settings: another tool's file, nothing to derive it from")
-    names = ("data_dir", "checkpoint_dir", "results_dir", "plots_dir")
-    config = Config.from_dict({**results["config"], "study": None, **{k: getattr(folders, k) for k in names}})
-    if config.fingerprint() != results["fingerprint"]:
-        raise UserError("its fingerprint is not that of the settings it records")
-    return config
-
-
 def _expected(p: np.ndarray, likely: np.ndarray, true: int) -> Iterator[list]:
     for one, top in zip(p, likely, strict=True):
         told = [x for token in top for x in (int(token), round(float(one[token]), 4))]
         yield [*told, round(float(one[true]), 4)]
 
 
-def _texts(passage: Mapping, texts: Mapping | list[str]) -> dict[str, str]:
+def _texts(passage: Mapping, texts: list[str]) -> dict[str, str]:
     """The texts of those tokens that the passage or an expectation in it names."""
     used = set(passage["tokens"])
     for entry in passage["activations"].values():
         used |= {token for place in entry["expected"] for told in place for token in told[:-1:2]}
-    known = texts if isinstance(texts, Mapping) else {str(i): text for i, text in enumerate(texts)}
-    return {str(token): known[str(token)] for token in sorted(used)}
+    return {str(token): texts[token] for token in sorted(used)}
 
 
 def _note(predictions) -> str:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 
 import significance
-import storage
+from analysis import products
 from analysis.markdown import DASH, address, fixed, label, labels, listed, p_value, safe, signed, span, table, undressed
+from analysis.products import Folder, Section
 from analysis.question import default_baseline
-from analysis.results import Measured
 from analysis.study import ALPHA
 from questions.where import page as disagreement_page
 
@@ -23,49 +22,20 @@ WHERE_FILE, PASSAGE_FILE = "where.json", "where_passage.json"  # in the folder o
 FIGURE_FILE, PAGE_FILE = "where.png", "disagreement.html"  # in that of the figures
 PASSAGE_TOKENS = 768  # of the validation text, from its beginning
 SHOWN = 3  # most likely tokens told of each trial
-EMPTY = {"schema": SCHEMA, "activations": {}, "tokens": [], "texts": {}, "context": 0}
 SAME_PD = 1e-3  # relative: PD computed again differs by less, unless it was measured elsewhere
 
 
-def load(path: str | Path) -> dict:
-    """The file's contents; EMPTY where it is missing or of another schema.
-
-    Raises:
-        StorageError: it is damaged.
-    """
-    path = Path(path)
-    found = storage.read_json(path) if path.is_file() else {}
-    known = isinstance(found, dict) and found.get("schema") == SCHEMA and isinstance(found.get("activations"), dict)
-    return found if known else dict(EMPTY)
-
-
-def identity(results: Mapping) -> dict | None:
-    """What an entry was computed from: settings, and the checkpoints of the finished trials; None where the results
-    don't record them."""
-    trials = Measured(results["activation"], dict(results)).trials
-    checkpoints = {str(k): (t.get("checkpoint") or {}).get("sha256") for k, t in trials.items()}
-    if not results.get("fingerprint") or None in checkpoints.values():
-        return None
-    return {"fingerprint": results["fingerprint"], "checkpoints": checkpoints}
-
-
-def fitting(where: Mapping, all_results: Mapping[str, dict]) -> dict:
-    """`where` with an entry for each of the results; one of other checkpoints is no longer told, only named."""
-    entries = {}
-    for name, results in all_results.items():
-        entry = where["activations"].get(name)
-        if entry is None or entry.get("identity") != identity(results):
-            entry = {"reason": "not computed from these checkpoints; run analyze_results.py --where"}
-        entries[name] = entry
-    return {**where, "activations": entries}
+def entries(folder: Folder) -> dict[str, dict]:
+    """{activation: what was measured of it}, or the reason why it wasn't."""
+    return products.fitting(products.load(folder.results / WHERE_FILE, SCHEMA)["activations"], folder.study.all_results)
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
 
 
-def section(where: Mapping) -> list[str]:
-    """The report's lines on what `fitting` gave; [] where no activation has an entry."""
-    told = {name: entry for name, entry in where["activations"].items() if "reason" not in entry}
+def lines(entries: Mapping[str, dict]) -> list[str]:
+    """The report's lines; [] where nothing was measured."""
+    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
     if not told:
         return []
     return [
@@ -77,7 +47,7 @@ def section(where: Mapping) -> list[str]:
         "",
         *_error(told),
         "",
-        *(f"- {line}" for line in _lacking(where["activations"])),
+        *(f"- {line}" for line in _lacking(entries)),
     ]
 
 
@@ -224,45 +194,35 @@ def _lacking(entries: Mapping) -> list[str]:
     return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
 
 
-def overview(where: Mapping) -> str:
+def overview(folder: Folder) -> str:
     """The section for a terminal."""
-    lines = section(where) or [f"- {line}" for line in _lacking(where["activations"])]
-    return undressed("\n".join(lines)).replace("### ", "")
+    return undressed("\n".join(lines(entries(folder)))).replace("### ", "")
 
 
-class Told:
-    """What the report of these results tells, from the files that --where left; nothing where it was not run.
+MARK = "<!-- the passage -->"
 
-    Attributes:
-        lines: of Markdown, with links to those of figure and page that are there. images: {link: file} of the figure.
-    """
 
-    _MARK = "<!-- the passage -->"
-
-    def __init__(self, all_results: Mapping[str, dict], folder: Path, plots: Path):
-        found = fitting(load(folder / WHERE_FILE), all_results)
-        self.lines, self.images, self._passage = section(found), {}, ""
-        if not self.lines:
-            return
-        if (plots / FIGURE_FILE).is_file():
-            link = address(plots / FIGURE_FILE, folder)
-            self.images = {link: plots / FIGURE_FILE}
-            self.lines += ["", f"![Where trials disagree, and whether that is an error]({link})"]
-        passage = load(folder / PASSAGE_FILE)
-        told = {name for name, entry in found["activations"].items() if "reason" not in entry}
-        shown = [name for name in passage["activations"] if name in told]
-        if shown and (plots / PAGE_FILE).is_file():
-            name = default_baseline(shown)
-            self._passage = disagreement_page.fragment(passage, name)
-            self.lines += [
-                "",
-                f"[A passage of the validation text]({address(plots / PAGE_FILE, folder)}), coloured by how much the "
-                f"trials of {label(name)} differ at each place; the page shows every activation, and what each trial "
-                "expected.",
-                "",
-                self._MARK,
-            ]
-
-    def in_html(self, page: str) -> str:
-        """The report's HTML with the passage in its place."""
-        return page.replace(self._MARK, self._passage)
+def section(folder: Folder) -> Section | None:
+    """What the report tells, with links to those of figure and page that are there."""
+    measured, plots = entries(folder), folder.plots
+    text, images, inserts = lines(measured), {}, {}
+    if not text:
+        return None
+    if (plots / FIGURE_FILE).is_file():
+        link = address(plots / FIGURE_FILE, folder.results)
+        images = {link: plots / FIGURE_FILE}
+        text += ["", f"![Where trials disagree, and whether that is an error]({link})"]
+    passage = products.load(folder.results / PASSAGE_FILE, SCHEMA)
+    shown = [name for name in passage["activations"] if "reason" not in measured.get(name, {"reason": ""})]
+    if shown and (plots / PAGE_FILE).is_file():
+        name = default_baseline(shown)
+        inserts = {MARK: disagreement_page.fragment(passage, name)}
+        text += [
+            "",
+            f"[A passage of the validation text]({address(plots / PAGE_FILE, folder.results)}), coloured by how much "
+            f"the trials of {label(name)} differ at each place; the page shows every activation, and what each trial "
+            "expected.",
+            "",
+            MARK,
+        ]
+    return Section(text, images, inserts)
