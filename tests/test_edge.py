@@ -174,6 +174,25 @@ def test_two_computations_of_planted_tables_agree():
     assert tell.text(tables) != said
 
 
+def test_equal_loss_is_read_between_lengths():
+    """Planted: ln PD is 3 · loss + a constant, so at one loss the ratio is that of the constants, 0.8, however far
+    apart the losses are; the same by the second computation."""
+    cells = []
+    rng = np.random.default_rng(0)
+    for name, factor, losses in (("relu", 1.0, (0.6, 0.5, 0.4)), ("gelu", 0.8, (0.62, 0.55, 0.47))):
+        for times, loss in zip((0.5, 1, 2), losses, strict=True):
+            made = cell(name, 3e-3, 1e-8, seeds=8, model="flights", vary="weights", times=times)
+            pairs = list(factor * np.exp(3 * loss + rng.normal(0, 1e-3, 28)))
+            cells.append({**made, "loss": [loss] * 8, "pairs": pairs, "twins": {}})
+    found = tell.at_equal_loss(cells)["weights", "gelu"]
+    assert found["loss"] == 0.47 and found["ratio"] == pytest.approx(0.8, rel=3e-3)
+    assert found["low"] < found["ratio"] < found["high"] < 0.82
+    expected = [found[k] for k in ("ratio", "low", "high")]
+    np.testing.assert_allclose(recount.equal_loss(cells)["weights", "gelu"], expected)
+    assert "at 0.4700 nats" in tell.text({"C2": {"cells": cells}})
+    assert tell.at_equal_loss(cells[:3] + cells[5:]) == {}  # one length is no line
+
+
 def test_a_wrong_computation_is_noticed(monkeypatch):
     tables = planted_tables()
     monkeypatch.setattr(tell, "geometric", lambda c, twin="bit": float(np.mean(c["twins"][twin]["pd"])))
@@ -269,6 +288,20 @@ def test_rungs_of_the_click_model(model, monkeypatch):
     starts = [distances[0] for distances in record["twins"]["bit"]["distances"]]
     assert all(0 < start < 1e-7 for start in starts)
     assert (pd["bit"] > 0).all() and (pd["example"] > 0).all()
+
+
+def test_what_varies_in_the_control(monkeypatch):
+    """Weights alone: members see one order. With order, too: none sees another's. The first seed's is the same."""
+    data = clicks.synthetic(4000, 400)
+    monkeypatch.setattr(clicked, "data_of", lambda model, times: data)
+    seen = []
+    train = clicks.train
+    monkeypatch.setattr(clicks, "train", lambda *args: seen.append(args[3:5]) or train(*args))
+    for vary in ("weights", "weights and order"):
+        clicked.record(
+            {"model": "click", "activation": "relu", "rate": 3e-3, "vary": vary, "times": 0.03, "rungs": []}, [4, 5]
+        )
+    assert seen == [([4, 5], [4, 4]), ([4, 5], [4, 5])]
 
 
 # -- what is published --------------------------------------------------------------------------------------------

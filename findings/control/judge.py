@@ -37,13 +37,13 @@ def dump(p: np.ndarray, clicked: np.ndarray, folder: Path) -> list[Path]:
 
 def judged(predictions: dict[str, np.ndarray], clicked: np.ndarray, folder: Path) -> tuple[dict, dict]:
     """By compare.py: {activation: PD between members (M, M)} and {activation: losses (M,)}."""
-    groups = {name: dump(p, clicked, folder / "dumps" / name) for name, p in predictions.items()}
-    found = compare_models(groups, out=folder / "comparison", report=False)
     matrices, losses = {}, {}
-    for name, paths in groups.items():
+    for name, p in predictions.items():  # one after another: pairs of two activations are not asked for
+        paths = dump(p, clicked, folder / "dumps" / name)
+        found = compare_models({name: paths}, out=folder / name, report=False)
         members = [f"{name}/{path.name}" for path in paths]
         matrices[name] = found.matrix.loc[members, members].to_numpy()
-        losses[name] = np.array([m["val_loss"] for m in found.members if m["group"] == name])
+        losses[name] = np.array([member["val_loss"] for member in found.members])
     return matrices, losses
 
 

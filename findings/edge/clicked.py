@@ -57,6 +57,8 @@ def record(cell: dict, seeds: list[int]) -> tuple[dict, np.ndarray]:
     data, n = data_of(cell["model"], cell.get("times", 1)), len(seeds)
     recipe, rungs = recipe_of(cell, data), cell["rungs"]
     weights, orders = list(seeds), list(seeds)
+    if cell.get("vary") == "weights":
+        orders = [seeds[0]] * n
     for rung in rungs:
         weights += [seed + OTHER * (rung in ("weights", "all")) for seed in seeds]
         orders += [seed + OTHER * (rung in ("order", "all")) for seed in seeds]

@@ -3,8 +3,8 @@
     python findings/edge/compute.py --hours 1.5       # stops by itself after a cell, with everything saved
     python findings/edge/compute.py --publish         # what there is, compact, to findings/edge/measured
 
-Everything is below studies/edge: one JSON for each cell of click models, one for each seed of a cell of decoders.
-Nothing about outcomes is printed.
+Everything is below studies/edge, or where EDGE says: one JSON for each cell of click models, one for each seed of a
+cell of decoders. Nothing about outcomes is printed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import argparse
 import itertools
 import json
 import math
+import os
 import sys
 import sysconfig
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -25,6 +27,7 @@ sys.path[:0] = [str(ROOT), str(HERE.parent / "control"), str(HERE)]
 
 import clicked
 import decoder
+import judge
 import numpy as np
 import torch
 from critical import critical_rate
@@ -32,7 +35,7 @@ from critical import critical_rate
 import storage
 from training.machine import environment
 
-FOLDER = ROOT / "studies" / "edge"
+FOLDER = Path(os.environ.get("EDGE", ROOT / "studies" / "edge"))
 MEASURED = HERE / "measured"
 ALL = ("relu", "gelu", "smelu_1", "smelu_05", "swish", "leaky_relu", "smelu_2")
 FIRST = ALL[:3]
@@ -40,6 +43,7 @@ TWO = ("relu", "gelu")
 CONTROL = ("relu", "smelu_05", "gelu", "swish")
 CLICK_RATES = (3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1.4e-2, 2e-2, 2.8e-2, 4e-2, 1e-1)
 SMALL_RATES = (3e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1.2e-2, 2e-2, 3e-2)
+TABLES = ("C1", "C2", "K1", "S1", "L", "M", "Q", "H", "P", "T", "N")
 FIRST_SEEDS = {"S1": 30000, "L": 31000, "M": 32000, "Q": 33000, "H": 34000, "P": 35000, "T": 36000}
 
 
@@ -222,6 +226,30 @@ def published_cell(cell: dict) -> dict:
     }
 
 
+def judged(cells: list[dict]) -> list[dict]:
+    """The control's cells with PD and losses as compare.py finds them in dumps of the predictions.
+
+    Raises:
+        ValueError: the two differ by more than the dumps' rounding.
+    """
+    arms: dict[tuple, list[dict]] = {}
+    for cell in cells:
+        arms.setdefault((cell["vary"], cell.get("times", 1)), []).append(cell)
+    found = []
+    for own in arms.values():
+        paths = [path_of("clicks", cell, cell["seeds"]).with_suffix(".npy") for cell in own]
+        predictions = {cell["activation"]: np.load(path) for cell, path in zip(own, paths, strict=True)}
+        data = clicked.data_of(own[0]["model"], 1)
+        with tempfile.TemporaryDirectory() as folder:
+            matrices, losses = judge.judged(predictions, data.test_clicked, Path(folder))
+        for cell in own:
+            pd = matrices[cell["activation"]]
+            pairs = [float(pd[i, j]) for i in range(len(pd)) for j in range(i)]
+            np.testing.assert_allclose(pairs, cell["pairs"], rtol=1e-4)
+            found.append({**cell, "pairs": pairs, "loss": losses[cell["activation"]].tolist()})
+    return found
+
+
 def rounded(value):
     """Floats to six significant digits; of checksums the first 16."""
     if isinstance(value, dict):
@@ -233,15 +261,16 @@ def rounded(value):
     return value[:16] if isinstance(value, str) and len(value) == 64 else value
 
 
-def publish() -> None:
-    """Copy what there is to findings/edge/measured, one file for each table."""
+def publish(tables: Sequence[str]) -> None:
+    """Copy what there is of these to findings/edge/measured, one file for each."""
     MEASURED.mkdir(exist_ok=True)
     machine = storage.read_json(FOLDER / "machine.json")
-    for table in ("C1", "C2", "K1", "S1", "L", "M", "Q", "H", "P", "T", "N"):
+    for table in tables:
         cells = []
         if table in ("C1", "C2", "K1", "L", "T", "N"):
             paths = [path_of("clicks", cell, seeds) for cell, seeds in clicks_cells(table)]
             cells += [json.loads(path.read_text()) for path in paths if path.exists()]
+            cells = judged(cells) if table in ("C1", "C2") else cells
         if table in FIRST_SEEDS and (table != "H" or (FOLDER / "H" / "prediction.json").exists()):
             cells += [cell for cell in map(published_cell, decoder_cells(table)) if cell["seeds"]]
         if not cells:
@@ -257,11 +286,11 @@ def publish() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--hours", type=float, default=24.0, help="stop after so many")
-    parser.add_argument("--publish", action="store_true", help="copy what there is to findings/edge/measured")
+    parser.add_argument("--publish", nargs="*", metavar="TABLE", help="copy what there is to findings/edge/measured")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.publish:
-        publish()
+    if args.publish is not None:
+        publish(args.publish or TABLES)
         return
     torch.set_num_threads(1)
     if args.alone:

@@ -106,6 +106,31 @@ def control(cells: list[dict]) -> dict[tuple, tuple[float, float, float]]:
     return found
 
 
+def equal_loss(cells: list[dict]) -> dict[tuple, tuple[float, float, float]]:
+    found = {}
+    place = {(c["vary"], c.get("times", 1), c["activation"]): c for c in cells}
+    lengths = sorted({times for _, times, _ in place})
+    for vary, name in {(vary, name) for vary, _, name in place if name != "relu"}:
+        lines = []
+        for arm in (name, "relu"):
+            own = [place[vary, times, arm] for times in lengths if (vary, times, arm) in place]
+            lines.append(([np.mean(c["loss"]) for c in own], [jackknife(c) for c in own]))
+        if not lines[1][0]:
+            continue
+        target = max(losses[-1] for losses, _ in lines)
+        read = []
+        for losses, logs in lines:
+            after = next((k for k in range(1, len(losses)) if losses[k - 1] >= target >= losses[k]), None)
+            if after is not None:
+                share = (losses[after - 1] - target) / (losses[after - 1] - losses[after])
+                read.append((1 - share) * logs[after - 1] + share * logs[after])
+        if len(read) == 2:
+            d = read[0] - read[1]
+            half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
+            found[vary, name] = tuple(np.exp([d.mean(), d.mean() - half, d.mean() + half]))
+    return found
+
+
 def gain(cell: dict, base: dict, rung: str) -> float:
     seeds = [seed for seed in cell["seeds"] if seed in base["seeds"]]
     return float(np.mean([log_pd(cell, seed, rung) - log_pd(base, seed, rung) for seed in seeds]))
@@ -140,6 +165,11 @@ def compare_numbers(tables: dict[str, dict]) -> list[str]:
         theirs = tell.control(tables[name]["cells"])
         for key, values in control(tables[name]["cells"]).items():
             same(f"{name}, {key}", values, [theirs[key][k] for k in ("ratio", "low", "high")])
+        theirs, mine = tell.at_equal_loss(tables[name]["cells"]), equal_loss(tables[name]["cells"])
+        if set(mine) != set(theirs):
+            problems.append(f"{name}, at equal loss: {sorted(mine)} here, {sorted(theirs)} in the text")
+        for key in set(mine) & set(theirs):
+            same(f"{name}, {key}, at equal loss", mine[key], [theirs[key][k] for k in ("ratio", "low", "high")])
     ladder = tables.get("L", {"cells": []})["cells"]
     place = {(c["model"], c["rate"], c["activation"]): c for c in ladder}
     for (model, rate, name, rung), (value, *_) in tell.gains(ladder).items():

@@ -169,6 +169,38 @@ def control(cells: list[dict]) -> dict[tuple, dict]:
     return found
 
 
+def at_equal_loss(cells: list[dict]) -> dict[tuple, dict]:
+    """{(vary, activation): ratio of mean PD to ReLU's with its 95 % limits, read along lengths at one loss}.
+
+    The loss is the higher of the two at the longest. Between two lengths ln PD, of each seed its log pseudo-value, is
+    linear in the mean loss. Without an entry where a line does not pass that loss.
+    """
+    lines: dict[tuple, list] = {}
+    for cell in sorted(cells, key=lambda c: c.get("times", 1)):
+        point = float(np.mean(cell["loss"])), significance.log_pseudo_values(matrix(cell))
+        lines.setdefault((cell["vary"], cell["activation"]), []).append(point)
+    found = {}
+    for (vary, name), line in lines.items():
+        base = lines.get((vary, "relu"))
+        if name == "relu" or base is None:
+            continue
+        loss = max(line[-1][0], base[-1][0])
+        own, its = _read(line, loss), _read(base, loss)
+        if own is not None and its is not None:
+            d = own - its
+            half = scipy.stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d))
+            ratio_, low, high = np.exp([d.mean(), d.mean() - half, d.mean() + half])
+            found[vary, name] = {"ratio": ratio_, "low": low, "high": high, "loss": loss, "n": len(d)}
+    return found
+
+
+def _read(line: list[tuple[float, np.ndarray]], loss: float) -> np.ndarray | None:
+    for (a, x), (b, y) in itertools.pairwise(line):
+        if a >= loss >= b:
+            return x + (a - loss) / (a - b) * (y - x)
+    return None
+
+
 def matrix(cell: dict) -> np.ndarray:
     """PD between the members of a cell, (n, n)."""
     n = len(cell["seeds"])
@@ -278,15 +310,26 @@ def control_text(tables: dict[str, dict]) -> list[str]:
             lines += [f"Control on {of}: not computed.", ""]
             continue
         rows = [
-            [vary, f"{times:g}", label(a), f"{100 * (r['ratio'] - 1):+.1f} %",
-             f"[{100 * (r['low'] - 1):+.1f}, {100 * (r['high'] - 1):+.1f}]", f"{r['loss']:+.4f}",
+            [vary, f"{times:g}", label(a), _change(r), f"{r['loss']:+.4f}",
              f"{r['relu'][0]:.4f}, {r['relu'][1]:.4f}", "seen" if r["high"] < 0.9 else "not seen", r["n"]]
             for (vary, times, a), r in found.items()
         ]  # fmt: skip
-        heads = ["varied", "passes", "activation", "PD against ReLU", "95 %", "loss", "ReLU: PD, loss", "below −10 %?",
+        heads = ["varied", "passes", "activation", "PD against ReLU, 95 %", "loss", "ReLU: PD, loss", "below −10 %?",
                  "seeds"]  # fmt: skip
         lines += [f"Control on {of}:", "", table(rows, heads), ""]
+        equal = at_equal_loss(tables[name]["cells"])
+        if equal:
+            words = [
+                f"{label(a)} ({vary}) {_change(r)} at {r['loss']:.4f} nats"
+                + ("" if r["high"] < 0.9 else ", not below −10 %")
+                for (vary, a), r in equal.items()
+            ]
+            lines += [f"At equal loss, read along lengths: {'; '.join(words)}.", ""]
     return lines
+
+
+def _change(r: dict) -> str:
+    return f"{100 * (r['ratio'] - 1):+.1f} % [{100 * (r['low'] - 1):+.1f}, {100 * (r['high'] - 1):+.1f}]"
 
 
 def ladder_text(cells: list[dict]) -> list[str]:
