@@ -1,20 +1,21 @@
 """One number per seed for each arm: which differences are shown, which are smaller than matters, which are open?
 
 The tests are those of significance.py on one number per trial: paired where seeds are shared, else Welch's; from three
-comparisons on each borrows spread from the others; Holm over all; two one-sided tests at the margin; levels for looks
-at growing numbers of seeds from analysis.sequential. A difference is always arm minus baseline, or minus the constant.
+comparisons on each borrows spread from the others; Holm over all; two one-sided tests at the margin. Looks at growing
+numbers of seeds share alpha equally, which holds whatever the tests have in common (for one paired comparison the
+levels of analysis.sequential, made for normal statistics, err in 5.4 to 5.7 % where these err in 5 at most). A
+difference is always arm minus baseline, or minus the constant.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import scipy
 
-from analysis import sequential
 from config import UserError
 from questions.scores.reading import Table, read
 from significance import (
@@ -157,7 +158,6 @@ def decide(
         notes.append(f"{len(tests)} comparisons: p adjusted for all (Holm){lent}; intervals not adjusted")
     settings = {"baseline": baseline, "against": against, "better": better, "one_sided": one_sided}
     settings |= {"margin": margin, "alpha": alpha, "looks": looks}
-    settings["look"] = looks and len(next(iter(values.values())))
     rulings = [
         _ruling(Ruling(*pair, c, p=p, p_equal=p_equal, p_not_worse=p_not_worse), settings)
         for pair, c, p, p_equal, p_not_worse in zip(pairs, tests, *_adjusted(tests, settings), strict=True)
@@ -204,10 +204,8 @@ def _check_looks(looks, values):
     if len(sizes) > 1:
         counts = ", ".join(f"{name} {len(x)}" for name, x in values.items())
         raise UserError(f"looks: arms have other numbers of seeds ({counts}); all must be looked at equally often")
-    try:
-        sequential.sequential_levels(looks)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if looks[:1] < (3,) or any(a >= b for a, b in pairwise(looks)):
+        raise UserError(f"looks: {', '.join(map(str, looks))}: must be growing numbers of seeds, at least 3")
     if not sizes <= set(looks):
         raise UserError(f"looks: there are {min(sizes)} seeds, and looks are planned at {', '.join(map(str, looks))}")
     return looks
@@ -267,18 +265,14 @@ def _adjusted(tests, settings):
     def beyond(c, distance):
         return max(float(scipy.special.stdtr(c.df, -distance / c.se)), np.finfo(float).tiny)
 
-    def family(p_of, sides, asked=True):
-        """sides: 2 for one-sided p, which are half of two-sided ones."""
+    def family(p_of, asked=True):
         found = [p_of(c) if asked and c.p is not None else None for c in tests]
-        repeated = found
-        if looks:
-            look = settings["look"]
-            repeated = [p and sequential.repeated_p(min(1, p * sides), look, looks) / sides for p in found]
-        return [p if p is None else q for p, q in zip(found, holm(repeated), strict=True)]
+        at_any_look = [p and min(1.0, p * len(looks or [1])) for p in found]
+        return [p if p is None else q for p, q in zip(found, holm(at_any_look), strict=True)]
 
-    differs = family(lambda c: beyond(c, sign * c.estimate), 2) if settings["one_sided"] else family(lambda c: c.p, 1)
-    equal = family(lambda c: equivalence_p(c, margin), 2, margin is not None)
-    return differs, equal, family(lambda c: beyond(c, sign * c.estimate + margin), 2, margin is not None and sign != 0)
+    differs = family(lambda c: beyond(c, sign * c.estimate) if settings["one_sided"] else c.p)
+    equal = family(lambda c: equivalence_p(c, margin), margin is not None)
+    return differs, equal, family(lambda c: beyond(c, sign * c.estimate + margin), margin is not None and sign != 0)
 
 
 def _ruling(ruling, settings):
@@ -290,11 +284,9 @@ def _ruling(ruling, settings):
         kind = "lower" if c.estimate < 0 else "higher"
     elif ruling.p_equal is not None and ruling.p_equal < alpha:
         kind = "equal"
-    if looks:
-        low, high = sequential.repeated_interval(c, settings["look"], looks, alpha)
-    else:
-        reach = float(scipy.special.stdtrit(c.df, 1 - alpha / (1 if settings["one_sided"] else 2))) * c.se
-        low, high = c.estimate - reach, c.estimate + reach
+    level = alpha / len(looks or [1]) / (1 if settings["one_sided"] else 2)
+    reach = float(scipy.special.stdtrit(c.df, 1 - level)) * c.se
+    low, high = c.estimate - reach, c.estimate + reach
     if settings["one_sided"]:
         low, high = (None, high) if settings["better"] == "lower" else (low, None)
     delta = margin or abs(c.estimate)
