@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -488,6 +489,15 @@ def test_forms_and_exit_status(capsys, monkeypatch, tmp_path):
         (tmp_path / f"{name}.md").write_text(markdown)
     assert main(["--scores", f"x={tmp_path}/a.md", f"y={tmp_path}/b.md", "--value", "b"]) == 0
     assert "no variation" in capsys.readouterr().out
+
+
+def test_the_guide_says_what_the_command_says(capsys):
+    guide = (ROOT / "questions/scores/GUIDE.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ python compare.py (.*)\n((?:(?!\$|```).*\n)+)", guide, re.M)
+    assert len(shown) == 2
+    for command, lines in shown:
+        assert main(shlex.split(command)) == 0
+        assert capsys.readouterr().out.startswith(lines)
 
 
 def test_the_command_needs_no_torch(tmp_path):
