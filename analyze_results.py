@@ -31,8 +31,9 @@ import storage
 from analysis import products, report, tables
 from analysis.products import Folder, Product
 from analysis.question import Question, ask
-from analysis.results import MatchedLoss, load_all_results
+from analysis.results import load_all_results
 from analysis.study import REDUCTIONS, Study
+from analysis.tables import save_results_summary
 from config import Config, Parser, RunFailed, UserError, command_line
 
 __all__ = [
@@ -42,7 +43,6 @@ __all__ = [
     "rank_activations",
     "generate_final_report",
     "results_frame",
-    "matched_loss",
     "plan_trials",
 ]
 
@@ -64,23 +64,6 @@ def results_frame(all_results: Mapping[str, dict]):
     return tables.everything(Study.of(all_results))
 
 
-def save_results_summary(
-    save_path: str | os.PathLike = "results/summary.csv", results_dir: str | os.PathLike | None = None
-):
-    """Write one row per activation, the most reproducible first, and return the table.
-
-    The columns of metrics are those of metrics_table. Trials that diverged are counted in their own column and left
-    out of every average. Activations that failed their audit, or that have no PD, come last. Losses in nats per token,
-    times in seconds, `_Pct` in percent.
-
-    Raises: what `load_all_results` raises, and a UserError when there are no results.
-    """
-    save_path = Path(save_path)
-    table = tables.summary(Study(load_all_results(save_path.parent if results_dir is None else results_dir)))
-    storage.write_text(save_path, tables.csv(table))
-    return table
-
-
 def calculate_statistical_significance(
     all_results: Mapping[str, dict], baseline: str | None = None, contrast: Iterable[str] | None = None
 ):
@@ -96,11 +79,6 @@ def calculate_statistical_significance(
     `contrast` ask another question of the same results; see analysis/question.py.
     """
     return tables.significance(_study(all_results, baseline, contrast))
-
-
-def matched_loss(all_results: Mapping[str, dict]) -> MatchedLoss:
-    """PD of every pair of trials at equal validation loss: see analysis.results.match_losses."""
-    return Study.of(all_results).matched
 
 
 def rank_activations(all_results: Mapping[str, dict], weights: Mapping[str, float] | None = None, *, without=None):

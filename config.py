@@ -26,7 +26,7 @@ import platform
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 
 import storage
@@ -687,17 +687,9 @@ class Config:
         values = self.to_dict()
         kept = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}
         kept["device"] = kept["device"].split(":")[0]
-        idle = {
-            "bpe_vocab_size": self.tokenizer != "bpe",
-            "deterministic": kept["device"] != "cuda",  # kernels of the CPU are
-            "n_head": self.model in ("lstm", "conv"),
-            **dict.fromkeys(("branch_points", "cooldown"), self.schedule == "cosine"),
-            **dict.fromkeys(("remedy", "strength", "teacher"), self.remedy == "none" or self.strength == 0),
-        }
-        for name, changes_nothing in idle.items():
-            if changes_nothing:
-                default = _FIELDS[name].default
-                kept[name] = 1 if default is None else list(default) if isinstance(default, tuple) else default
+        for name in without_effect(kept):
+            default = _FIELDS[name].default
+            kept[name] = 1 if default is None else list(default) if isinstance(default, tuple) else default
         if not self.dropout and set(self.vary) <= set(SOURCES):
             rest = [source for source in self.vary if source != "dropout"]
             kept["vary"] = list(SOURCES) if rest == ["init", "order"] else rest or ["none"]
@@ -744,6 +736,19 @@ def _without_gone(recorded: dict) -> dict:
         if recorded.get(name, idle) != idle:
             raise UserError(f"{name}={recorded[name]!r}: is recorded, and is gone: {instead}")
     return {name: value for name, value in recorded.items() if name not in GONE}
+
+
+def without_effect(settings: Mapping) -> set[str]:
+    """The settings that change nothing beside the others; {name: value}, also as another version recorded them."""
+    get = settings.get
+    idle = {
+        "bpe_vocab_size": get("tokenizer") != "bpe",
+        "deterministic": not str(get("device")).startswith("cuda"),  # kernels of the CPU are
+        "n_head": get("model") in ("lstm", "conv"),
+        **dict.fromkeys(("branch_points", "cooldown"), get("schedule", "cosine") == "cosine"),
+        **dict.fromkeys(("remedy", "strength", "teacher"), get("remedy", "none") == "none" or get("strength") == 0),
+    }
+    return {name for name, changes_nothing in idle.items() if changes_nothing}
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:

@@ -50,6 +50,7 @@ from analysis.frontier import frontier
 from analysis.products import Folder, Product
 from analysis.results import Measured, load_all_results
 from analysis.study import Study
+from analysis.tables import save_results_summary
 from config import Config, Parser, UserError
 from plotting import frontier as annealed
 from plotting import one, several
@@ -68,6 +69,7 @@ __all__ = [
     "plot_activation_functions",
     "plot_comparisons",
     "activation_style",
+    "save_results_summary",  # the table beside the figures: asked for together with them
 ]
 
 _NO_DATES = {  # metadata left out, so that the same results give the same bytes
@@ -310,8 +312,8 @@ def _plot_six_panels(all_results: Mapping[str, dict] | Study):
 
 @figure("divergence_comparison", several.divergence_comparison, step=several.pd_by_step, loss=several.pd_by_loss)
 def plot_divergence_comparison(all_results: Mapping[str, dict] | Study):
-    """Relative PD along training for all activations: against the step, and against validation loss near the end, with
-    PD at equal loss marked. Writes `divergence_comparison.png`. Panels: step, loss.
+    """Relative PD along training for all activations: against the step, and against validation loss near the end.
+    Writes `divergence_comparison.png`. Panels: step, loss.
 
     Raises:
         UserError: no results, results of different settings, or none that hold predictions along training.

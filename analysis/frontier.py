@@ -21,7 +21,6 @@ import numpy as np
 
 from analysis.results import Measured, matrix
 from storage import number
-from training.matched_loss import matched_loss_pd
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,22 @@ def equal_loss(
 
 
 def _read_off(points: Sequence[Point], i: int, j: int, target: float) -> float | None:
-    logs = [math.log(p.pds[i, j]) if p.pds[i, j] > 0 else None for p in points]
-    value = matched_loss_pd([p.losses[i] for p in points], [p.losses[j] for p in points], logs, target)
+    losses = [(p.losses[i] + p.losses[j]) / 2 for p in points]
+    value = where_it_falls_to(target, losses, [math.log(pd) if (pd := p.pds[i, j]) > 0 else None for p in points])
     return None if value is None else math.exp(value)
+
+
+def where_it_falls_to(target: float, losses: Sequence[float], values: Sequence[float | None]) -> float | None:
+    """The value where the loss first falls to `target`, linearly between the two points around the crossing; None where
+    the loss starts below, never falls to it, or a value there is missing."""
+    previous = None
+    for loss, value in zip(losses, values, strict=True):
+        if value is not None and loss == target:
+            return value
+        if value is not None and loss < target:
+            if previous is None:
+                return None
+            before, value_before = previous
+            return value_before + (before - target) / (before - loss) * (value - value_before)
+        previous = None if value is None else (loss, value)
+    return None

@@ -64,7 +64,7 @@ def percent_range(test: Comparison) -> str:
     """How large a difference that was shown is, without its sign, by the 95 % interval: '4 to 12 %'; losses in nats."""
     pd = test.metric == "pd"
     low, high = sorted(abs(100 * (x - 1)) if pd else abs(x) for x in (test.low, test.high))
-    digits = 3 if not pd else 0 if low >= 9.5 else 1
+    digits = 1 if pd else 3
     return f"{fixed(low, digits)} to {fixed(high, digits)} {'%' if pd else 'nats per token'}"
 
 

@@ -21,17 +21,17 @@ from analysis.sections import interval
 from analysis.study import REDUCTIONS, Study
 from measures.table import BY_KEY
 
-SECTIONS = (  # title, its parts, each with the figure that follows
+SECTIONS = (  # title, its parts, each with the figures that follow
     (
         "Executive Summary",
-        ((summary.executive_summary, "ratios"), (summary.terms, None), (summary.how_measured, None)),
+        ((summary.executive_summary, ("ratios",)), (summary.terms, ()), (summary.how_measured, ())),
     ),
-    ("Detailed Results Table", ((sections.detailed_results, "comparison"),)),
-    ("Rankings by Use Case", ((sections.rankings, None),)),
-    ("Statistical Significance", ((sections.statistical_significance, None), (sections.tests_appendix, None))),
-    ("Key Findings", ((sections.key_findings, "frontiers"), (sections.footnote, "divergence"))),
-    ("Conclusions", ((sections.conclusions, None),)),
-    ("Future Work", ((sections.future_work, None),)),
+    ("Detailed Results Table", ((sections.detailed_results, ("comparison",)),)),
+    ("Rankings by Use Case", ((sections.rankings, ()),)),
+    ("Statistical Significance", ((sections.statistical_significance, ()), (sections.tests_appendix, ()))),
+    ("Key Findings", ((sections.key_findings, ("frontiers", "divergence")),)),
+    ("Conclusions", ((sections.conclusions, ()),)),
+    ("Future Work", ((sections.future_work, ()),)),
 )
 
 
@@ -113,10 +113,11 @@ def report_text(
     lines = [f"# {study.question.title}"]
     for index, (title, parts) in enumerate(SECTIONS, 1):
         lines += ["", f"## {index}. {title}"]
-        for part, figure in parts:
+        for part, figures in parts:
             lines += ["", *part(study)]
-            if figure in (links or {}):
-                lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
+            for figure in figures:
+                if figure in (links or {}):
+                    lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
         for added in (further or {}).get(title, ()):
             lines += ["", *added]
     single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most

@@ -1,4 +1,4 @@
-"""One activation's results as the analysis reads them: which trials count, the pairs among them, PD at equal loss.
+"""One activation's results as the analysis reads them: which trials count, and the pairs among them.
 
 Results come from `{activation}_results.json`, ours or another tool's; beyond the documented keys everything may be
 missing. Trials that diverged never enter a number here. No torch, no pandas.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from config import Config, UserError
 from measures.table import Metric
 from models import own_code
 from storage import number
-from training.matched_loss import matched_loss_pd
 
 # -- reading ----------------------------------------------------------------------------------------------------------
 
@@ -338,100 +336,3 @@ def seeds_shared(a: Measured, b: Measured) -> bool:
     return bool(common) and all(
         a.planned[k]["seed"] is not None and a.planned[k]["seed"] == b.planned[k]["seed"] for k in common
     )
-
-
-# -- at equal loss ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MatchedLoss:
-    """Relative PD of each pair when its two models' mean validation loss first falls to `target` (nats per token), and
-    the training step at which that is, a mean over the pairs of each activation."""
-
-    target: float | None = None
-    pairs: dict[str, dict[tuple[int, int], float]] = field(default_factory=dict)
-    steps: dict[str, float] = field(default_factory=dict)
-
-    def ids(self, name: str) -> list[int]:
-        pairs = self.pairs.get(name, {})
-        return complete({k for pair in pairs for k in pair}, pairs)
-
-    def mean(self, name: str) -> float | None:
-        ids = self.ids(name)
-        return mean(matrix(self.pairs[name], ids)[np.triu_indices(len(ids), 1)]) if ids else None
-
-
-Curves = dict[tuple[int, int], tuple[list, list, list]]
-
-
-def training_curves(m: Measured) -> Curves:
-    """{pair: its two validation losses and its PD along training, at the same steps}; {} where they were not recorded,
-    where a trial has no last loss, and of results that are unfit."""
-    divergence = m.record("divergence")
-    if m.unfit or not divergence:
-        return {}
-    losses = divergence["val_loss"]
-    found = {
-        (i, j): (losses[str(i)], losses[str(j)], divergence["pairs"][f"{i}_vs_{j}"]["relative_pd"])
-        for i, j in m.pairs
-        if f"{i}_vs_{j}" in divergence["pairs"] and str(i) in losses and str(j) in losses
-    }
-    ended = all(number(losses[str(k)][-1]) is not None for pair in found for k in pair)
-    return found if ended else {}
-
-
-def _last_loss(curves: Curves, pair: tuple[int, int]) -> float:
-    a, b, _ = curves[pair]
-    return (a[-1] + b[-1]) / 2
-
-
-def along_training(
-    curves: Mapping[str, Curves], ids: Mapping[str, Iterable[int]]
-) -> tuple[float, dict[str, np.ndarray]] | None:
-    """The loss at which activations are compared along training, and PD there: the highest final one of the compared
-    pairs, so that it depends on nothing else.
-
-    Args:
-        curves: {activation: its `training_curves`}.
-        ids: {activation: the trials to compare}, all of whose pairs have curves.
-
-    Returns:
-        (loss in nats per token, {activation: symmetric (n, n) matrix of PD among its `ids`}); None where some pair is
-        below that loss from its first point on.
-    """
-    pairs = {name: list(itertools.combinations(rows, 2)) for name, rows in ids.items()}
-    target = max(_last_loss(curves[name], pair) for name in pairs for pair in pairs[name])
-    found = {}
-    for name, compared in pairs.items():
-        pds = {pair: matched_loss_pd(*curves[name][pair], target) for pair in compared}
-        if None in pds.values():
-            return None
-        found[name] = matrix(pds, ids[name])
-    return target, found
-
-
-def match_losses(measured: Mapping[str, Measured]) -> MatchedLoss:
-    """PD of all activations at one validation loss, read off the predictions stored along training.
-
-    A model that has learnt more is sharper, and sharpness alone moves PD: final values compare models that have come
-    differently far. At equal loss, an activation that learns more slowly is read off later, at a lower learning rate,
-    and PD falls with the rate. So the steps are given too, and neither comparison is the answer by itself.
-    The loss is the highest final one among all pairs, so that every pair reaches it: it depends on which activations
-    there are, and is for tables and figures that show all of them. What is tested is read off at a loss of its own
-    (`along_training`). Activations that are unfit (failed audit, all diverged) don't set it. Between evaluations PD is
-    interpolated linearly in the loss. Activations whose results hold no predictions along training are absent; with
-    fewer than two left there is nothing to match, and target is None.
-    """
-    curves = {name: found for name, m in measured.items() if (found := training_curves(m))}
-    if len(curves) < 2:
-        return MatchedLoss()
-    target = max(_last_loss(found, pair) for found in curves.values() for pair in found)
-    pairs, reached = {}, {}
-    for name, found in curves.items():
-        steps = measured[name].record("divergence").get("steps") or []
-        values = {pair: matched_loss_pd(*curve, target) for pair, curve in found.items()}
-        pairs[name] = {pair: value for pair, value in values.items() if value is not None}
-        when = [matched_loss_pd(a, b, steps, target) for a, b, _ in found.values() if len(a) == len(b) == len(steps)]
-        if len(when) == len(found) and None not in when:
-            reached[name] = mean(when)
-    return MatchedLoss(target, pairs, reached)

@@ -1,5 +1,5 @@
 """Sections 2 to 7 of the report, in its order: every sentence is here, chosen by the numbers of a study. The first
-section is in summary.py.
+section is in summary.py, the words for verdicts in phrases.py.
 
 A sentence says no more than the tests allow; "inconclusive" is a result. Each function gives lines of Markdown. How
 numbers and tables are written is in markdown.py, the numbers are those of study.py. What only a statistician looks for
@@ -8,10 +8,10 @@ stands in the appendix of its section.
 
 from __future__ import annotations
 
-import functools
+import math
+import re
 
 import activations
-from analysis import checks
 from analysis.markdown import (
     DASH,
     capital,
@@ -31,6 +31,21 @@ from analysis.markdown import (
     table,
     trials_planned,
 )
+from analysis.phrases import (
+    NAMES,
+    advice,
+    at_equal_loss,
+    base,
+    group_noun,
+    influence,
+    margin,
+    size,
+    standing,
+    together,
+    untested,
+    verdict_cell,
+    what_varies,
+)
 from analysis.question import smooth
 from analysis.results import Measured, mean, std
 from analysis.study import (
@@ -40,43 +55,20 @@ from analysis.study import (
     WEIGHTINGS,
     PairTests,
     Study,
+    Tested,
     beats,
     last_on_curve,
-    overshoot,
     reduction,
 )
 from measures.table import BY_KEY, METRICS
 from significance import same
 from storage import number
 
-NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
+SLOPES = re.compile(r"[+-]?\d+\.\d+(, [+-]?\d+\.\d+)*")  # the numbers of a check of the learning curve
 FEW = 5  # trials, below which intervals are themselves rough
 
 
 # -- said in several sections ------------------------------------------------------------------------------------------
-
-
-def base(s: Study) -> str:
-    """The baseline by its name."""
-    return label(s.question.baseline)
-
-
-def together(s: Study) -> str:
-    """The arms of the planned contrast."""
-    return "the smooth ones together" if s.question.about_smoothness else f"{labels(s.question.contrast)} together"
-
-
-def margin(s: Study, quantity: str) -> str:
-    """Within what "practically equal" is."""
-    return f"{s.margin(quantity):g} nats per token" if quantity == "Loss" else f"{100 * s.margin(quantity):g} %"
-
-
-def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
-    kind = s.verdict(t, quantity).kind
-    if kind == "no test":
-        return safe(f"no test: {t.tests[quantity].note if quantity in t.tests else t.why_not}")
-    words = {"equal": f"practically equal (±{margin(s, quantity)})", "inconclusive": "inconclusive"}
-    return words.get(kind, f"**{kind}**")
 
 
 def undecided(s: Study) -> tuple[list[PairTests], int | None, int | None, int | None]:
@@ -102,12 +94,6 @@ def looks(s: Study) -> str:
         "`train.py --until-decided` adds trials and pays for its looks; `--trials N` is sound where N was chosen "
         "beforehand."
     )
-
-
-@functools.lru_cache(maxsize=1)
-def across(s: Study) -> list[dict]:
-    """The checks that compare the results of different activations."""
-    return checks.across_activations(s.all_results)
 
 
 def failed_checks(checks: list[dict], status: str = "fail") -> list[str]:
@@ -156,7 +142,7 @@ def cautions(s: Study) -> list[str]:
             note(name, f"some pairs of trials have no PD on record; the mean is over trials {used}")
     lines = [f"{labels(names)}: {text.rstrip('.')}." for text, names in found.items()]
     for status in ("fail", "caution"):
-        lines += [f"Across activations: {check}" for check in failed_checks(across(s), status)]
+        lines += [f"Across activations: {check}" for check in failed_checks(s.checks, status)]
     if len({len(m.trials) for m in s.fit.values()}) > 1:
         lines.append(
             "Activations have different numbers of finished trials; where seeds are shared, a comparison uses the "
@@ -180,19 +166,25 @@ DETAILED = {  # the metrics of the first table and their decimals; PD is shown a
 
 def detailed_results(s: Study) -> list[str]:
     measured = [s.measured[n] for n in s.by_pd]
-    columns = {"Activation": [label(m.name) for m in measured], "Trials": [str(len(m.trials)) for m in measured]}
+    columns, said = {capital(s.question.arm): [label(m.name) for m in measured]}, ""
+    counts = {len(m.trials) for m in measured}
+    if len(counts) > 1:
+        columns["Trials"] = [str(len(m.trials)) for m in measured]
+    else:
+        said = f" of {counted(counts.pop(), 'trial')}"
     for key, digits in DETAILED.items():
         values = [m.values(BY_KEY[key]) for m in measured]
         columns[capital(BY_KEY[key].heading)] = [plus_minus(mean(x), std(x), digits) for x in values]
         if key == "relative_pd":
             columns["PD, 95 % interval"] = [interval(m) for m in measured]
-    columns["Audit"] = [m.audit.partition(" (")[0] for m in measured]
+    if {m.audit for m in measured} != {"passed"}:
+        columns["Audit"] = [m.audit.partition(" (")[0] for m in measured]
     few = any(3 <= len(m.pd_ids) < FEW for m in measured)
-    rough = " From fewer than five trials its width is a guess: it rests on their own spread alone." if few else ""
+    rough = " From fewer than five trials its width is a guess." if few else ""
     return [
-        "Mean ± sample standard deviation, over trials; for PD and mismatch over pairs of trials. Pairs share trials, "
-        "so their spread is descriptive only; the 95 % interval of the mean PD is over trials (jackknife)."
-        f"{rough} Lowest PD first.",
+        f"Mean ± sample standard deviation{said}; for PD and mismatch over pairs of trials, which share trials: that "
+        f"spread is descriptive only. The 95 % interval of the mean PD is over trials (jackknife).{rough} Lowest PD "
+        "first.",
         *table(columns, zip(*columns.values(), strict=True)),
         *noise_floor(s),
         *further_measures(s),
@@ -205,17 +197,14 @@ def interval(m: Measured) -> str:
 
 
 def further_measures(s: Study) -> list[str]:
-    """Every other metric that summary.csv has: a row each."""
-    rows = {f"PD at equal loss{' along training' if s.frontiers else ''}": [fixed(s.matched.mean(n)) for n in s.by_pd]}
+    """Every other metric: a row each."""
+    rows = {}
     for metric in METRICS:
         if metric.column and metric.key not in (*DETAILED, "best_val_loss"):
             values = [s.measured[n].average(metric) for n in s.by_pd]
             rows[capital(metric.heading)] = [fixed(x, {"%": 2, "positions": 1}.get(metric.unit, 4)) for x in values]
-    # both at the probe: the last one in the table above is at other positions
-    rows["Best minus last validation loss, at the probe"] = [
-        fixed(mean(map(overshoot, s.measured[n].trials.values()))) for n in s.by_pd
-    ]
-    rows["Parameters"] = [fixed(number(s.measured[n].results.get("parameters"))) for n in s.by_pd]
+    parameters = [fixed(number(s.measured[n].results.get("parameters"))) for n in s.by_pd]
+    rows |= {"Parameters": parameters} if len(set(parameters)) > 1 else {}
     rows = {what: row for what, row in rows.items() if set(row) != {DASH}}
     if not rows:
         return []
@@ -253,50 +242,28 @@ def rankings(s: Study) -> list[str]:
         return ["Nothing can be ranked:", "", *not_ranked]
     cells: dict[str, dict[str, str]] = {}
     for use, weights in WEIGHTINGS.items():
-        ranges, rows = s.rank_ranges(weights), ranked[use].rows
-        for row in rows:
+        ranges = s.rank_ranges(weights)
+        for row in ranked[use].rows:
             name, rank = row["Activation"], row["Rank"]
             low, high = ranges.get(name, (rank, rank))
             moved = "" if low == high == rank else f", {low}{DASH}{high}"
-            cells.setdefault(name, {})[use] = f"{rank} of {len(rows)} ({row['Score']:.2f}{moved})"
-    header = [f"{u.capitalize()} ({' / '.join(f'{100 * w:.0f}' for w in ws.values())})" for u, ws in WEIGHTINGS.items()]
+            cells.setdefault(name, {})[use] = f"{rank} ({row['Score']:.2f}{moved})"
+    header = [f"{capital(u)}, {'/'.join(f'{100 * w:.0f}' for w in ws.values())}" for u, ws in WEIGHTINGS.items()]
     of, pairs = s.differ("PD")
     supported = f" The tests show a difference in PD for {of} of {counted(pairs, 'pair')}." if pairs else ""
     lines = [
-        "A score weighs reproducibility (mean PD), accuracy (mean validation loss) and efficiency (median training "
-        "time) in the proportions at the head of its column, each scaled from 0, the worst here, to 1, the best. "
-        "Cells: rank (score; and the ranks taken when any one trial is left out, if they vary).",
-        *table(["Activation", *header], [[label(n), *(c.get(u, DASH) for u in WEIGHTINGS)] for n, c in cells.items()]),
+        "A score weighs reproducibility (mean PD), accuracy (mean validation loss) and speed (median training time) in "
+        "the proportions at the head of its column, each scaled from 0, the worst here, to 1, the best. Cells: rank "
+        "(score, and the ranks taken when any one trial is left out, if they vary).",
+        *table(
+            [capital(s.question.arm), *header],
+            [[label(n), *(c.get(u, DASH) for u in WEIGHTINGS)] for n, c in cells.items()],
+        ),
         "The scaling stretches every difference to the full range, those that are chance included: a rank is a "
         f"summary of means, not a test.{supported}",
-        "",
-        *(f"- {point}" for point in headlines(s)),
+        *[line for point in fastest(s) for line in ("", point)],
     ]
     return lines + (["", "Not ranked:", "", *not_ranked] if not_ranked else [])
-
-
-def headlines(s: Study) -> list[str]:
-    """The lowest PD, loss and time, each from its own metric, with what the tests say about it."""
-    points = []
-    for what, quantity, values, unit in (
-        ("mean PD", "PD", s.pd, ""),
-        ("mean validation loss", "Loss", s.loss, " nats per token"),
-    ):
-        best, others = s.lowest(values)
-        if not best:
-            continue
-        value = fixed(values[best[0]]) + unit
-        if len(best) > 1:
-            points.append(f"**Lowest {what}**: {labels(best)} alike, {value}.")
-        elif not others:
-            points.append(f"**{capital(what)}**: {label(best[0])}, {value}.")
-        else:
-            lower = [n for n in others if s.kind(best[0], n, quantity) == "lower"]
-            rest = [n for n in others if n not in lower]
-            supported = [f"lower than {labels(lower)}"] if lower else []
-            supported += [f"not shown to differ from {labels(rest, 'or')}"] if rest else []
-            points.append(f"**Lowest {what}**: {label(best[0])}, {value}; by the tests {', '.join(supported)}.")
-    return points + fastest(s)
 
 
 def fastest(s: Study) -> list[str]:
@@ -326,38 +293,33 @@ def statistical_significance(s: Study) -> list[str]:
         ]
     lines = [how_tested(s), "", *the_order(s)]
     if s.primary:
-        lines += ["", f"### Against {base(s)}: the planned comparisons", ""]
-        read_at = [t.loss for t in s.primary if t.loss is not None]
-        at = "of annealed models" if s.frontiers else f"at {span(read_at, 4)} nats per token" if read_at else DASH
-        where = {"PD": "final models", "Matched_PD": f"{at}; see section 5"}
-        where["Loss"] = "nats per token"
-        for quantity in QUANTITIES:
-            if any(quantity in t.tests for t in s.primary):
-                lines += [f"{capital(NAMES[quantity])}, {where[quantity]}:", *reference_table(s, quantity)]
-    return lines + other_pairs(s) + reach(s)
+        lines += ["", f"### Against {base(s)}: the planned comparisons", *planned_table(s)]
+        losses = [t.loss for t in s.primary if t.loss is not None]
+        if losses:
+            lines += [f"Equal loss: between annealed models, at {span(losses, 4)} nats per token (section 5).", ""]
+    return lines + hanging(s) + other_pairs(s) + reach(s)
 
 
 def how_tested(s: Study) -> str:
     designs = {t.paired for t in s.tests if not t.unfit}
     design = "those of the same seed with one another (paired t)"
     if designs == {False}:
-        design = "without pairing, since activations share no seeds (Welch's t)"
+        design = f"without pairing, since {s.question.arms_noun} share no seeds (Welch's t)"
     elif len(designs) == 2:
-        design = "those of the same seed with one another where activations share seeds (paired t), else Welch's t"
-    moderated = any(c.prior_df for t in s.tests for c in t.tests.values())
-    spread = (
-        "A comparison's spread is moderated by the mean spread of the planned comparisons"
-        if moderated
-        else "With fewer than three comparisons there is no spread to borrow: each rests on its own trials, and with "
-        "few of these its interval is too wide or too narrow by chance"
-    )
+        design = "those of the same seed with one another where seeds are shared (paired t), else Welch's t"
+    spread = "Each comparison's spread is its own: there are too few to borrow from."
+    if any(c.prior_df for t in s.tests for c in t.tests.values()):
+        spread = (
+            "A comparison's spread is moderated: it borrows from the mean spread of the planned comparisons, worth two "
+            "degrees of freedom."
+        )
     if s.looks:
-        spread += ". p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)"
+        spread += " p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)."
     return (
         "Pairs of trials that share a trial are not independent. So each trial is given one number, its jackknife "
-        f"pseudo-value of ln PD, and trials are compared: {design}. Losses are compared likewise. {spread}. Intervals "
-        "are 95 % for one comparison alone, while p is adjusted for all, so an interval may exclude 0 where the "
-        f"adjusted p does not fall below {ALPHA} (marked \\*). The inference is over trials, given the fixed positions."
+        f"pseudo-value of ln PD, and trials are compared: {design}. Losses likewise. {spread} Intervals are for one "
+        f"comparison alone, p is adjusted for all (\\*: below {ALPHA}). The inference is over trials, given the fixed "
+        "positions."
     )
 
 
@@ -367,55 +329,75 @@ def the_order(s: Study) -> list[str]:
         return []
     others = [t for t in s.tests if t not in s.primary and not t.unfit]
     if not s.primary:
-        steps = [f"PD of all {counted(len(others), 'pair')} (Holm's correction).", "The same at equal validation loss."]
+        steps = [f"all {counted(len(others), 'pair')} (Holm's correction)", "the same at equal validation loss"]
     else:
-        size = "one comparison" if len(s.primary) == 1 else f"{len(s.primary)} comparisons, Holm's correction"
-        steps = [
-            f"PD of each activation against {base(s)} ({size}).",
-            f"PD of {together(s)} against {base(s)}, the planned contrast: if any of step 1 is "
-            f"shown, or by itself at half the level, p < {ALPHA / 2}.",
-            f"{'Both' if s.question.contrast else 'The same'} at equal validation loss: each only where it is shown on "
-            "the final models.",
-        ]
-        if not s.question.contrast:
-            del steps[1]
-        steps += [f"The other {counted(len(others), 'pair')}: if any of step 1 is shown."] if others else []
+        comparisons = f"{len(s.primary)} comparisons, Holm's correction" if len(s.primary) > 1 else "one comparison"
+        steps = [f"each {s.question.arm} against {base(s)} ({comparisons})"]
+        if s.question.contrast:
+            steps.append(
+                f"{together(s)}, the planned contrast (if any of step 1 is shown, or alone at half the level, p < "
+                f"{ALPHA / 2})"
+            )
+        steps += ["the same at equal validation loss, each where it is shown on the final models"] * bool(s.frontiers)
+        steps += [f"the other {counted(len(others), 'pair')}, if any of step 1 is shown"] * bool(others)
+    order = "; ".join(f"({i}) {step}" for i, step in enumerate(steps, 1))
     return [
         "### Which claims share an error rate",
         "",
-        "Claims about PD are tested in this order, and each step counts only as far as those before it found something "
-        "(serial gatekeeping, Maurer, Hothorn & Lehmacher 1995):",
-        "",
-        *(f"{i}. {step}" for i, step in enumerate(steps, 1)),
-        "",
-        "Losses have an order of their own: first against the reference, then the other pairs. So where nothing "
-        "differs, at most 5 % of such reports claim anything about PD, and at most 10 % anything at all "
+        f"Claims about PD are tested in this order: {order}. Each step counts only as far as those before it found "
+        "something (serial gatekeeping, Maurer, Hothorn & Lehmacher 1995). Losses have such an order of their own. So "
+        "where nothing differs, at most 5 % of such reports claim anything about PD, and at most 10 % anything at all "
         "(simulated: `bench/calibration.py --tables claims`). *Practically equal* is shown by two one-sided tests, "
         "Holm-corrected in each family.",
     ]
 
 
-def reference_table(s: Study, quantity: str) -> list[str]:
-    rows = []
-    for t in s.primary:
-        test = t.tests.get(quantity)
-        adjusted = flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH
-        rows.append([label(t.a), effect(test), adjusted, effect_size(test), verdict_cell(s, t, quantity)])
-    what = "Difference [95 %]" if quantity == "Loss" else "Change of mean PD [95 %]"
-    return table(["Activation", what, "p, adjusted", "Hedges' g [95 %]", "Verdict"], rows)
+COLUMNS = {"PD": ("Change of PD [95 %]", "p", "PD"), "Matched_PD": ("At equal loss [95 %]", "p, equal", "PD, equal")}
+COLUMNS["Loss"] = ("Loss [95 %]", "p, loss", "Loss verdict")
+
+
+def planned_table(s: Study) -> list[str]:
+    """Every planned comparison and the contrast, a row each."""
+    rows = {label(t.a): t for t in s.primary}
+    if s.question.contrast and s.contrast.tests:
+        rows[f"*{capital(together(s))}*"] = s.contrast
+    quantities = [q for q in QUANTITIES if any(q in t.tests for t in rows.values())]
+    header = [capital(s.question.arm), *(column for q in quantities for column in COLUMNS[q])]
+    return table(header, ([name, *(cell for q in quantities for cell in cells(s, t, q))] for name, t in rows.items()))
+
+
+def cells(s: Study, t: Tested, quantity: str) -> list[str]:
+    """Difference, adjusted p and verdict."""
+    if quantity not in t.tests:
+        return [DASH, DASH, verdict_cell(s, t, quantity) if isinstance(t, PairTests) else DASH]
+    adjusted = flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH
+    return [effect(t.tests[quantity]), adjusted, verdict_cell(s, t, quantity)]
+
+
+def hanging(s: Study) -> list[str]:
+    """How far the answer hangs on one trial, where it does."""
+    found = influence(s)
+    if found is None or not found.notable:
+        return []
+    change, low, high = (signed(100 * (x - 1)) for x in (found.without.effect, *map(math.exp, (found.low, found.high))))
+    decisive = ", ".join(map(str, found.decisive))
+    said = f" Without trial {decisive} the test says otherwise." if decisive else ""
+    return [
+        f"**Influence.** Without one trial of all {s.question.arms_noun} at a time, the change that answers the "
+        f"question goes from {low} to {high} %; trial {found.trial} moves it most, to {change} %.{said}",
+        "",
+    ]
 
 
 def other_pairs(s: Study) -> list[str]:
-    rows = []
-    for t in (t for t in s.tests if t not in s.primary):
-        row = [f"{label(t.a)} against {label(t.b)}"]
-        for quantity in ("PD", "Loss"):
-            row += [effect(t.tests.get(quantity)), flagged(t.p_holm[quantity]) if t.tested(quantity) else DASH]
-            row.append(verdict_cell(s, t, quantity))
-        rows.append(row)
+    rows = [
+        [f"{label(t.a)} against {label(t.b)}", *cells(s, t, "PD"), *cells(s, t, "Loss")]
+        for t in s.tests
+        if t not in s.primary
+    ]
     if not rows:
         return []
-    header = ["Pair", "Change of mean PD", "p, adjusted", "PD", "Loss difference", "p, adjusted", "Loss"]
+    header = ["Pair", *COLUMNS["PD"], *COLUMNS["Loss"]]
     return ["", "### The other pairs" if s.primary else "### All pairs", *table(header, rows)]
 
 
@@ -446,7 +428,7 @@ def reach(s: Study) -> list[str]:
 
 def tests_appendix(s: Study) -> list[str]:
     compared = {label(t.a): t for t in s.primary}
-    compared |= {capital(together(s)).removeprefix("The ").capitalize(): s.contrast} if s.question.contrast else {}
+    compared |= {f"*{capital(together(s))}*": s.contrast} if s.question.contrast else {}
     compared = {name: t for name, t in compared.items() if any(map(t.tested, QUANTITIES))}
     quantities = [q for q in QUANTITIES if any(t.tested(q) for t in compared.values())]
     tests = [t.tests[q] for t in compared.values() for q in quantities if t.tested(q)]
@@ -455,7 +437,8 @@ def tests_appendix(s: Study) -> list[str]:
         kinds = listed(dict.fromkeys(test.kind for test in tests))
         numbers = span({n for test in tests for n in test.n}, 0)
         lines = [
-            f"t (df); p; p unmoderated, by this comparison's own spread alone. n = {numbers}; {kinds}.",
+            f"t (df); p; p by this comparison's own spread alone; Hedges' g with its 95 % interval, a difference in "
+            f"units of the spread between trials (g_z: of paired differences, g_s: of groups). n = {numbers}; {kinds}.",
             *table(
                 [f"Against {base(s)}", *(capital(NAMES[q]) for q in quantities)],
                 ([name, *(test_cell(t, q) for q in quantities)] for name, t in compared.items()),
@@ -469,7 +452,8 @@ def test_cell(t, quantity: str) -> str:
     if not t.tested(quantity):
         return DASH
     test = t.tests[quantity]
-    return f"{fixed(test.t, 2)} ({test.df:.3g}); {p_value(test.p)}; {p_value(test.p_plain)}"
+    numbers = f"{fixed(test.t, 2)} ({test.df:.3g}); {p_value(test.p)}; {p_value(test.p_plain)}"
+    return f"{numbers}; {effect_size(test)}"
 
 
 def second_opinion(s: Study) -> list[str]:
@@ -477,12 +461,8 @@ def second_opinion(s: Study) -> list[str]:
     if not s.detectable:
         return []
     fewest = min(min(t.tests.get("PD").n) for t in s.detectable)
-    if fewest < 5:
-        return [
-            f"A bootstrap is not offered as a second opinion: with {fewest} trials it sees too little of the spread "
-            "(at n = 3 it finds differences in 21 to 45 % of cases without any).",
-            "",
-        ]
+    if fewest < 5:  # too few for a bootstrap: at 3 it finds differences in 21 to 45 % of cases without any
+        return []
     boots = {t: s.bootstrap(t) for t in s.detectable}
     rows = [
         [
@@ -522,8 +502,8 @@ def key_findings(s: Study) -> list[str]:
     found = {
         finding_title(s): smooth_finding(s),
         "Best and worst": [best_and_worst(s)],
-        "Hypothesis validation": [hypothesis(s)],
-        "At equal validation loss": frontier(s) if s.frontiers else [*along_training(s), *confirmed(s)],
+        "Hypothesis validation": [hypothesis(s)] if len(s.question.arms) > 1 else [],
+        "At equal validation loss": frontier(s),
         "Accuracy against reproducibility": [trade_off(s)],
         "Integrity and training": [f"- {point}" for point in integrity(s)],
     }
@@ -532,86 +512,52 @@ def key_findings(s: Study) -> list[str]:
 
 def finding_title(s: Study) -> str:
     default = s.question.about_smoothness or not s.question.contrast
-    return "Smooth versus non-smooth" if default else f"{labels(s.question.contrast)} against {base(s)}"
-
-
-def footnote(s: Study) -> list[str]:
-    """PD at equal loss along training, where annealed models have it too."""
-    return ["### Footnote: equal loss along training", "", *along_training(s)] if s.frontiers else []
+    return "Smooth versus non-smooth" if default else f"{capital(together(s))} against {base(s)}"
 
 
 def smooth_finding(s: Study) -> list[str]:
-    c = s.contrast
+    c, baseline = s.contrast, s.question.baseline
     kinds = {True: "Smooth (differentiable everywhere)", False: "With a kink", None: "Not known"}
-    groups = {words: [n for n in s.fit if smooth(n) is kind] for kind, words in kinds.items()}
-    text = " ".join(f"{words}: {labels(names)}." for words, names in groups.items() if names)
-    if not any(groups[words] for kind, words in kinds.items() if kind is not None):
-        text = ""
+    groups = {kind: [n for n in s.fit if smooth(n) is kind] for kind in kinds}
+    told = [f"{words}: {labels(groups[kind])}." for kind, words in kinds.items() if groups[kind]]
+    told = told if groups[True] or groups[False] else []
     means = [s.pd[n] for n in s.question.contrast if n in s.fit and s.pd[n] is not None]
-    if means and s.pd.get(s.question.baseline) is not None and s.question.baseline in s.fit:
-        below = sum(pd < s.pd[s.question.baseline] for pd in means)
+    if means and baseline in s.fit and s.pd[baseline] is not None:
+        below = sum(pd < s.pd[baseline] for pd in means)
         noun = "smooth activation" if s.question.about_smoothness else s.question.arm
-        text += (
-            f" The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}; means, not a test."
-        )
+        told.append(f"The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}.")
+    if c.tested("PD"):
+        how = "seed by seed" if c.paired else "not paired"
+        told.append(f"Together, by mean ln PD, {how}: {effect(c.tests['PD'])}, {s.headline_kind('PD')} (section 4).")
     if c.left_out:
-        text += f" Left out of the contrast because they have too few trials: {labels(c.left_out)}."
-    rows = []
-    for what, quantity in (("final models", "PD"), ("at equal validation loss", "Matched_PD")):
-        test = c.tests.get(quantity)
-        if c.tested(quantity):
-            kind = s.headline_kind(quantity)
-            rows.append([what, effect(test), flagged(c.p_holm[quantity]), effect_size(test), str(min(test.n)), kind])
-    if not rows:
-        return [text] if text else []
-    how = "seed by seed" if c.paired else "not paired"
-    who = "the smooth activations" if s.question.about_smoothness else labels(c.names)
-    return [
-        f"{text} The planned contrast, mean ln PD of {who} against {base(s)}, {how}:",
-        *table(["Contrast", "Change of PD [95 %]", "p, adjusted", "Hedges' g [95 %]", "n", "Verdict"], rows),
-    ]
+        told.append(f"Left out of the contrast because they have too few trials: {labels(c.left_out)}.")
+    return [" ".join(told)] if told else []
 
 
 def hypothesis(s: Study) -> str:
     """What became of the hypothesis, by what answers the question."""
-    who = (
-        "smooth activations have"
-        if s.question.about_smoothness
-        else f"{labels(s.question.contrast or s.question.others)} have"
-    )
-    said = f"That {who} a lower mean PD than {base(s)}: "
-    h = s.headline
+    q, h = s.question, s.headline
+    who = "smooth activations" if q.about_smoothness else labels(q.contrast or q.others)
+    said = f"That {who} have a lower mean PD than {base(s)}: "
     if h is None:
-        lower, higher = (s.against_reference("PD", kind) for kind in ("lower", "higher"))
-        parts = [
-            f"**{word}** for {labels(names)}" for word, names in (("supported", lower), ("refuted", higher)) if names
-        ]
-        return f"{said}{listed(parts) or '**inconclusive**'}, by the comparisons of section 4."
+        groups = {
+            word: s.against_baseline("PD", kind) for word, kind in (("supported", "lower"), ("refuted", "higher"))
+        }
+        parts = [f"**{word}** for {labels(names)}" for word, names in groups.items() if names]
+        return f"{said}{listed(parts) or '**inconclusive**'} (section 4)."
     if not h.tested("PD"):
         return f"{said}**not tested** ({untested(s)})."
-    kind, matched = s.headline_kind("PD"), s.headline_kind("Matched_PD")
-    large = f"refuted for differences of {margin(s, 'PD')} or more"
-    words = {"lower": "supported", "higher": "refuted", "equal": large}
-    by = "the planned contrast above" if s.question.contrast else "the comparison of section 4"
-    text = f"{said}**{words.get(kind, 'inconclusive')}**, by {by}."
+    kind = s.headline_kind("PD")
+    words = {
+        "lower": "supported",
+        "higher": "refuted",
+        "equal": f"refuted for differences of {margin(s, 'PD')} or more",
+    }
+    text = f"{said}**{words.get(kind, 'inconclusive')}**."
     if kind == "inconclusive":
         smallest = f"{reduction(h.tests['PD']):.1f} %"
-        text += f" It would have found a reduction of {smallest} with 80 % power: a smaller one it can't rule out."
-    if kind in ("lower", "higher"):
-        if matched == kind:
-            text += " The same is shown at equal validation loss."
-        elif matched:
-            text += " At equal validation loss it is not: how much the models have learnt may explain it."
+        text += f" A reduction of {smallest} would have been found with 80 % power: a smaller one can't be ruled out."
     return text
-
-
-def untested(s: Study) -> str:
-    """Why what answers the question could not be tested."""
-    h = s.headline
-    if h is None:
-        return "fewer than three trials of an arm leave no spread to test with"
-    reason = h.reason if h is s.contrast else h.why_not
-    return h.tests["PD"].note if "PD" in h.tests else reason
 
 
 def best_and_worst(s: Study) -> str:
@@ -636,71 +582,38 @@ def best_and_worst(s: Study) -> str:
 
 def frontier(s: Study) -> list[str]:
     """PD at equal loss of annealed models: the branches, and what the comparisons between them show."""
+    if not s.frontiers:
+        return [
+            "Not compared: that takes annealed models of several lengths (`--schedule trunk`). A model that has learnt "
+            "more is sharper, and sharpness alone moves PD, so part of a difference may come from how much was learnt."
+        ]
     ends = [point.ends for point in next(iter(s.frontiers.values()))]
     rows = [
         [label(n)] + [f"{fixed(mean(p.losses.values()), 3)}: {fixed(mean(p.pds.values()))}" for p in points]
         for n in s.by_pd
         if (points := s.frontiers.get(n))
     ]
-    losses = [t.loss for t in s.primary if t.loss is not None]
-    at = f" (here {span(losses, 4)} nats per token)" if losses else ""
     return [
-        "A model that has learnt more is sharper, and sharpness alone moves PD. Here models are compared that have "
-        "learnt equally much, each of them trained to the end of the schedule: the branches of the trunk. Mean loss "
-        "and mean PD of each branch, by the steps of its models:",
-        *table(["Activation", *(f"{n:,} steps" for n in ends)], rows),
+        "A model that has learnt more is sharper, and sharpness alone moves PD. Here annealed models are compared that "
+        "have learnt equally much: the branches of the trunk. Mean loss and mean PD of each, by its models' steps:",
+        *table([capital(s.question.arm), *(f"{n:,} steps" for n in ends)], rows),
         "Each pair of trials has its own line through its branches, along which ln PD is read off linearly in the "
-        f"pair's mean loss. Activations are compared at the largest final loss of any of their pairs{at}: nothing is "
-        "read beyond the last branch. No schedule stands between them: a difference that shows here is not "
-        "owed to how much they have learnt.",
+        "pair's mean loss, at the largest final loss of any pair compared: nothing is read beyond the last branch. A "
+        "difference that shows here is not owed to how much was learnt.",
         *confirmed(s),
-    ]
-
-
-def along_training(s: Study) -> list[str]:
-    if s.matched.target is None:
-        return [
-            "Not available: it needs the PD along training of two activations. Where final losses differ, part of a "
-            "difference in PD may come from how much the models have learnt."
-        ]
-    losses = [s.loss[n] for n in s.fit if s.loss[n] is not None]
-    own = [] if s.frontiers else [t.loss for t in s.tests if t.loss is not None]
-    tested = "; each test reads at that of the activations that it compares, whatever others there are ("
-    tested = f"{tested}{span(own, 4)})" if own else ""
-    return [
-        "A model that has learnt more is sharper, and sharpness alone moves PD. The activations' mean losses end "
-        f"{fixed(max(losses) - min(losses), 3)} nats per token apart. Here each pair's PD is read off where its mean "
-        f"validation loss, at the probe, first falls to {fixed(s.matched.target)}, the highest final one of any pair "
-        f"of these activations{tested}. An activation that learns more slowly gets there later, at a lower learning "
-        "rate, and PD falls as the rate does: so neither comparison isolates the activation"
-        f"{'.' if s.frontiers else ', and a difference counts as confirmed where both show it.'}",
-        *table(
-            ["Activation", "Final PD", "PD at equal loss", "Reached at step (mean over pairs)"],
-            [
-                [label(n), fixed(s.pd[n]), fixed(s.matched.mean(n)), fixed(s.matched.steps.get(n), 0)]
-                for n in s.by_pd
-                if s.matched.mean(n) is not None
-            ],
-        ),
     ]
 
 
 def confirmed(s: Study) -> list[str]:
     """What became, at equal loss, of the differences between the final models."""
-    lines = []
-    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher") and t.tested("Matched_PD")]
-    same_ones = [t.a for t in shown if t not in s.disagreeing]
-    if same_ones:
-        lines.append(f"Confirmed at equal loss: {labels(same_ones)}.")
-    reversed_ones = [t.a for t in shown if {s.verdict(t, q).kind for q in ("PD", "Matched_PD")} == {"lower", "higher"}]
-    if reversed_ones:
-        lines.append(
-            f"The other way round at equal loss, so that neither settles the question: {labels(reversed_ones)}."
-        )
-    open_ones = [t.a for t in shown if t.a not in same_ones + reversed_ones]
-    if open_ones:
-        lines.append(f"Shown on the final models, not at equal loss: {labels(open_ones)}.")
-    return lines
+    words = {
+        "shown": "Confirmed at equal loss",
+        "reversed": "The other way round at equal loss, so that neither settles the question",
+        "not shown": "Shown on the final models, not at equal loss",
+    }
+    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher")]
+    groups = {said: [t.a for t in shown if at_equal_loss(s, t) == kind] for kind, said in words.items()}
+    return [f"{said}: {labels(names)}." for said, names in groups.items() if names]
 
 
 def trade_off(s: Study) -> str:
@@ -724,16 +637,12 @@ def integrity(s: Study) -> list[str]:
     recorded = {n: m.record("audit").get("checks", []) for n, m in s.measured.items()}
     every = [c for listed_checks in recorded.values() for c in listed_checks]
     if every:
-        states = [
-            f"{sum(c.get('status') == kind for c in every)} {kind}"
-            for kind in ("pass", "fail", "caution", "not applicable")
-        ]
-        names = ", ".join(dict.fromkeys(str(c.get("name")) for c in every))
-        points.append(
-            f"Audit of {counted(sum(map(bool, recorded.values())), 'activation')}: {', '.join(states)} ({safe(names)})."
-        )
-    states = ", ".join(f"{check['name']}: {check['status']}" for check in across(s))
-    points.append(f"Across activations: {safe(states)}.")
+        kinds = ("pass", "fail", "caution", "not applicable")
+        states = {kind: sum(c.get("status") == kind for c in every) for kind in kinds}
+        told = ", ".join(f"{n} {kind}" for kind, n in states.items() if n)
+        points.append(f"Audit of {counted(sum(map(bool, recorded.values())), s.question.arm)}: {told}.")
+    odd = [f"{check['name']}: {check['status']}" for check in s.checks if check["status"] != "pass"]
+    points.append(f"Checks across {s.question.arms_noun}: {safe(', '.join(odd)) or 'all pass'}.")
     points += convergence(recorded)
     if not any(m.failed for m in s.measured.values()):
         points.append("No trial diverged.")
@@ -750,14 +659,19 @@ def integrity(s: Study) -> list[str]:
 
 
 def convergence(recorded: dict[str, list[dict]]) -> list[str]:
-    """What the audit says about the last part of the curves, in one line where it says it in the same words."""
-    told = {}  # the words before the numbers: the numbers of each activation
+    """What the audit says about the last part of the curves: the same words once, with the numbers of each."""
+    told: dict[str, dict[str, str]] = {}
     for name, listed_checks in recorded.items():
         for check in listed_checks:
             if check.get("name") in ("learning curve", "converged"):
-                words, _, numbers = str(check.get("measured", "")).rpartition(": ")
-                told.setdefault(words, []).append(f"{label(name)} {safe(numbers)}")
-    return [f"Convergence{', ' * bool(words)}{safe(words)}: {'; '.join(of)}." for words, of in told.items()]
+                measured = str(check.get("measured", ""))
+                numbers = SLOPES.search(measured)
+                words = SLOPES.sub("…", measured, count=1)
+                told.setdefault(words, {})[name] = numbers[0] if numbers else ""
+    return [
+        f"Convergence: {safe(words)}: {'; '.join(f'{label(n)} {safe(x)}'.rstrip() for n, x in of.items())}."
+        for words, of in told.items()
+    ]
 
 
 # -- 6 Conclusions -----------------------------------------------------------------------------------------------------
@@ -780,117 +694,83 @@ def conclusions(s: Study) -> list[str]:
 def for_research(s: Study) -> str:
     if not s.detectable:
         return "No recommendation: differences in reproducibility could not be tested."
-    if not s.primary:
-        shown, of = s.differ("PD")
-        there = f"{base(s)} is not among the activations"
-        return f"{there}; a difference in PD was shown for {shown} of {counted(of, 'pair')} of them."
-    lower, higher = s.against_reference("PD", "lower"), s.against_reference("PD", "higher")
-    among = lower or (s.contrast.names if s.question.contrast and s.headline_kind("PD") == "lower" else [])
-    apart = [
-        f"{label(t.a)} and {label(t.b)}"
-        for t in s.tests
-        if {t.a, t.b} <= set(among) and s.verdict(t, "PD").kind in ("lower", "higher")
-    ]
-    choice = f" Among them a difference was shown for {listed(apart)}." if apart else ""
-    if len(among) > 1 and not apart:
-        choice = " Among them no difference in reproducibility was shown: choose on accuracy and speed."
-    if lower:
-        text = f"{labels(lower)}: a lower mean PD than that of {base(s)} was shown.{choice}"
-        unmatched = [t.a for t in s.disagreeing if t.a in lower and s.verdict(t, "Matched_PD").kind != "lower"]
-        if unmatched:
-            text += (
-                f" At equal loss it was not shown for {labels(unmatched)}: how much they have learnt may explain it."
-            )
-        costly = [n for n in lower if n in s.against_reference("Loss", "higher")]
-        return text + (f" The price is a higher validation loss with {labels(costly)}." if costly else "")
-    if among:
-        text = (
-            f"{labels(among)}, taken together: a lower mean PD than that of {base(s)} was shown for these "
-            f"{grouped_noun(s)} as a group, but not for any of them alone.{choice}"
-        )
-        if s.headline_kind("Matched_PD") not in ("lower", ""):
-            text += " At equal loss it was not shown: how much they have learnt may explain it."
-        return text
-    if higher:
+    better = [t for t in s.primary if standing(s, t, "PD") == "better"]
+    if better:
+        names = [t.a for t in better]
+        apart = [
+            f"{label(t.a)} and {label(t.b)}"
+            for t in s.tests
+            if {t.a, t.b} <= set(names) and s.verdict(t, "PD").kind in ("lower", "higher")
+        ]
+        text = f"{labels(names)}: a lower mean PD than that of {base(s)} was shown."
+        if apart:
+            text += f" Among them a difference was shown for {listed(apart)}."
+        elif len(names) > 1:
+            text += " Among them no difference was shown: choose on accuracy and speed."
+        return text + unconfirmed(s, better)
+    text = "Choose on accuracy and speed: "
+    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher")]
+    alone = s.question.contrast and s.headline_kind("PD") in ("lower", "higher") and s.contrast
+    for t in [*shown, *([alone] if alone else [])]:
+        if standing(s, t, "PD") == "worse":
+            who = labels(t.names) + (", taken together," if len(t.names) > 1 else "")
+            return f"{base(s)}: a higher mean PD was shown for {who} by {size(s, t, 'PD')}.{unconfirmed(s, [t])}"
+    if alone and standing(s, alone, "PD") == "better":
         return (
-            f"Choose on accuracy and speed: no lower PD than that of {base(s)} was shown, and a higher PD "
-            f"for {labels(higher)}."
+            f"{labels(s.contrast.names)}, taken together: a lower mean PD than that of {base(s)} was shown for these "
+            f"{group_noun(s)} as a group, but not for any of them alone.{unconfirmed(s, [alone])}"
         )
-    if s.question.contrast and s.headline_kind("PD") == "higher":
-        return (
-            f"{labels(s.contrast.names)}, taken together: a higher mean PD than that of {base(s)} was shown "
-            f"for these {grouped_noun(s)} as a group, but not for any of them alone."
-        )
-    return "Choose on accuracy and speed: no difference in reproducibility was shown."
+    if shown or alone:
+        return f"{text}what was shown in reproducibility is too small to matter, or not there at equal loss."
+    return f"{text}no difference in reproducibility was shown."
 
 
-def grouped_noun(s: Study) -> str:
-    return "smooth activations" if s.question.about_smoothness else s.question.arms_noun
+def unconfirmed(s: Study, tests: list[Tested]) -> str:
+    """Said where models were not compared at equal loss."""
+    if any(at_equal_loss(s, t) == "not compared" for t in tests):
+        return " At equal loss it was not compared (section 5)."
+    return ""
 
 
 def for_production(s: Study) -> str:
     if not s.detectable or not s.primary:
         return f"Nothing beyond the means of section 2: comparisons with {base(s)} could not be tested."
-    told = {"PD": "PD", "Loss": "validation loss"}
-
-    def shown(kind):
-        """{activation: the quantities in which it is so}."""
-        found = {}
-        for quantity, what in told.items():
-            for name in s.against_reference(quantity, kind):
-                found.setdefault(name, []).append(what)
-        return found
-
-    better, worse = shown("lower"), shown("higher")
-    gains = [f"{label(n)} (lower {listed(what)})" for n, what in better.items() if n not in worse]
-    mixed = [n for n in better if n in worse]
-    losing = [f"{label(n)} (higher {listed(what)})" for n, what in worse.items() if n not in better]
-    parts = []
-    if gains:
-        parts.append(f"Shown to improve on {base(s)} without losing elsewhere: {listed(gains)}.")
-    if mixed:
-        parts.append(f"Better in one of PD and loss and worse in the other: {labels(mixed)}.")
-    if not parts:
-        parts.append(f"No activation was shown to improve on {base(s)} in PD or in validation loss.")
-    if losing:
-        parts.append(f"Shown to lose without a gain: {listed(losing)}.")
+    groups: dict[str, list[str]] = {}
+    for t in s.primary:
+        found = {what: standing(s, t, q) for q, what in (("PD", "PD"), ("Loss", "validation loss"))}
+        gains, losses = ([what for what, x in found.items() if x == kind] for kind in ("better", "worse"))
+        if gains and losses:
+            groups.setdefault("Better in one of PD and loss and worse in the other", []).append(label(t.a))
+        elif gains:
+            words = f"Shown to improve on {base(s)} without losing elsewhere"
+            groups.setdefault(words, []).append(f"{label(t.a)} (lower {listed(gains)})")
+        elif losses:
+            groups.setdefault("Shown to lose without a gain", []).append(f"{label(t.a)} (higher {listed(losses)})")
+    parts = [f"{words}: {listed(names)}." for words, names in groups.items()]
+    if not any(words.startswith(("Better", "Shown to improve")) for words in groups):
+        parts.insert(0, f"No {s.question.arm} was shown to improve on {base(s)} in PD or in validation loss.")
     return " ".join(parts)
 
 
 def for_speed(s: Study) -> str:
-    point = fastest(s)
-    if not point:
+    best, others = s.lowest(s.time)
+    if len(best) != 1 or not others:
         return "Training times single out no activation."
-    return point[0].replace("**", "") + " Times hold for this machine and these implementations."
+    return f"{label(best[0])} trained in the shortest time, on this machine and not tested (section 3)."
 
 
 def when_to_use(s: Study) -> list[str]:
-    """Each activation in one group, by what was shown against ReLU."""
+    """Each arm in one group, by what was shown against the baseline."""
     if not any(t.tested(q) for t in s.primary for q in QUANTITIES):
         return [f"Without tests against {base(s)} there is nothing to add to the means of section 2."]
     groups: dict[str, list[str]] = {}
     for t in s.primary:
-        pd, loss = s.verdict(t, "PD").kind, s.verdict(t, "Loss").kind
-        gains = [what for what, kind in (("PD", pd), ("loss", loss)) if kind == "lower"]
-        losses = [what for what, kind in (("PD", pd), ("loss", loss)) if kind == "higher"]
-        if gains and losses:
-            advice = f"lower {gains[0]} for higher {losses[0]}: a matter of priorities"
-        elif gains:
-            advice = f"lower {listed(gains)} than {base(s)} and nothing shown against it: the choice for that"
-        elif losses:
-            advice = f"higher {listed(losses)} than {base(s)} and nothing gained: use another"
-        elif pd == loss == "equal":
-            advice = f"practically equal to {base(s)} in PD and loss: either will do"
-        elif pd == "equal":
-            advice = f"as reproducible as {base(s)} (±{margin(s, 'PD')}), undecided in loss"
-        else:
-            advice = "nothing shown for or against: these trials don't decide"
-        groups.setdefault(advice, []).append(timed(s, t.a))
+        groups.setdefault(advice(s, t), []).append(timed(s, t.a))
     return [
-        *(f"- {listed(names)}: {advice}." for advice, names in groups.items()),
+        *(f"- {listed(names)}: {said}." for said, names in groups.items()),
         "",
-        f"In brackets: median training time against {base(s)}, not tested. All this holds for this model, "
-        "text and length of training; whether it carries over to others is not known.",
+        f"In brackets: median training time against {base(s)}, not tested. All this holds for this model, text and "
+        "length of training; whether it carries over to others is not known.",
     ]
 
 
@@ -904,7 +784,7 @@ def timed(s: Study, name: str) -> str:
 
 def future_work(s: Study) -> list[str]:
     points = []
-    if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(across(s)):
+    if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(s.checks):
         points.append("**Repair first**: find out why checks failed; until then those numbers are no evidence.")
     if any(m.failed for m in s.measured.values()):
         points.append("**Divergence**: train again with a lower learning rate, all activations alike.")
@@ -923,11 +803,9 @@ def future_work(s: Study) -> list[str]:
         points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
     if any(t.get("overfit") for m in s.measured.values() for t in m.trials.values()):
         points.append("**Overfitting**: train shorter or with more dropout, all activations alike.")
-    config = next((m.record("config") for m in s.measured.values() if m.record("config")), {})
-    vary = [source for source in config.get("vary") or () if source != "dropout" or config.get("dropout")]
-    if len(vary) > 1:
+    if len(vary := what_varies(s)) > 1:
         points.append(
-            f"**Sources of variation**: trials differ in {safe(listed(map(str, vary)))} at once; "
+            f"**Sources of variation**: trials differ in {safe(listed(vary))} at once; "
             "`train.py --activation NAME --decompose` tells how much each of them causes."
         )
     points.append(

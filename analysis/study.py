@@ -2,15 +2,14 @@
 
     study = Study(all_results)              # refuses results that can't be compared
     study = Study(all_results, question=Question.of(all_results, baseline="gelu"))
-    study.tests, study.contrast, study.matched
+    study.tests, study.contrast, study.headline
     study.verdict(test, "PD")               # what a test allows to be said: one verdict per pair and quantity
     study.rank(weights), study.plan()
 
 All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each arm against the
-baseline; the arms of the contrast together; the same two at equal loss (between the branches of a trunk where there are
-some, else along training); the pairs without the baseline. Losses: each against the baseline; the other pairs.
-Everything is computed when first asked for, and once. Numbers only: no files, no prose, no pandas, no torch. The
-statistics themselves are in significance.py.
+baseline; the arms of the contrast together; the same two at equal loss, between the branches of a trunk; the pairs
+without the baseline. Losses: each against the baseline; the other pairs. Everything is computed when first asked for,
+and once. Numbers only: no files, no prose, no pandas, no torch. The statistics themselves are in significance.py.
 """
 
 from __future__ import annotations
@@ -27,22 +26,16 @@ import numpy as np
 
 import activations
 import significance
-from analysis import sequential
+from analysis import checks, sequential
 from analysis.frontier import Point, equal_loss, frontier
 from analysis.question import Question
 from analysis.results import (
-    Curves,
-    MatchedLoss,
     Measured,
-    along_training,
-    complete,
-    match_losses,
     matrix,
     mean,
     measure,
     median,
     seeds_shared,
-    training_curves,
 )
 from config import UserError
 from storage import number
@@ -52,8 +45,8 @@ QUESTIONS = (("PD", "Matched_PD"), ("Loss",))  # the quantities of each, in the 
 QUANTITIES = tuple(quantity for question in QUESTIONS for quantity in question)
 REDUCTIONS = (5, 10, 20)  # of PD, in percent: what trials are planned for
 WEIGHTINGS = {
-    "research": {"reproducibility": 0.6, "accuracy": 0.3, "efficiency": 0.1},
-    "production": {"reproducibility": 0.4, "accuracy": 0.4, "efficiency": 0.2},
+    "research focus": {"reproducibility": 0.6, "accuracy": 0.3, "efficiency": 0.1},
+    "production balanced": {"reproducibility": 0.4, "accuracy": 0.4, "efficiency": 0.2},
     "speed priority": {"reproducibility": 0.2, "accuracy": 0.3, "efficiency": 0.5},
 }
 CRITERIA = {  # of a ranking: what it is measured by (lower is better in each), and how
@@ -113,6 +106,10 @@ class Contrast(Tested):
     left_out: list[str] = field(default_factory=list)  # arms of it with too few trials
     paired: bool = True
     reason: str = ""  # why there is no test
+
+    @property
+    def why_not(self) -> str:
+        return self.reason or "of PD alone"
 
 
 @dataclass(frozen=True)
@@ -178,15 +175,21 @@ class Study:
         return {name: m for name, m in self.measured.items() if not m.unfit}
 
     @cached_property
-    def matched(self) -> MatchedLoss:
-        """All activations at one loss, for tables and figures; a comparison has its own, `compared_pds`."""
-        return match_losses(self.measured)
-
-    @cached_property
     def frontiers(self) -> dict[str, list[Point]]:
         """The branches of each activation that has some; none where not two have: there is nothing to compare."""
         found = {name: points for name, m in self.fit.items() if (points := frontier(m))}
         return found if len(found) > 1 else {}
+
+    @cached_property
+    def at_equal_loss(self) -> tuple[float | None, dict[str, float]]:
+        """All arms with branches at one loss, the largest final one of any pair: that loss in nats per token, and the
+        mean PD of each there. For tables; what is tested is read off at a loss of its own, `compared_pds`."""
+        found = (
+            equal_loss(self.frontiers, {n: self.measured[n].pd_ids for n in self.frontiers}) if self.frontiers else None
+        )
+        if found is None:
+            return None, {}
+        return found[0], {name: mean(pds[np.triu_indices(len(pds), 1)]) for name, pds in found[1].items()}
 
     @cached_property
     def pd(self) -> dict[str, float | None]:
@@ -284,23 +287,15 @@ class Study:
             return None
         if quantity == "PD":
             return None, rows, {name: self.measured[name].pd(some) for name, some in rows.items()}
-        if self.frontiers:
-            found = equal_loss({name: self.frontiers[name] for name in rows}, rows)
-        else:
-            found = along_training(self._curves, rows)
+        found = equal_loss({name: self.frontiers[name] for name in rows}, rows)
         return found and (found[0], rows, found[1])
-
-    @cached_property
-    def _curves(self) -> dict[str, Curves]:
-        return {name: training_curves(m) for name, m in self.measured.items()}
 
     @cached_property
     def _pd_ids(self) -> dict[str, dict[str, list[int]]]:
         """Of each quantity that is a PD, {activation: the trials that have one}."""
         final = {name: m.pd_ids for name, m in self.measured.items()}
-        between = {name: final[name] if name in self.frontiers else [] for name in self.measured}
-        along = {name: complete({k for pair in curves for k in pair}, curves) for name, curves in self._curves.items()}
-        return {"PD": final, "Matched_PD": between if self.frontiers else along}
+        between = {name: ids if name in self.frontiers else [] for name, ids in final.items()}
+        return {"PD": final, "Matched_PD": between}
 
     def _compare(self, a: Measured, b: Measured) -> PairTests:
         unfit = {m.name: m.unfit for m in (a, b) if m.unfit}
@@ -361,12 +356,14 @@ class Study:
         return self.primary or self.tests
 
     @_once
-    def verdict(self, test: PairTests, quantity: str) -> significance.Verdict:
-        """What a comparison allows to be said, by its adjusted p."""
+    def verdict(self, test: Tested, quantity: str) -> significance.Verdict:
+        """What a comparison, or the contrast, allows to be said, by its adjusted p."""
         found = test.tests.get(quantity)
         if found is None:
             return significance.Verdict("no test", f"no test ({test.why_not})")
-        labels = activations.label(test.a), activations.label(test.b)
+        labels = " and ".join(map(activations.label, test.names)), activations.label(self.question.baseline)
+        if isinstance(test, PairTests):
+            labels = activations.label(test.a), activations.label(test.b)
         what = "PD at equal loss" if quantity == "Matched_PD" else None
         p, p_equal = test.p_holm[quantity], test.p_equal[quantity]
         margin = self.margin(quantity)
@@ -378,7 +375,7 @@ class Study:
         kind = self.verdict(test, quantity).kind
         return kind if test.a == a else {"lower": "higher", "higher": "lower"}.get(kind, kind)
 
-    def against_reference(self, quantity: str, kind: str) -> list[str]:
+    def against_baseline(self, quantity: str, kind: str) -> list[str]:
         """Arms whose comparison with the baseline has this kind of verdict."""
         return [t.a for t in self.primary if self.verdict(t, quantity).kind == kind]
 
@@ -396,12 +393,8 @@ class Study:
     @_once
     def headline_kind(self, quantity: str) -> str:
         """The kind of verdict on the headline; '' where it could not be tested."""
-        c = self.headline
-        if c is None or not c.tested(quantity):
-            return ""
-        p, p_equal = c.p_holm[quantity], c.p_equal[quantity]
-        margin = self.margin(quantity)
-        return significance.verdict(c.tests[quantity], p, margin=margin, alpha=ALPHA, p_equal=p_equal).kind
+        tested = self.headline is not None and self.headline.tested(quantity)
+        return self.verdict(self.headline, quantity).kind if tested else ""
 
     @_once
     def bootstrap(self, test: PairTests) -> significance.Bootstrap | None:
@@ -419,6 +412,11 @@ class Study:
             return None  # other positions, or not windows enough
         return significance.multi_bootstrap(*stacks, paired=test.paired)
 
+    @cached_property
+    def checks(self) -> list[dict]:
+        """Those that compare the results of different arms."""
+        return checks.across_activations(self.all_results)
+
     # rankings
 
     def rank(self, weights: Mapping[str, float] | None = None, without: int | None = None) -> Ranking:
@@ -426,7 +424,7 @@ class Study:
 
         Scores, weights and errors are those of analyze_results.rank_activations.
         """
-        return self._rank(tuple(_shares(WEIGHTINGS["research"] if weights is None else weights).items()), without)
+        return self._rank(tuple(_shares(WEIGHTINGS["research focus"] if weights is None else weights).items()), without)
 
     @_once
     def _rank(self, shares: tuple[tuple[str, float], ...], without: int | None) -> Ranking:
@@ -610,6 +608,10 @@ def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:
+    if "speed" in weights:  # another word for efficiency
+        if "efficiency" in weights:
+            raise UserError("weights: speed and efficiency are one criterion; give one of them")
+        weights = {"efficiency" if name == "speed" else name: value for name, value in weights.items()}
     for name, value in weights.items():
         if name not in CRITERIA:
             raise UserError(f"weights: unknown criterion {name!r}; must be any of {', '.join(CRITERIA)}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from analysis.results import Measured, mean, median, std
-from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study, last_on_curve
-from measures.table import METRICS
-
-SUMMARY_FIRST = (
-    "Activation Avg_Val_Loss Std_Val_Loss Avg_Train_Loss Avg_Relative_PD Avg_Pred_Diff_Pct Avg_Training_Time_Sec "
-    "Num_Trials Diverged_Trials Num_Pairs Std_Relative_PD Relative_PD_CI_Low Relative_PD_CI_High "
-    "Relative_PD_Position_SE Matched_Loss_PD Matched_Loss"
-).split()  # and in this order; the first eight are the documented ones
+import storage
+from analysis.results import Measured, load_all_results, mean, std
+from analysis.study import ALPHA, CRITERIA, QUANTITIES, PairTests, Study
+from measures.table import BY_KEY
 
 
 def frame(rows: Iterable[dict], columns: list[str] | None = None):
@@ -67,34 +64,46 @@ def summary(study: Study):
     return frame(sorted(rows, key=key))
 
 
+def save_results_summary(
+    save_path: str | os.PathLike = "results/summary.csv", results_dir: str | os.PathLike | None = None
+):
+    """Write one row per activation, the most reproducible first, and return the table.
+
+    The documented columns come first; then the plain name, the 95 % interval of the mean PD, PD at equal loss of
+    annealed models where branches were trained (all at one loss), diverged trials, which are left out of every average,
+    and the audit. Activations that failed it, or that have no PD, come last. Losses in nats per token, times in
+    seconds, `_Pct` in percent. Everything else is in `results_frame`.
+
+    Raises: what `load_all_results` raises, and a UserError when there are no results.
+    """
+    save_path = Path(save_path)
+    table = summary(Study(load_all_results(save_path.parent if results_dir is None else results_dir)))
+    storage.write_text(save_path, csv(table))
+    return table
+
+
 def _summary_row(study: Study, m: Measured) -> dict:
     pd, low, high = m.pd_interval
-    row = {
+    loss, at_equal_loss = study.at_equal_loss
+    documented = {
         "Activation": m.name.upper(),
-        **{metric.column: m.average(metric) for metric in METRICS if metric.column},
-        "Avg_Relative_PD": pd,
-        "Avg_Last_Probe_Val_Loss": mean(map(last_on_curve, m.trials.values())),
+        "Avg_Val_Loss": mean(m.losses()),
         "Std_Val_Loss": std(m.losses()),
-        "Std_Relative_PD": std(m.pair_values("relative_pd")),
-        "Std_Val_Accuracy": std(m.trial_values("val_accuracy")),
+        "Avg_Train_Loss": m.average(BY_KEY["train_loss"]),
+        "Avg_Relative_PD": pd,
+        "Avg_Pred_Diff_Pct": m.average(BY_KEY["top1_mismatch_pct"]),
+        "Avg_Training_Time_Sec": m.average(BY_KEY["training_time"]),
+        "Num_Trials": len(m.trials),
+    }
+    return documented | {
+        "Name": m.name,
         "Relative_PD_CI_Low": low,
         "Relative_PD_CI_High": high,
-        "Relative_PD_Position_SE": mean(m.pair_values("relative_pd_se")),
-        "Matched_Loss_PD": study.matched.mean(m.name),
-        "Matched_Loss": study.matched.target,
-        "Median_Training_Time_Sec": median(m.trial_values("training_time")),
-        "Num_Trials": len(m.trials),
+        "Equal_Loss_PD": at_equal_loss.get(m.name),
+        "Equal_Loss": loss,
         "Diverged_Trials": len(m.failed),
-        "Num_Pairs": len(m.pair_values("relative_pd")),
-        "Overfit_Trials": sum(bool(x) for x in m.trial_values("overfit")),
-        "Parameters": m.results.get("parameters"),
         "Audit": m.audit,
-        "Model": m.results["model_name"],
-        "Dataset": m.record("dataset").get("name", ""),
-        "Fingerprint": m.results.get("fingerprint") or "",
-        "Timestamp": m.results["timestamp"],
     }
-    return {column: row[column] for column in SUMMARY_FIRST} | row
 
 
 def significance(study: Study):
@@ -112,12 +121,10 @@ def _significance_row(study: Study, t: PairTests) -> dict:
     }
     for quantity in QUANTITIES:
         row |= {f"{quantity}_{key}": value for key, value in _test_columns(study, t, quantity).items()}
-    read = "" if t.loss is None else "between branches" if study.frontiers else "along training"
     return row | {
         "Naive_p_uncalibrated": t.naive_p,
         "Note": f"no test: {t.why_not}" if t.unfit else "",
         "Matched_Loss": t.loss,
-        "Matched_Loss_Read": read,
     }
 
 

@@ -69,8 +69,8 @@ METRICS = (
     Metric("train_loss", "Avg_Train_Loss", "training loss", "nats/token", "lower", "trial",
            "the same over fixed windows of the training text", "≥ 0"),
     Metric("best_val_loss", "Avg_Best_Val_Loss", "best validation loss, at the probe", "nats/token", "lower", "trial",
-           "the lowest validation loss along training, at the fewer positions of the probe; to be compared with the "
-           "last one there, `Avg_Last_Probe_Val_Loss`, not with `Avg_Val_Loss`", "≥ 0"),
+           "the lowest validation loss along training, at the fewer positions of the probe: to be compared with the "
+           "last one of the curve, not with `Avg_Val_Loss`", "≥ 0"),
     Metric("val_accuracy", "Avg_Val_Accuracy", "validation accuracy", "%", "higher", "trial",
            "positions of the validation windows at which the most likely token is the true one", "0 – 100"),
     Metric("train_accuracy", "Avg_Train_Accuracy", "training accuracy", "%", "higher", "trial",

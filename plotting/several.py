@@ -134,7 +134,8 @@ def times(ax: Axes, study: Study) -> None:
 
 def ranks(ax: Axes, study: Study) -> None:
     """Rank by each criterion alone, and by the weightings of the report; 1 is best, ties share a rank."""
-    columns = {"low PD": {"reproducibility": 1}, "low loss": {"accuracy": 1}, "fast": {"efficiency": 1}, **WEIGHTINGS}
+    columns = {"low PD": {"reproducibility": 1}, "low loss": {"accuracy": 1}, "fast": {"efficiency": 1}}
+    columns |= {use.partition(" ")[0]: weights for use, weights in WEIGHTINGS.items()}
     names = list(study.measured)
     table = np.full((len(names), len(columns)), math.nan)
     for column, weights in enumerate(columns.values()):
@@ -184,9 +185,6 @@ def divergence_comparison(study: Study) -> Figure:
     foot = 0.3 + (0.2 if start else 0)
     figure, axes = panels(1, 2, 3.1 + 0.16 * rows + foot, bottom=0.5 + 0.16 * rows + foot)
     note = "thick: mean over pairs of trials" + ("; thin: the pairs" if len(names) <= _FEW else "")
-    if study.matched.target is not None:
-        target = f"{study.matched.target:.4g}"
-        note += f"; dashed: the loss that every pair here reaches ({target}), PD at equal loss marked"
     note += "; † failed its audit" if any(name.endswith("†") for name in names.values()) else ""
     headline(figure, "How trials part along training", note + f"\n{start}" * bool(start))
     pd_by_step(axes[0, 0], study)
@@ -224,9 +222,8 @@ def pd_by_step(ax: Axes, study: Study) -> None:
 
 
 def pd_by_loss(ax: Axes, study: Study) -> None:
-    """The last part of training, PD against the mean validation loss of a pair; PD at equal loss is marked."""
-    studied, matched = _diverging(study), study.matched
-    points = []
+    """The last part of training, PD against the mean validation loss of a pair."""
+    studied, points = _diverging(study), []
     for name, m in studied.items():
         colour, marker = activation_style(name)
         both = _pd_and_loss(m)
@@ -235,10 +232,6 @@ def pd_by_loss(ax: Axes, study: Study) -> None:
         if both:
             points.append(np.mean(both, axis=0))
             ax.plot(*points[-1], color=colour, marker=marker, markersize=3, gid=f"mean {name}", label=named(name))
-        at_target = matched.mean(name) if matched.target is not None and name in matched.pairs else None
-        if at_target is not None:
-            style = {"markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 5}
-            ax.plot(matched.target, at_target, marker, color=colour, gid=f"matched {name}", **style)
     counts = {n for m in studied.values() if (n := positions(m, "divergence"))}
     on = f", on {max(counts):,} positions" if len(counts) == 1 else ""
     ax.set(title="PD against validation loss, near the end", ylabel=METRIC["relative_pd"].heading)
@@ -246,9 +239,7 @@ def pd_by_loss(ax: Axes, study: Study) -> None:
     if not points:
         say(ax, "no loss along training")
         return
-    if matched.target is not None:
-        ax.axvline(matched.target, color=GREY, linestyle="--", linewidth=0.8, zorder=0)
-    _zoom(ax, points, matched.target)
+    _zoom(ax, points)
     ax.invert_xaxis()  # training goes from left to right, as by step
 
 
@@ -263,12 +254,12 @@ def _pd_and_loss(m: Measured) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def _zoom(ax: Axes, points: list, target: float | None) -> None:
+def _zoom(ax: Axes, points: list) -> None:
     """Limits around the last part of curves of PD against loss."""
     ends = numbers(loss[-1] for loss, _ in points)
     if not len(ends):
         return
-    low, high = ends.min(), max(ends.max(), target or 0)
+    low, high = ends.min(), ends.max()
     width = max(high - low, 0.02 * high)
     low, high = low - 0.2 * width, high + 0.8 * width
     seen = [y for loss, pd in points for y in np.interp([low, high], loss[::-1], pd[::-1])]

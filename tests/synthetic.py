@@ -13,7 +13,6 @@ import storage
 from config import Config
 from measures.table import METRICS
 from questions.where import positions
-from training.matched_loss import pd_at_val_loss
 
 STUDY = ("smelu_05", "smelu_1", "relu", "gelu", "swish")
 
@@ -158,7 +157,6 @@ def synthetic_results(
         "set_prediction_difference": float(1.1 * pd) if pairs else None,
         "self_prediction_difference": 0.0,
         "divergence": divergence,
-        "pd_at_val_loss": pd_at_val_loss(divergence),
         "avg_train_loss": stat("train_loss", "mean"),
         "avg_val_loss": stat("val_loss", "mean"),
         "std_val_loss": stat("val_loss", "std"),
@@ -196,7 +194,7 @@ def add_frontier(results, above=(0.25, 0.1, 0.0), pd_factors=(1.02, 1.01, 1.0)):
         ]
         pairs = [
             {
-                "model_pair": p["model_pair"],
+                **{key: p[key] for key in ("model_pair", "prediction_differences", "total_predictions")},
                 "relative_pd": p["relative_pd"] * factor * float(np.exp(noise * rng.normal(0, 0.003))),
             }
             for p in results["reproducibility_metrics"]
@@ -261,17 +259,18 @@ def pds_of(results):
 
 
 def pds_at_equal_loss(study, *names):
-    """{activation: {pair: its PD where its mean loss falls to the highest final one of any pair of `names`}}, by NumPy;
-    the curves of synthetic results fall throughout."""
+    """{activation: {pair: its PD where its mean loss falls to the largest final one of any pair of `names`}}, along its
+    branches, by NumPy."""
     curves = {}
     for name in names:
-        divergence = study[name]["divergence"]
-        for pair, curve in divergence["pairs"].items():
-            i, j = pair.split("_vs_")
-            loss = np.mean([divergence["val_loss"][i], divergence["val_loss"][j]], axis=0)
-            curves.setdefault(name, {})[int(i), int(j)] = loss[::-1], curve["relative_pd"][::-1]
-    target = max(loss[0] for pairs in curves.values() for loss, _ in pairs.values())
-    return {n: {pair: np.interp(target, *curve) for pair, curve in pairs.items()} for n, pairs in curves.items()}
+        branches = study[name]["frontier"]
+        for k, pair in enumerate(p["model_pair"] for p in branches[0]["pairs"]):
+            ids = tuple(map(int, pair.split("_vs_")))
+            losses = [np.mean([t["val_loss"] for t in b["trials"] if t["trial_id"] in ids]) for b in branches]
+            logs = np.log([b["pairs"][k]["relative_pd"] for b in branches])
+            curves.setdefault(name, {})[ids] = losses[::-1], logs[::-1]
+    target = max(losses[0] for pairs in curves.values() for losses, _ in pairs.values())
+    return {n: {pair: np.exp(np.interp(target, *c)) for pair, c in pairs.items()} for n, pairs in curves.items()}
 
 
 def log_jackknife(pairs):

@@ -13,11 +13,20 @@ import significance
 import storage
 import train
 from analysis import report, tables
-from analysis.frontier import Point, equal_loss, frontier
+from analysis.frontier import Point, equal_loss, frontier, where_it_falls_to
 from analysis.results import Measured
 from analysis.study import Study
 from prepare_data import load_corpus
-from synthetic import STUDY, add_frontier, log_jackknife, losses_of, moderated, synthetic_results, synthetic_study
+from synthetic import (
+    STUDY,
+    add_frontier,
+    log_jackknife,
+    losses_of,
+    moderated,
+    pds_at_equal_loss,
+    synthetic_results,
+    synthetic_study,
+)
 from tools.verify import verify
 from training import experiment, trial
 
@@ -156,22 +165,21 @@ def test_a_difference_at_equal_loss_is_found_whichever_learns_faster():
     assert ratios.mean(1) == pytest.approx([np.log(0.9)] * 2, abs=4 * ratios.std() / np.sqrt(40))
 
 
+def test_read_off_at_the_first_crossing():
+    losses, values = [4.0, 3.0, 2.0, 1.0], [0.1, 0.15, 0.3, 0.2]
+    assert where_it_falls_to(2.5, losses, values) == pytest.approx(0.225)
+    assert where_it_falls_to(2.0, losses, values) == 0.3
+    assert where_it_falls_to(0.5, losses, values) is None  # never reached
+    assert where_it_falls_to(5.0, losses, values) is None  # below it from the start
+    assert where_it_falls_to(1.5, [2, 1, 2], [0.1, 0.2, 0.9]) == pytest.approx(0.15)
+    assert where_it_falls_to(2.5, [3, 2.6, 1], [0.1, None, 0.3]) is None  # no telling where it passed
+
+
 # -- in a study -------------------------------------------------------------------------------------------------------
 
 
 def study_with_branches(names=STUDY, n_trials=5):
     return {name: add_frontier(results) for name, results in synthetic_study(names, n_trials=n_trials).items()}
-
-
-def read_off(results, target):
-    """{(i, j): PD where the pair's mean loss is `target`}, by numpy.interp."""
-    found = {}
-    for k, name in enumerate(p["model_pair"] for p in results["frontier"][0]["pairs"]):
-        ids = tuple(map(int, name.split("_vs_")))
-        losses = [np.mean([t["val_loss"] for t in b["trials"] if t["trial_id"] in ids]) for b in results["frontier"]]
-        pds = np.log([b["pairs"][k]["relative_pd"] for b in results["frontier"]])
-        found[ids] = np.exp(np.interp(target, losses[::-1], pds[::-1]))
-    return found
 
 
 def final_loss(results):
@@ -188,7 +196,8 @@ def test_a_study_compares_at_the_loss_of_the_two():
     for t in study.tests:
         target = max(final_loss(all_results[name]) for name in (t.a, t.b))
         assert t.loss == pytest.approx(target, rel=1e-12)
-        d = np.subtract(*(log_jackknife(read_off(all_results[name], target)) for name in (t.a, t.b)))
+        pds = pds_at_equal_loss(all_results, t.a, t.b)
+        d = log_jackknife(pds[t.a]) - log_jackknife(pds[t.b])
         own[t.a, t.b] = d
         assert t.own["Matched_PD"].p == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
         assert np.log(t.tests["Matched_PD"].effect) == pytest.approx(d.mean(), abs=1e-9)
@@ -197,7 +206,7 @@ def test_a_study_compares_at_the_loss_of_the_two():
         assert t.tests["Matched_PD"].p == pytest.approx(moderated(own[t.a, t.b], family)[2], rel=1e-6)
     target = max(map(final_loss, all_results.values()))
     assert study.contrast.loss == pytest.approx(target, rel=1e-12)
-    logs = {name: log_jackknife(read_off(results, target)) for name, results in all_results.items()}
+    logs = {name: log_jackknife(pds) for name, pds in pds_at_equal_loss(all_results, *all_results).items()}
     d = np.mean([logs[name] for name in STUDY if name != "relu"], axis=0) - logs["relu"]
     assert study.contrast.own["Matched_PD"].p == pytest.approx(scipy.stats.ttest_1samp(d, 0).pvalue, rel=1e-6)
 
@@ -206,11 +215,10 @@ def test_tables_and_report_say_where_it_was_read():
     all_results = study_with_branches()
     study = Study(all_results)
     table = tables.significance(study)
-    assert set(table.Matched_Loss_Read) == {"between branches"}
     assert list(table.Matched_Loss) == [t.loss for t in study.tests]
     text = report.report_text(study, {"frontiers": "f.png", "divergence": "d.png"})
-    first, second = text.index("### At equal validation loss"), text.index("### Footnote: equal loss along training")
-    assert first < text.index("(f.png)") < second < text.index("(d.png)")
+    first, second = text.index("### At equal validation loss"), text.index("(f.png)")
+    assert first < second < text.index("(d.png)") < text.index("## 6.")
     gelu = all_results["gelu"]["frontier"][0]
     assert f"{gelu['avg_val_loss']:.3f}: {gelu['avg_relative_pd']:.4f}" in text[first:second]
     every = tables.everything(study)
@@ -219,9 +227,8 @@ def test_tables_and_report_say_where_it_was_read():
     # without branches, and where only one activation has them
     for without in (synthetic_study(), {**synthetic_study(), "relu": add_frontier(synthetic_results("relu"))}):
         assert not Study(without).frontiers
-        assert set(tables.significance(Study(without)).Matched_Loss_Read) == {"along training"}
-        text = report.report_text(Study(without))
-        assert "### At equal validation loss" in text and "Footnote" not in text
+        assert tables.significance(Study(without)).Matched_Loss.isna().all()
+        assert "Not compared: that takes annealed models" in report.report_text(Study(without))
 
 
 def test_without_a_common_loss_there_is_no_test():

@@ -163,7 +163,7 @@ def test_one_arm_beside_the_baseline_is_tested_by_its_own_spread():
     assert made.headline is test and made.headline_kind("PD") == "lower"
     text = report_text(made)
     assert "Do models with mine differ less from one training to the next than models with GELU?" in text
-    assert "**Answer: yes.** After 3 trainings of each, models with mine differ less" in text
+    assert "**Answer: yes.** After 3 trainings of each (1,000 steps), models with mine differ less" in text
 
 
 def test_arms_of_one_training_each_are_not_tested():
@@ -183,7 +183,7 @@ def against_gelu():
 def test_everything_speaks_of_the_question(against_gelu):
     text = report_text(against_gelu)
     assert "Do models with ReLU or mine differ less from one training to the next than models with GELU?" in text
-    assert "**Answer: yes, with mine.**" in text and "compared with GELU models with mine differ less by" in text
+    assert "**Answer: yes, with mine.**" in text and "compared with GELU, models with mine differ less, by" in text
     assert "### Against GELU: the planned comparisons" in text and "planned contrast" not in text
     assert "**supported** for mine" in text
     for wrong in ("with ReLU?", "Against ReLU", "models with ReLU differ", "that of ReLU", "to ReLU", "keep ReLU"):

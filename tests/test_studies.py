@@ -15,13 +15,13 @@ import storage
 from analysis.results import Measured
 from config import UserError
 from questions.studies import tell as studies
-from synthetic import minimal_results, synthetic_results, synthetic_study
+from synthetic import add_frontier, minimal_results, synthetic_results, synthetic_study
 
 
 def write(folder, study=0, names=("smelu_05", "relu", "gelu"), **kwargs):
     """A study of three activations, whose settings, corpus and trials differ from those of other numbers."""
     made = synthetic_study(names, **{"seed": study, **kwargs})
-    for results in made.values():
+    for results in map(add_frontier, made.values()):
         results["fingerprint"] = f"{study:x}" * 64
         results["dataset"] |= {"name": f"/corpora/plays_{study}.txt", "sha256": f"{study:x}" * 64}
         for t in results["trials"]:

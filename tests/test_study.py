@@ -14,15 +14,16 @@ import significance
 import storage
 from analysis import products, report, sequential, tables
 from analysis.study import Study
+from config import UserError
 from plotting import several
 from questions.until_decided import looks
 from synthetic import (
     STUDY,
+    add_frontier,
     differences_from,
     log_jackknife,
     losses_of,
     moderated,
-    pds_at_equal_loss,
     pds_of,
     synthetic_results,
     synthetic_study,
@@ -35,7 +36,7 @@ from synthetic import (
 def test_a_study_is_made_once():
     study = Study(synthetic_study())
     assert Study.of(study) is study and list(Study.of(study.all_results).measured) == list(STUDY)
-    assert study.tests is study.tests and study.contrast is study.contrast and study.matched is study.matched
+    assert study.tests is study.tests and study.contrast is study.contrast and study.without is study.without
     assert study.rank({"accuracy": 1}) is study.rank({"accuracy": 2, "efficiency": 0})
 
 
@@ -51,8 +52,7 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
 
         monkeypatch.setattr(module, name, call)
 
-    for name in ("measure", "match_losses"):
-        counted(analysis.study, name)
+    counted(analysis.study, "measure")
     for name in (
         "compare_pd",
         "compare_loss",
@@ -66,38 +66,41 @@ def test_nothing_is_computed_twice_for_the_files_of_a_study(tmp_path, monkeypatc
     write_study(tmp_path / "results", synthetic_study())
     analyze_results.write_all(tmp_path / "results", tmp_path / "plots")
     pairs = 10
+    times = 1 + 3  # the study, and without each of its trials
     assert calls == {
-        "measure": 1,
-        "match_losses": 1,
-        "compare_pd": 2 * pairs,  # final models, and at equal loss
-        "compare_loss": pairs,
-        "smooth_contrast": 2,
-        "moderate": 3 * pairs + 2,
-        "gatekeep": 2,
+        "measure": times,
+        "compare_pd": times * pairs,
+        "compare_loss": times * pairs,
+        "smooth_contrast": times,
+        "moderate": times * (2 * pairs + 1),
+        "gatekeep": times * 2,
         # of each activation, and with each trial left out in turn; and in figures, of PD (twice) and mismatch
         "mean_pd_interval": 5 + 3 * 5 + 3 * 5,
-        "verdict": 3 * pairs + 2,
+        "verdict": 2 * pairs + 1,
     }
 
 
 def test_a_comparison_at_equal_loss_depends_on_the_compared_ones_alone():
     """A slow learner comes into the folder: losses, ratios and spreads of the others' comparisons stay as they were."""
-    study = synthetic_study(("relu", "gelu", "smelu_05"), n_trials=4)
-    slow = synthetic_results("swish", n_trials=4, val_loss=2.4)
+    study = {n: add_frontier(r) for n, r in synthetic_study(("relu", "gelu", "smelu_05"), n_trials=4).items()}
+    slow = add_frontier(synthetic_results("swish", n_trials=4, val_loss=2.4), above=(1.2, 0.8, 0.0))
     alone, beside = Study(study), Study(study | {"swish": slow})
-    assert beside.matched.target > alone.matched.target + 0.3  # what is shown of all at one loss does move
     found = {(t.a, t.b): t for t in beside.tests}
     for t in alone.tests:
         same = found[t.a, t.b]
         assert same.own["Matched_PD"] == t.own["Matched_PD"] and same.loss == t.loss
-        pds = pds_at_equal_loss(study, t.a, t.b)
-        assert t.tests["Matched_PD"].effect == pytest.approx(
-            np.mean(list(pds[t.a].values())) / np.mean(list(pds[t.b].values())), rel=1e-9
-        )
-    assert len({t.loss for t in alone.tests}) > 1 and alone.contrast.loss == alone.matched.target
+    assert len({t.loss for t in alone.tests}) > 1 and alone.contrast.loss == alone.at_equal_loss[0]
     # the smooth ones together: a new smooth one belongs to them, one with a kink doesn't
-    other = Study(study | {"leaky_relu": synthetic_results("leaky_relu", n_trials=4, val_loss=2.4)})
+    kinked = add_frontier(synthetic_results("leaky_relu", n_trials=4, val_loss=2.4), above=(1.2, 0.8, 0.0))
+    other = Study(study | {"leaky_relu": kinked})
     assert other.contrast.own == alone.contrast.own and other.contrast.loss == alone.contrast.loss
+
+
+def test_speed_is_another_word_for_efficiency():
+    study = Study(synthetic_study())
+    assert study.rank({"speed": 2, "accuracy": 1}) is study.rank({"efficiency": 2, "accuracy": 1})
+    with pytest.raises(UserError, match="speed and efficiency are one criterion"):
+        study.rank({"speed": 1, "efficiency": 1})
 
 
 def with_verdicts_that_depend_on_the_family():
@@ -141,12 +144,12 @@ def test_one_verdict_per_pair_and_quantity():
     assert row.PD_p_Holm == pytest.approx(4 * p["gelu"])
     # the report: summary, planned comparisons, all pairs, conclusions
     text = report.report_text(made)
-    assert "More reproducible (lower PD): GELU (by " in text
+    assert "More reproducible (lower PD): GELU, by " in text
     assert "GELU: a lower mean PD than that of ReLU was shown" in text
     assert [line for line in text.splitlines() if line.startswith("| GELU ") and "**lower**" in line]
     assert not re.search(r"GELU against ReLU.*inconclusive", text)
     # console and figure
-    assert "More reproducible (lower PD): GELU (by " in report.overview(made)
+    assert "More reproducible (lower PD): GELU, by " in report.overview(made)
     drawn = {row["activation"]: row["verdict"] for row in several.ratio_rows(made) if "together" not in row}
     assert [name for name, verdict in drawn.items() if verdict == "lower"] == ["gelu"]
 
@@ -224,7 +227,7 @@ def test_a_decision_stands():
     said = {t.a: made.verdict(t, "PD").kind for t in made.primary}
     lower = "lower" if next(t for t in made.primary if t.a == "gelu").tests["PD"].effect < 1 else "higher"
     assert said["gelu"] == lower and said["swish"] == "equal"
-    assert Study(results).against_reference("PD", "equal") == []
+    assert Study(results).against_baseline("PD", "equal") == []
 
 
 def test_looks_are_read_with_the_results_they_are_of(tmp_path):

@@ -136,27 +136,12 @@ def test_histories_are_taken_at_the_recorded_steps(finished):
         assert len(curves["relative_pd"]) == 4
 
 
-def test_pd_at_equal_loss_is_in_the_json_and_is_verified(finished, tmp_path):
+def test_results_of_a_version_that_tabulated_pd_by_loss_are_verified(finished, tmp_path):
     config, results, _, _ = finished
-    table, curves = results["pd_at_val_loss"], results["divergence"]
-    assert table["val_loss"] and table["relative_pd"].keys() == curves["pairs"].keys()
-    for pair, values in table["relative_pd"].items():
-        i, j = pair.split("_vs_")
-        loss = (np.array(curves["val_loss"][i]) + np.array(curves["val_loss"][j])) / 2
-        assert (np.diff(loss) < 0).all()  # so NumPy's interpolation over the whole curve is the same thing
-        expected = np.interp(table["val_loss"], loss[::-1], curves["pairs"][pair]["relative_pd"][::-1])
-        assert values == pytest.approx(expected, rel=1e-9)
-    assert table["mean"] == pytest.approx(np.mean(list(table["relative_pd"].values()), 0), rel=1e-12)
-
-    elsewhere = config.replace(results_dir=str(tmp_path))
-    storage.write_results(results, tmp_path)
+    storage.write_results({**results, "pd_at_val_loss": {"val_loss": [2.5], "mean": [0.1]}}, tmp_path)
     path = str(tmp_path / "smelu_05_results.json")
+    elsewhere = config.replace(results_dir=str(tmp_path))
     assert [v for v in verify.verify(elsewhere) if v.name == path] == [verify.Verified(path)]
-    wrong = json.loads(json.dumps(results))
-    wrong["pd_at_val_loss"]["mean"][0] += 1e-4
-    storage.write_results(wrong, tmp_path)  # sealed anew: what only deriving it again can notice
-    (problems,) = [v.problems for v in verify.verify(elsewhere) if v.name == path]
-    assert len(problems) == 1 and problems[0].startswith("pd_at_val_loss.mean[0]: ")
 
 
 def without_the_last_metric(results):

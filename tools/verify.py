@@ -122,6 +122,7 @@ def _activations(folder: Folder) -> Iterator[Verified]:
         found = Verified(str(path))
         try:
             recorded = storage.read_results(path)
+            recorded.pop("pd_at_val_loss", None)  # of older versions, and nothing reads it
             config, name = folder.config(recorded), recorded["activation"]
             if recorded.get("schema_version") != storage.SCHEMA_VERSION:
                 raise UserError("written by another version of this program; train.py measures it again")

@@ -29,7 +29,6 @@ from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
 from training.forecast import Costs
-from training.matched_loss import pd_at_val_loss
 from training.schedule import branches, total_steps
 
 PYTHON_SECONDS = 0.0032  # of slowness_of_python's work on the machine of bench/RESULTS.md
@@ -382,7 +381,6 @@ def measure(
         "set_prediction_difference": set_pd,
         "self_prediction_difference": self_pd,
         "divergence": along_training,
-        "pd_at_val_loss": pd_at_val_loss(along_training),
         **branches,
         **_averages(done, pairs),
     }

@@ -1,0 +1,177 @@
+"""The words for what tests show: one table from verdicts to words, and one from verdicts to advice.
+
+Page one, findings and conclusions speak by these. Words follow size and scope: a difference that is shown, and shown to
+be below the margin, says so; advice asks for a difference that matters, and, where models were compared at equal loss,
+that shows there too.
+"""
+
+from __future__ import annotations
+
+import significance
+from analysis.markdown import fixed, label, labels, listed, percent_range, safe, span
+from analysis.study import PairTests, Study, Tested
+from storage import number
+from training.sampling import SAMPLE_AND_ORDER, order_varies
+
+NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
+
+VERDICTS = {  # of PD, and of a loss: in a sentence about an arm
+    "PD": {
+        "lower": "more reproducible (lower PD)",
+        "higher": "less reproducible (higher PD)",
+        "equal": "practically equal (±{margin})",
+        "inconclusive": "undecided",
+        "no test": "not tested",
+    },
+    "Loss": {
+        "lower": "lower",
+        "higher": "higher",
+        "equal": "practically equal (±{margin})",
+        "inconclusive": "no difference shown",
+        "no test": "not tested",
+    },
+}
+ADVICE = {  # by what PD and what loss speak for: see `standing`
+    ("better", "better"): "lower PD and loss than {base}: the choice",
+    ("better", "worse"): "lower PD for a higher loss: a matter of priorities",
+    ("worse", "better"): "lower loss for a higher PD: a matter of priorities",
+    ("better", ""): "lower PD than {base} and nothing shown against it: the choice where predictions must repeat",
+    ("", "better"): "lower loss than {base} and nothing shown against it: the choice for accuracy",
+    ("worse", ""): "higher PD than {base} and nothing gained: use another",
+    ("", "worse"): "higher loss than {base} and nothing gained: use another",
+    ("equal", "equal"): "practically equal to {base} in PD and loss: either will do",
+    ("equal", ""): "as reproducible as {base} (±{margin}), undecided in loss",
+    ("small", ""): "a difference in PD too small to matter, or not there at equal loss: no reason to choose by it",
+    ("", ""): "nothing shown for or against: these trials don't decide",
+}
+
+
+def base(s: Study) -> str:
+    """The baseline by its name."""
+    return label(s.question.baseline)
+
+
+def together(s: Study) -> str:
+    """The arms of the planned contrast."""
+    return "the smooth ones together" if s.question.about_smoothness else f"{labels(s.question.contrast)} together"
+
+
+def group_noun(s: Study) -> str:
+    return "smooth activations" if s.question.about_smoothness else s.question.arms_noun
+
+
+def margin(s: Study, quantity: str) -> str:
+    """Within what "practically equal" is."""
+    return f"{s.margin(quantity):g} nats per token" if quantity == "Loss" else f"{100 * s.margin(quantity):g} %"
+
+
+def verdict_words(s: Study, quantity: str) -> dict[str, str]:
+    """{kind of verdict: words}."""
+    return {kind: words.format(margin=margin(s, quantity)) for kind, words in VERDICTS[quantity].items()}
+
+
+def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
+    kind = s.verdict(t, quantity).kind
+    if kind == "no test":
+        return safe(f"no test: {t.tests[quantity].note if quantity in t.tests else t.why_not}")
+    words = {"equal": "practically equal", "inconclusive": "inconclusive"}
+    return words.get(kind, f"**{kind}**")
+
+
+def size(s: Study, t: Tested, quantity: str) -> str:
+    """How large a difference that was shown is: '2.5 % (1.7 to 3.3 %), less than the 5 % declared to matter'."""
+    test = t.tests[quantity]
+    said = f"{fixed(abs(100 * (test.effect - 1)), 1)} %" if quantity != "Loss" else fixed(abs(test.effect), 3)
+    less = f", less than the {margin(s, quantity)} declared to matter" if small(s, t, quantity) else ""
+    return f"{said} ({percent_range(test)}){less}"
+
+
+def small(s: Study, t: Tested, quantity: str) -> bool:
+    """Whether the 95 % interval lies within what counts as equal."""
+    test, least = t.tests[quantity], s.margin(quantity)
+    if None in (test.low, test.high):
+        return False
+    if quantity == "Loss":
+        return max(abs(test.low), abs(test.high)) <= least
+    return 1 - least <= test.low and test.high <= 1 / (1 - least)
+
+
+def at_equal_loss(s: Study, t: Tested) -> str:
+    """Whether a difference in PD that was shown also shows between models that have learnt equally much: 'shown', 'not
+    shown', 'reversed', or 'not compared'."""
+    if not t.tested("Matched_PD"):
+        return "not compared"
+    kinds = [s.verdict(t, quantity).kind for quantity in ("PD", "Matched_PD")]
+    return "shown" if kinds[0] == kinds[1] else "reversed" if set(kinds) == {"lower", "higher"} else "not shown"
+
+
+def standing(s: Study, t: Tested, quantity: str) -> str:
+    """What a comparison speaks for: 'better' or 'worse' than the baseline; 'small': shown, but below the margin or, of
+    PD, not at equal loss; 'equal'; or '' where nothing was shown."""
+    kind = s.verdict(t, quantity).kind
+    if kind not in ("lower", "higher"):
+        return "equal" if kind == "equal" else ""
+    if small(s, t, quantity) or (quantity == "PD" and at_equal_loss(s, t) in ("not shown", "reversed")):
+        return "small"
+    return "better" if kind == "lower" else "worse"
+
+
+def advice(s: Study, t: Tested) -> str:
+    """What to do about an arm, by its comparison with the baseline."""
+    pd, loss = standing(s, t, "PD"), standing(s, t, "Loss")
+    decided = [x if x in ("better", "worse") else "" for x in (pd, loss)]
+    for key in ((pd, loss), tuple(decided), (pd, "")):
+        if key in ADVICE and (key != ("", "") or pd != "small"):
+            return ADVICE[key].format(base=base(s), margin=margin(s, "PD"))
+    kind = "better" if "better" in decided else "worse"
+    return ADVICE[kind, ""].format(base=base(s), margin=margin(s, "PD"))
+
+
+def untested(s: Study) -> str:
+    """Why what answers the question could not be tested."""
+    h = s.headline
+    if h is None:
+        return "fewer than three trials of each leave no spread to test with"
+    reason = h.reason if h is s.contrast else h.why_not
+    return h.tests["PD"].note if "PD" in h.tests else reason
+
+
+def source(s: Study) -> str:
+    """What is changed from trial to trial."""
+    vary = next((vary for m in s.measured.values() if (vary := m.record("config").get("vary"))), ())
+    alone = {"bit": "the last bit of one initial weight", "none": "the moment it is run"}
+    if not vary or "".join(vary) in alone:
+        return alone.get("".join(vary), "the random seed")
+    return f"the random seed ({listed(what_varies(s))})"
+
+
+def what_varies(s: Study) -> list[str]:
+    """Each source of variation that the settings record and that changes something."""
+    m = next((m for m in s.measured.values() if m.record("config").get("vary")), None)
+    config, tokens = (m.record("config"), number(m.record("dataset").get("train_tokens"))) if m else ({}, None)
+    order = "sample of text" if order_varies(config, tokens) == SAMPLE_AND_ORDER else "order of the text"
+    words = {"init": "initial weights", "order": order, "dropout": "dropout masks"}
+    named = [source for source in config.get("vary") or () if source != "dropout" or config.get("dropout")]
+    return [words.get(source, str(source)) for source in named]
+
+
+def trained(s: Study) -> str:
+    """How many trainings, and how long: steps, and the share of the text that they saw."""
+    counts = {len(m.trials) for m in s.fit.values()}
+    if not counts:
+        return "no training"
+    m = next((m for m in s.fit.values() if m.record("config")), None)
+    config, tokens = (m.record("config"), number(m.record("dataset").get("train_tokens"))) if m else ({}, None)
+    steps, *window = (number(config.get(key)) for key in ("max_iters", "batch_size", "block_size"))
+    told = [f"{steps:,.0f} steps"] if steps else []
+    if steps and tokens and None not in window:
+        told.append(f"{fixed(steps * window[0] * window[1] / tokens, 2)} of the text")
+    return f"{span(counts, 0)} trainings of each" + (f" ({', '.join(told)})" if told else "")
+
+
+def influence(s: Study, quantity: str = "PD") -> significance.Influence | None:
+    """How far what answers the question hangs on one trial; None where it could not be tested."""
+    if s.headline is None or not s.headline.tested(quantity):
+        return None
+    without = {k: left.headline.tests.get(quantity) for k, left in s.without.items()}
+    return significance.influence(s.headline.tests[quantity], without)
