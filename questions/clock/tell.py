@@ -24,11 +24,10 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
+from analysis.markdown import DASH, counted, fixed, label, labels, p_value, table, undressed
 from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import study_order
-from analysis.study import ALPHA
 from config import UserError
 
 FOLDER = "clock"  # below that of the results
@@ -38,6 +37,7 @@ LEVELLED = 0.1  # of the largest distance: from there on it levels off
 LEAST_POINTS, LEAST_GROWTH = 5, 8.0
 KINDS = ("weights", "predictions")
 TOGETHER = "all smooth"  # the planned contrast
+LEVEL = 0.01  # of all tests of the page together: so a report and its clock, too, claim anything in at most 1 of 10
 
 
 # -- one twin -----------------------------------------------------------------------------------------------------
@@ -241,7 +241,9 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
         "mean over seeds with its 95 % interval, and the ratio to that of "
         f"{label(baseline_of(clocks))} (above 1: slower), paired by seed; p adjusted for all comparisons of this "
-        "page. Where a twin does not grow so, nothing is tested: the others would be chosen by the outcome.",
+        f"page (marked \\*: below {LEVEL:g}, so that a report and its clock together claim anything in at most 1 of 10 "
+        "where nothing differs). Where a twin does not grow so, nothing is tested: the others would be chosen by the "
+        "outcome.",
         *table(HEADER, _speeds(clocks)),
         *_contrast(clocks),
         "",
@@ -282,10 +284,14 @@ def _speeds(clocks: Mapping[str, Clock]) -> list[list[str]]:
         fork, n = clock.forks[0], len(clock.trials)
         have = len(clock.doubling(fork))
         first = next((a for a in against.get(name, []) if a.fork == fork), None)
-        ratio = [_limits(first.ratio, 2), flagged(first.p)] if first else [DASH, DASH]
+        ratio = [_limits(first.ratio, 2), _marked(first.p)] if first else [DASH, DASH]
         times = [_limits(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
         rows.append([label(name), str(n) if have == n else f"{have} of {n}", *times, *ratio])
     return rows
+
+
+def _marked(p: float | None) -> str:
+    return p_value(p) + (" \\*" if p is not None and p < LEVEL else "")
 
 
 def _contrast(clocks: Mapping[str, Clock]) -> list[str]:
@@ -296,7 +302,7 @@ def _contrast(clocks: Mapping[str, Clock]) -> list[str]:
     return [
         f"All smooth activations together against {label(REFERENCE)}, the planned contrast: doubling times "
         f"× {_limits(found[0].ratio, 2)}, adjusted p {p_value(found[0].p)}: "
-        f"{said if found[0].p < ALPHA else 'no difference was shown'}. Functions were compared, which differ in "
+        f"{said if found[0].p < LEVEL else 'no difference was shown'}. Functions were compared, which differ in "
         "more than a kink."
     ]
 

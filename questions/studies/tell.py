@@ -312,7 +312,7 @@ def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
     noise, and intervals then cover too little (88 % at ten studies, measured). So the standard errors are made of the
     variance pooled over the studies. With equal numbers of trials the interval is that of a one-sample t over studies.
     Whether the effect differs between studies is tested with each study's own spread. All p-values are adjusted
-    together, in the order of a study's report: the activations, the contrast, both at equal loss.
+    together: Holm over the activations and the contrast, and the same at equal loss behind them.
 
     Studies that share trials, or seeds and corpus, are not independent: of these the one with the most trials enters.
     """
@@ -325,9 +325,8 @@ def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
             pooled.append(pool_one({key: studies[key] for key in next(iter(alike.values()))}, SMOOTH, quantity))
         found[quantity] = [p for p in pooled if p.tests]
         tested = {p.activation: p for p in found[quantity] if p.p is not None}
-        contrast = {SMOOTH: tested.pop(SMOOTH)} if SMOOTH in tested else {}
-        families += [family for family in (tested, contrast) if family]
-    adjusted = significance.gatekeep([{n: p.p for n, p in family.items()} for family in families], planned=SMOOTH)
+        families += [tested] if tested else []
+    adjusted = significance.gatekeep([{n: p.p for n, p in family.items()} for family in families])
     for family, p_values in zip(families, adjusted, strict=True):
         for name, p in family.items():
             p.p_holm = p_values[name]
