@@ -37,6 +37,9 @@ import cli as streams
 import storage
 from config import Config, Parser, UserError
 
+NUMBERS = (
+    "Numbers per seed instead of models: compare.py --scores FILE, or NAME=1.2,1.3 …; see compare.py --scores --help"
+)
 POSITIONS = 32768
 MEASURED = (
     "degenerate",
@@ -468,7 +471,7 @@ class _Display:
 
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
-    parser = Parser(prog="compare.py", description="How much models differ in what they predict.")
+    parser = Parser(prog="compare.py", description="How much models differ in what they predict.", epilog=NUMBERS)
     parser.add_argument(
         "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
         help="a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions",

@@ -15,11 +15,11 @@ def main(argv):
     parser = Parser(prog="compare.py", description="One number per seed in, a verdict out.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--scores", nargs="+", metavar="X",
+        "--scores", nargs="*", metavar="X",
         help="a file, folder or glob, - for standard input, NAME=1.2,1.3,1.1, or NAME=PATH for one arm's runs",
     )  # fmt: skip
     what.add_argument(
-        "--samples", nargs="+", metavar="X",
+        "--samples", nargs="*", metavar="X",
         help="outcomes per example: NAME=FILE for each system (samples of lm-evaluation-harness, a CSV), or one table",
     )  # fmt: skip
     parser.add_argument("--baseline", metavar="NAME", help="the arm that others are compared with")
@@ -59,6 +59,8 @@ def main(argv):
 def _answer(args):
     columns = {"arm": args.arm, "seed": args.seed, "value": args.value, "where": args.where}
     common = {"baseline": args.baseline, "margin": args.margin, "alpha": args.alpha}
+    if not (args.scores or args.samples):
+        raise UserError("--scores: needs a file, - for standard input, or NAME=1.2,1.3,1.1 (see --scores --help)")
     if args.samples:
         answer = decide_samples(args.samples, **common, better=args.better or "higher", cluster=args.cluster, **columns)
         if args.gate:

@@ -161,8 +161,8 @@ def _of_argument(text, asked):
         return _of_text(sys.stdin.read(), asked, "standard input")
     if "\n" in text or text[:1] in ("{", "["):
         return _of_text(text, asked, "the table")
-    cell = rf"(?:{NUMBER}|nan|inf)%?"
-    if listed := re.fullmatch(rf"(.*)=[\s\[(]*({cell}(?:[\s,;]+{cell})*)[\s,\])]*", text, re.I):
+    listed = re.fullmatch(rf"(.*)=([\s\[(]*(?:{NUMBER}|nan)%?(?:[\s,;\])].*)?)", text, re.I)
+    if listed and not os.path.exists(text):
         return _of_lists([listed.groups()], asked)
     name, paths = find(text)
     if asked.pattern or len(paths) > 1 or os.path.isdir(paths[0]) or sources.is_source(paths[0]):

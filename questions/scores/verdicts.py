@@ -143,7 +143,9 @@ def decide(
     else:
         baseline = find_baseline(list(values), baseline)
         pairs = list(combinations(values, 2)) if baseline is None else [(n, baseline) for n in values if n != baseline]
-        tests = [_compare(table, a, b, paired, notes, warnings) for a, b in pairs]
+        tests = [_compare(table, a, b, paired, notes) for a, b in pairs]
+        if table.seeds == "places" and paired is None:
+            _on_places(table.arms, pairs, tests, notes, warnings)
         tests = [moderate(c, variance) for variance in [family_variance(tests)] for c in tests]
     if margin is not None:
         share, text = _finite(str(margin).rstrip("% "), "margin"), str(margin)
@@ -221,40 +223,48 @@ def _summary(seeds):
 # -- tests --------------------------------------------------------------------------------------------------------
 
 
-def _compare(table, a, b, paired, notes, warnings):
-    """One comparison by the design of the table, with a note where seeds could not be used or were assumed."""
+def _compare(table, a, b, paired, notes):
+    """One comparison by the design of the table, with a note on seeds that could not be used."""
     x, y = table.arms[a], table.arms[b]
     shared = [seed for seed in x if seed in y]
-    welch = compare_loss(np.array([*x.values()]), np.array([*y.values()]), paired=False)
-    sorted_both = table.seeds == "places" and _monotone(x) and _monotone(y)
     if paired and len(shared) < 2:
         raise UserError(f"paired: {a} and {b} share {len(shared)} seeds; leave --paired away, or name the seeds")
-    if paired is None:
-        if table.seeds == "none" or (table.seeds == "places" and len(x) != len(y)):
-            return welch
-        if sorted_both and len(x) > 3:
-            notes.append(f"{a}, {b}: both lists are sorted, so places are no seeds: not paired (--paired, if they are)")
-            return welch
-        if len(shared) < 3 and welch.p is not None:
+    unknown = table.seeds == "none" or (table.seeds == "places" and (len(x) != len(y) or _sorted_apart(x, y)))
+    few = len(shared) < min(3, len(x), len(y))
+    if paired is False or (paired is None and unknown) or few:
+        if few and paired is None and not unknown:
             notes.append(f"{a}, {b}: {len(shared)} seeds are shared, too few to pair: not paired")
-    if paired is False or len(shared) < min(3, len(x), len(y)):
-        return welch
+        return compare_loss(np.array([*x.values()]), np.array([*y.values()]), paired=False)
     if alone := [f"{s} of {name}" for name, seeds in ((a, x), (b, y)) for s in seeds if s not in shared]:
         notes.append(f"{a}, {b}: seed {', '.join(alone)} is in one alone: left out of the pairs")
-    comparison = compare_loss(np.array([x[s] for s in shared]), np.array([y[s] for s in shared]))
-    if table.seeds == "places" and comparison.p is not None and paired is None:
-        notes.append(
-            f"{a}, {b}: paired by place, as if the first of each shared a seed and so on; if not: --unpaired "
-            f"(p = {said_p(welch.p)} instead of {said_p(comparison.p)}, before adjusting)"
-        )
-        if sorted_both:
-            warnings.append(f"{a}, {b}: both lists are sorted; if each was sorted for itself, the pairs mean nothing")
-    return comparison
+    return compare_loss(np.array([x[s] for s in shared]), np.array([y[s] for s in shared]))
 
 
-def _monotone(seeds):
+def _sorted(seeds):
     steps = np.diff(list(seeds.values()))
     return len(steps) > 1 and bool((steps >= 0).all() or (steps <= 0).all())
+
+
+def _sorted_apart(x, y):
+    """Are lists of four or more both in order? By chance once in 144 cases at most; their places are no seeds, then."""
+    return len(x) > 3 and _sorted(x) and _sorted(y)
+
+
+def _on_places(arms, pairs, tests, notes, warnings):
+    """What is said where the places in lists stand for seeds: that they do, or why they don't."""
+    if any("paired" in c.kind for c in tests):
+        said = "paired by place, as if the first of each list shared a seed and so on; if not: --unpaired"
+        if len(tests) == 1:
+            welch = compare_loss(*(np.array([*arms[name].values()]) for name in pairs[0]), paired=False)
+            said += f" (p = {said_p(welch.p)} instead of {said_p(tests[0].p)})"
+        notes.append(said)
+    ordered = [name for name, seeds in arms.items() if _sorted(seeds)]
+    if any(_sorted_apart(arms[a], arms[b]) for a, b in pairs):
+        notes.append(
+            f"sorted lists ({', '.join(ordered)}): their places are no seeds, so not paired (--paired if they are)"
+        )
+    elif len(ordered) > 1:
+        warnings.append(f"sorted lists ({', '.join(ordered)}): if each was sorted for itself, pairs mean nothing")
 
 
 def _adjusted(tests, settings):
