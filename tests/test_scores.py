@@ -243,21 +243,21 @@ def wandb_files(folder):
     for run, value in RUNS.items():
         (folder / run / "files").mkdir(parents=True)
         (folder / run / "files" / "wandb-summary.json").write_text(json.dumps({"val/loss": value, "_step": 9}))
+        config = f"wandb_version: 1\n\nact:\n  desc: null\n  value: {run[0]}\nseed:\n  value: {run[-1]}\n"
+        (folder / run / "files" / "config.yaml").write_text(config)
 
 
 def mlflow_folder(folder):
-    for i, (run, value) in enumerate(RUNS.items()):
-        target = folder / "0" / f"{i:032x}"
-        for name, text in {
+    for i, (run, value) in enumerate(RUNS.items()):  # named as MLflow names them: what they are is in the settings
+        files = {
             "metrics/val_loss": f"1 9.0 1\n2 {value} 2\n",
-            "tags/mlflow.runName": run.split("-")[0] + f"_x{i}",
+            "params/act": run[0],
             "params/seed": run[-1],
             "meta.yaml": "",
-        }.items():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_text(text)
-    for i, run in enumerate(RUNS):  # a run's name may hold its seed
-        (folder / "0" / f"{i:032x}" / "tags" / "mlflow.runName").write_text(run)
+        }
+        for name, text in (files | {"tags/mlflow.runName": f"bold-ape-{i}"}).items():
+            (folder / "0" / f"{i:032x}" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "0" / f"{i:032x}" / name).write_text(text)
 
 
 def trackio(folder):
@@ -269,6 +269,9 @@ def trackio(folder):
         for step, loss in ((2, value), (1, 9.0))
     ]
     connection.executemany("insert into metrics (run_name, step, metrics) values (?, ?, ?)", rows)
+    connection.execute("create table configs (id integer, run_name text, config text, created_at text)")
+    configs = [(run, json.dumps({"act": run[0], "seed": int(run[-1])}).encode()) for run in RUNS]
+    connection.executemany("insert into configs (run_name, config) values (?, ?)", configs)
     connection.commit()
 
 
@@ -278,8 +281,9 @@ def mlflow_database(folder):
     connection.execute("create table latest_metrics (key text, value real, is_nan integer, run_uuid text)")
     connection.execute("create table params (key text, value text, run_uuid text)")
     for run, value in RUNS.items():
-        connection.execute("insert into runs values (?, ?)", (run, run))
+        connection.execute("insert into runs values (?, 'bold-ape')", (run,))
         connection.execute("insert into latest_metrics values ('val_loss', ?, 0, ?)", (value, run))
+        connection.executemany("insert into params values (?, ?, ?)", [("act", run[0], run), ("seed", run[-1], run)])
     connection.commit()
 
 
@@ -309,8 +313,8 @@ def tensorboard_events(folder):
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (trainer, {}), (harness, {"value": "acc"}), (wandb_files, {}), (mlflow_folder, {}), (trackio, {}),
-        (mlflow_database, {}), (logs, {"pattern": r"val loss ([0-9.]+)"}), (tensorboard_csv, {}),
+        (trainer, {}), (harness, {"value": "acc"}), (wandb_files, {}), (mlflow_folder, {"arm": "act"}), (trackio, {}),
+        (mlflow_database, {"arm": "act"}), (logs, {"pattern": r"val loss ([0-9.]+)"}), (tensorboard_csv, {}),
         (tensorboard_events, {}),
     ],
 )  # fmt: skip
@@ -342,6 +346,10 @@ def test_runs_of_named_arms_and_what_is_refused(tmp_path):
         read(folder)
     with pytest.raises(UserError, match="no such file or folder"):
         read("nowhere.csv")
+    again = folder / "a-seed1" / "results_2026-01-02T00-00-00.0.json"
+    again.write_text(json.dumps({"results": {"arc": {"acc,none": 0.5}}}))
+    with pytest.raises(UserError, match="there are two runs a-seed1"):
+        read(folder, value="acc")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 import sqlite3
@@ -29,24 +28,37 @@ def is_source(path):
 def cells(paths, asked, arm=""):
     """Cells, how seeds are known and notes, as in reading, of one metric of all runs below `paths`; `arm`: all are its.
 
-    UserError: nothing understood there, several metrics and none chosen."""
+    A setting that the tracker recorded may be named as the arm (`--arm activation`) or seed; the seed is `seed` where
+    there is one, else arms and seeds are read from the names of runs. UserError: nothing understood there, several
+    metrics and none chosen, a run whose files say two things."""
     runs = {}
     for path in map(Path, paths):
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        for file in files:
+        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
             if any(part.startswith(".") for part in file.relative_to(path).parts):
                 continue
             reader = _logs(asked.pattern) if asked.pattern else _reader(file)
-            for run, metrics in (reader(file) if reader else {}).items():
-                runs.setdefault(run, {}).update(metrics)
+            for run, found in (reader(file) if reader else {}).items():
+                known = runs.setdefault(run, {})
+                if reader is not _tensorboard and any(found[key] != known[key] for key in found.keys() & known.keys()):
+                    raise UserError(
+                        f"{file}: there are two runs {run}; give each seed its name or folder, as {run}/seed_1"
+                    )
+                known.update(found)
     if not runs:
         logs = f"no match of {asked.pattern!r}" if asked.pattern else "logs need --pattern 'loss ([0-9.]+)'"
         known = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
         raise UserError(f"{', '.join(map(str, paths))}: no results of {known}; {logs}")
-    metric = _metric(list(dict.fromkeys(name for found in runs.values() for name in found if name != "seed")), asked)
-    named = {run: arm_and_seed(run) for run in runs}
-    found = [(arm or named[n][0], str(m.get("seed") or named[n][1] or n), m.get(metric), n) for n, m in runs.items()]
-    return found, "named", [] if arm else [f"{metric}; arms and seeds are read from the names of runs"]
+    found = dict.fromkeys(name for run in runs.values() for name, value in run.items() if not isinstance(value, str))
+    metric = _metric(list(found), asked)
+    settings = dict.fromkeys(name for run in runs.values() for name, value in run.items() if isinstance(value, str))
+    arm_of = asked.arm and column(settings, asked.arm, "arm")
+    seed_of = column(settings, asked.seed, "seed") if asked.seed else "seed"
+    rows = []
+    for run, values in runs.items():
+        named, seed = arm_and_seed(run)
+        named = values.get(arm_of, named) if arm_of else arm or named
+        rows.append((named, values.get(seed_of, seed or run), values.get(metric), run))
+    return rows, "named", [f"{metric} of {len(runs)} runs: {', '.join(dict.fromkeys(name for name, *_ in rows))}"]
 
 
 def arm_and_seed(name):
@@ -71,7 +83,7 @@ def _metric(metrics, asked):
     return usual[0] if usual else metrics[0]
 
 
-# -- readers: each returns {run: {metric: value}} -----------------------------------------------------------------
+# -- readers: each returns {run: {metric: number, setting: text}} ---------------------------------------------------
 
 
 def _reader(path):
@@ -105,7 +117,11 @@ def _real(metrics):
 
 def _run_of(path):
     """What of a path names a run: its last part, with the one before where that is a bare seed."""
-    parts = [p for p in Path(path).parts if not re.fullmatch(r"checkpoint-\d+|files|logs?|tensorboard|/", p)] or ["run"]
+    parts = [
+        p
+        for p in Path(path).parts
+        if not re.fullmatch(r"checkpoint-\d+|files|(train|eval)?_?logs?|out(put)?|train|tensorboard|/", p)
+    ] or ["run"]
     return "/".join(parts[-2:]) if arm_and_seed(parts[-1])[0] == "runs" else parts[-1]
 
 
@@ -135,7 +151,13 @@ def _trainer(path):
 
 
 def _wandb(path):
-    return {_run_of(path.parent.parent): _real(_loaded(path))}
+    """config.yaml beside the summary has each setting as `name:` and, below, `value: x`."""
+    config = path.with_name("config.yaml")
+    pattern = r"^([\w.-]+):\n(?:[ \t]+desc:.*\n)?[ \t]+value: *(\S.*)$"
+    return {
+        _run_of(path.parent.parent): dict(re.findall(pattern, text_of(config), re.M) if config.exists() else [])
+        | _real(_loaded(path))
+    }
 
 
 def _harness(path):
@@ -166,29 +188,33 @@ def _tensorboard_csv(path):
 
 
 def _mlflow(path):
-    """mlruns/EXPERIMENT/RUN/metrics/NAME holds lines of time, value and step."""
+    """mlruns/EXPERIMENT/RUN/metrics/NAME holds lines of time, value and step; params/NAME a setting."""
     run = path.parent.parent
     last = max((line.split() for line in text_of(path).splitlines() if line.strip()), key=lambda cells: int(cells[-1]))
-    seed, name = run / "params" / "seed", run / "tags" / "mlflow.runName"
-    metrics = {path.name: float(last[1])} | ({"seed": text_of(seed).strip()} if seed.exists() else {})
-    return {text_of(name).strip() if name.exists() else run.name: metrics}
+    settings = {file.name: text_of(file).strip() for file in (run / "params").glob("*")}
+    name = run / "tags" / "mlflow.runName"
+    return {text_of(name).strip() if name.exists() else run.name: settings | {path.name: float(last[1])}}
 
 
 def _database(path):
-    """Trackio keeps run_name, step and JSON in `metrics`; MLflow has `runs`, `latest_metrics` and `params`."""
+    """Trackio has `metrics` (run_name, step, JSON) and `configs`; MLflow `runs`, `latest_metrics` and `params`."""
     runs = {}
     try:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         if "latest_metrics" in tables:
-            join = "join runs r on r.run_uuid = x.run_uuid"
-            for run, name, value, bad in connection.execute(
-                f"select r.name, key, value, is_nan from latest_metrics x {join}"
-            ):
-                runs.setdefault(run, {})[name] = math.nan if bad else float(value)
-            for run, seed in connection.execute(f"select r.name, value from params x {join} where key = 'seed'"):
-                runs.setdefault(run, {})["seed"] = seed
+            of = "r.run_uuid, r.name, key, value from {} x join runs r on r.run_uuid = x.run_uuid"
+            rows = [*connection.execute(f"select {of.format('params')}")]
+            rows += connection.execute(f"select {of.format('latest_metrics')} where not is_nan")
+            for uuid, name, key, value in rows:
+                runs.setdefault((uuid, name), {})[key] = value
+            names = [name for _, name in runs]
+            runs = {name if names.count(name) == 1 else f"{name} {uuid}": found for (uuid, name), found in runs.items()}
         else:
+            for run, config in (
+                connection.execute("select run_name, config from configs") if "configs" in tables else ()
+            ):
+                runs[run] = {key: str(value) for key, value in json.loads(config).items()}
             for run, metrics in connection.execute("select run_name, metrics from metrics order by step"):
                 runs.setdefault(run, {}).update(_real(json.loads(metrics)))
         connection.close()
