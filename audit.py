@@ -25,7 +25,7 @@ from models.architectures import build_model
 from training import trial as trials
 from training.check import check, half_a_unit, listed
 from training.machine import draw_from, own_randomness, torch_settings
-from training.remedies import own_initial_weights
+from training.parts import kinds
 
 STEPS = 5  # training steps that are run twice
 AUDIT_TOKENS = 2048  # positions on which a new model is evaluated
@@ -528,7 +528,7 @@ def _seeds(config, activation, corpus):
         found["dropout"] = float(a.one_step(0)) != float(b.one_step(0))
     wanted = {source: source in config.vary for source in found}
     wanted["dropout"] &= config.dropout > 0  # without dropout there is nothing to vary
-    wanted["init"] &= own_initial_weights(config)
+    wanted["init"] &= not any(part.same_start(config) for part in kinds())
     wrong = [source for source in found if found[source] != wanted[source]]
     differing = ", ".join(source for source in found if found[source]) or "nothing"
     same = not any(wanted.values()) and config.vary != ("none",)

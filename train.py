@@ -192,7 +192,7 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
         UserError: a wrong name, or what is there was trained with other settings.
     """
     from models import architectures
-    from training import experiment, remedies
+    from training import experiment, parts
 
     _check_names(names)
     _refuse_other_names(config, names)
@@ -200,7 +200,7 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
     there = [file for file in experiment.found(config) if not (overwrite and file.activation in names)]
     config, said = experiment.going_on_with(config, there)
     experiment.refuse_other_settings(config, names, there)
-    remedies.check(config)
+    parts.check(config)
     if said:
         display.line(said)
     return config, there

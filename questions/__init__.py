@@ -5,6 +5,7 @@ they need when they are called), and gives what it has of
 
     PRODUCTS    what is made of a study: analysis.products.Product
     MODES       what train.py does on a flag of its own: Mode
+    PARTS       what a trial may have beside its plain steps: "module:class" of a training.parts.Part
     JOBS        {name: function} trained in the place of a trial, by the worker processes of training/pool.py
     STATUS      lines of train.py --status: functions (folder of results) -> lines
     AMENDED     what a folder records about the study in it: functions (study, folder of results) -> study

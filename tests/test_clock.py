@@ -82,7 +82,7 @@ def test_the_trial_is_the_study_s_and_unmoved_twins_stay_at_0(config, changes):
         assert len(twin.weights) == len(twin.steps) and len(twin.predictions) == len(twin.prediction_steps)
         assert 0 < twin.weights[0] < 1e-4 and twin.weights[-1] > twin.weights[0]
     record = trial.train_trial(config, "gelu", 1)
-    assert storage.contents_sha256(base._weights()) == record["weights_sha256"]
+    assert storage.contents_sha256(base.weights()) == record["weights_sha256"]
 
 
 def test_distances_are_those_of_weights_and_predictions(config):
@@ -106,7 +106,7 @@ def test_distances_are_those_of_weights_and_predictions(config):
     for alpha in (0.0, *clock.ALPHAS, 1.0):  # the path, by models made of mixed weights
         model = trial.build_model(config, "relu", corpus.vocab_size)
         mixed = {n: (1 - alpha) * w + alpha * v for (n, w), v in zip(
-            base._weights().items(), twin.training._weights().values(), strict=True)}  # fmt: skip
+            base.weights().items(), twin.training.weights().values(), strict=True)}  # fmt: skip
         model.load_state_dict(mixed)
         losses.append(metrics.evaluate_loss(model, corpus.val, base.probe_starts, config.block_size)[0])
     straight = np.interp(range(11), [0, 10], [losses[0], losses[-1]])

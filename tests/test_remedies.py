@@ -21,14 +21,13 @@ from bench.claims import claims_of
 from config import Config, UserError
 from kernels import toolchain
 from prepare_data import load_corpus
-from questions.remedies import PRODUCTS
+from questions.remedies import PRODUCTS, parts
 from questions.remedies import tell as arms
 from questions.remedies.draw import plot_remedies
 from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
 from tools.verify import checkpoint_differences, derived_checkpoint, verify
-from training import remedies as training_remedies
 from training import trial
 
 
@@ -74,15 +73,16 @@ def test_means_are_those_of_the_weights_along_training(smoke_config):
     for _ in range(37):
         training.advance()
         seen.append(training.optimiser.master.double().numpy().copy())
-    found = {name: vector.numpy() for name, vector in training.averages.vectors().items()}
+    (averages,) = (part for part in training.parts if isinstance(part, parts.Averages))
+    found = {name: vector.numpy() for name, vector in averages.vectors().items()}
     ema = sum(0.9 ** (37 - t) * w for t, w in enumerate(seen, 1)) / sum(0.9 ** (37 - t) for t in range(1, 38))
     np.testing.assert_allclose(found["ema_0.9"], ema, rtol=1e-4, atol=1e-7)
     for percent in (20, 100):
         points = {round(37 * (100 - i) / 100) for i in range(percent)} - {0}
         mean = np.mean([seen[t - 1] for t in sorted(points)], 0)
         np.testing.assert_allclose(found[f"lawa_{percent}"], mean, rtol=1e-4, atol=1e-7)
-    assert len({round(37 * (100 - i) / 100) for i in range(20)}) == training.averages.counts["lawa_20"] < 20
-    assert training.averages.seconds > 0
+    assert len({round(37 * (100 - i) / 100) for i in range(20)}) == averages.counts["lawa_20"] < 20
+    assert averages.seconds > 0
 
 
 def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_path):
@@ -223,7 +223,7 @@ def test_what_a_teacher_must_be(base, tmp_path, data_dir):
     refused("a model of another form", remedy="warm", n_layer=1)
     compiled = {"device": "cuda", "native": False, "compile": True, "remedy": "distil", "teacher": [teacher(base)]}
     with pytest.raises(UserError, match="not compiled"):
-        training_remedies.check(type(base).from_dict({**base.to_dict(), **compiled}))
+        parts.Teachers.check(type(base).from_dict({**base.to_dict(), **compiled}))
     byte = base.replace(tokenizer="byte", remedy="distil", teacher=(teacher(base),))
     with pytest.raises(UserError, match="predicts other tokens"):
         trial.Training(byte, "relu", 1, load_corpus(byte))

@@ -29,6 +29,7 @@ from config import GONE, Config, RunFailed, UserError, lacking
 from prepare_data import Corpus, load_corpus
 from training import experiment, machine
 from training import trial as trials
+from training.parts import Branches
 from training.schedule import learning_rate
 
 RECORDED_ONLY = {
@@ -193,7 +194,7 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
         if "averages" in again:
             again["averages"] = {n: {**kept, "weights": RECORDED} for n, kept in saved.get("averages", {}).items()}
     again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
-    if training.averages:
+    if "averages" in again:
         again["record"]["averages_time"] = RECORDED
     if not weights:
         again["record"] |= dict.fromkeys(("diverged_at_step", "tokens_per_second", "weights_sha256"), RECORDED)
@@ -213,7 +214,7 @@ def _not_yet(recorded: dict, again: dict) -> dict:
     """The settings that there was no choice of when something was recorded, and that have the value of that time: they
     need not be in it."""
     before = {f.name: f.metadata["before"] for f in dataclasses.fields(Config)}
-    return {name: RECORDED for name, value in again.items() if name not in recorded and value == before[name]}
+    return {name: RECORDED for name, value in again.items() if name not in recorded and value == before.get(name)}
 
 
 def _here(config: Config) -> Config:
@@ -229,11 +230,12 @@ def _put(training: trials.Training, weights: dict) -> None:
 
 def _branches(training: trials.Training, saved: dict) -> dict:
     """Those of a trunk, each with the losses that follow from its weights."""
+    (part,) = (part for part in training.parts if isinstance(part, Branches))
     for leg in training.legs:
         if leg.side:
             _put(training, saved["branches"][str(leg.branch.leaves)]["weights"])
-            training.record_branch(leg)
-    return {name: {**branch, "weights": RECORDED} for name, branch in training.branches.items()}
+            part.keep(leg.branch)
+    return {name: {**branch, "weights": RECORDED} for name, branch in part.branches.items()}
 
 
 def _curves(config: Config, first_and_last: dict, record: dict, steps: list[int]) -> dict:

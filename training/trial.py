@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,11 @@ from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums, model_from
 from prepare_data import Corpus, load_corpus
-from training import layers, remedies
+from training import layers
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.optimiser import Optimiser
+from training.parts import kinds
 from training.schedule import Leg, learning_rate, legs
 
 SAMPLE_TOKENS = 200  # that a finished model writes
@@ -61,8 +62,9 @@ class Training:
         self.seeds = trial_seeds(config, trial)
         self.dtype = getattr(torch, config.precision)
         model = build_model(config, activation, corpus.vocab_size, self.seeds["init"])
-        self.teachers = remedies.Teachers(config, activation, corpus)
-        self.teachers.start(model)
+        self.parts = [kind(self) for kind in kinds() if kind.asked(config)]
+        for part in self.parts:
+            part.start(model)
         if self.seeds["bit"] is not None:
             move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
         self.own_code = code_checksums(config, activation)
@@ -75,9 +77,10 @@ class Training:
         elif config.compile:
             what = (config.fingerprint(), activation, corpus.vocab_size)
             self.loss = layers.compiled(training_loss, config.deterministic, *what)
-        self.objective = self.teachers.objective()  # what a step minimises in the loss's place; or None
+        self.objective = self.loss  # what a step minimises
+        for part in self.parts:
+            self.objective = part.objective(self.objective)
         self.optimiser = Optimiser(self.model, config, self.dtype, update)
-        self.averages = remedies.Averages(config.averages, config.max_iters, self.optimiser.master)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
@@ -86,14 +89,12 @@ class Training:
         )
         self.legs = legs(config)
         self.step = 0  # steps done, those of branches too; those of the model itself: model_step
-        self.trunk: dict = {}  # within a branch that the trunk goes on after: the optimiser's state to go on from
-        self.branches: dict[str, dict] = {}  # {step at which it left the trunk: its record and weights}
         self.history: dict[str, list] = {name: [] for name in HISTORIES}
         self.probe: list[torch.Tensor] = []  # (P, buckets) float16 at each recorded step
         self.probe_argmax: list[torch.Tensor] = []  # (P,) int32
         self.last_norm = torch.zeros(())
         self.watch = Stopwatch(config)
-        self.started = time.time()
+        self.started = time.monotonic()
         self.elapsed_before = 0.0  # wall-clock seconds of earlier, interrupted runs
         self.diverged_at: int | None = None
 
@@ -117,18 +118,14 @@ class Training:
     def advance(self) -> torch.Tensor:
         """The next step; its loss (a device scalar)."""
         leg = self.leg(self.step)
-        if leg.side and self.step == leg.begins:
-            self.trunk = self.optimiser.state()
+        if self.step == leg.begins:
+            for part in self.parts:
+                part.before_leg(leg)
         loss = self.one_step(self.step)
         self.step += 1
-        if not leg.side:
-            self.averages.update(self.model_step)
+        for part in self.parts:
+            part.after_step(leg)
         return loss
-
-    def back_to_trunk(self) -> None:
-        """From the end of a branch to where it left."""
-        self.optimiser.load(self.trunk)
-        self.trunk = {}
 
     def one_step(self, step: int) -> torch.Tensor:
         """Forward, backward, update of the step after so many; returns the loss (a device scalar)."""
@@ -137,7 +134,7 @@ class Training:
         if self.config.dropout:
             seed = int(stream(self.seeds["dropout"], "dropout", step).integers(2**63))
             draw_from(seed, self.config.device)
-        loss = (self.objective or self.loss)(self.model, *self.batches(step))
+        loss = self.objective(self.model, *self.batches(step))
         loss.backward()
         # the memory of a CUDA graph's loss is that of the next step's
         loss = loss.detach().clone() if self.config.compile else loss.detach()
@@ -148,21 +145,27 @@ class Training:
         """Forward and backward passes whose results are thrown away: they allocate and compile, and are not timed.
         Compiled for a GPU, the first one runs, the second records a CUDA graph, and the third is as all others."""
         for _ in range(3 if self.config.compile else 1):
-            (self.objective or self.loss)(self.model, *self.batches(0)).backward()
+            self.objective(self.model, *self.batches(0)).backward()
             for p in self.model.parameters():
                 p.grad = None
 
     # evaluation: on fixed windows, in float32 and eval mode; it draws nothing at random
 
-    def record_point(self) -> None:
-        """A point of the training curves, and the predictions on the probe, at the current step."""
-        c, corpus = self.config, self.corpus
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within, the model is evaluated; then it goes on training."""
         self.optimiser.use_master_weights()
         self.model.eval()
-        train_loss, _ = metrics.evaluate_loss(self.model, corpus.train, self.train_starts, c.block_size, c.device)
-        probe = metrics.evaluate_probe(self.model, corpus.val, self.probe_starts, c.block_size, c.device, self.buckets)
+        yield
         self.model.train()
         self.optimiser.use_working_weights()
+
+    def record_point(self) -> None:
+        """A point of the training curves, and the predictions on the probe, at the current step."""
+        c, corpus, model = self.config, self.corpus, self.model
+        with self.evaluating():
+            train_loss, _ = metrics.evaluate_loss(model, corpus.train, self.train_starts, c.block_size, c.device)
+            probe = metrics.evaluate_probe(model, corpus.val, self.probe_starts, c.block_size, c.device, self.buckets)
         values = (
             train_loss,
             probe.loss,
@@ -180,26 +183,6 @@ class Training:
         if train_loss > 3 * math.log(corpus.vocab_size) + 3:  # three times worse than knowing nothing
             self.diverged_at = self.model_step
 
-    def record_branch(self, leg: Leg) -> None:
-        """Keep the model at the end of a branch: its weights, and the loss on what it was trained on."""
-        self.optimiser.use_master_weights()
-        self.model.eval()
-        loss, accuracy = self._training_loss()
-        weights = self._weights()
-        self.model.train()
-        self.optimiser.use_working_weights()
-        if not math.isfinite(loss):
-            self.diverged_at = leg.stop
-            return
-        record = {
-            "leaves": leg.branch.leaves,
-            "ends": leg.branch.ends,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "weights_sha256": storage.contents_sha256(weights),
-        }
-        self.branches[str(leg.branch.leaves)] = {"record": record, "weights": weights}
-
     # snapshots
 
     def save_snapshot(self) -> None:
@@ -210,9 +193,6 @@ class Training:
             **self._identity(),
             "step": self.step,
             "optimiser": self.optimiser.state(),
-            "trunk": self.trunk,
-            "branches": self.branches,
-            "averaged": self.averages.state(),
             "history": self.history,
             "probe": _stacked(self.probe),
             "probe_argmax": _stacked(self.probe_argmax),
@@ -220,6 +200,8 @@ class Training:
             "training_time": self.watch.seconds,
             "elapsed": self.elapsed(),
         }
+        for part in self.parts:
+            contents |= part.state()
         storage.save_checkpoint(
             storage.snapshot_path(c.checkpoint_dir, self.activation, self.trial, self.step), contents
         )
@@ -240,9 +222,8 @@ class Training:
                 continue
             self.step = saved["step"]
             self.optimiser.load(saved["optimiser"])
-            self.trunk = saved.get("trunk", {})
-            self.branches = saved.get("branches", {})
-            self.averages.load(saved.get("averaged", {}))
+            for part in self.parts:
+                part.load(saved)
             self.history = saved["history"]
             self.probe = list(saved["probe"])
             self.probe_argmax = list(saved["probe_argmax"])
@@ -255,10 +236,10 @@ class Training:
         return "; ".join(damaged) + f" — going on from step {self.step}"
 
     def elapsed(self) -> float:
-        return self.elapsed_before + time.time() - self.started
+        return self.elapsed_before + time.monotonic() - self.started
 
     def _identity(self) -> dict:
-        return {
+        identity = {
             "schema_version": storage.SCHEMA_VERSION,
             "activation": self.activation,
             "trial": self.trial,
@@ -266,8 +247,10 @@ class Training:
             "fingerprint": self.config.fingerprint(),
             "corpus_sha256": self.corpus.sha256,
             "own_code": self.own_code,
-            **({"teachers": self.teachers.checksums} if self.teachers else {}),
         }
+        for part in self.parts:
+            identity |= part.identity()
+        return identity
 
     # the end
 
@@ -304,29 +287,30 @@ class Training:
         if self.diverged_at is None:
             self.optimiser.use_master_weights()
             self.model.eval()
-            loss, accuracy = self._training_loss()
+            loss, accuracy = self.final_loss()
             record.update(train_loss=loss, train_accuracy=accuracy, sample=self._sample())
-        if self.averages:
-            record["averages_time"] = self.averages.seconds
-        weights_sha256 = storage.contents_sha256(self._weights())
+        for part in self.parts:
+            record |= part.record()
+        weights_sha256 = storage.contents_sha256(self.weights())
         return record | {"total_time": self.elapsed(), "ended": time.time(), "weights_sha256": weights_sha256}
 
     def contents(self, record: dict) -> dict:
         """Of a finished trial's checkpoint."""
         done = self.diverged_at is None
-        return {
+        contents = {
             "kind": "trial",
             **self._identity(),
             "vocab_size": self.corpus.vocab_size,
             "tokenizer": self.corpus.tokenizer.to_dict(),
             "record": record,
             "environment": environment(self.config),
-            "weights": self._weights() if done else {},
-            "branches": self.branches if done else {},
-            **({"averages": self.averages.models(self._named) if done else {}} if self.averages else {}),
+            "weights": self.weights() if done else {},
             "probe": _stacked(self.probe),
             "probe_argmax": _stacked(self.probe_argmax),
         }
+        for part in self.parts:
+            contents |= part.contents(done)
+        return contents
 
     def finish(self) -> dict:
         """Write the checkpoint; returns the trial's record."""
@@ -336,14 +320,12 @@ class Training:
         storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=0)
         return record
 
-    def _weights(self) -> dict[str, torch.Tensor]:
-        return self._named(self.optimiser.master)
+    def weights(self, vector: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """{name: weights} of the model, or of another `vector` of all of them."""
+        views = self.optimiser.views(self.optimiser.master if vector is None else vector)
+        return {name: view.detach().cpu().clone() for name, view in zip(self.optimiser.names, views, strict=True)}
 
-    def _named(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-        named = zip(self.optimiser.names, self.optimiser.views(vector), strict=True)
-        return {name: weight.detach().cpu().clone() for name, weight in named}
-
-    def _training_loss(self) -> tuple[float, float]:
+    def final_loss(self) -> tuple[float, float]:
         """Mean loss and accuracy on the windows of the training split that final models are evaluated on."""
         c, tokens = self.config, self.corpus.train
         starts = metrics.evaluation_windows(len(tokens), c.block_size, c.eval_tokens)
@@ -433,10 +415,10 @@ def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | N
             training.diverged_at = at + int(bad[0])
             break
         progress.loss(float(losses[-1]))
-        if leg.side and training.step == leg.ends:
-            training.record_branch(leg)
-            training.back_to_trunk()
-        elif not leg.side and training.step in (point, training.steps):
+        if training.step == leg.ends:
+            for part in training.parts:
+                part.after_leg(leg)
+        if not leg.side and training.step in (point, training.steps):
             training.record_point()
             progress.point()
         if training.diverged_at is not None:
@@ -531,15 +513,16 @@ def check_same_experiment(
         )
     ways = f"use {option('overwrite')} to train anew, or another folder ({option('study', 'NAME')})"
     refuse_other_settings(config, saved, corpus, path, ways)
-    if other := remedies.other_teacher(config, activation, saved.get("teachers") or {}):
-        raise UserError(f"{path}: trained with another teacher: {other}; {ways}")
+    for part in kinds():
+        if other := part.other(config, activation, saved):
+            raise UserError(f"{path}: trained with {other}; {ways}")
     for what, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
         raise UserError(
             f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
             f"{mine[:12]}… now); undo the change, {ways}"
         )
     models = [saved] if saved.get("weights") else []  # a snapshot or a diverged trial has none
-    for model in [*models, *saved.get("branches", {}).values(), *saved.get("averages", {}).values()]:
+    for model in [*models, *(model for part in kinds() for model in part.models(saved).values())]:
         if storage.contents_sha256(model["weights"]) != model["record"]["weights_sha256"]:
             raise storage.StorageError(f"{path}: its weights are not those that its record names. {storage.REMEDY}")
         if not all(bool(torch.isfinite(w).all()) for w in model["weights"].values()):

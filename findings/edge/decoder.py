@@ -194,7 +194,7 @@ def record(cell: dict, seed: int, folder: str) -> tuple[dict, np.ndarray]:
         **cell,
         "seed": seed,
         "loss": loss,
-        "weights_sha256": storage.contents_sha256(base._weights()),
+        "weights_sha256": storage.contents_sha256(base.weights()),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "twins": twins,
         "seconds": time.thread_time() - began,
@@ -204,7 +204,7 @@ def record(cell: dict, seed: int, folder: str) -> tuple[dict, np.ndarray]:
 def _result(training: Training, base: np.ndarray) -> dict:
     q, loss = predictions(training)
     value = pd(base, q) if math.isfinite(loss) else math.inf
-    return {"pd": value, "loss": loss, "weights_sha256": storage.contents_sha256(training._weights())}
+    return {"pd": value, "loss": loss, "weights_sha256": storage.contents_sha256(training.weights())}
 
 
 def _elsewhere(cell: dict, seed: int, folder: str, name: str, base: np.ndarray) -> dict:

@@ -22,8 +22,8 @@ from questions.clock import measure as clock
 from questions.clock import tell as analysis
 from training import experiment, pool
 from training.forecast import Forecast
+from training.parts import check
 from training.progress import Display, duration
-from training.remedies import check
 
 
 def settings(config: Config) -> Config:

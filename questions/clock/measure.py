@@ -223,7 +223,7 @@ def _record(config: Config, activation: str, trial: int, corpus: Corpus, report,
 
     race = Race(base, fork_steps(config))
     race.run(stop, tell if report else None)
-    sha256 = storage.contents_sha256(base._weights())
+    sha256 = storage.contents_sha256(base.weights())
     twins = [_twin(base, twin) for twin in race.twins]
     finite = all(math.isfinite(x) for t in twins for x in (*t["weights"], *t["predictions"]))
     return {

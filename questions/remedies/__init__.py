@@ -15,3 +15,4 @@ PRODUCTS = (
         overview=later("questions.remedies.tell:overview"),
     ),
 )
+PARTS = ("questions.remedies.parts:Teachers", "questions.remedies.parts:Averages")

@@ -1,4 +1,4 @@
-"""What may bring trials together, as far as it is part of training: a teacher, and means of the weights.
+"""What may bring trials together, as parts of a training: a teacher, and means of the weights.
 
 `distil`: the targets are a mixture of the true next token and of what a fixed earlier model, or the mean of several,
 predicts (Hinton et al. 2015, arXiv 1503.02531; against churn: Anil et al. 2018, arXiv 1804.03235; Jiang et al. 2021,
@@ -13,7 +13,7 @@ et al. 2024, arXiv 2411.18704). Each of them costs one vector of weights in memo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,35 +23,14 @@ import storage
 from config import Config, UserError, average, option
 from model import LanguageModel
 from models.architectures import model_from
-from prepare_data import Corpus
 from training import layers
+from training.parts import Part
+from training.schedule import Leg
 
 
 def remedy_of(config: Config) -> str:
     """The remedy that has an effect: none, distil or warm."""
     return config.remedy if config.strength else "none"
-
-
-def own_initial_weights(config: Config) -> bool:
-    """Whether the initial weights are, at least in part, the trial's own."""
-    return remedy_of(config) != "warm" or config.strength < 1
-
-
-def check(config: Config) -> None:
-    """Refuse a remedy that lacks its teacher, or can't be with the other settings."""
-    remedy, teachers = remedy_of(config), len(config.teacher)
-    if remedy == "none":
-        if teachers and config.remedy == "none":
-            raise UserError(f"teacher: is for {option('remedy', 'distil')} or warm; give that too, or leave it out")
-        return
-    if not teachers:
-        raise UserError(
-            f"remedy={remedy!r}: needs an earlier trial, {option('teacher', 'checkpoints/{activation}/trial_6.pt')}"
-        )
-    if remedy == "warm" and teachers > 1:
-        raise UserError(f"teacher: {teachers} are named, and remedy='warm' starts from one")
-    if remedy == "distil" and config.compile:
-        raise UserError(f"remedy='distil': its loss is not compiled; give {option('compile', False)} too")
 
 
 # -- teachers -----------------------------------------------------------------------------------------------------
@@ -79,30 +58,18 @@ def _read(path: str, whole: bool = True) -> dict:
     return saved
 
 
-def other_teacher(config: Config, activation: str, recorded: dict[str, str]) -> str:
-    """What shows that a trial was trained with other weights of a teacher than those that are there now; '' otherwise.
-    A teacher that is no longer there is taken to be the same."""
-    for path in teacher_paths(config, activation):
-        if path in recorded and Path(path).exists():
-            now = _read(path, whole=False)["record"]["weights_sha256"]
-            if now != recorded[path]:
-                return f"{path} (weights {recorded[path][:12]}… there, {now[:12]}… now)"
-    return ""
-
-
-class Teachers:
-    """The earlier models that a trial learns or starts from; none, mostly.
+class Teachers(Part):
+    """The earlier models that a trial learns or starts from.
 
     Raises:
         UserError: one can't be read, predicts other tokens, sees less context, or, to start from, has other weights.
     """
 
-    def __init__(self, config: Config, activation: str, corpus: Corpus):
-        check(config)
-        self.config, self.remedy = config, remedy_of(config)
-        paths = teacher_paths(config, activation)
-        self.saved = {path: _read(path) for path in paths}
-        self.checksums = {path: saved["record"]["weights_sha256"] for path, saved in self.saved.items()}
+    def __init__(self, training):
+        super().__init__(training)
+        config, corpus = training.config, training.corpus
+        self.check(config)
+        self.saved = {path: _read(path) for path in teacher_paths(config, training.activation)}
         for path, saved in self.saved.items():
             context = saved["config"]["block_size"]
             if saved["tokenizer"] != corpus.tokenizer.to_dict():
@@ -110,15 +77,49 @@ class Teachers:
             if context < config.block_size:
                 raise UserError(f"teacher: {path}: it sees {context} tokens of context, fewer than {config.block_size}")
 
-    def __bool__(self) -> bool:
-        return bool(self.saved)
+    @staticmethod
+    def check(config: Config) -> None:
+        """Refuse a remedy that lacks its teacher, or can't be with the other settings."""
+        remedy, teachers = remedy_of(config), len(config.teacher)
+        if remedy == "none":
+            if teachers and config.remedy == "none":
+                raise UserError(f"teacher: is for {option('remedy', 'distil')} or warm; give that too, or leave it out")
+            return
+        if not teachers:
+            raise UserError(
+                f"remedy={remedy!r}: needs an earlier trial, {option('teacher', 'checkpoints/{activation}/trial_6.pt')}"
+            )
+        if remedy == "warm" and teachers > 1:
+            raise UserError(f"teacher: {teachers} are named, and remedy='warm' starts from one")
+        if remedy == "distil" and config.compile:
+            raise UserError(f"remedy='distil': its loss is not compiled; give {option('compile', False)} too")
+
+    @staticmethod
+    def asked(config: Config) -> bool:
+        return remedy_of(config) != "none" or bool(config.teacher)
+
+    @staticmethod
+    def same_start(config: Config) -> bool:
+        return remedy_of(config) == "warm" and config.strength == 1
+
+    @staticmethod
+    def other(config: Config, activation: str, saved: Mapping) -> str:
+        """A teacher that is no longer there is taken to be the same."""
+        recorded = saved.get("teachers") or {}
+        for path in teacher_paths(config, activation):
+            if path in recorded and Path(path).exists():
+                now = _read(path, whole=False)["record"]["weights_sha256"]
+                if now != recorded[path]:
+                    return f"another teacher: {path} (weights {recorded[path][:12]}… there, {now[:12]}… now)"
+        return ""
 
     @torch.no_grad()
     def start(self, model: LanguageModel) -> None:
         """Mix the weights of the teacher into the initial ones, where that is the remedy."""
-        if self.remedy != "warm":
+        config = self.training.config
+        if remedy_of(config) != "warm":
             return
-        (path, saved), share = next(iter(self.saved.items())), self.config.strength
+        (path, saved), share = next(iter(self.saved.items())), config.strength
         theirs = saved["weights"]
         ours = dict(model.named_parameters())
         if {n: tuple(p.shape) for n, p in ours.items()} != {n: tuple(w.shape) for n, w in theirs.items()}:
@@ -126,9 +127,13 @@ class Teachers:
         for name, p in ours.items():
             p.copy_(theirs[name] if share == 1 else (1 - share) * p + share * theirs[name])
 
-    def objective(self) -> Callable | None:
-        """What is minimised in the place of the loss, where that is the remedy."""
-        return Distilled(list(self.saved.values()), self.config) if self.remedy == "distil" else None
+    def objective(self, loss: Callable) -> Callable:
+        config = self.training.config
+        return Distilled(list(self.saved.values()), config) if remedy_of(config) == "distil" else loss
+
+    def identity(self) -> dict:
+        checksums = {path: saved["record"]["weights_sha256"] for path, saved in self.saved.items()}
+        return {"teachers": checksums} if checksums else {}
 
 
 class Distilled:
@@ -158,16 +163,18 @@ class Distilled:
 # -- means of the weights -----------------------------------------------------------------------------------------
 
 
-class Averages:
-    """The means of the weights that are asked for by `names`, of a trial of `steps` steps whose weights are `master`.
+class Averages(Part):
+    """The means of the weights that are asked for.
 
     Attributes:
         seconds: of processor time that they took.
     """
 
-    def __init__(self, names: tuple[str, ...], steps: int, master: torch.Tensor):
-        self.master, self.seconds = master, 0.0
-        self.means = {name: torch.zeros_like(master) for name in names}
+    def __init__(self, training):
+        super().__init__(training)
+        names, steps = training.config.averages, training.config.max_iters
+        self.seconds = 0.0
+        self.means: dict[str, torch.Tensor] = {}
         self.counts = dict.fromkeys(names, 0)  # weights that entered
         self.points = {}
         for name in names:
@@ -175,50 +182,61 @@ class Averages:
             if kind == "lawa":
                 self.points[name] = {round(steps * (100 - i) / 100) for i in range(int(value))} - {0}
 
-    def __bool__(self) -> bool:
-        return bool(self.means)
+    @staticmethod
+    def asked(config: Config) -> bool:
+        return bool(config.averages)
 
-    def update(self, step: int) -> None:
-        """Called with the weights as they are after so many steps, every step once."""
-        if not self.means:
+    @staticmethod
+    def models(saved: Mapping) -> Mapping[str, dict]:
+        return saved.get("averages", {})
+
+    def start(self, model: LanguageModel) -> None:
+        size, device = sum(p.numel() for p in model.parameters()), self.training.config.device
+        self.means = {name: torch.zeros(size, device=device) for name in self.counts}
+
+    def after_step(self, leg: Leg) -> None:
+        """Take in the weights of the final model, every step of it once."""
+        if leg.side:
             return
-        began = time.thread_time()
+        began, step, weights = time.thread_time(), self.training.model_step, self.training.optimiser.master
         for name, mean in self.means.items():
             kind, value = average(name)
             if kind == "ema":
                 self.counts[name] += 1
-                mean.lerp_(self.master, 1 - value)
+                mean.lerp_(weights, 1 - value)
             elif step in self.points[name]:
                 self.counts[name] += 1
-                mean.lerp_(self.master, 1 / self.counts[name])
+                mean.lerp_(weights, 1 / self.counts[name])
         self.seconds += time.thread_time() - began
 
     def vectors(self) -> dict[str, torch.Tensor]:
         """{name: the mean so far}, laid out as the weights; without those that no weights entered yet."""
-        found = {}
+        vectors = {}
         for name, mean in self.means.items():
             kind, value = average(name)
             if n := self.counts[name]:
-                found[name] = mean / (1 - value**n) if kind == "ema" else mean  # the ema began with zeros
-        return found
-
-    def models(self, named: Callable[[torch.Tensor], dict[str, torch.Tensor]]) -> dict[str, dict]:
-        """What a checkpoint keeps: {name: {"weights", "record": their checksum and how many entered}}. `named` gives
-        {name of a parameter: its weights} of a vector."""
-        found = {}
-        for name, vector in self.vectors().items():
-            weights = named(vector)
-            record = {"weights_sha256": storage.contents_sha256(weights), "entered": self.counts[name]}
-            found[name] = {"weights": weights, "record": record}
-        return found
+                vectors[name] = mean / (1 - value**n) if kind == "ema" else mean  # the ema began with zeros
+        return vectors
 
     def state(self) -> dict:
-        """What a snapshot needs, by copy."""
         means = {name: {"mean": m.cpu().clone(), "entered": self.counts[name]} for name, m in self.means.items()}
-        return {"means": means, "seconds": self.seconds} if means else {}
+        return {"averaged": {"means": means, "seconds": self.seconds}}
 
-    def load(self, state: dict) -> None:
-        for name, saved in state.get("means", {}).items():
-            self.means[name].copy_(saved["mean"])
-            self.counts[name] = saved["entered"]
+    def load(self, saved: Mapping) -> None:
+        state = saved.get("averaged", {})
+        for name, kept in state.get("means", {}).items():
+            self.means[name].copy_(kept["mean"])
+            self.counts[name] = kept["entered"]
         self.seconds = state.get("seconds", 0.0)
+
+    def record(self) -> dict:
+        return {"averages_time": self.seconds}
+
+    def contents(self, done: bool) -> dict:
+        """{name: its weights, and in its record their checksum and how many entered}."""
+        models = {}
+        for name, vector in self.vectors().items() if done else ():
+            weights = self.training.weights(vector)
+            record = {"weights_sha256": storage.contents_sha256(weights), "entered": self.counts[name]}
+            models[name] = {"weights": weights, "record": record}
+        return {"averages": models}
