@@ -455,6 +455,8 @@ def test_seeds_are_the_units_where_systems_have_several(tmp_path):
     assert answer.answer.rulings[0].p == pytest.approx(
         scipy.stats.ttest_rel(means["ours"], means["base"]).pvalue, rel=1e-9
     )
+    (tmp_path / "ours_2.csv").unlink()  # seed 3 still pairs with seed 3
+    assert decide_samples([f"ours={tmp_path}/ours_*.csv", f"base={tmp_path}/base_*.csv"]).flips[0].examples == 600
     assert answer.flips[0].examples == 900 and "the verdict is over seeds" in answer.flips[0].text
     assert json.loads(json.dumps(answer.as_dict()))["seeds"]["rulings"][0]["kind"] == answer.answer.rulings[0].kind
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import scipy
 
 from config import UserError
 from questions.scores import reading
+from questions.scores.sources import arm_and_seed
 from questions.scores.verdicts import check_alpha, decide, find_baseline, said_p
 from significance import holm
 
@@ -108,7 +111,7 @@ def decide_samples(systems, *, baseline=None, margin=None, alpha=0.05, cluster=N
 def _flips(name, baseline, runs, cluster, margin, alpha, notes):
     seeds = [s for s in runs[name] if s in runs[baseline]]
     if not seeds:
-        raise UserError(f"{name}, {baseline}: no seed is shared; name the files of one seed alike")
+        raise UserError(f"{name}, {baseline}: no seed is shared; name the files by seed, as ours_seed1, base_seed1")
     x, y, units = [], [], []
     for run, other in ((runs[name][s], runs[baseline][s]) for s in seeds):
         shared = [example for example in run if example in other]
@@ -200,8 +203,8 @@ def read_samples(source, *, arm=None, seed=None, value=None, where=(), cluster=N
             example = seed or next((h for e in EXAMPLES for h in header if h.lower() == e), None)
             for extra, into in ((cluster, clusters), ("prompt_hash" if "prompt_hash" in header else None, prompts)):
                 i = header.index(reading.column(header, extra, "cluster")) if extra else 0
-                for number, row in rows if extra else ():
-                    key = row[header.index(example)] if example else str(number)
+                for place, (_, row) in enumerate(rows if extra else (), 1):
+                    key = row[header.index(example)] if example else str(place)
                     if into.setdefault(key, row[i]) != row[i]:
                         raise UserError(f"{path}: example {key} has another {extra} than before: not the same question")
             by_seed = {}
@@ -216,8 +219,19 @@ def read_samples(source, *, arm=None, seed=None, value=None, where=(), cluster=N
                     raise UserError(f"{path}: which column holds the outcome? --value NAME, of {', '.join(arms)}")
                 for system, outcomes in arms.items():
                     runs = systems.setdefault(name or system, {})
-                    runs[label or str(len(runs) + 1)] = outcomes
+                    label = label or _seed_of(path)
+                    if label in runs:
+                        raise UserError(f"{path}: seed {label} of {name or system} is given twice; name files by seed")
+                    runs[label] = outcomes
+    if all(len(runs) == 1 for runs in systems.values()):
+        systems = {name: {"1": outcomes} for name, runs in systems.items() for outcomes in runs.values()}
     return systems, clusters if cluster else None
+
+
+def _seed_of(path):
+    """The seed that the name of a file or its folder holds, or all of it: seeds of two systems pair by name alone."""
+    parts = re.sub(r"_\d{4}-\d\d-\d\dT.*", "", Path(path).stem), Path(path).parent.name
+    return next((seed for part in parts if (seed := arm_and_seed(part)[1])), str(path))
 
 
 def _usual(columns, name):
