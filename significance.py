@@ -10,7 +10,6 @@ unit: jackknife pseudo-values turn the matrix of PDs into one number per trial, 
     family_variance, moderate   comparisons of one study share their spread   holm, gatekeep many comparisons
     power, smallest_detectable, trials_needed                                 verdict        a plain-language answer
     multi_bootstrap     second opinion, over trials and positions             influence      of one trial
-    random_effects, common_errors, heterogeneity_p, separate_studies          several studies together
     naive_pairs_test    what the usual, uncalibrated test would have said
 
 A study's tests are made in this order: compare every pair; `family_variance` of the comparisons with the reference;
@@ -35,16 +34,13 @@ __all__ = [
     "Comparison",
     "Influence",
     "NaiveTest",
-    "RandomEffects",
     "Verdict",
-    "common_errors",
     "compare_loss",
     "compare_pd",
     "equivalence_p",
     "family_variance",
     "gatekeep",
     "hedges_correction",
-    "heterogeneity_p",
     "holm",
     "influence",
     "log_pseudo_values",
@@ -58,9 +54,7 @@ __all__ = [
     "plan_trials",
     "power",
     "pseudo_values",
-    "random_effects",
     "same",
-    "separate_studies",
     "smallest_detectable",
     "smooth_contrast",
     "trials_needed",
@@ -632,7 +626,7 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
     return Verdict("inconclusive", text)
 
 
-# ---------------------------------------------------------------- second opinion and synthesis
+# ---------------------------------------------------------------- second opinion, single trials
 
 
 @dataclass(frozen=True)
@@ -709,114 +703,6 @@ def multi_bootstrap(blocks_a, blocks_b, paired=True, replications=10_000, confid
 
 
 @dataclass(frozen=True)
-class RandomEffects:
-    """Result of `random_effects`, in the unit of the effects; `i2` is a fraction (0 to 1); None where undefined."""
-
-    mean: float
-    k: int
-    low: float | None = None  # 95 % limits of the mean
-    high: float | None = None
-    low90: float | None = None
-    high90: float | None = None
-    p: float | None = None  # of a mean of 0
-    se: float | None = None
-    tau2: float | None = None
-    i2: float | None = None
-    predicted: tuple | None = None  # 95 % limits of the effect in another study of this kind
-
-    @property
-    def estimate(self):
-        return self.mean
-
-
-def random_effects(effects, ses):
-    """One effect from k studies (corpora, sizes) that may truly differ: DerSimonian-Laird with the
-    Hartung-Knapp-Sidik-Jonkman interval and test on k - 1 degrees of freedom.
-
-    effects, ses: (k,), for example ln PD ratios and their standard errors, of one variance (`common_errors`): weights
-    made of each study's own few trials are noise. Returns the mean, its intervals, p and standard error, the variance
-    between studies tau2, and I2 = the share of variation that is between studies, a fraction. One study: its effect
-    alone. Effects without any spread: no interval, since this one is made from their spread.
-    ValueError: unequal lengths, empty, not finite, se not positive.
-    Source: DerSimonian & Laird 1986; Hartung & Knapp 2001; Sidik & Jonkman 2002; Higgins & Thompson 2002; limits of
-    another study, Higgins, Thompson & Spiegelhalter 2009.
-    """
-    effects, ses = _vector(effects, "effects"), _vector(ses, "ses")
-    k = len(effects)
-    if len(ses) != k or not (ses > 0).all():
-        raise ValueError(f"ses: {len(ses)} for {k} effects, one positive standard error each is needed")
-    if k == 1:
-        return RandomEffects(float(effects[0]), 1)
-    q, weights = _cochran(effects, ses), 1 / ses**2
-    tau2 = max(0.0, (q - (k - 1)) / float(weights.sum() - (weights**2).sum() / weights.sum()))
-    i2 = max(0.0, 1 - (k - 1) / q) if q > 0 else 0.0
-    weights = 1 / (ses**2 + tau2)
-    mean = float(weights @ effects / weights.sum())
-    se = math.sqrt(weights @ (effects - mean) ** 2 / ((k - 1) * weights.sum()))
-    if se <= NO_VARIATION * max(abs(mean), float(ses.min())):
-        return RandomEffects(mean, k, tau2=tau2, i2=i2)
-    wide, narrow = (_t_quantile(k - 1, q) * se for q in (0.975, 0.95))
-    reach = _t_quantile(k - 2, 0.975) * math.sqrt(tau2 + se**2) if k > 2 else None
-    return RandomEffects(
-        mean=mean,
-        k=k,
-        low=mean - wide,
-        high=mean + wide,
-        low90=mean - narrow,
-        high90=mean + narrow,
-        p=_two_sided(mean / se, k - 1),
-        se=se,
-        tau2=tau2,
-        i2=i2,
-        predicted=reach and (mean - reach, mean + reach),
-    )
-
-
-def common_errors(ses, n, df):
-    """Standard errors (k,) of k studies by the variance that they have on average: sqrt(s^2 / n_i).
-
-    ses, n, df: (k,) each study's own standard error, number of trials, degrees of freedom; s^2 is the mean of n se^2,
-    weighted by df. With own variances the interval of `random_effects` errs in 7 % of cases at studies of 5 to 16
-    trials and 12 at eight studies of three, with this one in 3 and 5 (bench/calibration.py).
-    ValueError: no degrees of freedom at all.
-    Source: Doncaster & Spake 2018, Methods in Ecology and Evolution 9:634-644.
-    """
-    ses, n, df = _vector(ses, "ses"), _vector(n, "n"), _vector(df, "df")
-    if not df.sum() > 0:
-        raise ValueError("df: no study has any degrees of freedom, so no variance is known")
-    return np.sqrt(df @ (n * ses**2) / df.sum() / n)
-
-
-def heterogeneity_p(effects, ses, df, replications=20_000, seed=0):
-    """p that k studies have one and the same effect, whatever the spread of each; None for fewer than two.
-
-    effects, ses, df: (k,) of each study by itself. Q = sum (effect - weighted mean)^2 / se^2 is compared with its own
-    distribution where nothing differs: effects drawn from Normal(0, se), variances from se^2 chi^2(df) / df. Against
-    chi^2(k - 1), Cochran's test, Q rejects in 22 % of cases at eight studies of 5 to 16 trials, and more with fewer;
-    Welch's analysis of variance in 7, in 10 at eight studies of three; this in 3 to 6 (bench/calibration.py).
-    The same `seed` gives the same p. ValueError: unequal lengths, not finite, se or df not positive.
-    Source: parametric bootstrap, Krishnamoorthy, Lu & Mathew 2007, Comput. Stat. Data Anal. 51:5731-5742.
-    """
-    effects, ses, df = _vector(effects, "effects"), _vector(ses, "ses"), _vector(df, "df")
-    if not len(effects) == len(ses) == len(df) or not ((ses > 0) & (df > 0)).all():
-        raise ValueError(f"ses, df: {len(ses)} and {len(df)} for {len(effects)} effects; a positive one each is needed")
-    if len(effects) < 2:
-        return None
-    rng = np.random.default_rng(seed)
-    shape = replications, len(effects)
-    drawn = ses * rng.standard_normal(shape), ses * np.sqrt(rng.chisquare(df, shape) / df)
-    larger = (_cochran(*drawn) >= _cochran(effects, ses)).sum()
-    return float((1 + larger) / (1 + replications))
-
-
-def _cochran(effects, ses):
-    """Cochran's Q over the last axis."""
-    weights = 1 / ses**2
-    mean = (weights * effects).sum(axis=-1, keepdims=True) / weights.sum(axis=-1, keepdims=True)
-    return (weights * (effects - mean) ** 2).sum(axis=-1)
-
-
-@dataclass(frozen=True)
 class Influence:
     """Result of `influence`. `trial` moves the estimate most, by `shift` standard errors of the whole, to that of
     `without`; `low` and `high` are the smallest and largest estimate without any one trial; without each of `decisive`
@@ -838,9 +724,9 @@ class Influence:
 def influence(whole, without, alpha=0.05):
     """How far a comparison hangs on one trial; None where it was not tested, or without an estimate.
 
-    whole: a Comparison, or RandomEffects; without: {trial: the same, made once more without this trial (one seed, of
-    all activations)}. Made once more: everything that depends on the trials, also the spread of the family and the loss
-    at which PD is compared. Source: leave-one-out, Cook 1977; here in standard errors of the whole.
+    whole: a Comparison, or what has estimate, se and p like one; without: {trial: the same, made once more without this
+    trial (one seed, of all activations)}. Made once more: everything that depends on the trials, also the spread of the
+    family and the loss at which PD is compared. Source: leave-one-out, Cook 1977; here in standard errors of the whole.
     """
     left = {k: test for k, test in without.items() if test is not None and test.estimate is not None}
     if whole.p is None or not left:
@@ -854,28 +740,6 @@ def influence(whole, without, alpha=0.05):
     decisive = tuple(k for k, test in left.items() if test.p is not None and shown(test) != shown(whole))
     shift = abs(left[trial].estimate - whole.estimate) / whole.se
     return Influence(trial, left[trial], shift, min(estimates), max(estimates), decisive)
-
-
-def separate_studies(trials):
-    """Which of several studies may be pooled as independent: each trial counts once.
-
-    trials: for every study the identities of its trials, for instance the sha256 of their weights, and of corpus and
-    seed. A study that has a trial in common with one already taken is left out; those with more trials go first, then
-    in the order given, which no result influences. Returns {study: None where it enters, else the study that holds a
-    trial of it already}, by position. Left in, replications of three trials whose seeds overlap ([a b c], [b c d], ...)
-    err in 9 to 22 % of cases, and the same weights evaluated again in nearly all (bench/calibration.py). Trials of the
-    same settings say more as one study: compare all distinct ones there, instead of pooling.
-    ValueError: a study without trials.
-    """
-    sets = [frozenset(study) for study in trials]
-    if not all(sets):
-        raise ValueError("trials: every study needs at least one")
-    taken, result = [], dict.fromkeys(range(len(sets)))
-    for study in sorted(result, key=lambda i: -len(sets[i])):
-        result[study] = next((other for other in taken if sets[other] & sets[study]), None)
-        if result[study] is None:
-            taken.append(study)
-    return result
 
 
 # ---------------------------------------------------------------- inside

@@ -40,6 +40,7 @@ import storage
 from analysis.sequential import LOOKS, decide, repeated_p
 from bench.claims import claim_rates
 from config import Parser
+from questions.studies import pooling as several
 from significance import PRIOR_DF, compare_pd, holm, naive_pairs_test
 
 ALPHA = 0.05
@@ -455,11 +456,13 @@ def looks(rng, replications):
 def pooling(rng, replications):
     """k studies of three trials each and nothing to find: how often the pooled interval excludes it. Same weights: as
     one study evaluated k times, with a tenth of the spread between evaluations. Overlapping: seeds [a b c], [b c d],
-    ... Same seeds: other weights, effects correlated .3. Counted once: overlapping studies that sig.separate_studies
-    leaves, alone if it is one. One study: all k + 2 distinct trials. Found: where the true PD is 5 % lower."""
+    ... Same seeds: other weights, effects correlated .3. Counted once: overlapping studies that separate_studies leaves
+    in, alone if it is one. One study: all k + 2 distinct trials. Found: where the true PD is 5 % lower."""
     for k in (2, 3, 6):
         logs = pooled_logs(rng, replications, k)
-        kept = [i for i, other in sig.separate_studies([range(i, i + 3) for i in range(k)]).items() if other is None]
+        kept = [
+            i for i, other in several.separate_studies([range(i, i + 3) for i in range(k)]).items() if other is None
+        ]
         effects = {name: logs[name].mean(axis=-1) @ [-1, 1] for name in ("independent", "overlapping")}
         noise = 0.1 * effects["independent"].std() * rng.standard_normal(effects["independent"].shape)
         effects["same weights"] = effects["independent"][:, :1] + noise
@@ -487,8 +490,8 @@ DESIGNS = PUBLISHED | {
 
 def heterogeneity(rng, replications):
     """Studies with one and the same effect: how often a test at 5 % says that they differ (Cochran's Q with each
-    study's own variance, with the pooled one, Welch's analysis of variance, sig.heterogeneity_p on a tenth of the
-    replications), and how often the interval of sig.random_effects misses the effect, by own errors and by common
+    study's own variance, with the pooled one, Welch's analysis of variance, several.heterogeneity_p on a tenth of the
+    replications), and how often the interval of several.random_effects misses the effect, by own errors and by common
     ones."""
     for name, (sizes, spreads) in DESIGNS.items():
         n, df, k = np.array(sizes), np.array(sizes) - 1.0, len(sizes)
@@ -496,13 +499,13 @@ def heterogeneity(rng, replications):
         effects = true * rng.standard_normal((replications, k))
         ses = true * np.sqrt(rng.chisquare(df, (replications, k)) / df)
         common = np.sqrt((df * n * ses**2).sum(axis=1, keepdims=True) / df.sum() / n)
-        agree(common[0], sig.common_errors(ses[0], n, df))
+        agree(common[0], several.common_errors(ses[0], n, df))
         few = max(20, replications // 10)
         p = {
             "Cochran": chdtrc(k - 1, cochran(effects, ses)),
             "pooled variance": f_dist.sf(cochran(effects, common) / (k - 1), k - 1, df.sum()),
             "Welch": welch(effects, ses, df),
-            "bootstrap": np.array([sig.heterogeneity_p(effects[i], ses[i], df, 2000) for i in range(few)]),
+            "bootstrap": np.array([several.heterogeneity_p(effects[i], ses[i], df, 2000) for i in range(few)]),
         }
         samples = [
             effects[0, i] + ses[0, i] * math.sqrt(m) * zscore(rng.standard_normal(m), ddof=1)
@@ -511,7 +514,7 @@ def heterogeneity(rng, replications):
         agree(welch(effects[:1], ses[:1], df)[0], f_oneway(*samples, equal_var=False).pvalue)
         missed = {}
         for errors, se in (("own", ses), ("common", common)):
-            found = [sig.random_effects(effects[i], se[i]).p < ALPHA for i in range(few)]
+            found = [several.random_effects(effects[i], se[i]).p < ALPHA for i in range(few)]
             missed[f"interval, {errors} errors"] = percent(found)
         yield {"studies": name} | {test: percent(x < ALPHA) for test, x in p.items()} | missed
 
@@ -545,10 +548,10 @@ def pooled_logs(rng, replications, k):
 
 
 def pooled(effects, shift=0.0):
-    """Rate of p < 0.05 of sig.random_effects; with one standard error for all studies it is a t-test on effects."""
+    """Rate of p < 0.05 of several.random_effects; with one standard error for all studies it is a t-test on effects."""
     k = effects.shape[1]
     se = effects.std(axis=1, ddof=1) / math.sqrt(k)
-    agree(se[0], sig.random_effects(effects[0], np.full(k, 0.01)).se)
+    agree(se[0], several.random_effects(effects[0], np.full(k, 0.01)).se)
     return any_of(two_sided((effects.mean(axis=1) + shift) / se, k - 1)[:, None])
 
 

@@ -32,6 +32,7 @@ from analysis.study import Study
 from measures.table import BY_KEY
 from plotting.several import forest
 from plotting.style import GREY, WIDTH, headline, house_style, panels
+from questions.studies import pooling
 from questions.studies.tell import SMOOTH, Member, Pooled, influence, pool_one
 
 ALPHA = 0.05
@@ -344,7 +345,7 @@ def sized(outcome: Outcome) -> str:
     return size + (", less than the 5 % declared to matter" if outcome.small else "")
 
 
-def pooled_change(p: Pooled | significance.RandomEffects) -> str:
+def pooled_change(p: Pooled | pooling.RandomEffects) -> str:
     e = p.effects if isinstance(p, Pooled) else p
     first, low, high = (signed(100 * math.expm1(x)) for x in (e.mean, e.low, e.high))
     return f"{first} % [{low}, {high}]"
@@ -561,7 +562,7 @@ def of_all_contrasts(studies: dict[str, Published], quantity: str) -> tuple[floa
     estimates, ses, df = ([getattr(test, name) for test in own] for name in ("estimate", "se", "df"))
     weights = np.power(ses, -2.0)
     q = weights @ (estimates - np.average(estimates, weights=weights)) ** 2
-    return float(scipy.stats.chi2.sf(q, len(own) - 1)), significance.heterogeneity_p(estimates, ses, df)
+    return float(scipy.stats.chi2.sf(q, len(own) - 1)), pooling.heterogeneity_p(estimates, ses, df)
 
 
 def main() -> None:

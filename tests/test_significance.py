@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 from scipy import optimize, stats
-from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestIndPower, TTestPower
 
@@ -620,80 +619,6 @@ def test_bootstrap_separates_trials_from_positions():
     assert result.se_positions == pytest.approx(linear, rel=0.1)
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
-def test_random_effects_is_that_of_statsmodels(seed):
-    rng = np.random.default_rng(seed)
-    k = 3 + seed
-    effects, ses = rng.normal(-0.05, 0.02 * seed, k), rng.uniform(0.01, 0.08, k)
-    ours = sig.random_effects(effects, ses)
-    theirs = combine_effects(effects, ses**2, method_re="dl", use_t=False)
-    assert (ours.tau2, ours.i2) == pytest.approx((max(0, theirs.tau2), max(0, theirs.i2)), rel=1e-9)
-    assert (ours.tau2 > 0) == (seed > 1)  # the samples hold both cases
-    if ours.tau2 > 0:
-        mean, se = theirs.mean_effect_re, theirs.sd_eff_w_re_hksj
-    else:  # statsmodels goes on with a negative variance between studies; at zero both are its fixed effect
-        mean, se = theirs.mean_effect_fe, theirs.sd_eff_w_fe_hksj
-    half = stats.t.ppf(0.975, k - 1) * se
-    assert (ours.mean, ours.se, ours.low, ours.high) == pytest.approx((mean, se, mean - half, mean + half), rel=1e-9)
-    half = stats.t.ppf(0.95, k - 1) * se
-    assert (ours.low90, ours.high90) == pytest.approx((mean - half, mean + half), rel=1e-9)
-    assert ours.p == pytest.approx(2 * stats.t.sf(abs(mean) / se, k - 1), rel=1e-9)
-    reach = stats.t.ppf(0.975, k - 2) * math.sqrt(ours.tau2 + se**2)
-    assert ours.predicted == pytest.approx((mean - reach, mean + reach), rel=1e-9)
-
-
-def test_random_effects_edges():
-    one = sig.random_effects([-0.1], [0.02])
-    assert (one.mean, one.low, one.k) == (-0.1, None, 1) and no_nan(one)
-    same = sig.random_effects([0.1, 0.1, 0.1], [0.01, 0.02, 0.03])
-    assert same.mean == pytest.approx(0.1) and (same.low, same.tau2, same.i2) == (None, 0, 0) and no_nan(same)
-    for effects, ses, message in (
-        ([], [], "effects"), ([0.1], [0.0], "ses"), ([0.1, 0.2], [0.1], "ses"), ([0.1, np.nan], [0.1, 0.1], "effects"),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            sig.random_effects(effects, ses)
-
-
-def test_common_errors_are_of_the_variance_of_all_residuals():
-    samples = [np.random.default_rng(k).normal(k, 0.02 * (k + 1), n) for k, n in enumerate((3, 5, 16))]
-    n = np.array([len(x) for x in samples])
-    residuals = np.concatenate([x - x.mean() for x in samples])
-    expected = np.sqrt(residuals @ residuals / (n - 1).sum() / n)
-    assert sig.common_errors([x.std(ddof=1) / math.sqrt(len(x)) for x in samples], n, n - 1) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="degrees of freedom"):
-        sig.common_errors([0.0], [2], [0])
-
-
-def test_heterogeneity_is_welchs_and_with_many_trials_the_chi_squared():
-    """Samples of 40: SciPy's analysis of variance for unequal variances; nearly infinite df: Cochran's test."""
-    samples = [np.random.default_rng(k).normal(0.1 * k, 0.3 + 0.2 * k, 40) for k in range(4)]
-    means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(40) for x in samples]
-    ours = sig.heterogeneity_p(means, ses, [39] * 4, 100_000)
-    assert ours == pytest.approx(stats.f_oneway(*samples, equal_var=False).pvalue, abs=0.006)
-    q = combine_effects(np.array(means), np.square(ses), method_re="dl").test_homogeneity()
-    assert sig.heterogeneity_p(means, ses, [1e7] * 4, 100_000) == pytest.approx(q.pvalue, abs=0.006)
-    assert sig.heterogeneity_p(means, ses, [39] * 4) == sig.heterogeneity_p(means, ses, [39] * 4)
-    assert sig.heterogeneity_p([0.0, 1.0], [0.01, 0.01], [20, 20]) < 0.001
-    assert sig.heterogeneity_p([0.1], [0.1], [2]) is None
-    with pytest.raises(ValueError, match="positive"):
-        sig.heterogeneity_p([0.1, 0.2], [0.1, 0.1], [2, 0])
-
-
-def test_heterogeneity_errs_in_one_of_twenty_at_the_sizes_and_spreads_of_the_published_studies():
-    """Simulated trials, nothing to find: 3 to 7 %, where Cochran's test rejects in 21 %."""
-    rng, rounds = np.random.default_rng(4), 1500
-    sizes, spreads = (16, 5, 5, 5, 5, 8, 10, 8), (0.0145, 0.0195, 0.0134, 0.0189, 0.0154, 0.0422, 0.0167, 0.0544)
-    ours = cochran = 0
-    for _ in range(rounds):
-        samples = [rng.normal(0, sd, n) for n, sd in zip(sizes, spreads, strict=True)]
-        means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(len(x)) for x in samples]
-        ours += sig.heterogeneity_p(means, ses, [n - 1 for n in sizes], 1000) < 0.05
-        weights = np.array([1 / se**2 for se in ses])
-        q = weights @ (np.array(means) - np.average(means, weights=weights)) ** 2
-        cochran += stats.chi2.sf(q, 7) < 0.05
-    assert 0.03 < ours / rounds < 0.07 < 0.15 < cochran / rounds
-
-
 # ---------------------------------------------------------------- influence of one trial
 
 
@@ -935,16 +860,6 @@ def test_noise_ties_and_nothing_more():
     assert not sig.same(0.2, 0.2001) and not sig.same(0, 1e-9)
     single, double = np.float32(0.2), 0.2
     assert sig.same(float(single), double)
-
-
-def test_studies_that_share_trials_count_once():
-    overlapping = [{"a", "b", "c"}, {"b", "c", "d"}, {"c", "d", "e"}, {"d", "e", "f"}]
-    assert sig.separate_studies(overlapping) == {0: None, 1: 0, 2: 0, 3: None}
-    assert sig.separate_studies([["a", "b"], ["a", "b"], ["a", "b", "c"]]) == {0: 2, 1: 2, 2: None}
-    assert sig.separate_studies([["a"], ["b"], ["c"]]) == {0: None, 1: None, 2: None}
-    assert sig.separate_studies([]) == {}
-    with pytest.raises(ValueError, match="at least one"):
-        sig.separate_studies([["a"], []])
 
 
 # ---------------------------------------------------------------- looks

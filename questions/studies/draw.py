@@ -18,7 +18,7 @@ def plot_studies(table: Iterable[Mapping], save_dir: str | os.PathLike = "plots"
         table: one mapping per study and activation: `study`, `model`, `dataset`, `activation`, `ratio`, `low`, `high`
             (None: no interval).
         pooled: one mapping per activation: `activation`, `ratio`, `low`, `high` over all studies (the exponential of
-            what significance.random_effects gives): drawn as a diamond.
+            what pooling.random_effects gives): drawn as a diamond.
 
     Raises:
         UserError: `table` is empty.

@@ -43,6 +43,7 @@ from analysis.study import ALPHA, PairTests, Study, Tested
 from analysis.tables import csv, frame
 from config import UserError
 from measures.table import BY_KEY
+from questions.studies import pooling
 from storage import number
 
 MAIN = "main"  # the study in the flat folders
@@ -251,7 +252,7 @@ class Pooled:
         return [test.se * math.sqrt(scipy.stats.hmean(test.n)) for test in self.tests.values()]
 
     @cached_property
-    def effects(self) -> significance.RandomEffects:
+    def effects(self) -> pooling.RandomEffects:
         """Of ln ratios."""
         return summarised(self.tests.values())
 
@@ -259,7 +260,7 @@ class Pooled:
     def heterogeneity_p(self) -> float | None:
         """Of one and the same effect in all studies."""
         tests = self.tests.values()
-        return significance.heterogeneity_p(*zip(*((t.estimate, t.se, t.df) for t in tests), strict=True))
+        return pooling.heterogeneity_p(*zip(*((t.estimate, t.se, t.df) for t in tests), strict=True))
 
     @cached_property
     def spreads_p(self) -> float | None:
@@ -296,18 +297,18 @@ class Pooled:
         return margin <= self.ratio("low90") and self.ratio("high90") <= 1 / margin
 
 
-def summarised(tests: Iterable[significance.Comparison]) -> significance.RandomEffects:
+def summarised(tests: Iterable[significance.Comparison]) -> pooling.RandomEffects:
     """Studies together; one of two trials has an effect and no spread of its own."""
     parts = [(t.estimate, t.se or 0.0, scipy.stats.hmean(t.n), t.df or 0.0) for t in tests]
     estimates, ses, n, df = zip(*parts, strict=True)
-    return significance.random_effects(estimates, significance.common_errors(ses, n, df))
+    return pooling.random_effects(estimates, pooling.common_errors(ses, n, df))
 
 
 def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
     """{quantity: every activation that a study could test against the baseline, over all studies that could; last all
     smooth together, where these are the same everywhere}.
 
-    The mean effect, its Hartung-Knapp interval, tau² and I² are those of significance.random_effects, on ln PD ratios.
+    The mean effect, its Hartung-Knapp interval, tau² and I² are those of pooling.random_effects, on ln PD ratios.
     With three trials a study's own standard error rests on two degrees of freedom; weights made of such errors are
     noise, and intervals then cover too little (88 % at ten studies, measured). So the standard errors are made of the
     variance pooled over the studies. With equal numbers of trials the interval is that of a one-sample t over studies.
@@ -353,7 +354,7 @@ def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
         raise ValueError(f"studies: {', '.join(tests)} contrast different activations, which can't be pooled")
     entering = list(tests)
     marks = [set().union(*studies[key].marks.values()) for key in entering]
-    holders = {entering[i]: j for i, j in significance.separate_studies(marks).items()}
+    holders = {entering[i]: j for i, j in pooling.separate_studies(marks).items()}
     left_out = {key: entering[j] for key, j in holders.items() if j is not None}
     tests = {key: test for key, test in tests.items() if key not in left_out}
     return Pooled(name, quantity, tests, [studies[key].said(name, quantity) for key in tests], left_out)
