@@ -167,6 +167,13 @@ def test_the_words_follow_from_the_data(three):
     found = {p.activation: p for p in studies.pool(load(folder))["PD"]}
     size = f"SmeLU β=0.5 (by {100 * (1 - found['smelu_05'].ratio()):.1f} %)"
     assert found["smelu_05"].verdict == "lower" and size in text and "that matter" not in text
+    assert "- main, deep and wide: 3 trainings of each (1,000 steps)." in text
+    for results in three[1]["deep"].values():
+        results["config"] |= {"vary": ["init", "order", "dropout"], "batch_size": 4, "block_size": 25, "dropout": 0.0}
+        results["dataset"]["train_tokens"] = 400_000
+        storage.write_results(results, folder / "studies" / "deep" / "results")
+    told = "(1,000 steps, 0.25 of the text), which differ in initial weights and sample of text."
+    assert studies.scope(load(folder))[1] == f"deep: 3 trainings of each {told}"
     write(folder / "studies" / "odd" / "results", 4, pd=0.2, names=("relu",))
     write(folder / "studies" / "odd" / "results", 4, pd=0.4, names=("smelu_05",))
     text = studies.studies_text(load(folder))

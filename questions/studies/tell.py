@@ -21,6 +21,7 @@ import scipy
 
 import significance
 import storage
+from analysis import phrases
 from analysis.markdown import (
     DASH,
     address,
@@ -448,6 +449,8 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
         f"({listed(map(safe, models))}); {counted(len(datasets), 'corpus', 'corpora')} "
         f"({listed(map(safe, datasets)) or 'not recorded'}).",
         "",
+        *(f"- {line}" for line in scope(studies)),
+        "",
         "## Conclusions",
         "",
         *(f"- {point}" for point in conclusions(studies, pooled) + cautions(studies, pooled)),
@@ -465,6 +468,15 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
             lines += [f"## Over all studies: {NAMES[quantity]}", "", *_pooled_table(found)]
     lines += ["## How to read this", "", *(f"- {point}" for point in READING)]
     return "\n".join(line for i, line in enumerate(lines) if line or lines[i - 1]).rstrip() + "\n"
+
+
+def scope(studies: Mapping[str, Member]) -> list[str]:
+    """How long each study trained, and what differed between its trainings; one line for those that are alike."""
+    told: dict[str, list[str]] = {}
+    for study in studies.values():
+        varied = f", which differ in {listed(varies)}" if (varies := phrases.what_varies(study)) else ""
+        told.setdefault(f"{phrases.trained(study)}{varied}.", []).append(safe(study.name))
+    return [f"{listed(names)}: {text}" for text, names in told.items()]
 
 
 def _studies_table(studies: Mapping[str, Member]) -> list[str]:
@@ -598,8 +610,9 @@ def hangs_on(found: significance.Influence | None) -> str:
         *(None if x is None else math.exp(x) for x in (found.without.mean, found.without.low, found.without.high))
     )
     text = f" Without {named(found.trial)} it is {change}."
-    others = [named(key) for key in found.decisive]
-    return text + (f" Without {listed(others, 'or')} the test would say otherwise." if others else "")
+    decisive = found.decisive
+    which = listed(map(named, decisive), "or") if len(decisive) < 4 else f"any one of {len(decisive)} trials"
+    return text + (f" Without {which} the test, unadjusted, would say otherwise." if decisive else "")
 
 
 def _shared(a: Member, b: Member) -> str:
