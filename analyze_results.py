@@ -227,6 +227,8 @@ def main(argv: list[str] | None = None) -> int:
         }
         # only the folders are asked of it; a device named outright spares a look for a GPU
         config = Config(preset="smoke", device="cpu", precision="float32", **given)
+        with command_line():
+            products.refuse_unknown_study(config)
         if args.baseline or args.contrast:
             with command_line():
                 ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
@@ -261,9 +263,9 @@ def _say_written(paths: list[Path]) -> int:
 def _check(folder: Folder, args) -> int:
     from tools.checklist import check_study
 
-    lines = check_study(folder, args.activation)
+    lines = check_study(folder, all_products(), args.activation)
     print(*lines, sep="\n")
-    return 1 if any(line.problem for line in lines) else 0
+    return 1 if any(line.problem for line in lines) or len(lines) == 1 else 0  # of nothing, nothing holds
 
 
 def _verify(folder: Folder, args) -> int:

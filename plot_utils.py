@@ -26,8 +26,10 @@ in plotting/. No torch (but for plot_activation_functions).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -107,7 +109,7 @@ def figure(stem: str, build: Callable[..., Figure], **panels: Callable) -> Calla
             data = check(**{name: given.arguments[name] for name in own})
             if ax is None and panel is None:
                 name = storage.file_name(given.arguments["activation"]) if "activation" in own else ""
-                return _save(functools.partial(build, data), folder, stem.format(activation=name), formats)
+                return _save(build, data, folder, stem.format(activation=name), formats)
             draw = panels.get(panel or next(iter(panels)))
             if draw is None:
                 raise UserError(f"panel={panel!r}: must be one of {', '.join(panels)}")
@@ -121,20 +123,43 @@ def figure(stem: str, build: Callable[..., Figure], **panels: Callable) -> Calla
             with house_style():
                 return build(check(*args, **kwargs))
 
-        plot.__signature__, plot.figure, plot.panels = signature, drawn, tuple(panels)
+        @functools.wraps(check)
+        def data_of(*args, **kwargs) -> str:
+            return _sha256(check(*args, **kwargs))
+
+        plot.__signature__, plot.figure, plot.panels, plot.data_of = signature, drawn, tuple(panels), data_of
         return plot
 
     return decorate
 
 
-def _save(build: Callable[[], Figure], folder: Path, stem: str, formats: list[str]) -> Path:
+def _sha256(data) -> str:
+    """The checksum of what a figure is drawn from, which it carries."""
+    if isinstance(data, Study):
+        data = [[*data.measured.values()], data.question.baseline, data.question.contrast]
+    plain = json.loads(json.dumps(data, default=_plain))
+    return storage.sha256_json(plain)
+
+
+def _plain(x):
+    """What JSON has no form for: records, arrays, numbers of NumPy."""
+    if isinstance(x, Measured):
+        own = {k: v for k, v in x.results.items() if k not in ("questions", "left_out")}  # what is in their file
+        return own.get("content_sha256") or storage.sha256_json(own)
+    if dataclasses.is_dataclass(x):
+        return {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+    return x.tolist() if hasattr(x, "tolist") else str(x)
+
+
+def _save(build: Callable[..., Figure], data, folder: Path, stem: str, formats: list[str]) -> Path:
     with house_style(**{"svg.hashsalt": stem}):
-        drawn = build()
+        drawn = build(data)
         for kind in formats:
             # level 3: files a little larger, written in half the time
             options = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
+            metadata = {**_NO_DATES[kind], **({products.DATA: _sha256(data)} if kind == "png" else {})}
             with storage.atomic_path(folder / f"{stem}.{kind}") as temporary:
-                drawn.savefig(temporary, format=kind, metadata=_NO_DATES[kind], **options)
+                drawn.savefig(temporary, format=kind, metadata=metadata, **options)
     return folder / f"{stem}.{formats[0]}"
 
 

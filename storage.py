@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import errno
+import fnmatch
 import functools
 import hashlib
 import io
@@ -130,6 +131,21 @@ def host_name() -> str:
 
 
 _TEMPORARY = re.compile(r"^\.(?P<stem>.*)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)\.tmp(\.\w+)?$")
+
+
+def listed(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:
+    """What is in a folder and matches the pattern, sorted, hidden files apart; nothing where there is no such folder.
+
+    Raises:
+        StorageError: it can't be read, which is not the same as being empty.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StorageError(f"{folder}: can't be read: {error.strerror or error}") from error
+    return sorted(Path(folder, name) for name in fnmatch.filter(names, pattern) if not name.startswith("."))
 
 
 def clean_temporaries(folder: str | os.PathLike) -> list[Path]:
@@ -437,7 +453,7 @@ def remove_snapshots(checkpoint_dir: str | os.PathLike, activation: str, trial: 
 def trial_numbers(checkpoint_dir: str | os.PathLike, activation: str, suffix: str = "pt") -> list[int]:
     """Numbers of the trials that have a checkpoint (or another file of theirs, by suffix), ascending."""
     folder = Path(checkpoint_dir) / file_name(activation)
-    matches = (re.fullmatch(r"trial_([1-9][0-9]*)", path.stem) for path in folder.glob(f"trial_*.{suffix}"))
+    matches = (re.fullmatch(r"trial_([1-9][0-9]*)", path.stem) for path in listed(folder, f"trial_*.{suffix}"))
     return sorted(int(match[1]) for match in matches if match)
 
 

@@ -416,14 +416,14 @@ def _results_lock(config: Config) -> storage.FileLock:
 
 
 def _draw(config: Config, results: dict) -> None:
-    """The figures of one activation that are not newer than its results."""
+    """The figures of one activation that were not drawn from these results."""
     import plot_utils
+    from analysis.products import drawn_from
 
     name = results["activation"]
-    newest = storage.results_path(config.results_dir, name).stat().st_mtime
     for figure, draw in plot_utils.OF_ONE.items():
         path = Path(config.plots_dir) / f"{storage.file_name(name)}_{figure}.png"
-        if not path.exists() or path.stat().st_mtime < newest:
+        if drawn_from(path) != draw.data_of(results, name):
             draw(results, name, config.plots_dir)
 
 

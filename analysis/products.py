@@ -8,6 +8,7 @@ are in plot_utils and analyze_results, those of a further question in questions/
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import questions
 import storage
-from config import Config, RunFailed, UserError
+from config import Config, RunFailed, UserError, option
 
 if TYPE_CHECKING:
     from analysis.study import Study
 
-Drawing = Callable[..., Path]  # drawing(folder, formats=…) writes a figure and returns the path of the first format
+# drawing(folder, formats=…) writes a figure and returns the path of the first format: a functools.partial of plot_…
+Drawing = Callable[..., Path]
+DATA = "Data-SHA256"  # the text in a PNG that says what it was drawn from
 
 
 @dataclass
@@ -73,6 +76,16 @@ class Folder:
         return config
 
 
+def refuse_unknown_study(config: Config) -> None:
+    """Raises UserError where the named study has no folder, with the name that was probably meant."""
+    folder = Path(config.results_dir).parent
+    if config.study and not storage.listed(folder.parent, folder.name):
+        there = [path.name for path in storage.listed(folder.parent) if path.is_dir()]
+        meant = difflib.get_close_matches(config.study, there, 1, 0.5)
+        known = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(there) or 'none'}"
+        raise UserError(f"{option('study', config.study)}: no such study in {folder.parent}; {known}")
+
+
 def amended(study: Study, folder: str | os.PathLike) -> Study:
     """The study with what its folder records about it beside the results."""
     for amend in questions.hooks("AMENDED"):
@@ -107,6 +120,7 @@ class Product:
         needs: a pattern below the results; where nothing matches, the study has no such product. '': every study has.
         measure: {path: its contents} of the JSON that checkpoints give; None for what is made of results alone.
             Raises config.RunFailed where they give nothing.
+        weights: whether that takes the checkpoints.
         section: of the report, None where there is nothing to tell; it stands at the end of the part called `part`.
         flag, help: the mode of analyze_results.py that makes it; without one it is made with the results.
         overview: what that mode prints.
@@ -117,6 +131,7 @@ class Product:
     make: Callable[[Folder], Mapping[Path, str | Drawing]] = lambda folder: {}
     needs: str = ""
     measure: Callable[[Folder], Mapping[Path, object]] | None = None
+    weights: bool = False
     section: Callable[[Folder], Section | None] | None = None
     part: str = "Key Findings"
     flag: str = ""
@@ -150,6 +165,24 @@ def update(product: Product, folder: Folder) -> list[Path]:
     for path, contents in measured.items():
         storage.write_json(path, contents, compact=True)
     return [*measured, *write(product, folder)]
+
+
+def is_of(path: Path, made: str | Drawing) -> bool:
+    """Whether a file is what would be made now: the text, or a figure drawn from the same data."""
+    if isinstance(made, str):
+        return storage.read_bytes(path).decode("utf-8", errors="replace") == made
+    return drawn_from(path) == made.func.data_of(*made.args, **made.keywords)
+
+
+def drawn_from(png: Path) -> str:
+    """The checksum of its data that a PNG of plot_utils carries; '' where there is no such figure."""
+    from PIL import Image
+
+    try:
+        with Image.open(png) as opened:
+            return str(opened.info.get(DATA, ""))
+    except (OSError, SyntaxError, ValueError):
+        return ""
 
 
 def draw(products: Iterable[Product], folder: Folder, to: Path, formats: Iterable[str]) -> list[Path]:

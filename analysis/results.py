@@ -43,7 +43,7 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
         storage.StorageError: a file is damaged, or a documented key is missing or of another type.
     """
     folder = Path(results_dir)
-    if not folder.is_dir():
+    if not storage.listed(folder) and not folder.is_dir():
         raise UserError(f"results_dir={str(folder)!r}: no such folder; train first (python train.py) or name another")
     loaded, origin = {}, {}
     for path in results_files(folder):
@@ -70,7 +70,7 @@ def results_files(results_dir: str | os.PathLike) -> list[Path]:
     JSON without any documented key and not in an activation's place, or a copy (`Copy of relu_results.json`) beside
     the original. What is damaged is not left out."""
     kept = []
-    for path in sorted(Path(results_dir).glob("[!.]*_results.json")):
+    for path in storage.listed(results_dir, "*_results.json"):
         contents = None
         with contextlib.suppress(storage.StorageError):
             contents = storage.read_json(path)

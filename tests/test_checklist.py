@@ -1,112 +1,107 @@
 """The checklist of a finished study: each thing that may be missing or wrong, put there and found."""
 
-import os
+import shutil
 
 import pytest
 
 import analyze_results
+import plot_utils
 import storage
+from analysis import products
 from analysis.products import Folder
-from analyze_results import save_results_summary
-from synthetic import STUDY, synthetic_results, synthetic_study, write_study
+from synthetic import synthetic_results, synthetic_study, write_study
 from tools.checklist import check_study
 
-FIGURES = [f"{name}_{kind}.png" for name in STUDY for kind in ("training_curves", "reproducibility", "summary")]
+NAMES = ("smelu_05", "relu", "gelu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folders of a finished study, with stand-ins for checkpoints."""
+    folder = tmp_path_factory.mktemp("study")
+    study = {name: results for name, results in synthetic_study().items() if name in NAMES}
+    for name, results in study.items():
+        for t in results["trials"]:
+            path = storage.checkpoint_path(folder / "checkpoints", name, t["trial_id"])
+            storage.write_bytes(path, f"{name} {t['trial_id']}".encode())
+            t["checkpoint"]["sha256"] = storage.sha256_file(path)
+    write_study(folder / "results", study)
+    products.write(plot_utils.EACH, folders(folder))
+    analyze_results.write_all(folder / "results", folder / "plots")
+    return folder
 
 
 @pytest.fixture
-def finished(tmp_path):
-    """The folders of a finished study, with stand-ins for checkpoints and figures."""
-    results_dir, plots, checkpoints = (tmp_path / name for name in ("results", "plots", "checkpoints"))
-    study = synthetic_study()
-    for name, results in study.items():
-        for t in results["trials"]:
-            path = storage.checkpoint_path(checkpoints, name, t["trial_id"])
-            storage.write_bytes(path, f"{name} {t['trial_id']}".encode())
-            t["checkpoint"]["sha256"] = storage.sha256_file(path)
-    write_study(results_dir, study)
-    for figure in (*FIGURES, "comprehensive_comparison.png"):
-        storage.write_bytes(plots / figure, b"a figure")
-    save_results_summary(results_dir / "summary.csv")
-    storage.write_text(results_dir / "FINAL_REPORT.md", "the report")
-    return tmp_path
+def finished(made, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(made, tmp_path / "study")
 
 
-def check(folder):
-    return check_study(folders(folder))
+def check(folder, names=None):
+    return check_study(folders(folder), analyze_results.all_products(), names)
 
 
 def folders(folder):
     return Folder(folder / "results", folder / "plots", folder / "checkpoints")
 
 
+def problems(folder, names=None):
+    return [line.problem for line in check(folder, names) if line.problem]
+
+
 def rewritten(folder, name, change):
-    """Results of one activation, changed and properly written again; the products stay newer."""
-    path = storage.results_path(folder / "results", name)
-    stamp = path.stat().st_mtime
-    results = storage.read_results(path)
+    """Results of one activation, changed and properly written again."""
+    results = storage.read_results(storage.results_path(folder / "results", name))
     change(results)
     storage.write_results(results, folder / "results")
-    os.utime(path, (stamp, stamp))
 
 
 def test_a_finished_study_passes(finished):
-    lines = check(finished)
-    assert len(lines) == 10
-    assert [str(line) for line in lines if line.problem] == []
+    assert len(check(finished)) == 9 and problems(finished) == []
 
 
-@pytest.mark.parametrize("file", [*FIGURES[:3], "comprehensive_comparison.png"])
-def test_a_missing_figure_is_named(finished, file):
-    (finished / "plots" / file).unlink()
-    assert failing(finished) == [file]
+@pytest.mark.parametrize(
+    "file", ["plots/relu_summary.png", "plots/gelu_divergence.png", "results/summary.csv"]
+)
+def test_what_is_missing_is_named_and_what_is_of_other_results(finished, file):
+    (finished / file).unlink()
+    assert problems(finished) == [f"{finished / file} missing"]
+    storage.write_bytes(finished / file, b"of another study")
+    assert problems(finished) == [f"{finished / file} not made of these results"]
 
 
 def test_figures_of_an_activation_by_its_import_path(finished):
     """Its files are named without the colon."""
-    results = synthetic_results("my_activations:cube")
-    storage.write_results(results, finished / "results")
-    for kind in ("training_curves", "reproducibility"):
-        storage.write_bytes(finished / "plots" / f"my_activations--cube_{kind}.png", b"a figure")
-    (problem,) = [line.problem for line in check(finished) if str(line).startswith("✗ figures of every")]
-    assert problem.startswith(f"{finished}/plots/my_activations--cube_summary.png missing")
+    storage.write_results(synthetic_results("my_activations:cube"), finished / "results")
+    assert any("plots/my_activations--cube_training_curves.png missing" in p for p in problems(finished))
 
 
-def failing(folder):
-    """The last word of what the first failing line names, for each failing line."""
-    problems = [line.problem for line in check(folder) if line.problem]
-    return [p.split(" ")[0].rsplit("/", 1)[-1].strip(";:") for p in problems]
-
-
-@pytest.mark.parametrize("file", ["summary.csv", "FINAL_REPORT.md"])
-def test_products_must_be_there_and_newer(finished, file):
-    path = finished / "results" / file
-    os.utime(path, (1, 1))
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert file in problem and "older" in problem
-    path.unlink()
-    (problem,) = [line.problem for line in check(finished) if line.problem]
-    assert file in problem and "missing" in problem
-
-
-def test_checkpoints_must_match(finished):
+def test_checkpoints_must_match_where_they_are_shipped(finished):
     path = storage.checkpoint_path(finished / "checkpoints", "gelu", 2)
     path.write_bytes(b"another model")
-    (problem,) = [line.problem for line in check(finished) if line.problem]
+    (problem,) = problems(finished)
     assert "gelu/trial_2.pt is not the file" in problem
     path.unlink()
-    (problem,) = [line.problem for line in check(finished) if line.problem]
+    (problem,) = problems(finished)
     assert "gelu/trial_2.pt is missing" in problem
+    shutil.rmtree(finished / "checkpoints")
+    assert problems(finished) == []
+    assert any(str(line).endswith("not shipped: 9 checkpoints") for line in check(finished))
 
 
 def test_a_missing_or_damaged_results_file(finished):
     path = storage.results_path(finished / "results", "gelu")
     path.write_text(path.read_text(encoding="utf-8")[:-50], encoding="utf-8")
-    problems = [line.problem for line in check(finished) if line.problem]
-    assert "gelu_results.json" in problems[0] and any("gelu: not trained" in p for p in problems)
+    found = problems(finished)
+    assert "gelu_results.json" in found[0] and any("gelu: not trained" in p for p in found)
     path.unlink()
-    problems = [line.problem for line in check(finished) if line.problem]
-    assert "gelu_results.json: no such file" in problems[0]
+    assert "gelu_results.json: no such file" in problems(finished)[0]  # its models are there
+
+
+def test_nothing_to_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert analyze_results.main(["--check"]) == 1
+    assert capsys.readouterr().out == "– results: nothing to check\n"
 
 
 @pytest.mark.parametrize(
@@ -128,27 +123,25 @@ def test_a_missing_or_damaged_results_file(finished):
 )
 def test_each_defect_of_the_results_is_found(finished, change, problem):
     rewritten(finished, "gelu", change)
-    assert any(problem in line.problem for line in check(finished)), [str(line) for line in check(finished)]
+    assert any(problem in found for found in problems(finished)), problems(finished)
 
 
 def test_diverged_trials_do_not_converge(finished):
     diverged = synthetic_results("gelu", diverged=(2,))
     rewritten(finished, "gelu", lambda r: r.update(trials=diverged["trials"]))
-    assert any("gelu trial 2 diverged at step 400" in line.problem for line in check(finished))
+    assert any("gelu trial 2 diverged at step 400" in found for found in problems(finished))
 
 
 def test_activations_can_be_named(finished):
-    storage.results_path(finished / "results", "gelu").unlink()
-    names = [name for name in STUDY if name != "gelu"]
-    lines = check_study(folders(finished), names)
-    assert not any(line.problem for line in lines)
+    assert problems(finished, ["relu", "gelu"]) == []
+    assert "swish_results.json: no such file" in problems(finished, ["relu", "swish"])[0]
 
 
 def test_on_the_command_line(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     assert analyze_results.main(["--check"]) == 0
-    (finished / "plots" / FIGURES[0]).unlink()
+    (finished / "plots/relu_summary.png").unlink()
     capsys.readouterr()
     assert analyze_results.main(["--check"]) == 1
     printed = capsys.readouterr().out
-    assert "✗ figures of every activation" in printed and "✓" in printed
+    assert "✗ tables, figures and report" in printed and "✓" in printed

@@ -92,7 +92,7 @@ def analysed(folder, figures):
     text += report.to_html(text, {}) + report.overview(study) + report.plan_text(study)
     found = {"main": studies.Member(study.all_results, "main"), "again": studies.Member(study.all_results, "again")}
     text += studies.studies_text(found) + tables.csv(studies.studies_frame(found))
-    text += "".join(map(str, check_study(Folder(folder, folder, folder), ["relu", "gelu"])))
+    text += "".join(map(str, check_study(Folder(folder, folder, folder), (), ["relu", "gelu"])))
     text.encode()
     if figures:
         plot_comparisons(study, folder)

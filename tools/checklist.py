@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import storage
-from activations import STUDY
 from analysis import checks
-from analysis.products import Folder
+from analysis.products import Folder, Product, is_of
 from analysis.results import Measured, results_files, study_order
 from analysis.study import Study
 from config import UserError
 from storage import number
 
-FIGURES = ("training_curves", "reproducibility", "summary")  # of each activation
-COMPARISON = "comprehensive_comparison.png"
-PRODUCTS = ("summary.csv", "FINAL_REPORT.md")
 AT_BEST = 1.05  # a curve that ends further above its lowest point has turned round
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the checklist: what must hold, and what is wrong with it ('' when it holds)."""
+    """One line of the checklist: what must hold, and what is wrong with it ('' when it holds). `note`: why it can't be
+    said."""
 
     what: str
-    problem: str
+    problem: str = ""
+    note: str = ""
 
     def __str__(self):
-        return f"✗ {self.what}: {self.problem}" if self.problem else f"✓ {self.what}"
+        if self.problem:
+            return f"✗ {self.what}: {self.problem}"
+        return f"– {self.what}: {self.note}" if self.note else f"✓ {self.what}"
 
 
-def _figures_of(name: str) -> list[str]:
-    return [f"{storage.file_name(name)}_{figure}.png" for figure in FIGURES]
+def check_study(folder: Folder, products: Iterable[Product], activations: Iterable[str] | None = None) -> list[Line]:
+    """Every line of the checklist for `activations`, by default those of which there are results or trained models.
 
-
-def check_study(folder: Folder, activations: Iterable[str] | None = None) -> list[Line]:
-    """Every line of the checklist for `activations` (default: the five of the study and any other found there)."""
-    results_dir, plots_dir, checkpoint_dir = folder.results, folder.plots, folder.checkpoints
-    files = results_files(results_dir)
-    found = {storage.activation_name(path.name.removesuffix("_results.json")) for path in files}
-    names = study_order(set(STUDY) | found if activations is None else activations)
+    Raises:
+        StorageError: a folder can't be read.
+    """
+    names = study_order(_there(folder) if activations is None else activations)
+    if not names:
+        return [Line(str(folder.results), note="nothing to check")]
     studied, unreadable = {}, []
     for name in names:
         try:
-            studied[name] = Measured(name, storage.read_results(storage.results_path(results_dir, name)))
+            studied[name] = Measured(name, storage.read_results(storage.results_path(folder.results, name)))
             studied[name].pairs  # noqa: B018 — names the file whose pairs can't be understood
         except (storage.StorageError, UserError) as error:
             studied.pop(name, None)
@@ -55,21 +54,25 @@ def check_study(folder: Folder, activations: Iterable[str] | None = None) -> lis
         study = Study({name: m.results for name, m in studied.items()}) if studied else None
     except UserError as error:
         mixture = str(error)
-    return [
-        Line("results of every activation present and readable", _listed(unreadable)),
-        Line("every activation trained with all its trials", _listed(_missing_trials(names, studied))),
-        Line("all results of one config, corpus and set of positions", mixture),
-        Line("figures of every activation", _absent(plots_dir / file for n in names for file in _figures_of(n))),
-        Line("checkpoints present and matching their checksums", _listed(_bad_checkpoints(studied, checkpoint_dir))),
-        Line(
-            "summary, report and comparison figure present and newer than the results",
-            _outdated([results_dir / product for product in PRODUCTS] + [plots_dir / COMPARISON], files),
-        ),
-        Line("every metric a finite number", _listed(_undefined(studied))),
-        Line("training curves fall, and end near their lowest point", _listed(_odd_curves(studied))),
-        Line("statistical tests performed for every pair of activations", _untested(study)),
-        Line("audits passed", _listed(_failed_audits(studied))),
+    lines = [
+        ("results of every activation present and readable", unreadable),
+        ("every activation trained with all its trials", _missing_trials(names, studied)),
+        ("all results of one config, corpus and set of positions", [mixture] if mixture else []),
+        ("tables, figures and report present, and made of these results", _products(folder, products)),
+        ("every metric a finite number", _undefined(studied)),
+        ("training curves fall, and end near their lowest point", _odd_curves(studied)),
+        ("statistical tests performed for every pair of activations", _untested(study)),
+        ("audits passed", _failed_audits(studied)),
     ]
+    made = [Line(what, _listed(problems)) for what, problems in lines]
+    return [*made[:4], _checkpoints(studied, folder.checkpoints), *made[4:]]
+
+
+def _there(folder: Folder) -> set[str]:
+    """Activations of which there are results or trained models."""
+    trained = {path.name for path in storage.listed(folder.checkpoints) if storage.listed(path, "trial_*.pt")}
+    measured = {path.name.removesuffix("_results.json") for path in results_files(folder.results)}
+    return set(map(storage.activation_name, trained | measured))
 
 
 def _listed(problems: Iterable[str], most: int = 4) -> str:
@@ -93,29 +96,41 @@ def _missing_trials(names: list[str], studied: dict[str, Measured]) -> list[str]
     return missing
 
 
-def _absent(paths: Iterable[Path]) -> str:
-    absent = [str(path) for path in paths if not path.is_file()]
-    return absent and f"{_listed(absent)} missing" or ""
-
-
-def _bad_checkpoints(studied: dict[str, Measured], checkpoint_dir) -> Iterable[str]:
+def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
+    what, trials, problems = "checkpoints present and matching their checksums", 0, []
+    missing = []
     for name, m in studied.items():
+        trials += len(m.planned)
         for trial, record in m.planned.items():
-            path = storage.checkpoint_path(checkpoint_dir, name, trial)
+            path = storage.checkpoint_path(folder, name, trial)
             expected = (record.get("checkpoint") or {}).get("sha256")
             if not path.is_file():
-                yield f"{path} is missing"
+                missing.append(f"{path} is missing")
             elif not expected:
-                yield f"{path}: its checksum was not recorded"
+                problems.append(f"{path}: its checksum was not recorded")
             elif storage.sha256_file(path) != expected:
-                yield f"{path} is not the file that the results were measured on"
+                problems.append(f"{path} is not the file that the results were measured on")
+    if trials and len(missing) == trials:
+        return Line(what, note=f"not shipped: {trials} checkpoints")
+    return Line(what, _listed(missing + problems))
 
 
-def _outdated(products: list[Path], results: list[Path]) -> str:
-    newest = max((path.stat().st_mtime for path in results), default=0.0)
-    stale = [str(path) for path in products if path.is_file() and path.stat().st_mtime < newest]
-    problems = [_absent(products)] + ([f"{_listed(stale)} older than the results"] if stale else [])
-    return _listed(filter(None, problems))
+def _products(folder: Folder, products: Iterable[Product]) -> Iterator[str]:
+    """What is missing, or was made of something else. No clock is asked: texts are made again, and a figure names what
+    it was drawn from."""
+    for product in products:
+        if not product.there(folder):
+            continue
+        try:
+            made = product.make(folder)
+        except (UserError, storage.StorageError) as error:
+            yield str(error)
+            return  # the others would say the same
+        for path, expected in made.items():
+            if not path.is_file():
+                yield f"{path} missing"
+            elif not is_of(path, expected):
+                yield f"{path} not made of these results"
 
 
 def _undefined(studied: dict[str, Measured]) -> Iterable[str]:
@@ -163,8 +178,8 @@ def _failed_audits(studied: dict[str, Measured]) -> Iterable[str]:
             yield f"across activations: {check['name']}: {check['measured']}"
 
 
-def _untested(study: Study | None) -> str:
+def _untested(study: Study | None) -> list[str]:
     if study is None or not study.tests:
-        return "there are no two activations to compare"
+        return ["there are no two activations to compare"]
     pairs = [f"{t.a} and {t.b}" for t in study.tests if not (t.tested("PD") and t.tested("Loss"))]
-    return pairs and f"no test for {_listed(pairs)}" or ""
+    return [f"no test for {_listed(pairs)}"] if pairs else []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import questions
 import storage
+from analysis.products import refuse_unknown_study
 from config import Config
 
 
@@ -22,7 +23,7 @@ def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
     """
     root = Path(config.checkpoint_dir)
     # `sources` holds the studies of --decompose, each with folders like these
-    found = sorted(p.name for p in root.glob("[!.]*") if p.is_dir() and p.name != "sources")
+    found = [path.name for path in storage.listed(root) if path.is_dir() and path.name != "sources"]
     states = []
     for name in names or found:
         numbers = set(range(1, config.trials_per_activation + 1))
@@ -89,6 +90,7 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
     """A table on standard output, and whether results are there."""
     from tabulate import tabulate
 
+    refuse_unknown_study(config)
     states = trial_states(config, names)
     if not states:
         print(f"{config.checkpoint_dir}: no trial has begun")

@@ -59,6 +59,7 @@ class Verified:
     name: str
     problems: list[str] = field(default_factory=list)
     note: str = ""
+    not_shipped: int = 0  # checkpoints that whoever published the study kept
 
 
 def verify(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
@@ -97,8 +98,12 @@ def _everything(folder: Folder, products: Iterable[Product]) -> Iterator[Verifie
 
 def _product(product: Product, folder: Folder) -> Iterator[Verified]:
     """What was measured, measured again; what is made of it, made again."""
+    measurable = product.measure and (not product.weights or any(folder.checkpoints.rglob("*.pt")))
+    if product.measure and not measurable:
+        for path in sorted(folder.results.glob(product.needs)):
+            yield Verified(str(path), note="not verified: the checkpoints are not shipped")
     try:
-        for path, again in (product.measure(folder) if product.measure else {}).items():
+        for path, again in (product.measure(folder) if measurable else {}).items():
             yield Verified(
                 str(path), _guarded(lambda p=path, a=again: differences(storage.read_json(p), a)), product.note
             )
@@ -119,6 +124,7 @@ def _product(product: Product, folder: Folder) -> Iterator[Verified]:
 def _activations(folder: Folder) -> Iterator[Verified]:
     """The results files of a folder, each after its checkpoints."""
     corpora: dict[str, Corpus] = {}
+    shipped = any(folder.checkpoints.rglob("*.pt"))
     for path in results_files(folder.results):
         found = Verified(str(path))
         try:
@@ -127,10 +133,13 @@ def _activations(folder: Folder) -> Iterator[Verified]:
             config, name = folder.config(recorded), recorded["activation"]
             if recorded.get("schema_version") != storage.SCHEMA_VERSION:
                 raise UserError("written by another version of this program; train.py measures it again")
+            there = experiment.existing_trials(config, name)
+            if not shipped:
+                yield _without_checkpoints(found, recorded)
+                continue
             if config.fingerprint() not in corpora:
                 corpora[config.fingerprint()] = load_corpus(config)
             corpus = corpora[config.fingerprint()]
-            there = experiment.existing_trials(config, name)
             for trial in there:
                 yield _checkpoint(config, name, trial, corpus)
             missing = [str(k) for k in range(1, config.trials_per_activation + 1) if k not in there]
@@ -143,6 +152,16 @@ def _activations(folder: Folder) -> Iterator[Verified]:
         except (UserError, storage.StorageError) as error:
             found.problems = [str(error)]
         yield found
+
+
+def _without_checkpoints(found: Verified, recorded: dict) -> Verified:
+    """A results file of a study that was published without its models: what follows from its own trials and pairs."""
+    done = [trial for trial in recorded["trials"] if trial["status"] == "done"]
+    again = experiment.averages(done, recorded["reproducibility_metrics"])
+    found.problems = list(differences({key: recorded.get(key) for key in again}, again))
+    found.not_shipped = len(recorded["trials"])
+    found.note = f"not shipped: {found.not_shipped} checkpoints; its averages follow from its trials and pairs"
+    return found
 
 
 def _checkpoint(config: Config, activation: str, trial: int, corpus: Corpus) -> Verified:
@@ -450,15 +469,18 @@ def _drawn_by(png: Path | None):
 def print_verification(folder: Folder, products: Iterable[Product]) -> int:
     """Print ✓ or ✗ for each file, the differences below it, and at last what can't be derived; the number of files that
     are wrong."""
-    wrong = 0
+    wrong = not_shipped = 0
     for found in verify(folder, products):
-        sign = "✗" if found.problems else "–" if found.note.startswith("not verified") else "✓"
+        not_shipped += found.not_shipped
+        sign = "✗" if found.problems else "–" if found.note.startswith("not ") else "✓"
         print(f"{sign} {found.name}" + (f" ({found.note})" if found.note else ""), flush=True)
         for problem in found.problems[:10]:
             print(f"    {problem}")
         if len(found.problems) > 10:
             print(f"    … and {len(found.problems) - 10} more")
         wrong += bool(found.problems)
+    if not_shipped:
+        print(f"not shipped: {not_shipped} checkpoints; what follows from them alone is not verified")
     print("recorded, not derivable:")
     for what, why in RECORDED_ONLY.items():
         print(f"    {what}: {why}")

@@ -382,7 +382,7 @@ def measure(
         "self_prediction_difference": self_pd,
         "divergence": along_training,
         **branches,
-        **_averages(done, pairs),
+        **averages(done, pairs),
     }
 
 
@@ -438,7 +438,7 @@ def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:
     }
 
 
-def _averages(done: list[dict], pairs: list[dict]) -> dict:
+def averages(done: list[dict], pairs: list[dict]) -> dict:
     return {
         "avg_train_loss": _mean(done, "train_loss"),
         "avg_val_loss": _mean(done, "val_loss"),

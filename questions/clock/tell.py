@@ -147,7 +147,7 @@ def load_clocks(results_dir: str | Path) -> dict[str, Clock]:
         StorageError: one is damaged.
     """
     found = {}
-    for path in sorted((Path(results_dir) / FOLDER).glob("[!.]*.json")):
+    for path in storage.listed(Path(results_dir, FOLDER), "*.json"):
         contents = storage.read_json(path)
         if not isinstance(contents, dict) or not str(contents.get("schema", "")).startswith("clock/"):
             raise UserError(f"{path}: not a clock of this program; move it away")

@@ -8,6 +8,7 @@ PRODUCTS = (
         "remedies",
         needs="remedies.json",
         measure=later("questions.remedies.measure:measure"),
+        weights=True,
         make=later("questions.remedies.draw:make"),
         section=later("questions.remedies.tell:section"),
         flag="--remedies",

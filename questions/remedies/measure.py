@@ -42,7 +42,7 @@ def measure(folder: Folder) -> dict[Path, object]:
 def other_studies(folder: Folder) -> dict[str, dict[str, dict]]:
     """{study: its results} of the flat folders and of the other studies, without the one in `folder`. One that can't be
     read is none."""
-    paths = {"main": Path("results"), **{p.parent.name: p for p in sorted(folder.studies.glob("*/results"))}}
+    paths = {"main": Path("results"), **{path.name: path / "results" for path in storage.listed(folder.studies)}}
     found = {}
     for name, path in paths.items():
         if not path.is_dir() or path.resolve() == folder.results.resolve():

@@ -102,7 +102,7 @@ def decomposed(config: Config, activation: str, sources: Mapping[str, tuple[tupl
 
 def _files(folder: Folder) -> dict[Path, str]:
     """{file of a decomposition: its activation}."""
-    paths = sorted(folder.results.glob("[!.]*_sources.json"))
+    paths = storage.listed(folder.results, "*_sources.json")
     return {path: storage.activation_name(path.name.removesuffix("_sources.json")) for path in paths}
 
 

@@ -124,9 +124,9 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
 
     Raises:
         UserError: there are none, or those of one study were made with different settings.
-        storage.StorageError: a results file is damaged.
+        storage.StorageError: a results file is damaged, or a folder can't be read.
     """
-    folders = {path.parent.name: path for path in sorted(Path(studies_dir).glob("*/results")) if path.is_dir()}
+    folders = {path.name: path / "results" for path in storage.listed(studies_dir) if storage.listed(path, "results")}
     if Path(results_dir).is_dir():
         name = MAIN if MAIN not in folders else str(results_dir)
         folders = {name: Path(results_dir), **folders}

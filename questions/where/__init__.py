@@ -8,6 +8,7 @@ PRODUCTS = (
         "where the trials differ",
         needs="where*.json",
         measure=later("questions.where.measure:measure"),
+        weights=True,
         make=later("questions.where.draw:make"),
         section=later("questions.where.tell:section"),
         flag="--where",
