@@ -10,12 +10,17 @@ relu2, SmeLU(x) = (r(x + β) - r(x - β)) / 4β for every x. So a layer of SmeLU
 have its weights, their biases are shifted by β and -β, and what they write is divided by 4β and -4β. Such a folder
 loads as any other, without code of ours; keep it in float32, where the two squares that cancel leave enough digits.
 
+Padding, beginning, end and unknown characters need a token. Vocabularies of bytes have one that no text has, 0, and
+those with unknown characters their own; a vocabulary of characters gets one more, which the model gives a probability
+below 1e-6 and leaves the others as they are, see `_with_one_more`.
+
 The logits are compared with ours before anything is written. README.md in the folder is a model card, with loss and PD
 where the study's results are found.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -45,18 +50,20 @@ THEIR_NAMES = {
     "tanh": "tanh",
 }
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2's linear layers store (inputs, outputs)
-TOLERANCE = 1e-4  # of the logits; what differs is the order of sums
+TOLERANCE = 1e-4  # of the log-probabilities; what differs is the order of sums
+SHIFT = 16
 
 
 def export_to_huggingface(
     checkpoint: str | os.PathLike, folder: str | os.PathLike, results_dir: str | os.PathLike | None = None
 ) -> Path:
-    """Write the model (safetensors, float32), the tokenizer and a model card of a finished trial to `folder`; returns
-    the folder. `results_dir` holds the results that the card quotes; None: where the trial's study put them.
+    """Write the model (safetensors, float32), the tokenizer and a model card of a finished trial to `folder`, which
+    must be new or empty; returns it. `results_dir` holds the results that the card quotes; None: where the trial's
+    study put them.
 
     Raises:
-        UserError: transformers is not installed; there is no such file; the model isn't a `gpt`, or its activation has
-            no counterpart in transformers.
+        UserError: transformers is not installed; there is no such file, or something in the folder; the model isn't a
+            `gpt`, or its activation has no counterpart in transformers.
         StorageError: the checkpoint can't be read or holds no model, the disk refuses, or transformers does not give
             the same logits; then nothing is written.
     """
@@ -66,6 +73,9 @@ def export_to_huggingface(
         raise UserError(f"the export needs the package transformers (pip install transformers): {error}") from error
     from training import trial
 
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already, and is not overwritten; give a new folder")
     if not os.path.exists(checkpoint):
         raise UserError(f"{checkpoint}: no such file; trained models are in checkpoints/ACTIVATION/trial_K.pt")
     saved = storage.load_checkpoint(checkpoint)
@@ -75,17 +85,25 @@ def export_to_huggingface(
             raise UserError(f"{checkpoint}: its model is {config.model}; only gpt has a counterpart, GPT2LMHeadModel")
         their_activation(saved["activation"])
     model, tokenizer, _ = trial.load_trial(checkpoint)
-    theirs = _gpt2(transformers, config, saved["activation"], model)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=fast_tokenizer(tokenizer),
+        clean_up_tokenization_spaces=False,
+        model_max_length=config.block_size,
+        **dict.fromkeys(("unk_token", "pad_token", "bos_token", "eos_token"), special_token(tokenizer)),
+    )
+    theirs = _gpt2(transformers, config, saved["activation"], model, max(len(fast), tokenizer.vocab_size))
     difference = _largest_difference(model, theirs, tokenizer.vocab_size)
     if not difference <= TOLERANCE:
         raise storage.StorageError(
             f"{checkpoint}: not exported: transformers {transformers.__version__} gives logits that differ by "
             f"{difference:.2g}"
         )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=fast_tokenizer(tokenizer), clean_up_tokenization_spaces=False
+    theirs.config.bos_token_id = theirs.config.eos_token_id = theirs.config.pad_token_id = fast.pad_token_id
+    # it was trained on text without an end: by default it writes to the end of its context
+    theirs.generation_config = transformers.GenerationConfig(
+        max_length=config.block_size, pad_token_id=fast.pad_token_id, bos_token_id=fast.pad_token_id
     )
-    folder, before = Path(folder), transformers.logging.is_progress_bar_enabled()
+    before = transformers.logging.is_progress_bar_enabled()
     transformers.logging.disable_progress_bar()  # a folder of megabytes is written at once
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -118,14 +136,15 @@ def _smelu_beta(name: str) -> float | None:
     return module.beta if type(module).__name__ == "SmeLU" and not gated else None
 
 
-def _gpt2(transformers, config: Config, activation: str, model):
-    """A GPT2LMHeadModel with the weights of our model; biases that ours does without are zero."""
+def _gpt2(transformers, config: Config, activation: str, model, vocab_size: int):
+    """A GPT2LMHeadModel with the weights of our model, whose vocabulary may be one smaller; biases that ours does
+    without are zero."""
     import torch
 
-    V, beta = model.wte.num_embeddings, _smelu_beta(activation)
+    beta, more = _smelu_beta(activation), vocab_size - model.wte.num_embeddings
     theirs = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=V,
+            vocab_size=vocab_size,
             n_positions=config.block_size,
             n_embd=config.n_embd,
             n_layer=config.n_layer,
@@ -136,8 +155,8 @@ def _gpt2(transformers, config: Config, activation: str, model):
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
             layer_norm_epsilon=1e-5,
-            tie_word_embeddings=True,
-            bos_token_id=None,  # the study's vocabularies have no special tokens
+            tie_word_embeddings=not more,
+            bos_token_id=None,
             eos_token_id=None,
         )
     )
@@ -147,8 +166,29 @@ def _gpt2(transformers, config: Config, activation: str, model):
             shape = p.t().shape if name.endswith(TRANSPOSED) else p.shape
             value = ours[name] if name in ours else torch.zeros(1).expand(_narrow(name, shape) if beta else shape)
             value = _of_relu2(name, value, beta) if beta else value
+            if more and name == "wte.weight":
+                value = torch.cat((value, value[:1]))
             p.copy_(value.t() if name.endswith(TRANSPOSED) else value)
+        if more:
+            _with_one_more(theirs)
     return theirs.eval()
+
+
+def _with_one_more(theirs) -> None:
+    """The last token of the vocabulary gets the logit 0 everywhere, and all others what they had plus SHIFT.
+
+    What LayerNorm gives has the mean 0 before its weight g and bias b. A row of the output matrix to which κ/g is added
+    therefore gives κ Σ b/g more, the same at every position; b is moved along g such that this sum is the width, and κ
+    makes up for what that alone changes.
+    """
+    import torch
+
+    norm, rows = theirs.transformer.ln_f, theirs.transformer.wte.weight.double()
+    g, b = norm.weight.double(), norm.bias.double()
+    moved = g * (1 - (b / g).mean())
+    shifted = rows + (SHIFT - rows @ moved)[:, None] / (len(g) * g)
+    norm.bias.copy_(b + moved)
+    theirs.lm_head.weight.copy_(torch.cat((shifted[:-1], torch.zeros_like(rows[:1]))))
 
 
 def _narrow(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -174,7 +214,8 @@ def _largest_difference(ours, theirs, vocab_size: int) -> float:
 
     idx = torch.randint(vocab_size, (4, ours.block_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return float((ours(idx) - theirs(idx).logits).abs().max())
+        a, b = ours(idx).log_softmax(-1), theirs(idx).logits.log_softmax(-1)
+        return float((a - b[..., :vocab_size]).abs().max())
 
 
 # -- the model card -----------------------------------------------------------------------------------------------
@@ -219,8 +260,13 @@ def model_card(saved: dict, results: dict | None) -> str:
         "in their random seed alone, at the same positions: 0 for equal predictions, 1 for disjoint ones.",
         "",
         "```python",
+        "import torch",
         "from transformers import AutoTokenizer, GPT2LMHeadModel",
         "model, tokenizer = GPT2LMHeadModel.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
+        'ids = tokenizer("The ", return_tensors="pt").input_ids',
+        "for _ in range(200):  # beyond the context, which generate() and pipeline() stop at, it slides",
+        f"    ids = torch.cat((ids, model(ids[:, -{config['block_size']}:]).logits[:, -1:].argmax(-1)), 1)",
+        "print(tokenizer.decode(ids[0]))",
         "```",
     ]
     if made_of:
@@ -250,27 +296,42 @@ def _measured(saved: dict, results: dict | None) -> list[tuple[str, str]]:
 
 # -- the tokenizer ------------------------------------------------------------------------------------------------
 
+NUL = "<|endoftext|>"  # how the byte 0, which no text has, is written in vocabularies of bytes
+UNKNOWN = "[UNK]"  # more than one character: in no vocabulary of characters
+
+
+def special_token(tokenizer) -> str | None:
+    """What stands for padding, beginning, end and unknown characters; None where another's tokenizer has nothing."""
+    record = tokenizer.to_dict()
+    if record["name"] == "file":
+        added = json.loads(record["tokenizer"]).get("added_tokens") or ()
+        return next((token["content"] for token in added if token.get("special")), None)
+    return UNKNOWN if record["name"] == "char" else NUL
+
 
 def fast_tokenizer(tokenizer):
     """A tokenizer of this study as one of the `tokenizers` library, with the same ids."""
     import tokenizers as library
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     record = tokenizer.to_dict()
-    if record["name"] in ("bpe", "file"):
+    if record["name"] == "file":
         return library.Tokenizer.from_str(record["tokenizer"])
+    if record["name"] == "bpe":
+        known = json.loads(record["tokenizer"])
+        vocabulary = known["model"]["vocab"]
+        vocabulary[NUL] = vocabulary.pop(bytes_to_unicode()[0])
+        return library.Tokenizer.from_str(json.dumps(known))
     if record["name"] == "byte":
         # the library writes bytes as printable characters; those that are printable stand for themselves
-        from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-        fast = library.Tokenizer(library.models.BPE({text: byte for byte, text in bytes_to_unicode().items()}, []))
+        vocabulary = {text: byte for byte, text in {**bytes_to_unicode(), 0: NUL}.items()}
+        fast = library.Tokenizer(library.models.BPE(vocabulary, []))
         fast.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         fast.decoder = library.decoders.ByteLevel()
         return fast
     vocabulary = {character: i for i, character in enumerate(record["characters"])}
-    unknown = "[UNK]" if record["unknown"] else None  # more than one character: never in the vocabulary
-    if unknown:
-        vocabulary[unknown] = len(vocabulary)
-    fast = library.Tokenizer(library.models.WordLevel(vocabulary, **({"unk_token": unknown} if unknown else {})))
+    vocabulary[UNKNOWN] = len(vocabulary)
+    fast = library.Tokenizer(library.models.WordLevel(vocabulary, unk_token=UNKNOWN))
     fast.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(r"[\s\S]"), "isolated")
     fast.decoder = library.decoders.Fuse()
     return fast
@@ -280,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
     parser = Parser(prog="export.py", description="A trained GPT as a GPT-2 of the library transformers.")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a finished trial: checkpoints/gelu/trial_1.pt")
-    parser.add_argument("folder", metavar="FOLDER", help="where to write; files of the same names are replaced")
+    parser.add_argument("folder", metavar="FOLDER", help="where to write: a new folder")
     parser.add_argument("--results-dir", help="results for the model card (default: where the study put them)")
     args = parser.parse_args(argv)
     try:
