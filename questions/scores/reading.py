@@ -114,14 +114,14 @@ def table(parts, decimal=None):
     """A Table of (cells, how seeds are known, notes): numbers read, summaries, empty and infinite cells left out."""
     kinds = {kind for _, kind, _ in parts}
     result = Table({}, kinds.pop() if len(kinds) == 1 else "none", [note for *_, notes in parts for note in notes])
-    cells = [(str(arm), seed, text, place) for part, *_ in parts for arm, seed, text, place in part]
+    cells = [(str(arm).strip(), _seed(seed), text, place) for part, *_ in parts for arm, seed, text, place in part]
     summaries = {name for cell in cells for name in cell[:2] if name and is_summary(name)}
     if summaries:
         result.notes.append(f"left out as summaries: {', '.join(sorted(summaries))}")
         cells = [cell for cell in cells if not summaries & set(cell[:2])]
     places = {}
     for (arm, seed, _, place), number in zip(cells, _numbers(cells, decimal, result.notes), strict=True):
-        if not arm.strip():
+        if not arm:
             raise UserError(f"{place}: no name of an arm")
         if BEST_OF.search(arm.lower()):
             raise UserError(f"arm {arm}: the best of several seeds is no sample of them; give the number of every seed")
@@ -140,6 +140,12 @@ def table(parts, decimal=None):
     if not result.arms:
         raise UserError("no numbers: needed are rows of arm, seed, value, or a column for each arm")
     return result
+
+
+def _seed(label):
+    """Written in one way: 'seed 1', 's01' and '1.0' are 1."""
+    pattern = r"^(?:seed|trial|run|s)?[\s_#=-]*0*(\d+)(?:\.0+)?$"
+    return None if label is None else re.sub(pattern, r"\1", str(label).strip(), flags=re.I)
 
 
 def is_summary(label):
@@ -334,6 +340,8 @@ def of_grid(header, rows, asked, place):
     if len(value) != 1:
         raise UserError(f"{place}: which column holds the value? --value NAME, of {', '.join(values or others)}")
     notes = [f"value: {value[0]}"] if len(values) > 1 else []
+    if ended := {state for state in columns.get(simple.get("state"), ()) if state not in ("finished", "FINISHED", "")}:
+        notes.append(f"runs that are {', '.join(sorted(ended))} count too; --where State=finished leaves them out")
     pairs = list(zip(columns[arm], columns[seed] if seed else [None] * len(rows), strict=True))
     if (seed is None or len(set(columns[arm])) == len(rows)) and (split := _split(columns[arm])):
         pairs = split

@@ -49,7 +49,7 @@ def cells(paths, asked, arm=""):
         known = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
         raise UserError(f"{', '.join(map(str, paths))}: no results of {known}; {logs}")
     found = dict.fromkeys(name for run in runs.values() for name, value in run.items() if not isinstance(value, str))
-    metric = _metric(list(found), asked)
+    metric = _metric([name for name in found if name != "seed"], asked)
     settings = dict.fromkeys(name for run in runs.values() for name, value in run.items() if isinstance(value, str))
     arm_of = asked.arm and column(settings, asked.arm, "arm")
     seed_of = column(settings, asked.seed, "seed") if asked.seed else "seed"
