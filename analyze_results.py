@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 if __name__ == "__main__":  # before anything that may be missing is imported
-    from config import require_packages
+    from cli import require_packages
 
     require_packages("analyze_results.py")
 

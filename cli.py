@@ -1,18 +1,182 @@
-"""Standard output and standard error of our scripts: what can't be written there stops nothing.
+"""The parts of our command lines: errors of one line, flags, and streams.
 
-A terminal lacks characters, a disk that takes the output is full, a job system closed the stream. The work goes on, its
-results are saved, and the exit status and, where one can be written, a line at the end say that output was lost. A
-reader that left, as `| head` does, is no such fault: it ends the script as it ends others.
+What can't be written to standard output or standard error stops nothing: a terminal lacks characters, a disk that takes
+the output is full, a job system closed the stream. The work goes on, its results are saved, and the exit status and,
+where one can be written, a line at the end say that output was lost. A reader that left, as `| head` does, is no such
+fault: it ends the script as it ends others.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import dataclasses
+import difflib
 import errno
+import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+class UserError(ValueError):
+    """The input is wrong. The message is one line: what is wrong, where, and what would be right."""
+
+
+class RunFailed(Exception):
+    """Some trials failed; what was finished is kept. One line."""
+
+
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "pandas", "tabulate", "tqdm")
+
+
+def require_packages(script: str) -> None:
+    """End a script in one line where it would end in a traceback: packages that it needs are not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        print(
+            f"{script}: {', '.join(missing)} {are} not installed for this Python: ./setup.sh, then venv/bin/python "
+            f"{script}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+_flags_are_named = False
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Within, messages name flags: the user typed a command. Elsewhere they name arguments."""
+    global _flags_are_named
+    before, _flags_are_named = _flags_are_named, True
+    try:
+        yield
+    finally:
+        _flags_are_named = before
+
+
+def option(name: str, value=True) -> str:
+    """A setting as the user would give it: `--study NAME` on the command line, `study='NAME'` in Python."""
+    if not _flags_are_named:
+        return f"{name}={value!r}"
+    flag = "--trials" if name == "trials_per_activation" else "--" + name.replace("_", "-")
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return f"{flag} {value}"
+
+
+# -- flags --------------------------------------------------------------------------------------------------------
+
+# Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}
+GONE: dict[str, tuple[object, str]] = {
+    "data_parallel": (1, "each trial is trained on one device; torchrun and Slurm train several trials at a time"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line on stderr with exit status 2, without the page of usage."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments:"):
+            first, *more = message.split(":", 1)[1].split() or [""]
+            name = first.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+            if name in GONE:
+                self.exit(2, f"{self.prog}: {first.split('=')[0]}: is gone: {GONE[name][1]}\n")
+            near = difflib.get_close_matches(first.split("=")[0], known, n=1)
+            if not first.startswith("-") and "--activation" in known:
+                near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]
+            message += f" (did you mean {near[0]}?)" if near else ""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n".replace("\n", " ").strip() + "\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser, title: str, fields: Iterable[dataclasses.Field]) -> None:
+    """Add a flag for every field of a dataclass, as the field's metadata describes it (config.setting)."""
+    group = parser.add_argument_group(title)
+    for f in fields:
+        meta = f.metadata
+        flags = ["--" + f.name.replace("_", "-")]
+        if f.name == "trials_per_activation":
+            flags.append("--trials")
+        default = "" if f.default is None or f.name == "vary" else f" (default: {_shown(f.default)})"
+        help_text = (meta["help"] + default).replace("%", "%%")
+        if meta["kind"] is bool:
+            group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
+        elif meta["kind"] is tuple:
+            many = "+" if f.default else "*"
+            group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
+        else:
+            metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
+            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
+
+
+def given(args: argparse.Namespace, fields: Iterable[dataclasses.Field]) -> dict:
+    """{field: value} of the flags that were given, in the fields' types.
+
+    Raises:
+        UserError: a number that is none.
+    """
+    values = {f.name: getattr(args, f.name, None) for f in fields}
+    return {f.name: _parsed(f, values[f.name]) for f in fields if values[f.name] is not None}
+
+
+def _shown(value) -> str:
+    return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
+
+
+def _parsed(f: dataclasses.Field, text):
+    kind = f.metadata["kind"]
+    if f.name == "teacher":  # paths, which may have spaces in them
+        return tuple(text)
+    if kind is tuple:
+        return tuple(word for part in text for word in part.replace(",", " ").split())
+    if kind in (int, float) and isinstance(text, str):
+        try:
+            # int("1e3") is an error although 1e3 is a whole number that people do write
+            return kind(text) if kind is float or "e" not in text.lower() else _whole(float(text))
+        except (ValueError, OverflowError):
+            raise UserError(f"{f.name}={text!r}: {expected(f)}") from None
+    return text
+
+
+def _whole(x: float) -> int:
+    if x != int(x):
+        raise ValueError(x)
+    return int(x)
+
+
+def expected(f: dataclasses.Field) -> str:
+    meta = f.metadata
+    noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[meta["kind"]]
+    if meta["choices"]:
+        return "must be one of " + ", ".join(meta["choices"])
+    bounds = []
+    if meta["above"] is not None:
+        bounds.append(f"above {meta['above']:g}")
+    if meta["low"] is not None:
+        bounds.append(f"at least {meta['low']}")
+    if meta["high"] is not None:
+        bounds.append(f"at most {meta['high']}")
+    return f"must be {noun}" + (" " + " and ".join(bounds) if bounds else "")
+
+
+def choices(given, known: Iterable[str]) -> str:
+    """'must be one of …', with the nearest known name first when one is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}must be one of {', '.join(sorted(known))}"
+
+
+# -- streams ------------------------------------------------------------------------------------------------------
 
 
 class Output(io.TextIOBase):

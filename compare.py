@@ -29,7 +29,7 @@ if __name__ == "__main__" and {"--scores", "--samples"} & set(sys.argv):  # numb
     sys.exit(streams.run(lambda: scores(sys.argv[1:])))
 
 if __name__ == "__main__":  # before anything that may be missing is imported
-    from config import require_packages
+    from cli import require_packages
 
     require_packages("compare.py")
 

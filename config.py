@@ -6,81 +6,30 @@
 
 A Config is complete and validated when made: settings left out come from the preset, `device` and `precision` are
 resolved to what they really are on this machine. A value assigned later is validated the same way. The command-line
-flags are generated from the same fields, so the two can't drift apart. This module imports no torch unless an
+flags are generated from the same fields (cli.py), so the two can't drift apart. This module imports no torch unless an
 accelerator has to be asked about.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
 import os
 import platform
 import shutil
-import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 
+import cli
 import storage
+from cli import GONE, PACKAGES, Parser, RunFailed, UserError, command_line, option  # noqa: F401 — for all modules
 from kernels import toolchain
-from training import schedule as schedules
-
-
-class UserError(ValueError):
-    """The input is wrong. The message is one line: what is wrong, where, and what would be right."""
-
-
-class RunFailed(Exception):
-    """Some trials failed; what was finished is kept. One line."""
-
-
-PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "pandas", "tabulate", "tqdm")
-
-
-def require_packages(script: str) -> None:
-    """End a script in one line where it would end in a traceback: packages that it needs are not installed."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        are = "is" if len(missing) == 1 else "are"
-        print(
-            f"{script}: {', '.join(missing)} {are} not installed for this Python: ./setup.sh, then venv/bin/python "
-            f"{script}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-
-
-_flags_are_named = False
-
-
-@contextlib.contextmanager
-def command_line() -> Iterator[None]:
-    """Within, messages name flags: the user typed a command. Elsewhere they name arguments."""
-    global _flags_are_named
-    before, _flags_are_named = _flags_are_named, True
-    try:
-        yield
-    finally:
-        _flags_are_named = before
-
-
-def option(name: str, value=True) -> str:
-    """A setting as the user would give it: `--study NAME` on the command line, `study='NAME'` in Python."""
-    if not _flags_are_named:
-        return f"{name}={value!r}"
-    flag = "--trials" if name == "trials_per_activation" else "--" + name.replace("_", "-")
-    if isinstance(value, bool):
-        return flag if value else flag.replace("--", "--no-", 1)
-    return f"{flag} {value}"
-
 
 SOURCES = ("init", "order", "dropout")  # what may differ between trials
 TOKENIZERS = ("char", "byte", "bpe")
@@ -158,6 +107,14 @@ BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
 COOLDOWN = 0.25
 
 LISTS = ("vary", "branch_points", "teacher", "averages", "contrast")  # settings of several values
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A way from the first step to a model: it `leaves` the trunk after so many steps and `ends` after so many."""
+
+    leaves: int
+    ends: int
 
 
 def setting(
@@ -435,7 +392,7 @@ class Config:
         if self.preset is None:
             self.preset = "full" if _cuda_available() else "quick"
         if not isinstance(self.preset, str) or self.preset not in PRESETS:
-            raise UserError(f"preset={self.preset!r}: {_choices(self.preset, PRESETS)}")
+            raise UserError(f"preset={self.preset!r}: {cli.choices(self.preset, PRESETS)}")
         instead = TRUNK.get(self.preset, {}) if self.schedule == "trunk" else {}
         for name, value in {**PRESETS[self.preset], **instead}.items():
             if getattr(self, name) is None:
@@ -485,7 +442,7 @@ class Config:
         self._validate_remedy()
         self._validate_question()
         if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
-            choices = _choices(self.tokenizer, TOKENIZERS)
+            choices = cli.choices(self.tokenizer, TOKENIZERS)
             raise UserError(f"tokenizer={self.tokenizer!r}: {choices}, or the path of a tokenizer.json")
         if not self.dataset.strip():
             raise UserError("dataset='': name a corpus (shakespeare), hf:NAME, or a file, folder or glob")
@@ -515,7 +472,7 @@ class Config:
             raise UserError(f"branch_points={shown}: must be parts of max_iters, above 0, ascending, the last one 1")
         if self.schedule == "cosine":
             return
-        branches = schedules.branches(self)
+        branches = self.branches
         leaves = [0, *(branch.leaves for branch in branches)]
         if not all(a < b for a, b in itertools.pairwise(leaves)) or any(b.leaves == b.ends for b in branches):
             raise UserError(
@@ -551,10 +508,18 @@ class Config:
             raise UserError(f"vary={self.vary!r}: give any of init, order, dropout; or bit; or none")
         for name in self.vary:
             if name not in allowed:
-                raise UserError(f"vary={name!r}: {_choices(name, allowed)}")
+                raise UserError(f"vary={name!r}: {cli.choices(name, allowed)}")
         if len(self.vary) > 1 and set(self.vary) & set(VARY_ALONE):
             raise UserError(f"vary={' '.join(self.vary)}: bit and none stand alone")
         self.vary = tuple(name for name in allowed if name in self.vary)  # one order, so one fingerprint
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The branches of the trunk, shortest first. The last, or the only one of the cosine, is the final model's."""
+        if self.schedule == "cosine":
+            return [Branch(self.max_iters, self.max_iters)]
+        lengths = [round(share * self.max_iters) for share in self.branch_points]
+        return [Branch(round(length / (1 + self.cooldown)), length) for length in lengths]
 
     def replace(self, **changes) -> Config:
         """A copy with some settings changed, validated anew.
@@ -720,11 +685,6 @@ class Config:
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
-# Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}
-GONE: dict[str, tuple[object, str]] = {
-    "data_parallel": (1, "each trial is trained on one device; torchrun and Slurm train several trials at a time"),
-}
-
 
 def _without_gone(recorded: dict) -> dict:
     """Recorded settings without those that are gone, where they made no difference.
@@ -766,84 +726,20 @@ def _refuse_unknown(names: Iterable[str]) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one line on stderr with exit status 2, without the page of usage."""
-
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message):
-        known = [name for action in self._actions for name in action.option_strings]
-        if message.startswith("unrecognized arguments:"):
-            first, *more = message.split(":", 1)[1].split() or [""]
-            name = first.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-            if name in GONE:
-                self.exit(2, f"{self.prog}: {first.split('=')[0]}: is gone: {GONE[name][1]}\n")
-            near = difflib.get_close_matches(first.split("=")[0], known, n=1)
-            if not first.startswith("-") and "--activation" in known:
-                near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]
-            message += f" (did you mean {near[0]}?)" if near else ""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n".replace("\n", " ").strip() + "\n")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of Config. Values are checked by Config itself, so the messages are the same."""
-    group = parser.add_argument_group("settings (defaults come from the preset)")
-    for f in dataclasses.fields(Config):
-        meta = f.metadata
-        flags = ["--" + f.name.replace("_", "-")]
-        if f.name == "trials_per_activation":
-            flags.append("--trials")
-        default = "" if f.default is None or f.name == "vary" else f" (default: {_shown(f.default)})"
-        help_text = (meta["help"] + default).replace("%", "%%")
-        if meta["kind"] is bool:
-            group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
-        elif meta["kind"] is tuple:
-            many = "+" if f.default else "*"
-            group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
-        else:
-            metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
-            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
+    cli.add_arguments(parser, "settings (defaults come from the preset)", dataclasses.fields(Config))
 
 
 def from_args(args: argparse.Namespace) -> Config:
     """The Config that the parsed flags describe; what was not given comes from the file that `like` or `config` names,
     where there is one, or has its default."""
-    values = {}
-    for f in dataclasses.fields(Config):
-        given = getattr(args, f.name, None)
-        if given is not None:
-            values[f.name] = _parsed(f, given)
+    values = cli.given(args, dataclasses.fields(Config))
     if getattr(args, "like", None):
         return Config.like(args.like, **values)
     if getattr(args, "config", None):
         return Config.from_toml(args.config, **values)
     return Config(**values)
-
-
-def _shown(value) -> str:
-    return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
-
-
-def _parsed(f: dataclasses.Field, text):
-    kind = f.metadata["kind"]
-    if f.name == "teacher":  # paths, which may have spaces in them
-        return tuple(text)
-    if kind is tuple:
-        return tuple(word for part in text for word in part.replace(",", " ").split())
-    if kind in (int, float) and isinstance(text, str):
-        try:
-            # int("1e3") is an error although 1e3 is a whole number that people do write
-            return kind(text) if kind is float or "e" not in text.lower() else _whole(float(text))
-        except (ValueError, OverflowError):
-            raise UserError(f"{f.name}={text!r}: {_expected(f)}") from None
-    return text
-
-
-def _whole(x: float) -> int:
-    if x != int(x):
-        raise ValueError(x)
-    return int(x)
 
 
 # -- validation ---------------------------------------------------------------------------------------------------
@@ -868,25 +764,10 @@ def _is_number(x) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
-def _expected(f: dataclasses.Field) -> str:
-    meta = f.metadata
-    noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[meta["kind"]]
-    if meta["choices"]:
-        return "must be one of " + ", ".join(meta["choices"])
-    bounds = []
-    if meta["above"] is not None:
-        bounds.append(f"above {meta['above']:g}")
-    if meta["low"] is not None:
-        bounds.append(f"at least {meta['low']}")
-    if meta["high"] is not None:
-        bounds.append(f"at most {meta['high']}")
-    return f"must be {noun}" + (" " + " and ".join(bounds) if bounds else "")
-
-
 def _checked(f: dataclasses.Field, value):
     """The value in its field's type, or a UserError."""
     meta, kind = f.metadata, f.metadata["kind"]
-    wrong = UserError(f"{f.name}={value!r}: {_expected(f)}" if kind is not tuple else "")
+    wrong = UserError(f"{f.name}={value!r}: {cli.expected(f)}" if kind is not tuple else "")
     if kind is tuple:
         return value
     if isinstance(value, os.PathLike) and kind is str:
@@ -898,7 +779,7 @@ def _checked(f: dataclasses.Field, value):
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise wrong
     if kind is str and meta["choices"] and value not in meta["choices"]:
-        raise UserError(f"{f.name}={value!r}: {_choices(value, meta['choices'])}")
+        raise UserError(f"{f.name}={value!r}: {cli.choices(value, meta['choices'])}")
     if kind in (int, float):
         outside = (
             (kind is float and not math.isfinite(value))
@@ -909,14 +790,6 @@ def _checked(f: dataclasses.Field, value):
         if outside:
             raise wrong
     return value
-
-
-def _choices(given, known: Iterable[str]) -> str:
-    """'must be one of …', with the nearest known name first when one is near."""
-    known = list(known)
-    near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}must be one of {', '.join(sorted(known))}"
 
 
 def _check_name(what: str, name) -> None:

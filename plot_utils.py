@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 if __name__ == "__main__":  # before anything that may be missing is imported
-    from config import require_packages
+    from cli import require_packages
 
     require_packages("plot_utils.py")
 

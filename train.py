@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":  # before anything that may be missing is imported
-    from config import require_packages
+    from cli import require_packages
 
     require_packages("train.py")
 

@@ -26,7 +26,7 @@ from tabulate import tabulate
 import storage
 from config import Config
 from train import run_study
-from training.schedule import branches, total_steps
+from training.schedule import total_steps
 
 LENGTHS = (0.7, 0.8, 0.9, 1.0)  # of the cosine's steps
 
@@ -41,7 +41,7 @@ def rows(study: dict[str, dict], cosine: dict[str, dict], config: Config) -> lis
     found = []
     for name, results in study.items():
         speed = per_step(results) / per_step(cosine[name])
-        for length, branch in zip(branches(config), results["frontier"], strict=True):
+        for length, branch in zip(config.branches, results["frontier"], strict=True):
             steps = total_steps(Config(preset="quick", schedule="trunk", max_iters=length.ends))
             loss, reference = branch["avg_val_loss"], cosine[name]["avg_val_loss"]
             found.append(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.adamw import adamw
 
-from config import UserError, option
+from cli import UserError, option
 from kernels import toolchain
 
 LANES, MAX_T, MAX_D, MAX_C, MAX_V = 16, 256, 128, 2048, 4096  # as in native.cpp

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 import storage
-from config import Config, UserError
+from config import Branch, Config, UserError
 from test_determinism import at, contents  # noqa: F401 — a fixture
 from tools.status import trial_states
 from training import schedule, trial
-from training.schedule import Branch
 
 TRUNK = {"schedule": "trunk", "branch_points": (0.5, 0.75, 1.0), "cooldown": 0.5}
 
@@ -30,7 +29,7 @@ def test_rate_of_the_cosine_in_closed_form():
 def test_rates_of_the_trunk_and_its_branches():
     """Warm-up, constant, and from where it leaves the trunk linearly towards 0, which is reached where it ends."""
     config = quick(schedule="trunk", learning_rate=0.1, warmup_iters=10, max_iters=100)
-    first, *_, last = schedule.branches(config)
+    first, *_, last = config.branches
     assert (first, last) == (Branch(32, 40), Branch(80, 100))
     rates = [schedule.learning_rate(config, t) for t in range(100)]
     assert rates[:10] == pytest.approx([0.01 * (t + 1) for t in range(10)])
@@ -64,7 +63,7 @@ def test_every_branch_takes_all_its_steps():
         else:
             trunk += steps
     found.append(trunk)
-    assert found == [list(range(branch.ends)) for branch in schedule.branches(config)]
+    assert found == [list(range(branch.ends)) for branch in config.branches]
     assert [len(steps) for steps in found] == [520, 780, 1040, 1300]
     assert schedule.total_steps(config) == done == 1040 + (520 + 780 + 1040 + 1300) // 5 == 1768
 

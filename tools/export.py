@@ -28,7 +28,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run as a script: the project's folder, not this one, is where its modules are
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    from config import require_packages
+    from cli import require_packages
 
     require_packages("tools/export.py")
 

@@ -29,7 +29,7 @@ from models.architectures import code_checksums
 from prepare_data import Corpus
 from training import trial as trials
 from training.forecast import Costs
-from training.schedule import branches, total_steps
+from training.schedule import total_steps
 
 PYTHON_SECONDS = 0.0032  # of slowness_of_python's work on the machine of bench/RESULTS.md
 
@@ -401,7 +401,7 @@ def frontier(
     "pairs": [{"model_pair", "relative_pd", …}], "avg_val_loss", "avg_relative_pd"}].
     """
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
-    *sides, final = branches(config)
+    *sides, final = config.branches
     found = []
     for branch in sides:
         kept = [saved["branches"][str(branch.leaves)] for saved in checkpoints]

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from config import Config
-from training.schedule import branches, total_steps
+from training.schedule import total_steps
 
 Task = tuple[str, int]  # (activation, trial)
 
@@ -42,13 +42,13 @@ class Costs:
 def trial_seconds(config: Config, costs: Costs) -> float:
     """A whole trial on a place of its own: steps, points of the curves, final losses, those of branches too."""
     points = 1 + math.ceil(config.max_iters / config.eval_interval)
-    evaluated = 2 * config.probe_tokens * points + config.eval_tokens * len(branches(config))
+    evaluated = 2 * config.probe_tokens * points + config.eval_tokens * len(config.branches)
     return total_steps(config) * costs.step + evaluated * costs.position + costs.sample + TRIAL * costs.slowness
 
 
 def finish_seconds(config: Config, costs: Costs, trials: int, threads: int = 1) -> float:
     """Measuring and drawing an activation: every trial's models at all positions, every pair, the figures."""
-    kinds = len(branches(config))
+    kinds = len(config.branches)
     work = trials * costs.position + math.comb(trials, 2) * costs.pair
     evaluation = kinds * config.eval_tokens * work / (1 + THREADS * (threads - 1))
     return evaluation + (MEASURING * (1 + trials * kinds / 4) + FIGURES) * costs.slowness

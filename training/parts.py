@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import questions
 import storage
-from config import Config
-from training.schedule import Branch, Leg
+from config import Branch, Config
+from training.schedule import Leg
 
 
 class Part:

@@ -14,13 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Branch:
-    """A way from the first step to a model: it `leaves` the trunk after so many steps and `ends` after so many."""
-
-    leaves: int
-    ends: int
+from config import Branch, Config
 
 
 @dataclass(frozen=True)
@@ -39,17 +33,9 @@ class Leg:
         return self.begins + self.stop - self.start
 
 
-def branches(config) -> list[Branch]:
-    """The branches of the trunk, shortest first. The last, or the only one of the cosine, is the final model's."""
-    if config.schedule == "cosine":
-        return [Branch(config.max_iters, config.max_iters)]
-    lengths = [round(share * config.max_iters) for share in config.branch_points]
-    return [Branch(round(length / (1 + config.cooldown)), length) for length in lengths]
-
-
-def legs(config) -> list[Leg]:
+def legs(config: Config) -> list[Leg]:
     """All steps of a trial in their order: the trunk up to a branch, the branch, the trunk up to the next one, …"""
-    *sides, final = branches(config)
+    *sides, final = config.branches
     found, trunk, begins = [], 0, 0
     for branch in sides:
         for start, side in ((trunk, False), (branch.leaves, True)):
@@ -60,12 +46,12 @@ def legs(config) -> list[Leg]:
     return [*found, Leg(final, trunk, final.ends, begins)]
 
 
-def total_steps(config) -> int:
+def total_steps(config: Config) -> int:
     """How many steps a trial takes, those of all its branches together."""
     return legs(config)[-1].ends
 
 
-def learning_rate(config, step: int, branch: Branch | None = None) -> float:
+def learning_rate(config: Config, step: int, branch: Branch | None = None) -> float:
     """The rate at a step of the final model, or of the model of another branch."""
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / config.warmup_iters
@@ -73,7 +59,7 @@ def learning_rate(config, step: int, branch: Branch | None = None) -> float:
     if config.schedule == "cosine":
         progress = (step - config.warmup_iters) / max(1, config.max_iters - config.warmup_iters)
         return config.min_lr + 0.5 * above * (1 + math.cos(math.pi * progress))
-    branch = branch or branches(config)[-1]
+    branch = branch or config.branches[-1]
     if step < branch.leaves:
         return config.learning_rate
     return config.min_lr + above * (branch.ends - step) / (branch.ends - branch.leaves)
