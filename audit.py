@@ -7,7 +7,6 @@ what was trained are in analysis/checks.py.
 from __future__ import annotations
 
 import copy
-import lzma
 import math
 import random
 from collections import Counter
@@ -19,7 +18,7 @@ import torch
 import activations
 import metrics
 import storage
-from config import Config
+from config import Config, UserError, option
 from corpora import overlap
 from models.architectures import build_model
 from training import trial as trials
@@ -51,6 +50,25 @@ def before_training(config: Config, activation: str, corpus) -> list[dict]:
             _parameters(config, activation, corpus),
             _seeds(config, activation, corpus),
         ]
+
+
+def before_study(config: Config, names: list[str], corpus, strict: bool, display) -> dict[str, list[dict]]:
+    """The checks that need no training, for each activation; a failed one stops the run unless not `strict`."""
+    checks = {}
+    for name in names:
+        display.phase(f"auditing {name}")
+        checks[name] = before_training(config, name, corpus)
+        failed = [one for one in checks[name] if one["status"] == "fail"]
+        for one in failed:
+            display.line(f"audit of {name} FAILED: {one['name']}: {one['measured']}; needed: {one['threshold']}")
+        if failed and strict:
+            raise UserError(
+                f"audit of {name} failed: {failed[0]['name']}: {failed[0]['measured']} (needed: "
+                f"{failed[0]['threshold']}); {option('strict_audit', False)} records it and goes on"
+            )
+        if not failed:
+            display.line(f"audit of {name}: {sum(c['status'] == 'pass' for c in checks[name])} checks passed")
+    return checks
 
 
 # The activations of the study in float64, written down here a second time, independently of the modules that train.
@@ -539,13 +557,3 @@ def _seeds(config, activation, corpus):
         "exactly the sources that vary names" + (" (dropout = 0: nothing would differ)" if same else ""),
         "a PD can be put down to a source of randomness only if that source alone differs",
     )
-
-
-def compressed_nats_per_token(corpus) -> float:
-    """Nats per token that LZMA needs for the beginning of the validation split when it has seen the end of the
-    training split: an upper bound on the information in the text, whatever the text is. For the floor under losses."""
-    kind = np.uint8 if corpus.vocab_size <= 256 else np.uint32
-    seen, new = (np.asarray(part).astype(kind).tobytes() for part in (corpus.train[-400_000:], corpus.val[:100_000]))
-    sizes = [len(lzma.compress(data, lzma.FORMAT_ALONE, preset=1)) for data in (seen, seen + new)]
-    added = max(0, sizes[1] - sizes[0] - 16)  # to within the few bytes in which its range coder ends
-    return added * 8 * math.log(2) / min(len(corpus.val), 100_000)

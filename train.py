@@ -46,18 +46,19 @@ from training import ranks
 from training.progress import Display, duration
 
 
-def train_trial(config: Config, activation: str, trial: int, **options) -> dict:
-    """Train one trial in this process and return its record; see trial.train_trial."""
+def train_trial(config: Config, activation: str, trial: int, corpus=None, **options) -> dict:
+    """Train one trial in this process and return its record; see trial.train_trial. `corpus`: default, the config's."""
+    from prepare_data import load_corpus
     from training import trial as trials
 
-    return trials.train_trial(config, activation, trial, **options)
+    return trials.train_trial(config, activation, trial, corpus or load_corpus(config), **options)
 
 
 def load_trial(path):
-    """(model in eval mode, tokenizer, record) from a checkpoint; see trial.load_trial."""
-    from training import trial as trials
+    """(model in eval mode, tokenizer, record) from a checkpoint; see experiment.load_trial."""
+    from training import experiment
 
-    return trials.load_trial(path)
+    return experiment.load_trial(path)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -268,6 +269,7 @@ def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> 
     Raises:
         UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
     """
+    import audit
     from training import experiment
     from training.computed import how_computed
 
@@ -290,7 +292,7 @@ def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> 
         rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
     display.line(how_computed(config))
-    return tasks, experiment.audit_before(config, names, corpus, strict_audit, display)
+    return tasks, audit.before_study(config, names, corpus, strict_audit, display)
 
 
 class _Study:
@@ -392,15 +394,18 @@ class _Study:
 
     def finish(self, name: str) -> None:
         """Measure and draw an activation all of whose trials are done."""
+        import audit
         from analysis.checks import after_training
         from training import experiment, pool
+
+        def before() -> list[dict]:
+            made = self.audits.get(name)
+            return audit.before_training(self.config, name, self.corpus) if made is None else made
 
         threads = None if any(self.unfinished.values()) else pool.usable_cores()
         self.display.phase("measuring")
         with _results_lock(self.config):
-            results = experiment.finish(
-                self.config, name, self.corpus, self.audits.get(name), after_training, self.display, threads
-            )
+            results = experiment.finish(self.config, name, self.corpus, before, after_training, self.display, threads)
             self.display.phase("drawing")
             _draw(self.config, results)
         self.display.finished(results, storage.results_path(self.config.results_dir, name), self.config)

@@ -19,7 +19,7 @@ from analysis.sections import NAMES, interval, margin
 from analysis.study import ALPHA, Study
 from measures.table import BY_KEY
 from storage import number
-from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
+from training.batches import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -11,7 +11,7 @@ import significance
 from analysis.markdown import fixed, label, labels, listed, percent_range, safe, span
 from analysis.study import PairTests, Study, Tested
 from storage import number
-from training.sampling import SAMPLE_AND_ORDER, order_varies
+from training.batches import SAMPLE_AND_ORDER, order_varies
 
 NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
 

@@ -35,6 +35,7 @@ import model as gpt
 from analysis.checks import FLOOR_OF_COMPRESSED
 from config import Config, UserError
 from models import architectures
+from training import experiment
 from training import trial as trials
 from training.machine import own_randomness, torch_settings
 
@@ -381,7 +382,7 @@ def run_floor() -> None:
     for vocabulary, sharpness in itertools.product((2, 5, 30, 100, 250), (0.3, 2, 4, 8, 16)):
         tokens, entropy = source(vocabulary, sharpness, rng)
         corpus = SimpleNamespace(train=tokens[:120_000], val=tokens[120_000:], vocab_size=vocabulary)
-        packed = audit.compressed_nats_per_token(corpus)
+        packed = experiment.compressed_nats_per_token(corpus)
         tried, alarm = tried + 1, FLOOR_OF_COMPRESSED * packed > entropy
         alarms += alarm
         ratios = f"{packed / entropy:.2f} | {FLOOR_OF_COMPRESSED * packed / entropy:.2f}"

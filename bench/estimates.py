@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 from tabulate import tabulate
 
 import storage
+import train
 
 ONE = ["--preset", "quick", "--activation", "relu"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -135,7 +136,7 @@ def parts(folder: Path) -> dict[str, float]:
     import analyze_results
     from config import Config
     from prepare_data import load_corpus
-    from training import experiment, forecast, trial
+    from training import experiment, forecast
 
     results = storage.read_results(folder / "results/relu_results.json")
     config = Config.from_dict(results["config"])
@@ -156,7 +157,7 @@ def parts(folder: Path) -> dict[str, float]:
     costs = experiment.measured_costs(config, "relu", corpus, time.process_time)
     slow = costs.slowness
     again = config.replace(checkpoint_dir=str(folder / "again"))
-    found["TRIAL"] = took(lambda: trial.train_trial(again, "relu", 1, corpus)) + forecast.TRIAL * slow
+    found["TRIAL"] = took(lambda: train.train_trial(again, "relu", 1, corpus)) + forecast.TRIAL * slow
     found["TRIAL"] -= forecast.trial_seconds(config, costs)
     rest = slow * (forecast.MEASURING * 1.75 + forecast.FIGURES) - forecast.finish_seconds(config, costs, 3)
     found["MEASURING"] = (took(lambda: experiment.measure(config, "relu", corpus)) + rest) / 1.75

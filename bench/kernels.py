@@ -30,7 +30,7 @@ from config import Config
 from kernels import native, pairs, toolchain
 from models import smelu
 from models.architectures import MODELS, build_model
-from training import layers, trial
+from training import arithmetic, trial
 
 BF16 = torch.bfloat16
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g")
@@ -163,7 +163,7 @@ def models() -> None:
                 for model in (ours, theirs):
                     model.load_state_dict(exact.state_dict())
                     model.to(BF16)
-                layers.use_kernels(ours)
+                arithmetic.use_kernels(ours)
                 exact.double()
                 idx = torch.randint(V, (B, T), generator=torch.Generator().manual_seed(0))
                 note(f"training loss of {name}", *(gradients(model, idx) for model in (ours, theirs, exact)))

@@ -2,9 +2,9 @@
 
 Beside its matrix products, which stay torch's, a step of a small model spends two fifths of its time in attention,
 layer norms, the activation, the loss and the update, where many short operations each wait for memory and evict one
-another's code. Here each is one function; layers.py puts them in the place of a model's own. They take part in training
-only: every evaluation uses torch's. Whether they do is a setting of the study, `Config.native`; it is off on
-accelerators, in float32, with several threads a trial, and with `compile`. What it brings is in bench/RESULTS.md.
+another's code. Here each is one function; training/arithmetic.py puts them in the place of a model's own. They take
+part in training only: every evaluation uses torch's. Whether they do is a setting of the study, `Config.native`; it is
+off on accelerators, in float32, and with several threads a trial. What it brings is in bench/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from plotting.style import (
     ticks,
 )
 from storage import number
-from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
+from training.batches import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
 
 LOSS = f"loss ({METRIC['val_loss'].unit})"
 

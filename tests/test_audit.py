@@ -26,7 +26,7 @@ from models import architectures
 from planted import assert_counted, measured, planted, status
 from prepare_data import load_corpus
 from synthetic import STUDY
-from training import batches, experiment, machine, trial
+from training import batches, machine, trial
 
 needs_compiler = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -551,11 +551,11 @@ def test_planted_unknown_setting(smoke_config):
 @planted("a failed audit is only a line in the log", "UserError before training")
 def test_planted_failed_audit_stops_the_run(config, corpus, monkeypatch):
     display = types.SimpleNamespace(line=lambda text: None, phase=lambda doing: None)
-    assert experiment.audit_before(config, ["gelu"], corpus, True, display)
+    assert audit.before_study(config, ["gelu"], corpus, True, display)
     monkeypatch.setattr(model.Attention, "attend", attention_with(lambda T, _: torch.ones(T, T) > 0))
     with pytest.raises(UserError, match="causal"):
-        experiment.audit_before(config, ["gelu"], corpus, True, display)
-    checks = experiment.audit_before(config, ["gelu"], corpus, False, display)
+        audit.before_study(config, ["gelu"], corpus, True, display)
+    checks = audit.before_study(config, ["gelu"], corpus, False, display)
     assert status(checks["gelu"])["causal"] == "fail"  # --no-strict-audit records it and goes on
 
 

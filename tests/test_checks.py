@@ -11,13 +11,14 @@ import torch
 import analyze_results
 import metrics
 import storage
+import train
 from analysis import checks
 from config import Config, UserError
 from conftest import TINY
 from planted import assert_counted, measured, planted, status
 from prepare_data import load_corpus
 from synthetic import minimal_results, synthetic_results, synthetic_study
-from training import experiment, trial
+from training import experiment
 
 # -- after training -----------------------------------------------------------------------------------------------
 
@@ -397,7 +398,7 @@ def trained(tmp_path_factory, corpus_file, data_dir):
     )
     corpus = load_corpus(config)
     for name, k in (("relu", 1), ("relu", 2), ("relu", 3), ("gelu", 1)):
-        trial.train_trial(config, name, k, corpus)
+        train.train_trial(config, name, k, corpus)
     return config, corpus
 
 
@@ -501,7 +502,7 @@ def test_planted_checkpoint_of_other_settings(files):
     with pytest.raises(UserError, match="learning_rate"):
         experiment.measure(other, "relu", corpus)
     with pytest.raises(UserError, match="learning_rate"):
-        trial.train_trial(other, "relu", 1, corpus)
+        train.train_trial(other, "relu", 1, corpus)
 
 
 @planted("a results file edited by hand", "StorageError: checksum")

@@ -81,7 +81,7 @@ def test_the_trial_is_the_study_s_and_unmoved_twins_stay_at_0(config, changes):
     for twin in moved:
         assert len(twin.weights) == len(twin.steps) and len(twin.predictions) == len(twin.prediction_steps)
         assert 0 < twin.weights[0] < 1e-4 and twin.weights[-1] > twin.weights[0]
-    record = trial.train_trial(config, "gelu", 1)
+    record = train.train_trial(config, "gelu", 1)
     assert storage.contents_sha256(base.weights()) == record["weights_sha256"]
 
 

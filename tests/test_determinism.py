@@ -54,20 +54,20 @@ def at(smoke_config, tmp_path):
 def once(at):
     """A trial trained in one go: (config, what its checkpoint holds)."""
     config = at("once")
-    trial.train_trial(config, "smelu_1", 2)
+    train.train_trial(config, "smelu_1", 2)
     return config, contents(config, "smelu_1", 2)
 
 
 def test_rerun(at, once):
     again = at("again")
-    trial.train_trial(again, "smelu_1", 2)
+    train.train_trial(again, "smelu_1", 2)
     assert contents(again, "smelu_1", 2) == once[1]
 
 
 def test_another_seed_differs(at, once):
     """The comparison isn't blind."""
     other = at("other")
-    trial.train_trial(other, "smelu_1", 1)
+    train.train_trial(other, "smelu_1", 1)
     assert contents(other, "smelu_1", 1)["weights"] != once[1]["weights"]
 
 
@@ -75,20 +75,20 @@ def test_another_seed_differs(at, once):
 def test_stopped_and_resumed(at, dropout):
     """Stopped three times at awkward steps, among them right after one that was recorded."""
     whole, parts = at("whole", dropout=dropout), at("parts", dropout=dropout)
-    trial.train_trial(whole, "gelu", 1)
+    train.train_trial(whole, "gelu", 1)
     for limit in (7, 20, 41):
         steps = iter(range(10_000))
         start = max(storage.snapshot_paths(parts.checkpoint_dir, "gelu", 1), key=str, default=None)
         done = int(start.stem.rsplit("-", 1)[1]) if start else 0
         with pytest.raises(trial.Interrupted):
-            trial.train_trial(parts, "gelu", 1, stop=lambda steps=steps, end=limit - done: next(steps) + 1 >= end)
-    trial.train_trial(parts, "gelu", 1)
+            train.train_trial(parts, "gelu", 1, stop=lambda steps=steps, end=limit - done: next(steps) + 1 >= end)
+    train.train_trial(parts, "gelu", 1)
     assert contents(parts, "gelu", 1) == contents(whole, "gelu", 1)
 
 
 def test_evaluated_often_or_seldom(at):
     often, seldom = at("often", eval_interval=10, dropout=0.2), at("seldom", eval_interval=50, dropout=0.2)
-    records = [trial.train_trial(config, "relu", 1) for config in (often, seldom)]
+    records = [train.train_trial(config, "relu", 1) for config in (often, seldom)]
     assert records[0]["weights_sha256"] == records[1]["weights_sha256"]
     assert records[0]["train_loss"] == records[1]["train_loss"]
     assert (records[0]["steps"], records[1]["steps"]) == ([0, 10, 20, 30, 40, 50, 60], [0, 50, 60])
@@ -109,7 +109,7 @@ def test_state_of_the_process_does_not_matter(at, once):
     torch.rand(7)
     try:
         config = at("elsewhere")
-        trial.train_trial(config, "smelu_1", 2)
+        train.train_trial(config, "smelu_1", 2)
         assert torch.get_num_threads() == threads + 1
     finally:
         torch.set_num_threads(threads)
@@ -122,7 +122,7 @@ def test_sequential_or_side_by_side(at):
     one, three = at("one"), at("three", workers=3)
     corpus = load_corpus(one)
     for k in (1, 2, 3):
-        trial.train_trial(one, "gelu", k, corpus)
+        train.train_trial(one, "gelu", k, corpus)
     results = train.run_study(three, ["gelu"], quiet=True)["gelu"]
     for k in (1, 2, 3):
         assert contents(three, "gelu", k) == contents(one, "gelu", k)
@@ -157,7 +157,7 @@ def test_killed_and_resumed(at, sent, schedule):
     longer = {"max_iters": 400, "eval_interval": 50, "trials_per_activation": 1, "snapshot_seconds": 0.0}
     longer["schedule"] = schedule
     whole, killed = at("whole", **longer), at("killed", **longer)
-    trial.train_trial(whole, "relu", 1)
+    train.train_trial(whole, "relu", 1)
     process = programs.start(command(killed, "--quiet"))
     progress = storage.progress_path(killed.checkpoint_dir, "relu", 1)
     deadline = time.monotonic() + 240

@@ -34,7 +34,7 @@ def tree(*folders) -> dict:
 def interrupted(config: Config, activation: str, number: int = 1) -> None:
     steps = iter(range(10_000))
     with pytest.raises(trial.Interrupted):
-        trial.train_trial(config, activation, number, stop=lambda: next(steps) >= 6)
+        train.train_trial(config, activation, number, stop=lambda: next(steps) >= 6)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_interrupted_runs_continued_with_each_setting_changed_in_turn(config, co
 
 @pytest.mark.parametrize("idle", [{"bpe_vocab_size": 600}, {"deterministic": False}, {"vary": ("init", "order")}])
 def test_settings_that_change_nothing_go_on(config, idle, no_training, no_figures):
-    trial.train_trial(config, "relu", 1)
+    train.train_trial(config, "relu", 1)
     changed = config.replace(**idle)
     assert changed.fingerprint() == config.fingerprint()
     assert train.run_study(changed, ["relu"], quiet=True)["relu"]["trials"][0]["status"] == "done"
@@ -190,8 +190,8 @@ def test_a_mixture_decides_nothing(config):
 
 
 def test_overwrite_leaves_what_is_there_until_all_is_agreed(config, no_training):
-    trial.train_trial(config, "relu", 1)
-    trial.train_trial(config, "gelu", 1)
+    train.train_trial(config, "relu", 1)
+    train.train_trial(config, "gelu", 1)
     before = tree(config.checkpoint_dir)
     with pytest.raises(UserError, match="gelu.*bias=False there, True now"):
         train.run_study(config.replace(bias=True), ["relu"], overwrite=True, quiet=True)

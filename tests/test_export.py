@@ -52,7 +52,7 @@ def checkpoint(folder, activation="gelu", tokenizer="char", **changes):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("activation", ["gelu", "relu", "swish", "smelu_05", "smelu_1", "smelu_0.3"])
 def test_the_exported_model_gives_the_same_logits(tmp_path, monkeypatch, activation, bias):
-    from training.trial import load_trial
+    from training.experiment import load_trial
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = checkpoint(tmp_path, activation, bias=bias)

@@ -16,6 +16,7 @@ from analysis import report, tables
 from analysis.frontier import Point, equal_loss, frontier, where_it_falls_to
 from analysis.results import Measured
 from analysis.study import Study
+from models.architectures import model_from
 from prepare_data import load_corpus
 from synthetic import (
     STUDY,
@@ -28,7 +29,7 @@ from synthetic import (
     synthetic_study,
 )
 from tools.verify import verify
-from training import experiment, trial
+from training import experiment
 
 # -- reading off ------------------------------------------------------------------------------------------------------
 
@@ -268,7 +269,7 @@ def test_measured_as_the_final_models_are(trained):
         for saved, entry in zip(checkpoints, found["trials"], strict=True):
             branch = saved["branches"].get(str(found["leaves"]))
             with torch.no_grad():
-                p.append(torch.softmax(trial.model_from(saved, branch)(x).double(), -1).flatten(0, 1).numpy())
+                p.append(torch.softmax(model_from(saved, branch)(x).double(), -1).flatten(0, 1).numpy())
             loss = -np.log(p[-1][np.arange(len(y)), y]).mean()
             assert entry["val_loss"] == pytest.approx(loss, rel=1e-6)
             assert entry["weights_sha256"] == (branch or saved)["record"]["weights_sha256"]

@@ -17,7 +17,7 @@ import train
 from models.architectures import list_models
 from prepare_data import load_corpus
 from test_determinism import contents
-from training import machine, pool, trial
+from training import experiment, machine, pool, trial
 
 CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
 DEVICE = "cuda" if CUDA else "mps"
@@ -73,7 +73,7 @@ def test_audit(at, activation, precision):
 def test_models(at, name):
     """Every model trains, deterministic kernels asked for: an operation that has none would raise."""
     config = at("models", model=name, max_iters=20)
-    assert trial.train_trial(config, "gelu", 1)["status"] == "done"
+    assert train.train_trial(config, "gelu", 1)["status"] == "done"
 
 
 @cuda_only
@@ -83,9 +83,9 @@ def test_models(at, name):
 def test_rerun_has_the_same_bits(at, name, precision, dropout):
     settings = {"model": name, "precision": precision, "dropout": dropout, "max_iters": 20}
     once, again = at("once", **settings), at("again", **settings)
-    trial.train_trial(once, "smelu_1", 2)
+    train.train_trial(once, "smelu_1", 2)
     torch.rand(7, device=DEVICE)  # the state of the process does not matter
-    trial.train_trial(again, "smelu_1", 2)
+    train.train_trial(again, "smelu_1", 2)
     assert contents(again, "smelu_1", 2) == contents(once, "smelu_1", 2)
 
 
@@ -93,12 +93,12 @@ def test_rerun_has_the_same_bits(at, name, precision, dropout):
 @pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_resumed_has_the_same_bits(at, compile):
     whole, parts = at("whole", compile=compile), at("parts", compile=compile)
-    trial.train_trial(whole, "gelu", 1)
+    train.train_trial(whole, "gelu", 1)
     for limit in (7, 16):  # steps of each sitting
         steps = iter(range(10_000))
         with pytest.raises(trial.Interrupted):
-            trial.train_trial(parts, "gelu", 1, stop=lambda steps=steps, limit=limit: next(steps) + 1 >= limit)
-    trial.train_trial(parts, "gelu", 1)
+            train.train_trial(parts, "gelu", 1, stop=lambda steps=steps, limit=limit: next(steps) + 1 >= limit)
+    train.train_trial(parts, "gelu", 1)
     assert contents(parts, "gelu", 1) == contents(whole, "gelu", 1)
 
 
@@ -108,7 +108,7 @@ def test_workers_have_the_same_bits(at):
     one, three = at("one"), at("three", workers=3)
     corpus = load_corpus(one)
     for k in (1, 2, 3):
-        trial.train_trial(one, "relu", k, corpus)
+        train.train_trial(one, "relu", k, corpus)
     outcomes = list(pool.run_trials(three, [("relu", k) for k in (1, 2, 3)], lambda event: None, 3))
     assert [o.status for o in outcomes] == ["done"] * 3
     for k in (1, 2, 3):
@@ -121,8 +121,8 @@ def test_metrics_are_those_of_the_cpu(at, tmp_path):
     corpus = load_corpus(config)
     models = []
     for k in (1, 2):
-        trial.train_trial(config, "gelu", k, corpus)
-        models.append(trial.load_trial(storage.checkpoint_path(config.checkpoint_dir, "gelu", k))[0])
+        train.train_trial(config, "gelu", k, corpus)
+        models.append(experiment.load_trial(storage.checkpoint_path(config.checkpoint_dir, "gelu", k))[0])
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     measured = {}
     for device in ("cpu", DEVICE):
@@ -178,7 +178,7 @@ def test_random_streams_are_left_alone(at):
     """A trial puts the streams of the CPU and the GPU back, and the settings of torch as well."""
     torch.rand(1, device=DEVICE)
     before = torch.get_rng_state(), torch.cuda.get_rng_state(), torch.get_deterministic_debug_mode()
-    trial.train_trial(at("streams", max_iters=10), "relu", 1)
+    train.train_trial(at("streams", max_iters=10), "relu", 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.equal(torch.cuda.get_rng_state(), before[1])
     assert torch.get_deterministic_debug_mode() == before[2]
@@ -193,7 +193,7 @@ def test_compiled(at, activation):
     # a low learning rate: at a high one the loss jumps at first, and any rounding grows
     settings = {"precision": "float32", "dropout": 0.0, "max_iters": 20, "eval_interval": 5, "learning_rate": 1e-3}
     eager, once, again = (
-        trial.train_trial(at(name, compile=name != "eager", **settings), activation, 1)
+        train.train_trial(at(name, compile=name != "eager", **settings), activation, 1)
         for name in ("eager", "once", "again")
     )
     np.testing.assert_allclose(once["train_loss_history"], eager["train_loss_history"], rtol=1e-3)

@@ -28,12 +28,6 @@ LAYERS = (
 LEVEL = {name: level for level, line in enumerate(LAYERS) for name in line.split()}
 # the table that the core loops over; it names folders and imports none of them
 TABLE = "questions"
-# still to be turned round; the list only gets shorter
-CLIMBING = {
-    "config training.schedule",
-    "kernels.native config",
-    "training.experiment audit",
-}
 
 
 def files() -> dict[str, Path]:
@@ -73,13 +67,7 @@ def test_every_file_has_its_layer():
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_go_down(module):
-    seen = climbing(module, MODULES[module].read_text(encoding="utf-8"))
-    assert {f"{module} {name}" for name in seen} <= CLIMBING
-
-
-def test_what_still_climbs_is_no_more_than_it_says():
-    seen = {f"{m} {name}" for m, path in MODULES.items() for name in climbing(m, path.read_text(encoding="utf-8"))}
-    assert seen == CLIMBING
+    assert not climbing(module, MODULES[module].read_text(encoding="utf-8"))
 
 
 def test_no_circle():

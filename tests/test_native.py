@@ -15,7 +15,7 @@ from kernels import native, toolchain
 from model import GPT
 from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import computed, layers, machine, trial
+from training import arithmetic, computed, machine, trial
 
 pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -141,7 +141,7 @@ TABULATED = ["gelu", "swish", "gelu_tanh", "mish", "softplus", "elu", "tanh"]
 def test_tables_hold_the_bits_that_torch_computes(name):
     """All 65 536 numbers, infinities and not-a-numbers too; the slopes against differences of the function."""
     module = activations.make_activation(name)
-    assert type(module) in layers.COSTLY
+    assert type(module) in arithmetic.COSTLY
     table = native.Table(module)
     x = torch.arange(2**16).to(torch.uint16).view(BF16)
     assert torch.equal(table(x).view(torch.int16), module(x).view(torch.int16))
@@ -203,7 +203,7 @@ def learned(config, activation, vocab_size, dtype):
 
 
 def with_kernels(model):
-    layers.use_kernels(model)
+    arithmetic.use_kernels(model)
     return model
 
 
@@ -260,7 +260,7 @@ def test_what_the_kernels_compute(smoke_config, monkeypatch):
         idx = torch.arange(2 * T).view(2, T) % 20
         model.eval()
         before = model(idx, idx)
-        layers.use_kernels(model)
+        arithmetic.use_kernels(model)
         called.clear()
         assert all(torch.equal(a, b) for a, b in zip(before, model(idx, idx), strict=True)) and not called
         model.to(BF16).train()(idx, idx)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.architectures import build_model
-from training.optimiser import Optimiser
+from training.arithmetic import Optimiser
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5, 1e6])

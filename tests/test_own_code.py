@@ -15,6 +15,7 @@ from torch import nn
 
 import activations
 import storage
+import train
 from analysis import results as analysed
 from config import UserError, lacking
 from conftest import cases
@@ -78,7 +79,7 @@ KINDS = [
 def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what, name, own, config):
     config = config.replace(model=model)
     corpus = load_corpus(config)
-    trials.train_trial(config, activation, 1, corpus)
+    train.train_trial(config, activation, 1, corpus)
     own()
     assert experiment.missing_trials(config, activation, corpus) == [2]
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, activation, 1))
@@ -87,7 +88,7 @@ def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what
     own(name.partition(":")[0])
     for refused in (
         lambda: experiment.missing_trials(config, activation, corpus),
-        lambda: trials.train_trial(config, activation, 1, corpus),
+        lambda: train.train_trial(config, activation, 1, corpus),
         lambda: experiment.measure(config, activation, corpus),
     ):
         with pytest.raises(UserError) as caught:
@@ -95,16 +96,16 @@ def test_edited_code_is_refused_and_the_same_code_reused(model, activation, what
         message = str(caught.value)
         assert f"trained with other code of the {what}: {name} was changed since" in message
         assert "overwrite=True" in message and "study='NAME'" in message and "\n" not in message
-    trials.train_trial(config.replace(checkpoint_dir=config.checkpoint_dir + "_new"), activation, 1, corpus)
+    train.train_trial(config.replace(checkpoint_dir=config.checkpoint_dir + "_new"), activation, 1, corpus)
 
 
 def test_a_snapshot_of_other_code_is_not_gone_on_from(own, config):
     steps = iter(range(100))
     with pytest.raises(trials.Interrupted):
-        trials.train_trial(config, "my_activations:cube", 1, stop=lambda: next(steps) >= 7)
+        train.train_trial(config, "my_activations:cube", 1, stop=lambda: next(steps) >= 7)
     own("my_activations")
     with pytest.raises(UserError, match=r"step-8\.snapshot: trained with other code .*my_activations:cube was changed"):
-        trials.train_trial(config, "my_activations:cube", 1)
+        train.train_trial(config, "my_activations:cube", 1)
 
 
 def test_what_was_loaded_counts_not_what_became_of_its_file(own, config, tmp_path):
@@ -144,7 +145,7 @@ def typed(text):
 def test_registered_activations(registry, config):
     corpus = load_corpus(config)
     registry("mine", softly)
-    trials.train_trial(config, "mine", 1, corpus)
+    train.train_trial(config, "mine", 1, corpus)
     assert experiment.missing_trials(config, "mine", corpus) == [2]
     registry("mine", hardly, overwrite=True)
     with pytest.raises(UserError, match="other code of the activation: mine was changed"):
@@ -167,7 +168,7 @@ def test_what_is_built_in_has_none(config):
 
 def test_checkpoints_of_before_are_accepted(own, config):
     corpus = load_corpus(config)
-    trials.train_trial(config, "my_activations:cube", 1, corpus)
+    train.train_trial(config, "my_activations:cube", 1, corpus)
     path = storage.checkpoint_path(config.checkpoint_dir, "my_activations:cube", 1)
     saved = storage.load_checkpoint(path)
     del saved["own_code"]
@@ -344,7 +345,7 @@ def test_other_ways_to_name_it_are_put_right(name, folder, config):
     folder(mine=MINE)
     for message in (
         lambda: activations.make_activation(name),
-        lambda: trials.train_trial(config.replace(model=name), "relu", 1),
+        lambda: train.train_trial(config.replace(model=name), "relu", 1),
     ):
         with pytest.raises(UserError, match=r"did you mean mine:Mine\?") as caught:
             message()
@@ -422,7 +423,7 @@ def test_prelu_in_bfloat16(model, native, config):
     kernels = toolchain.problem() is None and not lacking(config.replace(precision="bfloat16"))
     native = native and model == "gpt" and kernels
     config = config.replace(model=model, precision="bfloat16", native=native, max_iters=4, warmup_iters=1)
-    assert trials.train_trial(config, "torch.nn:PReLU", 1)["status"] == "done"
+    assert train.train_trial(config, "torch.nn:PReLU", 1)["status"] == "done"
 
 
 def test_an_activation_that_leaves_the_precision_is_refused_there(registry, config):
@@ -430,7 +431,7 @@ def test_an_activation_that_leaves_the_precision_is_refused_there(registry, conf
     registry("mine", lambda x: x + x.to(torch.float16))
     activations.make_activation("mine")
     with pytest.raises(UserError, match=r"of torch.bfloat16, not .* in bfloat16: with precision='float32' it works"):
-        trials.train_trial(config.replace(precision="bfloat16", native=False), "mine", 1)
+        train.train_trial(config.replace(precision="bfloat16", native=False), "mine", 1)
 
 
 MADE = """
@@ -472,10 +473,10 @@ def test_a_model_as_people_write_them(form, config, tmp_path, monkeypatch):
     corpus = load_corpus(config)
     if form == "last":
         with pytest.raises(UserError, match=r"gave \(1, 1, \d+\) where logits of shape \(1, 4, \d+\) \(B, T, V\)"):
-            trials.train_trial(config, "relu", 1, corpus)
+            train.train_trial(config, "relu", 1, corpus)
         return
-    assert trials.train_trial(config, "relu", 1, corpus)["status"] == "done"
-    model, _, _ = trials.load_trial(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+    assert train.train_trial(config, "relu", 1, corpus)["status"] == "done"
+    model, _, _ = experiment.load_trial(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
     idx = torch.arange(6)[None]
     logits = model(idx)
     expected = model.module.head(model.module.wte(idx))
@@ -508,7 +509,7 @@ def test_two_hundred_random_activations(registry, config):
         registry("mine", typed(text), overwrite=True)
         folder = config.replace(checkpoint_dir=f"{config.checkpoint_dir}/{number}", precision=rng.choice(PRECISIONS))
         try:
-            outcomes[trials.train_trial(folder, "mine", 1, corpus)["status"]] += 1
+            outcomes[train.train_trial(folder, "mine", 1, corpus)["status"]] += 1
         except UserError as error:
             assert "\n" not in str(error) and "'mine'" in str(error), text
             assert not list(Path(folder.checkpoint_dir).glob("**/*.pt")), text

@@ -20,6 +20,7 @@ from analysis.products import Folder
 from bench.claims import claims_of
 from config import Config, UserError
 from kernels import toolchain
+from models.architectures import model_from
 from prepare_data import load_corpus
 from questions.remedies import PRODUCTS, parts
 from questions.remedies import tell as arms
@@ -53,7 +54,7 @@ def elsewhere(config, folder, **changes):
 def interrupted(config, activation, after):
     steps = iter(range(1000))
     with pytest.raises(trial.Interrupted):
-        trial.train_trial(config, activation, 1, stop=lambda: next(steps) >= after)
+        train.train_trial(config, activation, 1, stop=lambda: next(steps) >= after)
 
 
 def softmax(x):
@@ -86,13 +87,13 @@ def test_means_are_those_of_the_weights_along_training(smoke_config):
 
 
 def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_path):
-    plain = trial.train_trial(elsewhere(smoke_config, tmp_path / "plain"), "gelu", 1)
+    plain = train.train_trial(elsewhere(smoke_config, tmp_path / "plain"), "gelu", 1)
     kept = {}
     for how in ("whole", "interrupted"):
         config = elsewhere(smoke_config, tmp_path / how, averages=("lawa_50", "ema_0.9"))
         if how == "interrupted":
             interrupted(config, "gelu", 41)
-        record = trial.train_trial(config, "gelu", 1)
+        record = train.train_trial(config, "gelu", 1)
         assert record["weights_sha256"] == plain["weights_sha256"]
         kept[how] = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "gelu", 1))["averages"]
     assert storage.contents_sha256(kept["whole"]) == storage.contents_sha256(kept["interrupted"])
@@ -106,7 +107,7 @@ def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
     for points in ((1.0,), (0.5, 1.0)):
         trunk = {"schedule": "trunk", "branch_points": points, "averages": ("lawa_50", "ema_0.9")}
         config = elsewhere(smoke_config, tmp_path / str(len(points)), **trunk)
-        trial.train_trial(config, "relu", 1)
+        train.train_trial(config, "relu", 1)
         saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
         assert len(saved["branches"]) == len(points) - 1
         kept.append(storage.contents_sha256(saved["averages"]))
@@ -129,7 +130,7 @@ def test_strength_0_is_no_remedy(base, tmp_path, remedy):
     """The same bits, the same fingerprint, and no teacher is read."""
     config = elsewhere(base, tmp_path, remedy=remedy, strength=0.0, teacher=("nowhere.pt",))
     assert config.fingerprint() == base.replace(averages=()).fingerprint()
-    record = trial.train_trial(config, "relu", 1)
+    record = train.train_trial(config, "relu", 1)
     theirs = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
     assert record["weights_sha256"] == theirs["weights_sha256"]
     assert record["val_loss_history"] == theirs["val_loss_history"]
@@ -183,7 +184,7 @@ def test_distilled_trials_are_resumed_with_the_same_bits(base, tmp_path):
         config = elsewhere(base, tmp_path / how, remedy="distil", strength=0.5, teacher=(teacher(base),))
         if how == "interrupted":
             interrupted(config, "relu", 25)
-        found.append(trial.train_trial(config, "relu", 1))
+        found.append(train.train_trial(config, "relu", 1))
     assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
     plain = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
     assert found[0]["weights_sha256"] != plain["weights_sha256"]
@@ -234,14 +235,14 @@ def test_another_teacher_in_the_same_place_is_refused(base, tmp_path):
     saved = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 4))
     storage.save_checkpoint(path, saved)
     config = elsewhere(base, tmp_path, remedy="distil", teacher=(str(path),), max_iters=10, eval_interval=10)
-    first = trial.train_trial(config, "relu", 1)
-    assert trial.train_trial(config, "relu", 1) == first
+    first = train.train_trial(config, "relu", 1)
+    assert train.train_trial(config, "relu", 1) == first
     other = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 3))
     storage.save_checkpoint(path, other)
     with pytest.raises(UserError, match="trained with another teacher"):
-        trial.train_trial(config, "relu", 1)
+        train.train_trial(config, "relu", 1)
     path.unlink()  # what is finished can be measured without it
-    assert trial.train_trial(config, "relu", 1) == first
+    assert train.train_trial(config, "relu", 1) == first
 
 
 @pytest.mark.parametrize("remedy", ["distil", "warm", "none"])
@@ -249,7 +250,7 @@ def test_checkpoints_are_derived_again(base, tmp_path, remedy):
     """From seeds, settings, teachers and weights, as --verify does it; a wrong number is seen."""
     chosen = {"remedy": remedy, "teacher": (teacher(base),)} if remedy != "none" else {}
     config = elsewhere(base, tmp_path, max_iters=20, averages=("ema_0.9",), **chosen)
-    trial.train_trial(config, "relu", 1)
+    train.train_trial(config, "relu", 1)
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
     corpus = load_corpus(config)
     assert list(checkpoint_differences(saved, derived_checkpoint(saved, corpus))) == []
@@ -394,7 +395,7 @@ def predictions(config, k, weights=None):
 
     corpus = load_corpus(config)
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", k))
-    model = trial.model_from(saved, weights and saved["averages"][weights])
+    model = model_from(saved, weights and saved["averages"][weights])
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     tokens = np.asarray(corpus.val[starts[:, None] + np.arange(config.block_size + 1)]).astype(np.int64)
     with torch.no_grad():

@@ -200,7 +200,7 @@ def undisturbed(make):
 def test_the_comparison_is_not_blind(make, undisturbed):
     other = make("other", seed_base=7)
     corpus = load_corpus(other.config)
-    trial.train_trial(other.config, "relu", 1, corpus)
+    train.train_trial(other.config, "relu", 1, corpus)
     mine, theirs = other.bits()["relu"][0][1], undisturbed[0]["relu"][0][1]
     assert all(a != b for a, b in zip(mine, theirs, strict=True))
 
@@ -372,7 +372,7 @@ def next_run(config, name="relu"):
     experiment.tidy(config, [name])
     notes = []
     for k in missing:
-        trial.train_trial(config, name, k, corpus, report=lambda e: notes.append(e) if e["event"] == "note" else None)
+        train.train_trial(config, name, k, corpus, report=lambda e: notes.append(e) if e["event"] == "note" else None)
     experiment.finish(config, name, corpus, [], after_training, train.Display(quiet=True))
     return [note["text"] for note in notes]
 
@@ -405,8 +405,8 @@ def make_states(study):
     unfinished = study.root.with_name("unfinished")
     with contextlib.suppress(trial.Interrupted):
         steps = iter(range(1000))
-        trial.train_trial(study.config, "relu", 1, stop=lambda: next(steps) >= 29)
-    trial.train_trial(study.config, "relu", 2)
+        train.train_trial(study.config, "relu", 1, stop=lambda: next(steps) >= 29)
+    train.train_trial(study.config, "relu", 2)
     assert len(study.snapshots(1)) == 2
     shutil.copytree(study.root, unfinished)
     next_run(study.config)
@@ -811,7 +811,7 @@ def test_divergence_while_being_stopped(make, no_figures, monkeypatch):
     study = make("both", snapshot_seconds=1e9)
     spoil(monkeypatch, {1}, 9)  # the point of the curve at step 10 finds it, too
     steps = iter(range(1000))
-    record = trial.train_trial(study.config, "relu", 1, stop=lambda: next(steps) >= 9)
+    record = train.train_trial(study.config, "relu", 1, stop=lambda: next(steps) >= 9)
     assert (record["status"], record["diverged_at_step"]) == ("diverged", 9)
 
 
@@ -820,7 +820,7 @@ def test_exploding_without_nan(make, no_figures, monkeypatch):
     study = make("explodes")
     original = trial.metrics.evaluate_loss
     monkeypatch.setattr(trial.metrics, "evaluate_loss", lambda *a, **k: (1e6, original(*a, **k)[1]))
-    record = trial.train_trial(study.config, "relu", 1)
+    record = train.train_trial(study.config, "relu", 1)
     assert (record["status"], record["diverged_at_step"]) == ("diverged", 0)
 
 

@@ -12,9 +12,9 @@ from config import SOURCES, Config
 from prepare_data import load_corpus
 from questions.sources import command as decompose
 from questions.sources.draw import decomposed_pds
-from training import pool, sampling, trial
-from training.batches import Batches, stream
-from training.sampling import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
+from training import batches as sampling
+from training import pool, trial
+from training.batches import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, Batches, stream
 
 
 def config_of(**changes):
@@ -97,13 +97,13 @@ def test_the_default_draws_what_it_always_drew():
 
 def test_resumed_in_the_middle_of_an_epoch_is_the_same_bits(smoke_config, tmp_path):
     config = smoke_config.replace(sampling="shuffle", max_iters=30, eval_interval=10)
-    whole = trial.train_trial(config, "relu", 1)
+    whole = train.train_trial(config, "relu", 1)
     other = config.replace(checkpoint_dir=str(tmp_path / "resumed"))
     asked = iter([False] * 17 + [True] * 100)
     with pytest.raises(trial.Interrupted):
-        trial.train_trial(other, "relu", 1, stop=lambda: next(asked))
-    assert trial.train_trial(other, "relu", 1)["weights_sha256"] == whole["weights_sha256"]
-    drawn = trial.train_trial(config.replace(sampling="replacement", checkpoint_dir=str(tmp_path / "r")), "relu", 1)
+        train.train_trial(other, "relu", 1, stop=lambda: next(asked))
+    assert train.train_trial(other, "relu", 1)["weights_sha256"] == whole["weights_sha256"]
+    drawn = train.train_trial(config.replace(sampling="replacement", checkpoint_dir=str(tmp_path / "r")), "relu", 1)
     assert drawn["weights_sha256"] != whole["weights_sha256"]
 
 

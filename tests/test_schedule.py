@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import storage
+import train
 from config import Branch, Config, UserError
+from models.architectures import model_from
 from test_determinism import at, contents  # noqa: F401 — a fixture
 from tools.status import trial_states
 from training import schedule, trial
@@ -42,7 +44,7 @@ def test_rates_of_the_trunk_and_its_branches():
 def test_every_point_of_the_curves_is_reported(smoke_config):
     """Those after a branch too: the steps of branches count in the trial's, not in the model's."""
     events = []
-    record = trial.train_trial(smoke_config.replace(**TRUNK), "relu", 1, report=events.append)
+    record = train.train_trial(smoke_config.replace(**TRUNK), "relu", 1, report=events.append)
     points = [event for event in events if event["event"] == "point"]
     assert [point["step"] for point in points] == record["steps"] and len(points) > 3
     assert [point["val_loss"] for point in points] == record["val_loss_history"]
@@ -103,7 +105,7 @@ def test_settings_of_the_trunk_and_the_fingerprint():
 def test_a_branch_is_the_model_of_a_shorter_training(at, dropout):  # noqa: F811
     """Each branch has the bits of a trial of its length that has no other branch, and so does the final model."""
     config = at("all", **TRUNK, dropout=dropout)
-    record = trial.train_trial(config, "gelu", 2)
+    record = train.train_trial(config, "gelu", 2)
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "gelu", 2))
     branches = [branch["record"] for branch in saved["branches"].values()]
     assert [(b["leaves"], b["ends"]) for b in branches] == [(20, 30), (30, 45)]
@@ -112,12 +114,12 @@ def test_a_branch_is_the_model_of_a_shorter_training(at, dropout):  # noqa: F811
     assert tokens == pytest.approx(85 * config.batch_size * config.block_size)
     for branch in [*branches, {**record, "ends": 60}]:
         alone = at(str(branch["ends"]), **{**TRUNK, "branch_points": (1.0,)}, max_iters=branch["ends"], dropout=dropout)
-        expected = trial.train_trial(alone, "gelu", 2)
+        expected = train.train_trial(alone, "gelu", 2)
         for key in ("weights_sha256", "train_loss", "train_accuracy"):
             assert branch[key] == expected[key]
     for branch in saved["branches"].values():
         assert storage.contents_sha256(branch["weights"]) == branch["record"]["weights_sha256"]
-        model = trial.model_from(saved, branch)
+        model = model_from(saved, branch)
         assert all(torch.equal(model.state_dict()[name], w) for name, w in branch["weights"].items())
 
 
@@ -125,7 +127,7 @@ def test_stopped_at_any_step_and_resumed(at):  # noqa: F811
     """After every third step, on the trunk, within branches and where they begin and end: the same bits, and no step
     taken twice."""
     whole, parts = (at(name, **TRUNK, dropout=0.1) for name in ("whole", "parts"))
-    trial.train_trial(whole, "gelu", 1)
+    train.train_trial(whole, "gelu", 1)
     steps, states = [], []
 
     def stop():
@@ -134,7 +136,7 @@ def test_stopped_at_any_step_and_resumed(at):  # noqa: F811
 
     for _ in range(100):
         try:
-            trial.train_trial(parts, "gelu", 1, stop=stop)
+            train.train_trial(parts, "gelu", 1, stop=stop)
             break
         except trial.Interrupted:
             states += trial_states(parts, ["gelu"])[:1]
@@ -157,7 +159,7 @@ def test_a_branch_that_diverges_is_no_finished_trial(at, monkeypatch):  # noqa: 
         "learning_rate",
         lambda c, step, branch=None: math.nan if branch and branch.ends == 45 else rate(c, step, branch),
     )
-    record = trial.train_trial(config, "relu", 1)
+    record = train.train_trial(config, "relu", 1)
     assert record["status"] == "diverged" and record["diverged_at_step"] in range(30, 46)
     saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
     assert not saved["weights"] and not saved["branches"]
@@ -165,11 +167,11 @@ def test_a_branch_that_diverges_is_no_finished_trial(at, monkeypatch):  # noqa: 
 
 def test_swapped_branches_are_noticed(at):  # noqa: F811
     config = at("swapped", **TRUNK)
-    trial.train_trial(config, "relu", 1)
+    train.train_trial(config, "relu", 1)
     path = storage.checkpoint_path(config.checkpoint_dir, "relu", 1)
     saved = storage.load_checkpoint(path)
     first, second = saved["branches"].values()
     first["weights"], second["weights"] = second["weights"], first["weights"]
     storage.save_checkpoint(path, saved)
     with pytest.raises(storage.StorageError, match="not those that its record names"):
-        trial.train_trial(config, "relu", 1)
+        train.train_trial(config, "relu", 1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import audit
 import plot_utils
 import questions
 import significance
@@ -80,7 +81,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(plot_utils, f"plot_{name}", lambda *_, **__: None)
     monkeypatch.setattr(plot_utils, "comparisons", lambda *_: {})
     monkeypatch.setattr(drawing, "plot_sources", lambda *_, **__: None)
-    monkeypatch.setattr(experiment, "audit_before", lambda config, names, *_: {name: [] for name in names})
+    monkeypatch.setattr(audit, "before_study", lambda config, names, *_: {name: [] for name in names})
     monkeypatch.setattr(pool, "run_trials", pool.run_here)
 
 

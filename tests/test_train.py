@@ -99,7 +99,9 @@ def test_every_number_of_the_json_agrees_with_an_independent_computation(finishe
     """From the checkpoints, in float64 NumPy, by the definitions."""
     config, results, _, _ = finished
     corpus = load_corpus(config)
-    loaded = [trials.load_trial(storage.checkpoint_path(config.checkpoint_dir, "smelu_05", k))[0] for k in (1, 2, 3)]
+    loaded = [
+        experiment.load_trial(storage.checkpoint_path(config.checkpoint_dir, "smelu_05", k))[0] for k in (1, 2, 3)
+    ]
     P = []
     for model, record in zip(loaded, results["trials"], strict=True):
         p, y = predictions(model, corpus, config)

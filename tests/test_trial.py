@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+import train
 from config import Config, UserError
 from prepare_data import load_corpus
-from training import layers, machine, trial
+from training import arithmetic, machine, trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +68,7 @@ def test_dropout_draws_from_streams_of_its_own(smoke_config):
     torch.manual_seed(123)
     assert torch.equal(torch.rand(3), drawn)
     before = torch.get_rng_state()
-    trial.train_trial(smoke_config.replace(dropout=0.1, max_iters=2, warmup_iters=1), "relu", 1)
+    train.train_trial(smoke_config.replace(dropout=0.1, max_iters=2, warmup_iters=1), "relu", 1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -96,10 +97,10 @@ def test_without_compile_the_compiler_is_not_imported(smoke_config):
     """Importing torch._dynamo takes seconds; many things in torch do it on the side."""
     settings = {**smoke_config.to_dict(), "max_iters": 2, "warmup_iters": 1, "dropout": 0.1}
     code = (
-        "import sys\nfrom training import experiment, machine, trial\n"
+        "import sys\nimport train\nfrom training import experiment, machine\n"
         "from config import Config\nfrom prepare_data import load_corpus\n"
         f"config = Config.from_dict({settings!r})\n"
-        "trial.train_trial(config, 'smelu_1', 1)\n"
+        "train.train_trial(config, 'smelu_1', 1)\n"
         "experiment.measured_costs(config, 'smelu_1', load_corpus(config))\n"
         "with machine.kernels(True): pass\n"
         "sys.exit('torch._dynamo' in sys.modules)"
@@ -125,4 +126,4 @@ def test_a_loss_that_cannot_be_compiled_is_an_error_of_one_line(monkeypatch):
     monkeypatch.setattr(torch, "compile", compile)
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     with pytest.raises(UserError, match=r"^compile=True: torch.compile fails here \(no kernels\); use compile=False$"):
-        layers.compiled(trial.training_loss, True, "a model")(None, None, None)
+        arithmetic.compiled_loss(True, "a model")(None, None, None)

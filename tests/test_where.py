@@ -127,7 +127,7 @@ def test_passage_is_what_the_models_predict(trained):
     corpus, entry = load_corpus(trained), passage["activations"]["gelu"]
     assert passage["tokens"] == corpus.val[: where.PASSAGE_TOKENS + 1].tolist()
     assert len(entry["pd"]) == len(entry["expected"]) == where.PASSAGE_TOKENS
-    from training.trial import load_trial
+    from training.experiment import load_trial
 
     T, at = trained.block_size, where.PASSAGE_TOKENS - 1
     idx = torch.tensor(corpus.val[at + 1 - T : at + 1].astype(np.int64))[None]

@@ -71,7 +71,8 @@ def export_to_huggingface(
         import transformers
     except ImportError as error:
         raise UserError(f"the export needs the package transformers (pip install transformers): {error}") from error
-    from training import trial
+
+    from training import experiment
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -84,7 +85,7 @@ def export_to_huggingface(
         if config.model != "gpt":
             raise UserError(f"{checkpoint}: its model is {config.model}; only gpt has a counterpart, GPT2LMHeadModel")
         their_activation(saved["activation"])
-    model, tokenizer, _ = trial.load_trial(checkpoint)
+    model, tokenizer, _ = experiment.load_trial(checkpoint)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=fast_tokenizer(tokenizer),
         clean_up_tokenization_spaces=False,

@@ -19,7 +19,6 @@ def continuations(
 
     from model import generate
     from training import experiment
-    from training import trial as trials
 
     if not prompt:
         raise UserError("prompt='': give at least one character to begin with")
@@ -29,7 +28,7 @@ def continuations(
         if not storage.load_checkpoint(path, whole=False).get("weights"):
             diverged.append(number)
             continue
-        model, tokenizer, _ = trials.load_trial(path)
+        model, tokenizer, _ = experiment.load_trial(path)
         idx = torch.from_numpy(tokenizer.encode(prompt).astype("int64"))[None]
         new = generate(model, idx, characters, temperature, seed=config.seed_base)[0, idx.shape[1] :]
         texts[number] = tokenizer.decode(new.numpy())

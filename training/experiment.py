@@ -10,7 +10,9 @@ import contextlib
 import datetime
 import functools
 import itertools
+import lzma
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -20,12 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import audit
 import metrics
 import storage
+import tokenizer as tokenizers
 from config import Config, UserError, option
 from model import generate
-from models.architectures import code_checksums
+from models.architectures import code_checksums, model_from
 from prepare_data import Corpus
 from training import trial as trials
 from training.forecast import Costs
@@ -246,26 +248,20 @@ def slowness_of_python(clock: Callable = time.perf_counter) -> float:
     return math.sqrt(_typical(work, 0.1, clock) / PYTHON_SECONDS)
 
 
-# -- audit --------------------------------------------------------------------------------------------------------
+def load_trial(path: str | os.PathLike):
+    """A trained model from its checkpoint alone: (model in eval mode on the CPU, tokenizer, record).
 
-
-def audit_before(config: Config, names: list[str], corpus: Corpus, strict: bool, display) -> dict[str, list[dict]]:
-    """The checks that need no training, for each activation; a failed one stops the run unless not `strict`."""
-    checks = {}
-    for name in names:
-        display.phase(f"auditing {name}")
-        checks[name] = audit.before_training(config, name, corpus)
-        failed = [check for check in checks[name] if check["status"] == "fail"]
-        for check in failed:
-            display.line(f"audit of {name} FAILED: {check['name']}: {check['measured']}; needed: {check['threshold']}")
-        if failed and strict:
-            raise UserError(
-                f"audit of {name} failed: {failed[0]['name']}: {failed[0]['measured']} (needed: "
-                f"{failed[0]['threshold']}); {option('strict_audit', False)} records it and goes on"
-            )
-        if not failed:
-            display.line(f"audit of {name}: {sum(c['status'] == 'pass' for c in checks[name])} checks passed")
-    return checks
+    Raises:
+        StorageError: missing, damaged, or the checkpoint of a diverged trial, which holds no model.
+    """
+    saved = storage.load_checkpoint(path)
+    if saved.get("kind") != "trial":
+        raise storage.StorageError(f"{path}: not the checkpoint of a finished trial")
+    if not saved["weights"]:
+        step = saved["record"]["diverged_at_step"]
+        raise storage.StorageError(f"{path}: this trial diverged at step {step}; there is no model to load")
+    model = model_from(saved)
+    return model, tokenizers.from_dict(saved["tokenizer"]), saved["record"]
 
 
 # -- measuring ----------------------------------------------------------------------------------------------------
@@ -277,22 +273,20 @@ def finish(
     config: Config,
     activation: str,
     corpus: Corpus,
-    checks: list[dict] | None,
+    before_training: Callable[[], list[dict]],
     after_training: Callable[[dict], list[dict]],
     display,
     threads: int | None = None,
 ) -> dict:
-    """Measure the trials of an activation and write its results; what is up to date is left alone. Their audit is the
-    `checks` made before training (None: they are made now) and what `after_training` finds in them. `threads` as for
-    `measure`."""
+    """Measure the trials of an activation and write its results; what is up to date is left alone. Their audit is what
+    `before_training` gives and what `after_training` finds in them. `threads` as for `measure`."""
     path = storage.results_path(config.results_dir, activation)
     results = storage.read_results(path) if path.exists() else None
     if results and (reason := outdated(results, config)):
         display.line(f"{path}: {reason}; measured again from the checkpoints")
     if results is None or not up_to_date(results, config, activation):
         results = measure(config, activation, corpus, threads)
-        checks = checks if checks is not None else audit.before_training(config, activation, corpus)
-        checks = checks + after_training(results)
+        checks = before_training() + after_training(results)
         results["audit"] = {"passed": all(c["status"] != "fail" for c in checks), "checks": checks}
         storage.write_results(results, config.results_dir)
     return results
@@ -346,7 +340,7 @@ def measure(
         code = code or saved.get("own_code")
         if record["status"] == "done":
             checkpoints.append(saved)
-            models.append(trials.model_from(saved).to(here.device))
+            models.append(model_from(saved).to(here.device))
             probes[number] = (saved["probe"].numpy(), saved["probe_argmax"].numpy())
     done = [r for r in records if r["status"] == "done"]
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
@@ -405,7 +399,7 @@ def frontier(
     found = []
     for branch in sides:
         kept = [saved["branches"][str(branch.leaves)] for saved in checkpoints]
-        models = [trials.model_from(*both).to(config.device) for both in zip(checkpoints, kept, strict=True)]
+        models = [model_from(*both).to(config.device) for both in zip(checkpoints, kept, strict=True)]
         with trials.torch_settings(config, threads):
             measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
         entries = [
@@ -434,7 +428,7 @@ def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:
         "block_size": config.block_size,
         "sha256": metrics.windows_checksum(corpus.val, starts, config.block_size),
         "bytes": evaluated_bytes(corpus, starts, config.block_size),
-        "compressed_nats_per_token": audit.compressed_nats_per_token(corpus),
+        "compressed_nats_per_token": compressed_nats_per_token(corpus),
     }
 
 
@@ -454,7 +448,7 @@ def averages(done: list[dict], pairs: list[dict]) -> dict:
 def _training_loss(config: Config, saved: dict, corpus: Corpus) -> dict:
     """train_loss and train_accuracy at other positions than those that the trial itself evaluated when it ended."""
     starts = metrics.evaluation_windows(len(corpus.train), config.block_size, config.eval_tokens)
-    model = trials.model_from(saved).to(config.device)
+    model = model_from(saved).to(config.device)
     with trials.torch_settings(config):
         loss, accuracy = metrics.evaluate_loss(model, corpus.train, starts, config.block_size, config.device)
     return {"train_loss": loss, "train_accuracy": accuracy}
@@ -464,6 +458,16 @@ def evaluated_bytes(corpus: Corpus, starts: np.ndarray, length: int) -> int:
     """Bytes of UTF-8 that the evaluated tokens stand for: nats per token become bits per byte by it."""
     lengths = corpus.tokenizer.token_bytes()
     return sum(int(lengths[corpus.val[start + 1 : start + length + 1]].sum()) for start in starts)
+
+
+def compressed_nats_per_token(corpus) -> float:
+    """Nats per token that LZMA needs for the beginning of the validation split when it has seen the end of the
+    training split: an upper bound on the information in the text, whatever the text is. For the floor under losses."""
+    kind = np.uint8 if corpus.vocab_size <= 256 else np.uint32
+    seen, new = (np.asarray(part).astype(kind).tobytes() for part in (corpus.train[-400_000:], corpus.val[:100_000]))
+    sizes = [len(lzma.compress(data, lzma.FORMAT_ALONE, preset=1)) for data in (seen, seen + new)]
+    added = max(0, sizes[1] - sizes[0] - 16)  # to within the few bytes in which its range coder ends
+    return added * 8 * math.log(2) / min(len(corpus.val), 100_000)
 
 
 def self_difference(model, corpus: Corpus, starts: np.ndarray, length: int, device: str) -> float:

@@ -21,7 +21,7 @@ import metrics
 import storage
 from config import Config, UserError
 from models import own_code
-from models.architectures import code_checksums
+from models.architectures import code_checksums, model_from
 from prepare_data import Corpus
 from training import trial as trials
 
@@ -84,7 +84,7 @@ class Predictions:
                     return f"trial {k} has no weights left"
                 for what, module, _, _ in own_code.differences(saved.get("own_code"), now):
                     return f"the code of the {what}, {module}, was changed since"
-                self._models.append(trials.model_from(saved).to(self.config.device))
+                self._models.append(model_from(saved).to(self.config.device))
         except (UserError, RuntimeError) as error:  # RuntimeError: weights that are not those of the model built now
             return " ".join(str(error).split())[:200]
         return ""

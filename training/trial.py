@@ -20,15 +20,12 @@ import torch
 import metrics
 import storage
 from config import Config, UserError, option
-from kernels import native
 from model import LanguageModel, generate
 from models import own_code
-from models.architectures import build_model, code_checksums, model_from
-from prepare_data import Corpus, load_corpus
-from training import layers
+from models.architectures import build_model, code_checksums
+from training.arithmetic import Optimiser, compiled_loss, training_loss, use_kernels
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
-from training.optimiser import Optimiser
 from training.parts import kinds
 from training.schedule import Leg, learning_rate, legs
 
@@ -44,11 +41,6 @@ class Busy(Exception):
     """Another process is training this very trial."""
 
 
-def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy of a batch, in nats."""
-    return model(x, y)[1]
-
-
 # -- the trial ----------------------------------------------------------------------------------------------------
 
 HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", "grad_norm_history", "steps")
@@ -57,7 +49,7 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 class Training:
     """The state of a trial under way: everything that a snapshot holds."""
 
-    def __init__(self, config: Config, activation: str, trial: int, corpus: Corpus):
+    def __init__(self, config: Config, activation: str, trial: int, corpus):
         self.config, self.activation, self.trial, self.corpus = config, activation, trial, corpus
         self.seeds = trial_seeds(config, trial)
         self.dtype = getattr(torch, config.precision)
@@ -69,18 +61,16 @@ class Training:
             move_one_bit(model, self.seeds["bit"], self.seeds["init"], self.dtype)
         self.own_code = code_checksums(config, activation)
         self.model: LanguageModel = model.to(config.device)
-        # the one place where it is chosen how a step is computed: loss(model, x, y), and the update
-        self.loss, update = training_loss, None
+        # loss(model, x, y), computed as the settings say
+        self.loss = training_loss
         if config.native:
-            layers.use_kernels(self.model)
-            update = native.AdamW
+            use_kernels(self.model)
         elif config.compile:
-            what = (config.fingerprint(), activation, corpus.vocab_size)
-            self.loss = layers.compiled(training_loss, config.deterministic, *what)
+            self.loss = compiled_loss(config.deterministic, config.fingerprint(), activation, corpus.vocab_size)
         self.objective = self.loss  # what a step minimises
         for part in self.parts:
             self.objective = part.objective(self.objective)
-        self.optimiser = Optimiser(self.model, config, self.dtype, update)
+        self.optimiser = Optimiser(self.model, config, self.dtype)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
         self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
@@ -345,11 +335,12 @@ def train_trial(
     config: Config,
     activation: str,
     trial: int,
-    corpus: Corpus | None = None,
+    corpus,
     report: Callable[[dict], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> dict:
-    """Train trial k (1-based) of an activation, or go on with it, or find it done; returns its record.
+    """Train trial k (1-based) of an activation on a corpus (prepare_data.Corpus), or go on with it, or find it done;
+    returns its record.
 
     Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is;
     `stop` is asked after every step.
@@ -360,7 +351,6 @@ def train_trial(
         Busy: another process is training this trial.
         StorageError: a damaged checkpoint is in the way, or the disk refuses.
     """
-    corpus = corpus or load_corpus(config)
     path = storage.checkpoint_path(config.checkpoint_dir, activation, trial)
     lock = storage.FileLock(path.with_suffix(".lock"))
     if not lock.acquire(wait=False):
@@ -495,7 +485,7 @@ class _Progress:
 
 
 def check_same_experiment(
-    config: Config, activation: str, trial: int, saved: dict, corpus: Corpus | None, path: Path, kind: str = "trial"
+    config: Config, activation: str, trial: int, saved: dict, corpus, path: Path, kind: str = "trial"
 ) -> None:
     """Refuse what was trained with other settings, on another corpus, with other code of the user's own, or is not the
     trial or snapshot its name says.
@@ -529,7 +519,7 @@ def check_same_experiment(
             raise storage.StorageError(f"{path}: holds weights that are not finite. {storage.REMEDY}")
 
 
-def refuse_other_settings(config: Config, saved: dict, corpus: Corpus | None, path: Path, ways: str) -> None:
+def refuse_other_settings(config: Config, saved: dict, corpus, path: Path, ways: str) -> None:
     """Refuse a checkpoint or snapshot that was trained with other settings or on another text; how many positions a
     finished trial is measured at may differ.
 
@@ -543,21 +533,3 @@ def refuse_other_settings(config: Config, saved: dict, corpus: Corpus | None, pa
             f"{path}: trained on another text (sha256 {str(saved.get('corpus_sha256'))[:12]}… there, "
             f"{corpus.sha256[:12]}… now); {ways}"
         )
-
-
-def load_trial(path: str | os.PathLike):
-    """A trained model from its checkpoint alone: (model in eval mode on the CPU, tokenizer, record).
-
-    Raises:
-        StorageError: missing, damaged, or the checkpoint of a diverged trial, which holds no model.
-    """
-    import tokenizer as tokenizers
-
-    saved = storage.load_checkpoint(path)
-    if saved.get("kind") != "trial":
-        raise storage.StorageError(f"{path}: not the checkpoint of a finished trial")
-    if not saved["weights"]:
-        step = saved["record"]["diverged_at_step"]
-        raise storage.StorageError(f"{path}: this trial diverged at step {step}; there is no model to load")
-    model = model_from(saved)
-    return model, tokenizers.from_dict(saved["tokenizer"]), saved["record"]

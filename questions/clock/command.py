@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import activations
+import audit
 import storage
 from analysis import products
 from config import Config, RunFailed, UserError
@@ -50,7 +51,7 @@ def run(session) -> None:
         tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
     if tasks:
         activations_ = list(dict.fromkeys(n for n, _ in tasks))
-        experiment.audit_before(config, activations_, corpus, session.options["strict_audit"], display)
+        audit.before_study(config, activations_, corpus, session.options["strict_audit"], display)
         _train(config, tasks, corpus, display, session.interruptible)
     folder = products.Folder.of(config)
     display.line(analysis.overview(folder))

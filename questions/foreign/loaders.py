@@ -70,9 +70,9 @@ class OurCheckpoint(Member):
 
     def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Tokens (B, T) -> logits (B, T, V), in evaluation mode."""
-        from training import trial
+        from models.architectures import model_from
 
-        model = trial.model_from(self._read())
+        model = model_from(self._read())
         if self.weights is None:
             self.weights = describe_weights(model.named_parameters(), self.path)
         return model.to(self.opening.device, getattr(torch, self.opening.dtype)).eval()

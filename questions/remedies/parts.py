@@ -23,7 +23,7 @@ import storage
 from config import Config, UserError, average, option
 from model import LanguageModel
 from models.architectures import model_from
-from training import layers
+from training import arithmetic
 from training.parts import Part
 from training.schedule import Leg
 
@@ -147,7 +147,7 @@ class Distilled:
         self.teachers = [model_from(one).to(config.device, dtype).requires_grad_(False) for one in saved]
         if config.native:
             for teacher in self.teachers:
-                layers.use_kernels(teacher)
+                arithmetic.use_kernels(teacher)
 
     def __call__(self, model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

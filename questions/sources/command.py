@@ -19,7 +19,7 @@ import storage
 from analysis.products import Folder
 from config import SOURCES, Config, UserError
 from storage import number
-from training.sampling import WITH_REPLACEMENT, order_explained, order_varies
+from training.batches import WITH_REPLACEMENT, order_explained, order_varies
 
 VARIES = {
     "init": "the initial weights alone differ between trials",

@@ -1,15 +1,118 @@
-"""AdamW with float32 master weights."""
+"""How a step is computed: its loss, with layers on the kernels of native.py or with torch.compile, and the update.
+
+The network stands in model.py alone. What is faster there in bfloat16 takes the place of a layer's own function:
+attention, layer norm, the activation where it is costly, the loss. In another precision, as in every evaluation, and at
+sizes that a kernel doesn't take, the layer computes as ever. The audit compares the two ("one function"): loss and
+gradients of every activation and model, before it is trained.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.optim.adamw import adamw
 
-from config import Config
+from config import Config, UserError, option
+from kernels import native
+from model import Attention, LanguageModel, LayerNorm
 
 EPSILON = 1e-8  # of AdamW
+
+# What costs more to compute than to look up.
+COSTLY = (nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.ELU, nn.Tanh)
+
+
+def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy of a batch, in nats."""
+    return model(x, y)[1]
+
+
+# -- layers with the kernels of native.py -------------------------------------------------------------------------
+
+
+def use_kernels(model: LanguageModel) -> None:
+    """Let a model compute with the kernels wherever its numbers are in bfloat16.
+
+    Raises:
+        UserError: the kernels can't be compiled here, or compute something else than torch does.
+    """
+    native.compiled()  # whatever is wrong with it is said before anything is trained
+    tables: dict[str, native.Table] = {}
+    for module in model.modules():
+        if type(module) is LayerNorm and module.bias is None and native.layer_norm_fits(len(module.weight)):
+            module.forward = _layer_norm(module, module.forward)
+        elif type(module) is Attention and not module.dropout:
+            module.attend = _attention(module, module.attend)
+        elif type(module) in COSTLY and not getattr(module, "inplace", False):
+            function = repr(module)  # with its parameters
+            if function not in tables:
+                tables[function] = native.Table(module.forward)
+            module.forward = tables[function]
+    model.cross_entropy = _cross_entropy(model.cross_entropy)
+
+
+def _layer_norm(module: LayerNorm, plain: Callable) -> Callable:
+    def forward(x):
+        return native.layer_norm(x, module.weight) if x.dtype is torch.bfloat16 else plain(x)
+
+    return forward
+
+
+def _attention(module: Attention, plain: Callable) -> Callable:
+    def attend(qkv):
+        fits = native.attention_fits(qkv.shape[1], qkv.shape[2] // 3, module.n_head)
+        return native.attention(qkv, module.n_head) if fits and qkv.dtype is torch.bfloat16 else plain(qkv)
+
+    return attend
+
+
+def _cross_entropy(plain: Callable) -> Callable:
+    def cross_entropy(logits, targets):
+        if logits.dtype is not torch.bfloat16 or logits.shape[-1] > native.MAX_V:
+            return plain(logits, targets)
+        return native.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    return cross_entropy
+
+
+# -- torch.compile ------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def compiled_loss(deterministic: bool, *what_is_compiled) -> Callable:
+    """`training_loss` for CUDA, compiled. One at a time: what was compiled for another model or activation is
+    forgotten first, since the compiler makes a number that it has seen change, such as SmeLU's β, a variable of its
+    kernels; so their bits would depend on what was trained before.
+
+    Raises (the loss):
+        UserError: torch.compile makes no kernels here.
+    """
+    torch.compiler.reset()
+    options = {
+        "triton.cudagraphs": True,  # a step of a small model is hundreds of short kernels: one launch instead
+        "deterministic": deterministic,  # no choice of kernels by their time
+    }
+    function = torch.compile(training_loss, dynamic=False, options=options)
+
+    def loss(model, x, y):
+        torch.compiler.cudagraph_mark_step_begin()
+        try:
+            return function(model, x, y)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            why = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"compile=True: torch.compile fails here ({why}); use {option('compile', False)}"
+            ) from error
+
+    return loss
+
+
+# -- the update ---------------------------------------------------------------------------------------------------
 
 
 class Optimiser:
@@ -17,11 +120,11 @@ class Optimiser:
 
     All parameters live in one flat float32 vector: matrices first (decayed), then the rest (not decayed). One fused
     update, one norm and two multi-tensor copies a step replace hundreds of small calls; the arithmetic is the same,
-    element by element, as that of torch.optim.AdamW on the separate tensors. `kernel` (native.AdamW), made of the
-    state, the working weights and their decays, takes the place of torch's where it is given.
+    element by element, as that of torch.optim.AdamW on the separate tensors. With `config.native` the kernel of
+    native.py takes torch's place.
     """
 
-    def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype, kernel: Callable | None = None):
+    def __init__(self, model: torch.nn.Module, config: Config, dtype: torch.dtype):
         self.config, self.dtype = config, dtype
         named = sorted(model.named_parameters(), key=lambda item: item[1].ndim < 2)  # stable: matrices first
         self.names = [name for name, _ in named]
@@ -44,9 +147,9 @@ class Optimiser:
         self.working = [torch.empty_like(weight, dtype=dtype) for weight in self.weights]
         self.use_working_weights()
         self.kernel = None
-        if kernel:
+        if config.native:
             decays = [config.weight_decay if p.ndim >= 2 else 0.0 for p in self.parameters]
-            self.kernel = kernel((self.master, self.mean, self.square), self.working, decays)
+            self.kernel = native.AdamW((self.master, self.mean, self.square), self.working, decays)
 
     def views(self, flat: torch.Tensor) -> list[torch.Tensor]:
         """The parameters in a vector that is laid out as `master` is, in the order of `names`."""
