@@ -57,6 +57,16 @@ def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
 
 
 @published
+def test_contrasts_over_other_activations_are_not_pooled():
+    studies = write.published()
+    with pytest.raises(ValueError, match="contrast different activations"):
+        write.pool_contrast(studies, "PD")
+    alike = {name: list(some) for name, (_, some) in write.pooled_arms(studies).items()}
+    assert alike["all four"] == ["A", "B", "C"] and alike["SmeLU β=1 and GELU"] == ["D64", "E", "D256"]
+    assert len(alike["GELU"]) == 8 and alike["SmeLU β=0.5"] == ["A", "B", "C"]
+
+
+@published
 def test_a_trial_is_trained_again_by_the_code_that_trained_it(tmp_path):
     recorded = write.published()["A"].results["relu"]["trials"][2]["environment"]["git_commit"]
     if subprocess.run(["git", "cat-file", "-e", recorded], cwd=ROOT, capture_output=True).returncode:
