@@ -664,12 +664,12 @@ def _further(mode: questions.Mode, args) -> int:
 
 
 def _audit(args) -> int:
+    import audit
     from prepare_data import load_corpus
-    from training import experiment
 
     config, names = _settings(args), _names(args.activation)
     with Display(args.quiet) as display:
-        checks = experiment.audit_before(config, names, load_corpus(config), False, display)
+        checks = audit.before_study(config, names, load_corpus(config), False, display)
     return 0 if all(check["status"] != "fail" for listed in checks.values() for check in listed) else 1
 
 
