@@ -303,52 +303,66 @@ def of_grid(header, rows, asked, place):
         raise UserError(f"{place}: no row of numbers{' is left by --where' if asked.where else ''}")
     lines = [f"{place}, line {number}" for number, _ in rows]
     columns = {name: [cells[i] for _, cells in rows] for i, name in enumerate(header)}
-    simple = {name.lower().strip().replace(" ", "_"): name for name in header}
     labels = [name for name in header if sum(map(_is_number, columns[name])) * 2 < len(rows)]
-
-    def known(names, option, fits):
-        asked_for = getattr(asked, option)
-        return column(header, asked_for, option) if asked_for else next(
-            (simple[name] for name in names if name in simple and fits(simple[name])), None
-        )  # fmt: skip
-
-    first = columns[header[0]]
     seeds = [name for name in header[1:] if re.fullmatch(r"(seed|run|trial|rep|s|#)?[\s_#=-]*\d+", name.lower())]
     if len(seeds) > 1 and header[0] in labels and all(name in seeds or is_summary(name) for name in header[1:]):
-        cells = [(arm, s, columns[s][i], f"{lines[i]}, column {s}") for i, arm in enumerate(first) for s in seeds]
+        names = list(zip(columns[header[0]], lines, range(len(rows)), strict=True))
+        cells = [(arm, s, columns[s][i], f"{line}, column {s}") for arm, line, i in names for s in seeds]
         return cells, "named", ["a row for each arm, a column for each seed"]
-    step = next((simple[name] for name in STEPS if name in simple), None)
+    step = next((name for name in header if _simple(name) in STEPS), None)
     if step and all(" - " in name for name in header if name != step):
         return _of_panel({name: cells for name, cells in columns.items() if name != step}, asked)
-    seed = known(SEEDS, "seed", lambda name: name not in labels or name != simple.get("run"))
-    arm = known(ARMS, "arm", lambda name: name in labels and name != seed)
-    others = [name for name in labels if name != seed]
-    if arm is None and len(others) == 1:
-        if len(set(columns[others[0]])) < len(rows):
-            arm = others[0]
-        else:
-            seed = seed or others[0]
-    values = [name for name in header if name not in (arm, seed, step) and name not in labels and not is_summary(name)]
+    arm, seed = _arm_and_seed_columns(columns, labels, asked, place)
+    values = [name for name in header if name not in (arm, seed, step, *labels) and not is_summary(name)]
     if arm is None:
         values = asked.values(header) if asked.value else _of_one_size(columns, values, place)
         names = columns[seed] if seed else map(str, range(1, len(rows) + 1))
-        rows = list(zip(names, lines, range(len(rows)), strict=True))
-        cells = [(name, s, columns[name][i], f"{line}, column {name}") for name in values for s, line, i in rows]
+        names = list(zip(names, lines, range(len(rows)), strict=True))
+        cells = [(name, s, columns[name][i], f"{line}, column {name}") for name in values for s, line, i in names]
         return cells, "named" if seed else "rows", []
-    usual = asked.values(header) if asked.value else [name for name in values if name.lower() in VALUES]
-    value = usual if len(usual) == 1 else values
-    if len(value) != 1:
-        raise UserError(f"{place}: which column holds the value? --value NAME, of {', '.join(values or others)}")
-    notes = [f"value: {value[0]}"] if len(values) > 1 else []
-    if ended := {state for state in columns.get(simple.get("state"), ()) if state not in ("finished", "FINISHED", "")}:
+    chosen = asked.values(header) if asked.value else [name for name in values if name.lower() in VALUES]
+    chosen = chosen if asked.value or len(chosen) == 1 else values
+    if len(chosen) != 1:
+        raise UserError(f"{place}: which column holds the value? --value NAME, of {', '.join(values or labels)}")
+    notes = [f"value: {chosen[0]}"] if len(values) > 1 else []
+    return _of_long(columns, arm, seed, chosen[0], step, lines, notes)
+
+
+def _simple(name):
+    return name.lower().strip().replace(" ", "_")
+
+
+def _arm_and_seed_columns(columns, labels, asked, place):
+    """Names of the columns that hold arms and seeds, or None: those asked for, known by name, or by what they hold."""
+    seed = asked.seed and column(columns, asked.seed, "seed")
+    arm = asked.arm and column(columns, asked.arm, "arm")
+    simple = {_simple(name): name for name in columns}
+    if seed is None:  # names of runs are no seeds
+        seed = next((simple[s] for s in SEEDS if s in simple and (s != "run" or simple[s] not in labels)), None)
+    others = [name for name in labels if name != seed]
+    if arm is None:
+        grouping = [name for name in others if 1 < len(set(columns[name])) < len(columns[name])]
+        named = [simple[a] for a in ARMS if simple.get(a) in others and len(set(columns[simple[a]])) > 1]
+        if not named and len(grouping) > 1:
+            raise UserError(f"{place}: which column holds the arms? --arm NAME, of {', '.join(grouping)}")
+        arm = next(iter([*named, *grouping]), None)
+    if arm is None and seed is None and len(others) == 1:
+        seed = others[0]
+    return arm, seed
+
+
+def _of_long(columns, arm, seed, value, step, lines, notes):
+    """Cells of rows of arm, seed and value; seeds may be a part of the arms' names."""
+    ended = {cell for name in columns if _simple(name) == "state" for cell in columns[name]} - {"finished", "FINISHED"}
+    if ended:
         notes.append(f"runs that are {', '.join(sorted(ended))} count too; --where State=finished leaves them out")
-    pairs = list(zip(columns[arm], columns[seed] if seed else [None] * len(rows), strict=True))
-    if (seed is None or len(set(columns[arm])) == len(rows)) and (split := _split(columns[arm])):
+    pairs = list(zip(columns[arm], columns[seed] if seed else [None] * len(lines), strict=True))
+    if (seed is None or len(set(columns[arm])) == len(lines)) and (split := _split(columns[arm])):
         pairs = split
         notes.append(f"arms and seeds are read from names: {', '.join(dict.fromkeys(name for name, _ in pairs))}")
     elif seed is None:
-        return _without_seeds(columns[arm], columns[value[0]], lines, notes)
-    cells = [(*pair, text, line) for pair, text, line in zip(pairs, columns[value[0]], lines, strict=True)]
+        return _without_seeds(columns[arm], columns[value], lines, notes)
+    cells = [(*pair, text, line) for pair, text, line in zip(pairs, columns[value], lines, strict=True)]
     if step:
         cells = [cells[i] for i in sorted(range(len(cells)), key=lambda i: float(columns[step][i]))]
         cells = list({cell[:2]: cell for cell in cells}.values())

