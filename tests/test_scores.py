@@ -181,7 +181,8 @@ def test_a_table_that_cannot_be_decided_is_refused_in_one_line(case, tmp_path, c
     ("options", "message"),
     [
         ({"baseline": "c"}, "no such arm; there are a, b"),
-        ({"margin": "0"}, "above 0"),
+        ({"margin": 0}, "above 0"),
+        ({"margin": "-1%"}, "above 0"),
         ({"margin": "much"}, "must be a number"),
         ({"alpha": 1}, "between 0 and 0.5"),
         ({"better": "up"}, "'lower' or 'higher'"),

@@ -128,9 +128,7 @@ def decide(
     """
     alpha = check_alpha(alpha)
     if better not in (None, "lower", "higher") or (one_sided and not better):
-        raise UserError(
-            f"better={better!r}: must be 'lower' or 'higher'{', for a one-sided test' if one_sided else ''}"
-        )
+        raise UserError(f"better={better!r}: must be 'lower' or 'higher'{' for a one-sided test' * one_sided}")
     if against is not None and baseline is not None:
         raise UserError("against and baseline: compare with a constant or with an arm, not both")
     table = table if isinstance(table, Table) else read(table, **reading)
@@ -148,13 +146,8 @@ def decide(
             _on_places(table.arms, pairs, tests, notes, warnings)
         tests = [moderate(c, variance) for variance in [family_variance(tests)] for c in tests]
     if margin is not None:
-        share, text = _finite(str(margin).rstrip("% "), "margin"), str(margin)
-        reference = against if against is not None else values[pairs[0][1]].mean()
-        margin = float(share / 100 * abs(reference)) if text.endswith("%") else share
-        if not margin > 0:
-            raise UserError(f"margin={text}: must be above 0, as 0.005 or 1%")
-    if looks is not None:
-        looks = _check_looks(tuple(looks), values)
+        margin = _margin(str(margin), against if against is not None else values[pairs[0][1]].mean())
+    looks = None if looks is None else _check_looks(tuple(looks), values)
     if len(tests) > 1:
         lent = ", spreads shared (moderated t)" if any(c.prior_df for c in tests) else ""
         notes.append(f"{len(tests)} comparisons: p adjusted for all (Holm){lent}; intervals not adjusted")
@@ -164,12 +157,7 @@ def decide(
         _ruling(Ruling(*pair, c, p=p, p_equal=p_equal, p_not_worse=p_not_worse), settings)
         for pair, c, p, p_equal, p_not_worse in zip(pairs, tests, *_adjusted(tests, settings), strict=True)
     ]
-    sizes = ", ".join(f"{name} {len(x)}" for name, x in values.items())
-    if against is None and len({len(x) for x in values.values()}) > 1:
-        warnings.append(
-            f"unequal numbers of seeds ({sizes}): if one stopped, or went on, for what it showed, p is too small"
-        )
-    warnings += _too_good(values) + _repeats(table.arms)
+    warnings += (_unequal(values) if against is None else []) + _too_good(values) + _repeats(table.arms)
     arms = {name: _summary(seeds) for name, seeds in table.arms.items()}
     return Answer(rulings, arms, settings, warnings, notes)
 
@@ -199,6 +187,13 @@ def _finite(value, name):
     if not math.isfinite(value):
         raise UserError(f"{name}={value!r}: must be finite")
     return value
+
+
+def _margin(text, reference):
+    share = _finite(text.rstrip("% "), "margin")
+    if not share > 0:
+        raise UserError(f"margin={text}: must be above 0, as 0.005 or 1%")
+    return float(share / 100 * abs(reference)) if text.endswith("%") else share
 
 
 def _check_looks(looks, values):
@@ -308,6 +303,13 @@ def _ruling(ruling, settings):
 
 
 # -- suspicion ----------------------------------------------------------------------------------------------------
+
+
+def _unequal(values):
+    if len({len(x) for x in values.values()}) == 1:
+        return []
+    sizes = ", ".join(f"{name} {len(x)}" for name, x in values.items())
+    return [f"unequal numbers of seeds ({sizes}): if one stopped, or went on, for what it showed, p is too small"]
 
 
 def _too_good(values):
