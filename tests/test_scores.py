@@ -328,6 +328,20 @@ def test_runs_are_read_from_where_they_are(make, options, tmp_path):
     assert decide(tmp_path, **options).rulings[0].p == pytest.approx(decide(LONG).rulings[0].p, rel=1e-4)
 
 
+def test_results_of_this_project_are_decided_as_scipy_decides_them():
+    folder = ROOT / "findings/measured/A/results"
+    loss = {}
+    for file in folder.glob("*_results.json"):
+        results = json.loads(file.read_text(encoding="utf-8"))
+        loss[results["activation"]] = [t["val_loss"] for t in sorted(results["trials"], key=lambda t: t["seed"])]
+    answer = decide(folder, baseline="relu")
+    order = [ruling.arm for ruling in answer.rulings]
+    expected = by_scipy({name: loss[name] for name in [*order, "relu"]}, {}, True)
+    adjusted = multipletests([p for *_, p in expected], method="holm")[1]
+    assert [r.p for r in answer.rulings] == pytest.approx(adjusted, rel=1e-9) and len(loss) == 5
+    assert all(r.comparison.n == (16, 16) for r in answer.rulings)
+
+
 def test_runs_of_named_arms_and_what_is_refused(tmp_path):
     logs(tmp_path)
     table = read([f"x={tmp_path}/a-*.log", f"y={tmp_path}/b-*.log"], pattern=r"val loss ([0-9.]+)")

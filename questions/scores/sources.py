@@ -2,11 +2,13 @@
 
 Understood: TensorBoard (event files where tensorboard is installed, and the CSV that its page exports), W&B
 (wandb-summary.json of local runs), databases of Trackio and MLflow, MLflow's folders, results of
-lm-evaluation-harness, Trainer's trainer_state.json, any text with a pattern. A run's value is its last.
+lm-evaluation-harness and of this project, Trainer's trainer_state.json, any text with a pattern. A run's value is its
+last.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -96,8 +98,13 @@ def _reader(path):
         return _database
     if path.parent.name == "metrics" and (path.parent.parent / "meta.yaml").exists():
         return _mlflow
-    if path.suffix == ".json" and path.name.startswith("results") and isinstance(_loaded(path).get("results"), dict):
-        return _harness
+    if path.suffix == ".json":
+        with contextlib.suppress(UserError):
+            loaded = _loaded(path)
+            if {"activation", "trials", "study"} <= loaded.keys():
+                return _study
+            if isinstance(loaded.get("results"), dict) and all(isinstance(v, dict) for v in loaded["results"].values()):
+                return _harness
     if path.suffix == ".csv" and text_of(path).lstrip().lower().startswith("wall time,step,value"):
         return _tensorboard_csv
     return None
@@ -158,6 +165,12 @@ def _wandb(path):
         _run_of(path.parent.parent): dict(re.findall(pattern, text_of(config), re.M) if config.exists() else [])
         | _real(_loaded(path))
     }
+
+
+def _study(path):
+    """Results of this project, an activation with its trials."""
+    results = _loaded(path)
+    return {f"{results['activation']}-seed{t['seed']}": _real(t) for t in results["trials"]}
 
 
 def _harness(path):
