@@ -220,6 +220,8 @@ def advice(s: Study) -> str:
     """One sentence: by differences that matter, and show at equal loss where models were compared there."""
     if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(s.checks):
         return "First find out why checks failed; until then those numbers are no evidence."
+    if len(s.question.arms) < 2:
+        return f"Train another {s.question.arm} to compare it with."
     if not s.detectable:
         return f"Nothing yet: train three trials or more of {base(s)} and of another {s.question.arm}."
     where, standings = "Where reproducible predictions matter", {t: standing(s, t, "PD") for t in s.primary}

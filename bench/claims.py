@@ -35,13 +35,13 @@ HARMLESS = [  # forms, each of which is taken out before a sentence is searched 
     re.compile(form)
     for form in (
         r"^\*\*Question\.\*\* .*\n?",  # asked before any number; a line of its own
-        r"Do models with a smooth activation differ less .*\?",
+        r"Do models with .*? differ less from one training to the next than models with .*?\?",
         r"the truth lies between [\d.]+ % (less|more) and [\d.]+ % (less|more)(?=\.)",
         r"the difference is smaller than [\d.]+ %",
         r"\(lower predicts better\)",
         r"To know more",
         r"[\d.]+ (minutes|hours) more here|about a minute more here",
-        r"takes more of them",
+        r"takes more of them|three trials or more of",
         r"No \w+ was shown to improve on .+? in PD or in validation loss",
         # means, named by the user's own words; what was shown of them stands behind, and counts
         r"^- \*\*(Best overall|Most reproducible|Most accurate) \w+\*\*: .*?(?=[;,] shown |\.$)",
@@ -255,7 +255,7 @@ PRODUCTS = {  # folders of questions/: how what they say is counted
 def null_remedies(rng, study, pd_chunks) -> dict:
     """remedies.json of three arms for each activation that do nothing: as many trials of their own, of other seeds."""
     arms = {name: [] for name in study}
-    n = len(study["relu"]["trials"])
+    n = len(next(iter(study.values()))["trials"])
     for arm, pds in zip(("distil", "warm", "min_lr 0.0005"), next(pd_chunks(rng, 3, PD_SPREADS, n)), strict=True):
         for name, pd in zip(NAMES, pds, strict=True):
             if name in arms:
@@ -298,25 +298,37 @@ def _twin(fork: int, doubling: float, steps: list[int]) -> dict:
     return {"fork": fork, "moved": moved, "barrier": 0.1} | measured
 
 
+QUESTIONS = (  # arms, baseline and contrast; None: the default
+    (NAMES, None, None),
+    (("relu", "gelu"), None, None),
+    (NAMES, "gelu", None),
+    (NAMES, "gelu", ("smelu_05", "swish")),
+    (("gelu", "swish"), "swish", None),
+    (("gelu",), "gelu", None),
+)
+
+
 def claim_rates(rng, replications, pd_chunks):
     """Rows of a table: the share of reports (with remedies), and of products' pages, with a claim, in percent. `with
     all` counts the claims of a report and of the clock beside it."""
     with tempfile.TemporaryDirectory() as folder, mock.patch("analysis.report.to_html"):  # without figures and HTML
-        for names, n in itertools.product((NAMES, ("relu", "gelu")), (3, 5, 8)):
+        for (names, baseline, contrast), n in itertools.product(QUESTIONS, (3, 5, 8)):
             claims: dict[str, list[set]] = {"report": [], "clock": [], "with all": []}
             for every in null_studies(rng, replications, n, pd_chunks):
                 study = {name: every[name] for name in names}
                 storage.write_json(
                     Path(folder) / "results" / remedies.REMEDIES_FILE, null_remedies(rng, study, pd_chunks)
                 )
-                text = generate_final_report(study, None, Path(folder) / "plots")
+                text = generate_final_report(study, None, Path(folder) / "plots", baseline, contrast)
                 if "### What buys how much" not in text:
                     raise SystemExit("the remedies are not in the report")
                 claims["report"].append({kind for kind, _ in claims_of(text)})
                 page = clock.page(null_clocks(rng, names, n))
                 claims["clock"].append({"clock" for _ in claims_of(page)})
                 claims["with all"].append(claims["report"][-1] | claims["clock"][-1])
-            yield from ({"of": of, "arms": len(names), "n": n} | _rates(found) for of, found in claims.items())
+            asked = {"baseline": baseline or "default", "asked together": " ".join(contrast or ())}
+            rows = {of: {"of": of, "arms": len(names), "n": n, **asked} | _rates(found) for of, found in claims.items()}
+            yield from rows.values() if baseline is None else [rows["report"]]
     for n in (3, 5, 8):
         yield {"of": "scores", "arms": 5, "n": n} | _rates(list(null_scores(rng, replications, n)))
     for k, n in ((2, 3), (4, 3), (4, 5)):

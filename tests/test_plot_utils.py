@@ -369,7 +369,7 @@ REFUSED = {  # what is wrong: the call, and what its one line names
         "no divergence",
     ),
     "no SmeLU": (lambda d: plot_utils.plot_beta_sweep(ALL, d), "train some β"),
-    "no ReLU": (lambda d: plot_utils.plot_pd_ratios({"gelu": ALL["gelu"]}, d), "results of relu"),
+    "no ReLU": (lambda d: plot_utils.plot_pd_ratios({"gelu": ALL["gelu"]}, d), "results of two activations"),
     "results of one for ratios": (lambda d: plot_utils.plot_pd_ratios(OF_RELU, d), "of one activation"),
     "no ratios": (lambda d: plot_utils.plot_pd_ratios([], d), "no comparison"),
     "no rows": (lambda d: plot_utils.plot_pd_ratios([1.0], d), "one mapping per row"),
