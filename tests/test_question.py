@@ -191,7 +191,7 @@ def test_everything_speaks_of_the_question(against_gelu):
     assert {kind for kind, _ in claims_of(text)} >= {"PD"}
     assert "mine against GELU" in plan_text(against_gelu)
     texts = paper.texts(against_gelu)
-    assert "mine -- GELU" in texts["significance.tex"] and "is compared with GELU (Holm" in texts["methods.tex"]
+    assert "Difference from GELU" in texts["significance.tex"] and "compared with GELU (Holm" in texts["methods.tex"]
     assert "smooth" not in texts["methods.tex"]
     title, _ = several.finding(several.ratio_rows(against_gelu))
     assert title.startswith("Mean PD against GELU")
