@@ -22,6 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+if sys.flags.safe_path:  # python -I and -P leave the program's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 if __name__ == "__main__" and {"--scores", "--samples"} & set(sys.argv):  # numbers alone, which need no torch
     import cli as streams
     from questions.scores.command import main as scores

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+if sys.flags.safe_path:  # python -I and -P leave the program's own folder out
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
 if __name__ == "__main__":  # before anything that may be missing is imported
     from cli import require_packages
 

@@ -246,6 +246,20 @@ def test_a_study_on_a_machine_that_lacks_something(tmp_path, corpus_file, prefix
     assert ("no C++ compiler here" in done.stdout) == lacks, done.stdout
 
 
+# -- Python's own modes -------------------------------------------------------------------------------------------
+
+
+def test_isolated_and_strict_python(tmp_path):
+    """-I leaves the program's folder out of the path; -X dev shows what is left open, and a warning is an error."""
+    run = shell(
+        f"$PY -I -X dev -W error $ROOT/train.py --dataset $ROOT/README.md {TRAIN} --workers 2 --quiet", tmp_path
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    for script in SCRIPTS:
+        done = shell(f"$PY -I -X dev -W error $ROOT/{script}.py --help", tmp_path)
+        assert done.returncode == 0 and done.stdout.startswith("usage: ") and not done.stderr, script
+
+
 # -- tools/doctor.py ----------------------------------------------------------------------------------------------
 
 

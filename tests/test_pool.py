@@ -124,7 +124,7 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
         def close(self):
             pass
 
-        stop = last_words = close
+        stop = last_words = ended = close
 
     monkeypatch.setattr(pool, "_Worker", Worker)
     tasks = [("relu", k) for k in range(12)]

@@ -125,7 +125,8 @@ class _Worker:
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
         )
         self._write([job, config.to_dict()])
-        threading.Thread(target=self._read, args=(events,), daemon=True).start()
+        self.reader = threading.Thread(target=self._read, args=(events,), daemon=True)
+        self.reader.start()
 
     def _read(self, events: queue.Queue):
         for line in self.process.stdout:
@@ -155,6 +156,14 @@ class _Worker:
     def close(self):
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+
+    def ended(self):
+        """Close what its process leaves open."""
+        self.process.wait()
+        self.reader.join()
+        self.close()
+        self.process.stdout.close()
+        self.stderr.close()
 
 
 def run_trials(
@@ -200,9 +209,11 @@ def run_trials(
             if event is None:  # the process ended
                 pool.discard(worker)
                 idle.discard(worker)
+                message = _end_message(worker) if worker.task else ""
+                worker.ended()
                 if worker.task:
                     left -= 1
-                    yield Outcome(*worker.task, "failed", _end_message(worker))
+                    yield Outcome(*worker.task, "failed", message)
                 if left and len(pool) < min(workers, left):
                     hire()
             elif event["event"] == "end":
@@ -284,6 +295,7 @@ def _shut_down(pool: set[_Worker], graceful: bool) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(timeout=30 if graceful else None)
             worker.process.kill()  # nothing happens to a process that has ended
+            worker.ended()
     except KeyboardInterrupt:  # asked once more to stop: at once
         for worker in pool:
             worker.process.kill()
