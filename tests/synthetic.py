@@ -407,7 +407,7 @@ def synthetic_where(**changes):
         "pd": positions.concentration(p),
         "recorded_pd": None,
         "where": positions.where(p, 64, np.roll(targets, 1), list("abc .7"), frequency),
-        "error": positions.error(p, 64, 6, [1, 2, 3, 4, 5]),
+        "error": positions.error(p, 64),
     }
     return {"activations": {"relu": {**entry, **changes}}}
 

@@ -1,4 +1,4 @@
-"""Slices, ensembles, calibration and agreement on synthetic predictions whose answers are known or computed anew."""
+"""Slices, ensembles, calibration and disagreement on synthetic predictions whose answers are known or computed anew."""
 
 import dataclasses
 import itertools
@@ -42,7 +42,6 @@ def test_measured_against_scipy_position_by_position():
         g /= g.sum()
         mean = p[:, r].mean(0)
         assert m.mean_loss[r] == pytest.approx(-math.log(mean[y[r]]), rel=1e-12)
-        assert (m.mean_top[r], m.mean_confidence[r]) == (mean.argmax(), pytest.approx(mean.max(), rel=1e-12))
         assert m.centroid_loss[r] == pytest.approx(-math.log(g[y[r]]), rel=1e-12)
         assert m.diversity[r] == pytest.approx(np.mean([scipy.stats.entropy(g, q) for q in p[:, r]]), rel=1e-10)
         for k in range(3):
@@ -55,7 +54,6 @@ def test_measured_against_scipy_position_by_position():
             assert m.pd[k, r] == pytest.approx(abs(a - b).sum() / (a + b).sum(), rel=1e-12)
             both_ways = (scipy.stats.entropy(a, b) + scipy.stats.entropy(b, a)) / 2
             assert m.kl[k, r] == pytest.approx(both_ways, rel=1e-10)
-            assert m.agreement[k, r] == pytest.approx(float(a @ b), rel=1e-12)
 
 
 def test_parts_joined_are_the_whole():
@@ -220,9 +218,9 @@ def test_calibrated_and_overconfident_sets_are_recognised(power, verdict):
     c = positions.calibration(m, np.arange(6400) // 64)
     assert c["verdict"] == verdict
     if power == 1:
-        assert 0.4 * c["ece_by_chance"] < c["ece"] < 2 * c["ece_by_chance"]
+        assert c["ece"] < 0.03  # of 19,200 predictions in 15 bins: chance alone
     else:
-        assert c["ece"] > 4 * c["ece_by_chance"]
+        assert c["ece"] > 0.06
         assert c["ece"] == pytest.approx(abs(c["gap"]["mean"]), rel=0.2)
 
 
@@ -242,16 +240,6 @@ def test_expected_calibration_error_by_hand():
     curve = positions.reliability(confidence, right, bins=10)
     assert [(b["low"], b["predictions"], b["accuracy"]) for b in curve] == [(0, 1, 0), (0.5, 1, 1), (0.9, 2, 0.5)]
     assert positions.expected_calibration_error(curve) == pytest.approx((0.05 + 0.45 + 2 * 0.45) / 4)
-
-
-def test_chance_calibration_error_is_that_of_calibrated_draws():
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.1, 1, 3000)
-    simulated = [
-        positions.expected_calibration_error(positions.reliability(confidence, rng.random(3000) < confidence))
-        for _ in range(300)
-    ]
-    assert positions.chance_calibration_error(confidence) == pytest.approx(np.mean(simulated), rel=0.03)
 
 
 def test_disagreement_equals_error_where_it_should():
@@ -280,38 +268,6 @@ def test_disagreement_by_hand():
     assert found["disagreement"] == pytest.approx((0 + 2 / 3 + 0 + 1) / 4)
 
 
-def test_capa_against_an_independent_computation():
-    log_p, y = trials(M=3, R=50, V=6)
-    p = np.exp(log_p)
-    expected = []
-    for a, b in itertools.combinations(range(3), 2):
-        observed = sum(float(np.dot(p[a, r], p[b, r])) for r in range(50)) / 50
-        right_a, right_b = (sum(p[k, r, y[r]] for r in range(50)) / 50 for k in (a, b))
-        by_chance = right_a * right_b + (1 - right_a) * (1 - right_b) * sum(1 / (6 - 1) for _ in range(50)) / 50
-        expected.append((observed - by_chance) / (1 - by_chance))
-    found = positions.capa(positions.measure(log_p, y), 6)
-    assert found["pairs"] == pytest.approx(expected, rel=1e-12)
-    assert found["mean"] == pytest.approx(np.mean(expected), rel=1e-12)
-
-
-def test_capa_of_independent_and_of_equal_models():
-    V, R = 5, 4000
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, V, R)
-
-    def model():
-        """Right with probability 0.6, else any other token alike."""
-        wrong = (y + rng.integers(1, V, R)) % V
-        return np.where(rng.random(R) < 0.6, y, wrong)
-
-    def certain(*tops):
-        return positions.measure(np.log(np.eye(V)[np.stack(tops)] * (1 - 1e-12) + 1e-12 / V), y)
-
-    a, b = model(), model()
-    assert positions.capa(certain(a, b), V)["mean"] == pytest.approx(0, abs=0.05)
-    assert positions.capa(certain(a, a), V)["mean"] == pytest.approx(1, abs=1e-9)
-
-
 def test_interval_is_students_where_each_window_has_one_value():
     x = np.random.default_rng(0).standard_normal(12)
     found = positions.interval(x, np.arange(12))
@@ -322,50 +278,6 @@ def test_interval_is_students_where_each_window_has_one_value():
     assert positions.interval(x, np.zeros(12))["low"] is None
 
 
-@pytest.mark.parametrize(("n", "critical"), [(3, 1.153), (5, 1.672), (10, 2.176), (20, 2.557)])
-def test_outlier_test_has_the_critical_values_of_grubbs(n, critical):
-    """One-sided 5 % points of Grubbs & Beck 1972."""
-
-    def p(G):
-        # n-1 values whose mean and spread give the largest one exactly this G
-        rest = np.resize([1.0, -1.0], n - 1) if n % 2 else np.append(np.resize([1.0, -1.0], n - 2), 0.0)
-
-        def statistic(x):
-            values = np.append(rest, x)
-            return (x - values.mean()) / values.std(ddof=1)
-
-        from scipy.optimize import brentq
-
-        x = brentq(lambda x: statistic(x) - G, 0.0, 1e6)
-        return positions.outlier([*rest, x])["p"]
-
-    assert p(critical) == pytest.approx(0.05, abs=0.003)
-
-
-def test_outlier_test_keeps_its_level_on_distances_that_share_pairs():
-    rng = np.random.default_rng(0)
-    found = 0
-    for _ in range(2000):
-        g, M = rng.standard_normal(5), 5
-        pd = np.array([10 + g[i] + g[j] + 0.5 * rng.standard_normal() for i, j in positions.pairs(M)])
-        distances = [
-            np.mean([x for x, pair in zip(pd, positions.pairs(M), strict=True) if k in pair]) for k in range(M)
-        ]
-        found += positions.outlier(distances)["p"] < 0.05
-    assert 65 <= found <= 135  # 100 expected
-
-
-def test_the_outlying_trial_is_named():
-    log_p, y = trials(M=6, R=640, spread=0.3)
-    log_p[4] = trials(M=1, R=640, spread=2.0)[0][0]
-    found = positions.error(positions.measure(log_p, y), 64, 20, [1, 2, 3, 5, 8, 9])["trials"]
-    assert found["outlier_pd"]["trial"] == 8
-    assert found["outlier_pd"]["p"] < 0.001
-    assert max(found["pd"], key=found["pd"].get) == "8"
-    assert positions.outlier([0.1, 0.1, 0.1]) is None
-    assert positions.outlier([0.1, 0.2]) is None
-
-
 def test_buckets_leave_out_what_they_do_not_tell():
     log_p, y = trials(R=128, V=8)
     top = log_p.argmax(-1)
@@ -374,6 +286,6 @@ def test_buckets_leave_out_what_they_do_not_tell():
     m = positions.measure(np.log(p), y, columns=buckets[y], top=top)
     whole = positions.measure(log_p, y)
     assert (m.pd <= whole.pd + 1e-12).all()
-    found = positions.error(m, 64, 8, [1, 2, 3], whole=False)
-    assert [found[k] for k in ("ensemble", "calibration", "capa")] == [None] * 3
-    assert found["disagreement"]["error"] == positions.error(whole, 64, 8, [1, 2, 3])["disagreement"]["error"]
+    found = positions.error(m, 64, whole=False)
+    assert [found[k] for k in ("ensemble", "calibration")] == [None] * 2
+    assert found["disagreement"]["error"] == positions.error(whole, 64)["disagreement"]["error"]

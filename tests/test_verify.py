@@ -96,7 +96,7 @@ def leaves(value, where=()):
 
 
 # another setting that is a setting; what can't be one is named at once
-SETTINGS = {"preset": "quick", "study": "other", "workers": 7, "encoding": "latin-1"}
+SETTINGS = {"preset": "quick", "study": "other", "workers": 7, "encoding": "latin-1", "baseline": "gelu"}
 
 
 def changed(value):
@@ -248,7 +248,8 @@ def test_every_field_of_the_results_changed_and_sealed_anew(study):
     draw = random.Random(0)
     for path in draw.sample(sorted(fields, key=str), 100):
         lines = list(verify.differences(put(recorded, path, changed(fields[path])), again))
-        assert [line.split(": ")[0] for line in lines] == ([] if of_list("results", path) else [place(path)])
+        named = [re.sub(r"^own_code\..*", "own_code", line.split(": ")[0]) for line in lines]
+        assert named == ([] if of_list("results", path) else [place(path)])
     holders = [(path, inside) for path, inside in containers(recorded) if not of_list("results", path)]
     for path, inside in draw.sample(holders, min(150, len(holders))):
         if isinstance(inside, dict):

@@ -216,7 +216,7 @@ def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
     found = measured(config)[0]["relu"]
     assert (whole["source"], found["source"]) == ("weights", "probe")
     assert "buckets" in found["note"]
-    assert [found["error"][k] for k in ("ensemble", "calibration", "capa")] == [None] * 3
+    assert [found["error"][k] for k in ("ensemble", "calibration")] == [None] * 2
     assert found["error"]["disagreement"]["error"] > 0
     kinds = {s["label"] for s in whole["where"]["kind"]}
     assert {"start of a word", "inside a word", "punctuation"} <= kinds <= set(positions.KINDS)
@@ -266,11 +266,6 @@ def test_entries_of_other_checkpoints_are_not_told(trained):
 def test_section_says_what_the_numbers_allow():
     text = "\n".join(where.lines(synthetic_where()["activations"]))
     assert "underconfident for ReLU" in text
-    assert "none stands out." in text
-    entry = synthetic_where()["activations"]["relu"]
-    entry["error"]["trials"]["outlier_pd"] = {"trial": 4, "p": 0.001}
-    text = "\n".join(where.lines({"relu": entry}))
-    assert "ReLU, trial 4 (PD to the others, p 0.0020)" in text  # Holm over two tests
     other = "\n".join(where.lines(synthetic_where(recorded_pd=0.5)["activations"]))
     assert "on record is 0.5000" in other
 
@@ -280,7 +275,7 @@ def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
     titles = [axes.get_title("left") for axes in figure.axes]
     assert len(titles) == 6
     for title, axes in zip(titles, figure.axes, strict=True):
-        if "kind" not in title:
+        if title and "kind" not in title:
             assert [line.get_gid() for line in axes.lines if line.get_gid() in NAMES] == NAMES, title
     tenths = next(line for line in figure.axes[0].lines if line.get_gid() == "relu")
     assert list(tenths.get_ydata()) == [s["pd"] for s in entries(trained)["relu"]["where"]["entropy"]]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -16,7 +15,7 @@ from analysis import products
 from analysis.products import Folder
 from config import UserError
 from plot_utils import figure
-from plotting.style import GREY, SMALL, activation_style, headline, legend_below, legend_rows, named, panels, say
+from plotting.style import GREY, SMALL, activation_style, headline, named, panels, say
 from questions.where import page as disagreement_page
 from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, SCHEMA, entries
 
@@ -25,19 +24,16 @@ SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, a
 
 def whole(entries: Mapping[str, Mapping]) -> Figure:
     names = [named(name, 20) for name in entries]
-    bottom = 0.95 + 0.16 * legend_rows(names)
-    drawn, axes = panels(3, 2, 7.15 + bottom, left=0.6, top=0.5, bottom=bottom, across=0.72, down=0.72)
+    drawn, axes = panels(3, 2, 8.0, left=0.6, top=0.5, bottom=0.85, across=0.72, down=0.72)
     found = {entry["positions"] for entry in entries.values()}
     at = f"{found.pop():,} positions" if len(found) == 1 else "fixed positions"
     note = (
         "PD: mean over positions and pairs of trials. Tenths: positions sorted by the trials' mean predictive entropy. "
         "Kinds: ● share of all PD, ┃ share of the positions.\nCalibration pools the trials; on the diagonal they are "
-        "right as often as they say. Last panel: one point for each tenth; on the diagonal two trials differ as\noften "
-        f"as one errs, below it they agree on mistakes. Classes with less than {100 * SEEN:g} % of the positions are "
-        "left out."
+        f"right as often as they say. Classes with less than {100 * SEEN:g} % of the positions are left out."
     )
     headline(drawn, f"Where trials disagree, and whether that is an error  ·  {at}", note)
-    for panel, ax in zip((by_entropy, by_frequency, by_place, by_kind, calibration, error), axes.flat, strict=True):
+    for panel, ax in zip((by_entropy, by_frequency, by_place, by_kind, calibration), axes.flat, strict=False):
         panel(ax, entries)
     box = axes[1, 1].get_position()  # its labels are words
     axes[1, 1].set_position([box.x0 + 0.05, box.y0, box.width - 0.05, box.height])
@@ -45,7 +41,8 @@ def whole(entries: Mapping[str, Mapping]) -> Figure:
         Line2D([], [], color=colour, marker=marker, label=label)
         for label, (colour, marker) in zip(names, map(activation_style, entries), strict=True)
     ]
-    legend_below(drawn, handles, names, 0.5)
+    axes[2, 1].set_axis_off()
+    axes[2, 1].legend(handles=handles, loc="center", frameon=False, ncols=1 + (len(names) > 12))
     return drawn
 
 
@@ -119,19 +116,6 @@ def calibration(ax: Axes, entries: Mapping) -> None:
     ax.set(title="Calibration", xlabel="confidence: probability of the most likely token", ylabel="accuracy")
 
 
-def error(ax: Axes, entries: Mapping) -> None:
-    most = 0.0
-    for name, entry in entries.items():
-        tenths = entry["error"]["disagreement"]["by_entropy"]
-        x, y = (np.array([t[key] for t in tenths]) for key in ("error", "disagreement"))
-        most = max(most, x.max(), y.max())
-        colour, marker = activation_style(name)
-        ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.5)
-        ax.plot(x, y, marker, color=colour, markersize=3.2, gid=name)
-    ax.plot([0, most], [0, most], color=GREY, linestyle=":", linewidth=0.9)
-    ax.set(title="Disagreement against error", xlabel="top-1 error", ylabel="top-1 disagreement")
-
-
 @figure(
     "where",
     whole,
@@ -140,12 +124,11 @@ def error(ax: Axes, entries: Mapping) -> None:
     place=by_place,
     kind=by_kind,
     calibration=calibration,
-    error=error,
 )
 def plot_where(where: Mapping):
     """On which text trials differ, and whether that is an error: PD by how predictable the position is, by the target's
     frequency, place in the window and kind; calibration; disagreement against error. Writes `where.png`.
-    Panels: entropy, frequency, place, kind, calibration, error.
+    Panels: entropy, frequency, place, kind, calibration.
 
     Args:
         where: what `analyze_results.py --where` wrote, the contents of results/where.json.

@@ -71,7 +71,7 @@ class _Study:
             "pd": positions.concentration(p),
             "recorded_pd": recorded,
             "where": positions.where(p, config.block_size, previous, self.texts, self.frequency),
-            "error": positions.error(p, config.block_size, len(self.texts), predictions.trials, predictions.whole),
+            "error": positions.error(p, config.block_size, predictions.whole),
         }
         return entry, None if predictions.why else self._passage(predictions)
 

@@ -40,14 +40,11 @@ class Positions:
     confidence: np.ndarray  # (M, R) its probability
     loss: np.ndarray  # (M, R) -ln p(target)
     entropy: np.ndarray  # (M, R) of the predicted distribution
-    mean_top: np.ndarray  # (R,) of the mean prediction p̄, likewise
-    mean_confidence: np.ndarray  # (R,)
-    mean_loss: np.ndarray  # (R,) -ln p̄(target)
+    mean_loss: np.ndarray  # (R,) -ln p̄(target), p̄ the mean prediction
     centroid_loss: np.ndarray  # (R,) -ln g(target), g ∝ Π p_m^(1/M) the normalised geometric mean
     diversity: np.ndarray  # (R,) mean over m of KL(g ‖ p_m)
     pd: np.ndarray  # (P, R) total-variation distance
     kl: np.ndarray  # (P, R) mean of KL(p_i ‖ p_j) and KL(p_j ‖ p_i)
-    agreement: np.ndarray  # (P, R) Σ p_i p_j: how likely one token drawn from each is the same
 
     @classmethod
     def joined(cls, parts: Iterable[Positions]) -> Positions:
@@ -101,28 +98,22 @@ def measure(
     log_g = log_p.mean(0)
     log_g -= _log_sum(log_g)[:, None]
     g = np.exp(log_g)
-    p_bar = np.exp(log_mean)
-    mean_top = log_mean.argmax(-1)
-    pd, kl, agreement = (np.empty((len(pairs(len(p))), len(rows))) for _ in range(3))
+    pd, kl = (np.empty((len(pairs(len(p))), len(rows))) for _ in range(2))
     for k, (i, j) in enumerate(pairs(len(p))):
         difference = p[i] - p[j]
         pd[k] = np.abs(difference).sum(-1) / 2
         kl[k] = _dot(difference, log_p[i] - log_p[j]) / 2
-        agreement[k] = _dot(p[i], p[j])
     return Positions(
         targets=np.asarray(targets),
         top=most if top is None else np.asarray(top),
         confidence=np.take_along_axis(p, most[:, :, None], -1)[:, :, 0],
         loss=-log_p[:, rows, columns],
         entropy=-_dot(p, log_p),
-        mean_top=mean_top,
-        mean_confidence=p_bar[rows, mean_top],
         mean_loss=-log_mean[rows, columns],
         centroid_loss=-log_g[rows, columns],
         diversity=np.mean([_dot(g, log_g - one) for one in log_p], axis=0),
         pd=pd,
         kl=kl,
-        agreement=agreement,
     )
 
 
@@ -257,7 +248,7 @@ def concentration(p: Positions) -> dict:
 # -- is it an error? ----------------------------------------------------------------------------------------------
 
 
-def interval(values: np.ndarray, windows: np.ndarray, level: float = 0.95) -> dict:
+def interval(values: np.ndarray, windows: np.ndarray) -> dict:
     """Mean of values (R,), and its interval over the windows (R,) they lie in; None with fewer than two windows.
 
     The ratio estimator: with S_w the sum and n_w the number of the values in window w, the variance of the mean is
@@ -269,7 +260,7 @@ def interval(values: np.ndarray, windows: np.ndarray, level: float = 0.95) -> di
     if W < 2:
         return {"mean": mean, "low": None, "high": None}
     residual = np.bincount(window, values) - mean * counts
-    half = stdtrit(W - 1, (1 + level) / 2) * math.sqrt(W / (W - 1) * (residual**2).sum()) / len(values)
+    half = stdtrit(W - 1, 0.975) * math.sqrt(W / (W - 1) * (residual**2).sum()) / len(values)
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
@@ -325,22 +316,12 @@ def expected_calibration_error(curve: Sequence[Mapping]) -> float:
     return math.fsum(b["predictions"] * abs(b["accuracy"] - b["confidence"]) for b in curve) / total
 
 
-def chance_calibration_error(confidence: np.ndarray, bins: int = BINS) -> float:
-    """The ECE to expect of a perfectly calibrated model at these confidences (R,): hits are then Bernoulli with them,
-    a bin's excess is nearly normal with variance Σ c(1-c), and its mean size √(2/π) standard deviations. Hits count as
-    independent, so it is a little too small where neighbouring positions err together."""
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    variance = np.bincount(place, confidence * (1 - confidence), bins)
-    return float(np.sqrt(2 / math.pi * variance).sum() / len(confidence))
-
-
 def calibration(p: Positions, windows: np.ndarray) -> dict:
     """Whether the trials are right as often as they say.
 
-    `ece` is the mean of the trials' own (one curve each), `ece_by_chance` what perfect calibration would show;
-    `ece_mean_prediction` that of p̄. `gap` is the mean confidence minus the accuracy over positions and trials with its
-    interval over windows: above 0 overconfident, below underconfident; `verdict` says so where the interval excludes
-    0, else "no bias shown". `curve`: the trials' predictions pooled."""
+    `ece` is the mean of the trials' own (one curve each). `gap` is the mean confidence minus the accuracy over
+    positions and trials with its interval over windows: above 0 overconfident, below underconfident; `verdict` says so
+    where the interval excludes 0, else "no bias shown". `curve`: the trials' predictions pooled."""
     right = p.top == p.targets
     gap = interval((p.confidence - right).mean(0), windows)
     verdict = "no bias shown"
@@ -348,12 +329,9 @@ def calibration(p: Positions, windows: np.ndarray) -> dict:
         verdict = "overconfident"
     elif gap["high"] is not None and gap["high"] < 0:
         verdict = "underconfident"
-    mean_curve = reliability(p.mean_confidence, p.mean_top == p.targets)
     each = [expected_calibration_error(reliability(c, r)) for c, r in zip(p.confidence, right, strict=True)]
     return {
         "ece": float(np.mean(each)),
-        "ece_by_chance": float(np.mean([chance_calibration_error(c) for c in p.confidence])),
-        "ece_mean_prediction": expected_calibration_error(mean_curve),
         "gap": gap,
         "verdict": verdict,
         "curve": reliability(p.confidence, right),
@@ -361,76 +339,21 @@ def calibration(p: Positions, windows: np.ndarray) -> dict:
 
 
 def disagreement(p: Positions, windows: np.ndarray) -> dict:
-    """Top-1 disagreement of two trials against their top-1 error, all in shares of positions.
+    """Top-1 disagreement of two trials against their top-1 error, in shares of positions.
 
     Generalisation-disagreement equality: the two are equal in expectation if the ensemble of one-hot predictions is
     class-aggregated calibrated (Jiang et al. 2022, arXiv 2106.13799). `difference` is error - disagreement with its
     interval over windows; above 0, trials agree on their mistakes. `verdict`: "fails" where the interval excludes 0,
-    else "not shown to fail". `by_entropy`: the same in each tenth by entropy, with intervals that hold together for
-    all ten (Bonferroni)."""
-
-    def compare(inside, level):
-        wrong, mismatch = p.wrong[inside], p.mismatch[inside]
-        difference = interval(wrong - mismatch, windows[inside], level)
-        open_ = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
-        return {
-            "error": math.fsum(wrong) / len(wrong),
-            "disagreement": math.fsum(mismatch) / len(wrong),
-            "difference": difference,
-            "verdict": "not shown to fail" if open_ else "fails",
-        }
-
-    groups = by_rank(p.entropy.mean(0))
-    tenths = [compare(groups == g, 1 - 0.05 / TENTHS) for g in range(TENTHS) if (groups == g).any()]
-    return {**compare(np.ones(len(p), bool), 0.95), "by_entropy": tenths}
-
-
-def capa(p: Positions, vocab_size: int) -> dict:
-    """Agreement adjusted for accuracy: Chance Adjusted Probabilistic Agreement κ_p (Goel et al. 2025, arXiv
-    2502.04313), a mean over pairs, and of each pair.
-
-    κ_p = (c_obs - c_exp) / (1 - c_exp), with c_obs the mean over positions of Σ_v p_i(v) p_j(v), and
-    c_exp = p̂_i p̂_j + (1 - p̂_i)(1 - p̂_j) / (V - 1), p̂ the mean probability of the target: what two independent models
-    would give that spread the rest evenly. 1 needs certain predictions: two equal but unsure models stay below it."""
-    right = np.exp(-p.loss).mean(1)
-    observed = p.agreement.mean(1)
-    i, j = np.array(pairs(len(right))).T
-    expected = right[i] * right[j] + (1 - right[i]) * (1 - right[j]) / (vocab_size - 1)
-    kappa = (observed - expected) / (1 - expected)
-    return {"mean": float(kappa.mean()), "pairs": kappa.tolist()}
-
-
-def outlier(values: Sequence[float]) -> dict | None:
-    """Whether the largest of M values stands out: Grubbs' test, one-sided (Grubbs 1969); None for fewer than three, or
-    without spread.
-
-    G = (max - mean) / s; p = min(1, M · P(T > t)) with t² = M(M-2)G² / ((M-1)² - M G²), T Student's with M - 2 degrees
-    of freedom, an upper bound that is exact for large G. Mean PDs of trials share pairs, but are exchangeable: their
-    deviations from the mean are distributed as those of independent values, and the test keeps its level."""
-    x = np.asarray(values, float)
-    M = len(x)
-    if M < 3 or np.ptp(x) == 0:
-        return None
-    G = (x.max() - x.mean()) / x.std(ddof=1)
-    rest = max((M - 1) ** 2 - M * G**2, 0.0)
-    t = math.sqrt(M * (M - 2) * G**2 / rest) if rest else math.inf
-    return {"index": int(x.argmax()), "p": min(1.0, M * _upper_tail(t, M - 2))}
-
-
-def _upper_tail(t: float, df: int) -> float:
-    """P(T > t) of Student's t, without cancellation for large t."""
-    from scipy.special import betainc
-
-    return float(betainc(df / 2, 0.5, df / (df + t * t)) / 2) if math.isfinite(t) else 0.0
-
-
-def trial_distances(p: Positions) -> np.ndarray:
-    """(M,) mean PD of each trial to the others."""
-    M = len(p.top)
-    sums = np.zeros(M)
-    for (i, j), pd in zip(pairs(M), p.pd.mean(1), strict=True):
-        sums[[i, j]] += pd
-    return sums / (M - 1)
+    else "not shown to fail"."""
+    wrong, mismatch = p.wrong, p.mismatch
+    difference = interval(wrong - mismatch, windows)
+    open_ = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
+    return {
+        "error": math.fsum(wrong) / len(p),
+        "disagreement": math.fsum(mismatch) / len(p),
+        "difference": difference,
+        "verdict": "not shown to fail" if open_ else "fails",
+    }
 
 
 # -- all of it ----------------------------------------------------------------------------------------------------
@@ -452,25 +375,12 @@ def where(p: Positions, block_size: int, previous: np.ndarray, texts: Sequence[s
     }
 
 
-def error(p: Positions, block_size: int, vocab_size: int, trials: Sequence[int], whole: bool = True) -> dict:
+def error(p: Positions, block_size: int, whole: bool = True) -> dict:
     """Everything of the second question; what needs each token's own probability is None where they are not `whole`
     (stored in buckets of several tokens)."""
     windows = np.arange(len(p)) // block_size
-    distances = trial_distances(p)
-    losses = p.loss.mean(1)
     return {
         "ensemble": ensemble(p) if whole else None,
         "calibration": calibration(p, windows) if whole else None,
         "disagreement": disagreement(p, windows),
-        "capa": capa(p, vocab_size) if whole else None,
-        "trials": {
-            "pd": {str(k): float(x) for k, x in zip(trials, distances, strict=True)},
-            "loss": {str(k): float(x) for k, x in zip(trials, losses, strict=True)} if whole else None,
-            "outlier_pd": _named(outlier(distances), trials),
-            "outlier_loss": _named(outlier(losses), trials) if whole else None,
-        },
     }
-
-
-def _named(found: dict | None, trials: Sequence[int]) -> dict | None:
-    return found and {"trial": trials[found["index"]], "p": found["p"]}

@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-import significance
 from analysis import products
-from analysis.markdown import DASH, address, fixed, label, labels, listed, p_value, safe, signed, span, table, undressed
+from analysis.markdown import DASH, address, fixed, label, labels, safe, signed, span, table, undressed
 from analysis.products import Folder, Section
 from analysis.question import default_baseline
-from analysis.study import ALPHA
 from questions.where import page as disagreement_page
 
-SCHEMA = "where/1"
+SCHEMA = "where/2"
 WHERE_FILE, PASSAGE_FILE = "where.json", "where_passage.json"  # in the folder of the results
 FIGURE_FILE, PAGE_FILE = "where.png", "disagreement.html"  # in that of the figures
 PASSAGE_TOKENS = 768  # of the validation text, from its beginning
@@ -99,34 +97,30 @@ def _percent(share: float | None) -> str:
 def _error(told: Mapping) -> list[str]:
     rows = [[label(name), *_cells(entry["error"])] for name, entry in told.items()]
     header = (
-        "Activation|Loss|Of the mean prediction|Diversity|ECE (by chance)|Confidence − accuracy [95 %]|Top-1 error|"
-        "Top-1 disagreement|CAPA"
+        "Activation|Loss|Of the mean prediction|Diversity|ECE|Confidence − accuracy [95 %]|Top-1 error|"
+        "Top-1 disagreement"
     ).split("|")
     return [
         "Loss in nats per token, of the trials and of the mean of their predictions, which is never higher. Diversity "
         "is the mean KL divergence from the trials' normalised geometric mean to each of them, exactly what that mean "
-        "saves in loss (Wood et al. 2023, arXiv 2301.03962). ECE is the expected calibration error, beside what chance "
-        "alone would make of it in perfectly calibrated trials. CAPA is the agreement of two trials beyond what their "
-        "accuracy brings with it (Goel et al. 2025, arXiv 2502.04313). Intervals are over windows of text.",
+        "saves in loss (Wood et al. 2023, arXiv 2301.03962). ECE is the expected calibration error. Intervals are over "
+        "windows of text.",
         *table(header, rows),
-        *(f"- {point}" for point in (_bias(told), _equality(told), _outliers(told)) if point),
+        *(f"- {point}" for point in (_bias(told), _equality(told)) if point),
     ]
 
 
 def _cells(error: Mapping) -> list[str]:
-    ensemble, calibration, capa = (error[k] for k in ("ensemble", "calibration", "capa"))
+    ensemble, calibration = error["ensemble"], error["calibration"]
     cells = [fixed(ensemble[k]) for k in ("loss", "mean_prediction", "diversity")] if ensemble else [DASH] * 3
     if calibration:
         gap = calibration["gap"]
         inside = f" [{signed(gap['low'], 4)}, {signed(gap['high'], 4)}]" if gap["low"] is not None else ""
-        cells += [
-            f"{fixed(calibration['ece'])} ({fixed(calibration['ece_by_chance'])})",
-            signed(gap["mean"], 4) + inside,
-        ]
+        cells += [fixed(calibration["ece"]), signed(gap["mean"], 4) + inside]
     else:
         cells += [DASH] * 2
     both = error["disagreement"]
-    return [*cells, _percent(both["error"]), _percent(both["disagreement"]), fixed(capa["mean"]) if capa else DASH]
+    return [*cells, _percent(both["error"]), _percent(both["disagreement"])]
 
 
 def _bias(told: Mapping) -> str:
@@ -150,35 +144,10 @@ def _equality(told: Mapping) -> str:
         parts.append(f"fails for {labels(fails)}: {how}, {span(ratios, 2)} times as often")
     if open_:
         parts.append(f"is not shown to fail for {labels(open_)}")
-    holding = {name: sum(t["verdict"] != "fails" for t in d["by_entropy"]) for name, d in found.items()}
-    most = max(len(d["by_entropy"]) for d in found.values())
-    where = f"in {span(holding.values(), 0)} of {most} tenths of the positions by entropy it is not shown to fail"
-    if not any(holding.values()):
-        where = "it fails in every tenth of the positions by entropy"
     return (
         "**Disagreement as an estimate of error** (the generalisation-disagreement equality, Jiang et al. 2022, arXiv "
-        f"2106.13799): it {'; it '.join(parts)}; {where}."
+        f"2106.13799): it {'; it '.join(parts)}."
     )
-
-
-def _outliers(told: Mapping) -> str:
-    tests = []
-    for name, entry in told.items():
-        for key, what in (("outlier_pd", "PD to the others"), ("outlier_loss", "loss")):
-            if entry["error"]["trials"][key]:
-                tests.append((name, what, entry["error"]["trials"][key]))
-    if not tests:
-        return ""
-    adjusted = significance.holm([test["p"] for _, _, test in tests])
-    found = [
-        f"{label(name)}, trial {test['trial']} ({what}, p {p_value(float(p))})"
-        for (name, what, test), p in zip(tests, adjusted, strict=True)
-        if p < ALPHA
-    ]
-    fewest = min(len(entry["trials"]) for entry in told.values())
-    few = f" With {fewest} trials, little short of a failure would." if fewest < 5 else ""
-    how = "(Grubbs' test of the highest mean PD and the highest loss, Holm-corrected)"
-    return f"**Outlying trials** {how}: " + (f"{listed(found)}." if found else f"none stands out.{few}")
 
 
 def _lacking(entries: Mapping) -> list[str]:
