@@ -362,11 +362,11 @@ def test_without_the_packages(program, tmp_path):
 
 
 def test_one_package_that_is_missing(monkeypatch, capsys):
-    import config
+    import cli
 
-    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(SystemExit) as stopped:
-        config.require_packages("train.py")
+        cli.require_packages("train.py")
     expected = "train.py: torch is not installed for this Python: ./setup.sh, then venv/bin/python train.py\n"
     assert (stopped.value.code, capsys.readouterr().err) == (2, expected)
 

@@ -8,12 +8,14 @@ import pytest
 import scipy.stats
 import torch
 
+import analyze_results
 import metrics
 import significance
 import storage
 import train
 from analysis import report, tables
 from analysis.frontier import Point, equal_loss, frontier, where_it_falls_to
+from analysis.products import Folder
 from analysis.results import Measured
 from analysis.study import Study
 from models.architectures import model_from
@@ -288,7 +290,7 @@ def test_verify_sees_a_changed_branch(trained):
     path = str(storage.results_path(config.results_dir, "relu"))
 
     def problems():
-        return next(found.problems for found in verify(config) if found.name == path)
+        return next(found.problems for found in verify(Folder.of(config), analyze_results.all_products()) if found.name == path)
 
     assert problems() == []
     results["frontier"][1]["pairs"][0]["relative_pd"] *= 1.01

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import analyze_results
 import metrics
 import storage
 import train
+from analysis.products import Folder
 from config import Config, UserError
 from conftest import TINY
 from prepare_data import load_corpus
@@ -143,7 +145,7 @@ def test_results_of_a_version_that_tabulated_pd_by_loss_are_verified(finished, t
     storage.write_results({**results, "pd_at_val_loss": {"val_loss": [2.5], "mean": [0.1]}}, tmp_path)
     path = str(tmp_path / "smelu_05_results.json")
     elsewhere = config.replace(results_dir=str(tmp_path))
-    assert [v for v in verify.verify(elsewhere) if v.name == path] == [verify.Verified(path)]
+    assert [v for v in verify.verify(Folder.of(elsewhere), analyze_results.all_products()) if v.name == path] == [verify.Verified(path)]
 
 
 def without_the_last_metric(results):
