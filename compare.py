@@ -15,11 +15,10 @@ tests, figures, report. OWN_MODELS_GUIDE.md shows how.
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 if sys.flags.safe_path:  # python -I and -P leave the program's own folder out
@@ -43,33 +42,6 @@ NUMBERS = (
     "Numbers per seed instead of models: compare.py --scores FILE, or NAME=1.2,1.3 …; see compare.py --scores --help"
 )
 POSITIONS = 32768
-MEASURED = (
-    "degenerate",
-    "consistent",
-    "suspicious loss",
-    "same positions compared",
-)  # of analysis.checks.after_training
-
-
-@dataclass(eq=False)
-class Comparison:
-    """What `compare_models` found."""
-
-    results: dict[str, dict]  # {group: results}, as they were written
-    members: list[dict]  # one record each: name, group, path, steps, loss, …
-    pairs: list[dict]  # every pair of members, within and between groups, with all measures
-    written: list[Path]
-
-    @property
-    def matrix(self):
-        """Relative PD between all members, a DataFrame with their names on both sides."""
-        import pandas as pd
-
-        names = [m["member"] for m in self.members]
-        table = pd.DataFrame(0.0, index=names, columns=names)
-        for pair in self.pairs:
-            table.loc[pair["a"], pair["b"]] = table.loc[pair["b"], pair["a"]] = pair["relative_pd"]
-        return table
 
 
 def compare_models(
@@ -90,7 +62,7 @@ def compare_models(
     baseline: str | None = None,
     contrast: Sequence[str] | None = None,
     quiet: bool = True,
-) -> Comparison:
+):
     """Compare groups of models at the same positions of a text, and write what was found below `out`.
 
     Args:
@@ -106,13 +78,13 @@ def compare_models(
         targets: the .npy of targets for dumps that hold none.
         trust_remote_code: run code that a folder brings.
         max_spool_gb: disk for predictions, below `out`; see questions/foreign/measure.py.
-        report: draw the figures and, with two groups or more, write table, tests and report, as of any study.
+        report: draw the figures and write the report; with two groups or more, their table and tests too.
         baseline: the group that the others are compared with (default: the first); contrast: those compared with it
             together (default: none).
 
     Returns:
-        Comparison. Below `out`, in results: {group}_results.json, matrix.json and matrix.csv, results.parquet (a row
-        per member and per pair within a group), and what `report` asks for.
+        questions.foreign.results.Comparison. Below `out`, in results: {group}_results.json, matrix.json and matrix.csv,
+        results.parquet (a row per member and per pair within a group), and what `report` asks for.
 
     Raises:
         UserError: nothing to compare, tokenizers or vocabularies differ, and whatever else is wrong with the input.
@@ -121,7 +93,7 @@ def compare_models(
     import torch
 
     from analysis.question import Question
-    from questions.foreign import measure
+    from questions.foreign import measure, results, suite, tell, write
     from questions.foreign.member import Opening
 
     _check_groups(groups)
@@ -138,9 +110,17 @@ def compare_models(
         display.line(f"{len(members)} members in {len(groups)} groups at {where.described}")
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
-        sums = measure.measure(members, list(numbers.values()), where, how, Path(out) / "spool", display)
-    asked = (baseline, contrast) if report else None
-    return _write(members, numbers, where, how, sums, noise, Path(out), text, asked, display)
+        spool = Path(out) / "spool"
+        evaluator = measure.measure(members, list(numbers.values()), where, how, spool, display)
+        found = results.collected(members, numbers, where, how, evaluator, noise, text)
+        write.write(found, Path(out), report)
+        shutil.rmtree(spool, ignore_errors=True)
+        for line in suite.named({group: entry["audit"]["checks"] for group, entry in found.results.items()}):
+            display.line(f"audit: {line}")
+        for line in tell.headlines(found):
+            display.line(line)
+        display.line(f"audit {'passed' if found.passed else 'FAILED'}; written: {', '.join(map(str, found.written))}")
+    return found
 
 
 # -- input --------------------------------------------------------------------------------------------------------
@@ -246,194 +226,6 @@ def _check_vocabulary(members) -> None:
             )
 
 
-# -- output -------------------------------------------------------------------------------------------------------
-
-
-def _write(members, numbers, where, how, sums, noise, out: Path, text, asked, display) -> Comparison:
-    """Results of each group, the matrix over all members, and what follows from them."""
-    import itertools
-
-    import numpy as np
-
-    import analyze_results
-    import plot_utils
-    from analysis import checks as study_checks
-    from analysis.question import ask
-    from questions.foreign import measure, suite
-
-    models, pairs, sets = sums.models(), sums.pair_entries(), sums.set_differences()
-    group_of = {k: group for group, ks in numbers.items() for k in ks}
-    pd = np.zeros((len(members), len(members)))
-    for (i, j), entry in zip(itertools.combinations(range(len(members)), 2), pairs, strict=True):
-        pd[i, j] = pd[j, i] = entry["relative_pd"]
-        entry.update(a=members[i].name, b=members[j].name, within=group_of[i] == group_of[j])
-    unigram = where.unigram()
-    examined = [_examined(m, group_of[k], models[k], noise[k], suite) for k, m in enumerate(members)]
-    checks = suite.check(examined, pd, unigram["unigram_entropy"], where.block_size, measure.outcomes(members)[0])
-    for line in suite.named(checks):
-        display.line(f"audit: {line}")
-    shared = _shared_record(members, where, how, text, unigram)
-    all_results, written = {}, []
-    for (group, ks), set_pd in zip(numbers.items(), sets, strict=True):
-        own = [_trial(number, members[k], models[k], noise[k]) for number, k in enumerate(ks, 1)]
-        place = {members[k].name: number for number, k in enumerate(ks, 1)}
-        mine = [_pair(p, place) for p in pairs if p["a"] in place and p["b"] in place]
-        results = {**_group(group, own, mine, set_pd), **shared}
-        # what is left of the study's own checks where nobody recorded the training
-        every = [c for c in study_checks.after_training(results) if c["name"] in MEASURED] + checks[group]
-        results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
-        written.append(storage.write_results(results, out / "results"))
-        all_results[group] = storage.read_results(written[-1])
-        if asked:
-            for draw in (plot_utils.plot_reproducibility_metrics, plot_utils.plot_summary_metrics):
-                draw(all_results[group], group, out / "plots")
-        display.line(_headline(results))
-    records = [{"group": group_of[k], **m.summary(), **noise[k], **models[k]} for k, m in enumerate(members)]
-    found = Comparison(all_results, records, pairs, written)
-    written += _write_matrix(found, shared, numbers, out / "results")
-    if asked and len(numbers) > 1:
-        ask(out / "results", all_results, *asked)
-        written += analyze_results.write_all(out / "results", out / "plots")
-    frame = analyze_results.results_frame(all_results)
-    with storage.atomic_path(out / "results" / "results.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
-    written.append(out / "results" / "results.parquet")
-    display.line("written: " + ", ".join(map(str, written)))
-    return found
-
-
-def _examined(member, group, model, noise, suite):
-    own = [noise[key] for key in ("own_pd_batch", "own_pd_dtype") if noise.get(key) is not None]
-    return suite.Examined(
-        name=member.name,
-        group=group,
-        val_loss=model["val_loss"],
-        weights=member.weights,
-        steps=member.steps,
-        context=member.context,
-        own_pd=max(own) if own else None,
-        sees_later_tokens=noise.get("sees_later_tokens"),
-        text_given_back=member.text_given_back,
-        beyond=member.beyond,
-        settings=member.settings,
-        notes=member.notes,
-    )
-
-
-def _shared_record(members, where, how, text, unigram) -> dict:
-    """What all groups have in common: where and how they were measured."""
-    import platform
-
-    import torch
-
-    from questions.foreign import measure
-
-    batch = None if members[0].is_dump else measure.batch_of(how, where.block_size, members[0].vocab_size)
-    settings = {"block_size": where.block_size, "positions": len(where.targets), "dtype": how.dtype}
-    dataset = {
-        "name": "targets of the dumps" if where.tokens is None else os.fspath(text),
-        "sha256": where.sha256 if where.tokens is None else storage.sha256_bytes(where.tokens.astype("<i8").tobytes()),
-        "vocab_size": measure.outcomes(members)[0],
-        "train_tokens": 0,
-        "val_tokens": len(where.targets if where.tokens is None else where.tokens),
-        "characters": where.characters,
-        **unigram,
-    }
-    return {
-        "fingerprint": storage.sha256_json({**settings, "text": dataset["sha256"], "positions": where.sha256}),
-        "comparison": {**settings, "device": how.device, "batch_size": batch},
-        "dataset": dataset,
-        "evaluation": {
-            "positions": len(where.targets),
-            "windows": where.windows,
-            "block_size": where.block_size,
-            "sha256": where.sha256,
-        },
-        "environment": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "platform": platform.platform(),
-            "device": how.device,
-            "threads": torch.get_num_threads(),
-            "precision": how.dtype,
-        },
-    }
-
-
-def _trial(number: int, member, model: dict, noise: dict) -> dict:
-    """A member as a trial of its group; what nobody recorded is None."""
-    record = getattr(member, "record", {})
-    known = ("seed", "train_loss", "train_accuracy", "training_time")
-    return {
-        "trial_id": number,
-        "status": "done",
-        **{key: record.get(key) for key in known},
-        "train_loss_history": record.get("train_loss_history") or [],
-        "val_loss_history": record.get("val_loss_history") or [],
-        "steps": record.get("steps") or [],
-        **member.summary(),
-        **noise,
-        **model,
-    }
-
-
-def _pair(pair: dict, place: dict[str, int]) -> dict:
-    rest = {k: v for k, v in pair.items() if k not in ("a", "b", "within")}
-    return {"model_pair": f"{place[pair['a']]}_vs_{place[pair['b']]}", **rest}
-
-
-def _group(group: str, trials: list[dict], pairs: list[dict], set_pd: float | None) -> dict:
-    from analysis.results import mean, std
-
-    def values(key):
-        return [t[key] for t in trials]
-
-    return {
-        "activation": group,
-        "model_name": ", ".join(dict.fromkeys(t["kind"] for t in trials)),
-        "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seeds": values("seed"),
-        "parameters": trials[0]["parameters"],
-        "trials": trials,
-        "reproducibility_metrics": pairs,
-        "set_prediction_difference": set_pd,
-        "avg_train_loss": mean(values("train_loss")),
-        "avg_val_loss": mean(values("val_loss")),
-        "std_val_loss": std(values("val_loss")),
-        "avg_train_accuracy": mean(values("train_accuracy")),
-        "avg_val_accuracy": mean(values("val_accuracy")),
-        "std_val_accuracy": std(values("val_accuracy")),
-        "avg_relative_pd": mean(p["relative_pd"] for p in pairs),
-        "avg_training_time": mean(values("training_time")),
-    }
-
-
-def _headline(results: dict) -> str:
-    loss, pd = results["avg_val_loss"], results["avg_relative_pd"]
-    return (
-        f"{results['activation']}: "
-        + ("loss not known" if loss is None else f"loss {loss:.4f} nats/token")
-        + (", no pair to compare" if pd is None else f", relative PD {pd:.4f}")
-        + (", audit passed" if results["audit"]["passed"] else ", audit FAILED")
-    )
-
-
-def _write_matrix(found: Comparison, shared: dict, numbers, folder: Path) -> list[Path]:
-    """The matrix over all members, and the mean PD within and between groups."""
-    from analysis.results import mean
-
-    group_of = {m["member"]: m["group"] for m in found.members}
-    between = {}
-    for pair in found.pairs:
-        a, b = sorted((group_of[pair["a"]], group_of[pair["b"]]), key=list(numbers).index)
-        between.setdefault(a, {}).setdefault(b, []).append(pair["relative_pd"])
-    means = {a: {b: mean(values) for b, values in row.items()} for a, row in between.items()}
-    contents = {**shared, "members": found.members, "pairs": found.pairs, "mean_relative_pd": means}
-    storage.write_json(folder / "matrix.json", {**contents, "content_sha256": storage.sha256_json(contents)})
-    storage.write_text(folder / "matrix.csv", found.matrix.to_csv(index_label="Member", lineterminator="\n"))
-    return [folder / "matrix.json", folder / "matrix.csv"]
-
-
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -471,8 +263,35 @@ class _Display:
         self.bar.update(done - self.bar.n)
 
 
+def exceeded(found, pd: float | None = None, mismatch: float | None = None, worse: bool = False) -> list[str]:
+    """What a comparison is refused for, in words: [] where it keeps within all limits.
+
+    Args:
+        pd, mismatch: the largest relative PD, and the largest share of likeliest tokens (percent) that may differ
+            between two members of a group or, where every group is one model, between any two.
+        worse: whether the last group's loss may not be above the first's by more than chance explains (one-sided, 5 %):
+            of single models over windows of the text, of several by Welch's test.
+    """
+    pairs = [p for p in found.pairs if p["within"]] or found.pairs
+    problems = []
+    for key, limit, unit in (("relative_pd", pd, ""), ("top1_mismatch_pct", mismatch, " %")):
+        largest = max(pairs, key=lambda p: p[key], default=None)
+        if limit is not None and largest and largest[key] > limit:
+            names = f"{largest['a']} and {largest['b']}"
+            problems.append(f"{names} differ by {largest[key]:.4g}{unit}, at most {limit:g}{unit} is allowed")
+    if worse and len(found.results) > 1:
+        from questions.foreign.results import loss_increase
+
+        first, last = list(found.results)[0], list(found.results)[-1]
+        increase, p = loss_increase(found.results[first]["trials"], found.results[last]["trials"])
+        if increase > 0 and p < 0.05:
+            problems.append(f"the loss of {last} is {increase:.4f} nats/token above that of {first} (p = {p:.2g})")
+    return problems
+
+
 def main(argv: list[str] | None = None) -> int:
-    """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
+    """The command line. Exit status: 0 fine; 1 a check failed, a limit was exceeded, or a file is damaged; 2 wrong
+    input; 130 interrupted."""
     parser = Parser(prog="compare.py", description="How much models differ in what they predict.", epilog=NUMBERS)
     parser.add_argument(
         "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
@@ -496,13 +315,27 @@ def main(argv: list[str] | None = None) -> int:
         "--baseline", metavar="NAME", help="group that the others are compared with (default: the first)"
     )
     parser.add_argument("--contrast", nargs="+", metavar="NAME", help="groups that are compared with it together")
+    parser.add_argument("--fail-above", metavar="PD", help="end with 1 where two models differ by more")
+    parser.add_argument(
+        "--fail-above-mismatch", metavar="PERCENT", help="end with 1 where more of the likeliest tokens differ"
+    )
+    parser.add_argument("--fail-if-worse", action="store_true", help="end with 1 where the last group's loss is higher")
     parser.add_argument("--no-report", action="store_true", help="write the results alone: no figures, no report")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     args = parser.parse_args(argv)
     try:
         if args.paths:
             raise UserError(f"{args.paths[0]}: of which group? Did you mean --group NAME {' '.join(args.paths)}")
-        compare_models(_groups(args.group), args.text, quiet=args.quiet, **_numbers(args))
+        limits = {
+            "pd": _limit(args.fail_above, "fail_above", 1),
+            "mismatch": _limit(args.fail_above_mismatch, "fail_above_mismatch", 100),
+        }
+        if args.fail_if_worse and len(args.group) < 2:
+            raise UserError("fail_if_worse: needs two groups: the last one's loss is compared with the first one's")
+        found = compare_models(_groups(args.group), args.text, quiet=args.quiet, **_numbers(args))
+        problems = exceeded(found, **limits, worse=args.fail_if_worse)
+        for problem in problems:
+            print(f"compare.py: {problem}", file=sys.stderr)
     except UserError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
@@ -512,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("compare.py: interrupted; what was finished is kept: the same command goes on", file=sys.stderr)
         return 130
-    return 0
+    return 0 if found.passed and not problems else 1
 
 
 def _groups(given: list[list[str]]) -> dict[str, list[str]]:
@@ -522,6 +355,16 @@ def _groups(given: list[list[str]]) -> dict[str, list[str]]:
             raise UserError(f"group {name!r}: given twice; name all its members after one --group")
         groups[name] = paths
     return groups
+
+
+def _limit(text: str | None, what: str, largest: float) -> float | None:
+    try:
+        value = None if text is None else float(text)
+    except ValueError:
+        value = -1.0
+    if value is not None and not 0 <= value <= largest:
+        raise UserError(f"{what}={text!r}: must be a number of 0 to {largest}")
+    return value
 
 
 def _numbers(args) -> dict:

@@ -14,16 +14,16 @@ import torch
 
 import metrics
 import storage
-from compare import compare_models, main
+from compare import compare_models, exceeded, main
 from config import UserError
 from conftest import pseudo_english
 from questions.foreign import dumps, measure, windows
+from questions.foreign.results import interval, loss_increase
 
 transformers = pytest.importorskip("transformers")
 from own_models import (  # noqa: E402
     CONTEXT,
     KINDS,
-    byte_tokenizer,
     config_of,
     predictions,
     save,
@@ -151,7 +151,7 @@ def test_the_files_are_read_by_everything_else(found):
     stored = storage.read_json(out / "results" / "matrix.json")
     within = [p["relative_pd"] for p in comparison.pairs if p["a"][:4] == p["b"][:4] == "gpt2"]
     assert stored["mean_relative_pd"]["gpt2"]["gpt2"] == pytest.approx(np.mean(within))
-    assert not list((out / "spool").glob("*.npy"))
+    assert not (out / "spool").exists()
 
 
 @pytest.mark.parametrize("model", KINDS)
@@ -850,15 +850,155 @@ def test_wrong_groups_are_one_line_and_status_2(arguments, says, capsys):
     assert error.startswith("compare.py: ") and error.count("\n") == 1 and says in error
 
 
+def test_a_group_without_a_name_is_asked_for_it(runs, capsys):
+    assert main(["ft/seed1", "ft/seed2", "--text", "t"]) == 2
+    assert "Did you mean --group NAME ft/seed1 ft/seed2" in capsys.readouterr().err
+
+
 def test_models_need_a_text(runs, capsys):
     assert main(["--group", "a", str(runs / "gpt2/seed_1"), "--device=cpu"]) == 2
     assert "models need a text" in capsys.readouterr().err
 
 
-def test_a_comparison_of_one_model_has_no_pairs(runs, tmp_path):
-    results = compared(runs, tmp_path, {"a": members(runs, "gpt2", (1,))}).results["a"]
-    assert results["avg_relative_pd"] is None and results["reproducibility_metrics"] == []
-    assert byte_tokenizer().vocab_size == 256
+# -- in words -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def versions(runs, tmp_path_factory):
+    """Three models of one kind as three versions."""
+    out = tmp_path_factory.mktemp("versions")
+    groups = {f"v{k}": members(runs, "gpt2", (k,)) for k in (1, 2, 3)}
+    return compared(runs, out, groups, report=True), out
+
+
+def test_versions_are_told_as_what_they_are(versions, models):
+    found, out = versions
+    text = (out / "results/FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert text.startswith("# How much v1, v2 and v3 differ\n") and "ReLU" not in text and "activation" not in text
+    assert "These are models, not recipes" in text and "Within and between" not in text
+    for a, b in ((1, 2), (2, 3)):
+        (p, targets), (q, _) = (predictions(models["gpt2"][k - 1], TEXT, POSITIONS) for k in (a, b))
+        exact = metrics.compare_predictions(p, q, targets)
+        loss = [-np.log(x[np.arange(len(x)), targets]).mean() for x in (p, q)]
+        (pair,) = found.of(f"v{a}", f"v{b}")
+        low, high = pair["relative_pd_low"], pair["relative_pd_high"]
+        assert low < exact["relative_pd"] < high
+        change = f"{loss[1] - loss[0]:+.4f}".replace("-", "\N{MINUS SIGN}")
+        assert (
+            f"- v{a} → v{b}: {100 * exact['relative_pd']:.1f} % of the probability moved ({100 * low:.1f} to "
+            f"{100 * high:.1f}), {exact['top1_mismatch_pct']:.1f} % of the likeliest tokens changed, loss {change}."
+        ) in text
+    assert (out / "plots/matrix.png").is_file() and "](../plots/matrix.png)" in text
+    assert "FINAL_REPORT.html" in [p.name for p in found.written] and all(p.is_file() for p in found.written)
+    assert not (out / "spool").exists()
+
+
+def test_matrix_json_is_what_the_schema_says(versions, found):
+    import jsonschema
+
+    schema = storage.results_schema()
+    for _, out in (versions, found):
+        jsonschema.validate(
+            storage.read_json(out / "results/matrix.json"), {"$ref": "#/$defs/matrix", "$defs": schema["$defs"]}
+        )
+
+
+def test_the_report_of_groups_has_everything_once(found):
+    from analyze_results import calculate_statistical_significance
+
+    comparison, out = found
+    text = (out / "results/FINAL_REPORT.md").read_text(encoding="utf-8")
+    pds = [p["relative_pd"] for p in comparison.results["gpt2"]["reproducibility_metrics"]]
+    assert f"two of them differ by relative PD {np.mean(pds):.4f} ({min(pds):.4f} to {max(pds):.4f})" in text
+    between = np.mean([p["relative_pd"] for p in comparison.of("gpt2", "llama")])
+    assert f"| {between:.4f} (" in text
+    for verdict in calculate_statistical_significance(comparison.results)["PD_Verdict"]:
+        assert f"- {verdict}; p = " in text
+    assert "Every check of the members passed" in text
+    assert "512 positions, 16 windows of 32 tokens" in text and "`my.txt` (4,000 characters, 4,000 tokens)" in text
+    assert text.count("| causal ") == 1
+    page = (out / "results/FINAL_REPORT.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4 and "../plots" not in page
+
+
+def test_one_group_and_one_model_write_a_report(runs, tmp_path):
+    compared(runs, tmp_path / "group", {"seeds": members(runs, "gpt2")}, report=True)
+    text = (tmp_path / "group/results/FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert text.startswith("# How much the models of seeds differ\n")
+    one = compared(runs, tmp_path / "one", {"a": members(runs, "gpt2", (1,))}, report=True).results["a"]
+    assert one["avg_relative_pd"] is None and one["reproducibility_metrics"] == []
+    text = (tmp_path / "one/results/FINAL_REPORT.md").read_text(encoding="utf-8")
+    assert "a: 1 model, loss" in text and "Every two members" not in text
+
+
+def test_the_interval_of_a_pair_holds_the_mean_as_often_as_it_says():
+    """Means of 64 blocks, of a skew distribution: 95 % of intervals, to three errors of 400 of them."""
+    rng = np.random.default_rng(0)
+    blocks = rng.gamma(2.0, 0.05, (400, 64))
+    inside = [low < 0.1 < high for low, high in map(interval, blocks)]
+    assert 0.95 - 3 * np.sqrt(0.05 * 0.95 / 400) < np.mean(inside) <= 0.985
+    low, high = interval(blocks[0])
+    assert (high - low) / 2 == pytest.approx(1.96 * blocks[0].std(ddof=1) / 8, rel=0.1)
+    assert interval(blocks[0, :7]) is None
+
+
+# -- gates --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"pd": 0.99, "mismatch": 99.0, "worse": True}, []),
+        ({"pd": 0.001}, ["differ by 0.", "at most 0.001 is allowed"]),
+        ({"mismatch": 0.5}, [" %, at most 0.5 % is allowed"]),
+    ],
+)
+def test_limits(versions, limits, says):
+    problems = exceeded(versions[0], **limits)
+    assert len(problems) == bool(says) and all(part in problems[0] for part in says), problems
+
+
+def test_limits_of_groups_are_about_pairs_within(found):
+    within = max(p["relative_pd"] for p in found[0].pairs if p["within"])
+    between = max(p["relative_pd"] for p in found[0].pairs)
+    assert between > within and exceeded(found[0], pd=within + 1e-9) == []
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_loss_is_worse_by_the_tests_of_scipy(several):
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    for shift, worse in ((0.2, True), (0.0, False), (-0.2, False)):
+        groups = []
+        for k in range(2):
+            blocks = 2 + 0.05 * rng.standard_normal((3 if several else 1, 64)) + k * shift
+            groups.append([{"val_loss": b.mean(), "val_loss_by_block": b.tolist()} for b in blocks])
+        increase, p = loss_increase(*groups)
+        a, b = ([t["val_loss"] if several else t["val_loss_by_block"] for t in g] for g in groups)
+        test = stats.ttest_ind(b, a, equal_var=False) if several else stats.ttest_rel(b[0], a[0])
+        one_sided = test.pvalue / 2 if test.statistic > 0 else 1 - test.pvalue / 2
+        assert increase == pytest.approx(np.mean(b) - np.mean(a)) and p == pytest.approx(one_sided)
+        assert (p < 0.05) == worse
+
+
+def test_exit_codes(runs, tmp_path, capsys):
+    """0 fine, 1 a limit exceeded or a check failed, 2 bad input."""
+    v1, v2 = (str(path) for path in members(runs, "gpt2", (1, 2)))
+    shared = ["--text", str(runs / "my.txt"), "--out", str(tmp_path), "--positions=256", "--device=cpu", "--no-report"]
+    two = ["--group", "v1", v1, "--group", "v2", v2, *shared]
+    assert main([*two, "--fail-above=0.9", "--fail-above-mismatch=99"]) == 0
+    assert "v1 → v2: " in capsys.readouterr().out
+    assert main([*two, "--fail-above=0.01", "--quiet"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("compare.py: v1/seed_1 and v2/seed_2 differ by 0.")
+    random = str(save(trained("gpt2", TEXT, 7, 0), tmp_path / "random"))
+    assert main(["--group", "v1", v1, "--group", "v2", random, *shared, "--fail-if-worse"]) == 1
+    shown = capsys.readouterr()
+    assert "audit: not broken: v2/random has loss" in shown.out and "audit FAILED" in shown.out
+    assert "compare.py: the loss of v2 is" in shown.err
+    assert main(["--group", "v1", v1, *shared, "--fail-if-worse"]) == 2
+    assert main([*two, "--fail-above=2"]) == 2
 
 
 # -- our own models, there and back -------------------------------------------------------------------------------
