@@ -22,6 +22,11 @@ def config_of(kind: str, vocab: int = 256, width: int = 32):
         return transformers.GPT2Config(**shared, **gpt2, **dropout)
     if kind == "llama":
         return transformers.LlamaConfig(**shared, **sizes, num_key_value_heads=2)
+    if kind == "opt":
+        sizes |= {"ffn_dim": sizes.pop("intermediate_size"), "word_embed_proj_dim": width, "dropout": 0.0}
+        return transformers.OPTConfig(**shared, pad_token_id=None, **sizes)
+    if kind == "qwen2":
+        return transformers.Qwen2Config(**shared, **sizes, num_key_value_heads=1)
     return transformers.GPTNeoXConfig(**shared, **sizes)
 
 

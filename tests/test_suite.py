@@ -117,7 +117,7 @@ def test_what_is_not_known_is_not_applicable():
     checks = suite.check(bare, distances(bare), 3.0, 64, None)["a"]
     assert {c["name"] for c in checks if c["status"] == "not applicable"} == {
         "causal", "weights taken", "text given back", "one vocabulary", "within context", "own noise", "not broken",
-        "no outlier", "one architecture", "same steps",
+        "no outlier", "one architecture", "nothing in common", "same steps",
     }  # fmt: skip
 
 

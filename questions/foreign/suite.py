@@ -71,6 +71,7 @@ def check(
         _copies(members, distances),
         _outliers(members, distances),
         _settings(members),
+        _parts(members),
         _steps(members),
     ]
     checks = {}
@@ -336,6 +337,25 @@ def _settings(members):
         "no setting of config.json that changes predictions differs within a group",
         "models of two kinds, or one whose settings were edited after training, are no seeds of one recipe",
         "fail",
+    )
+
+
+def _parts(members):
+    """Two trainings share no tensor to the last bit, but for those that were not trained."""
+    problems = []
+    loaded = [m for m in members if m.weights and m.weights.tensors]
+    for a, b in itertools.combinations(loaded, 2):
+        common = sum(b.weights.tensors.get(name) == checksum for name, checksum in a.weights.tensors.items())
+        if a.weights.sha256 != b.weights.sha256 and 2 * common >= len(a.weights.tensors):
+            of = f"{common} of {len(a.weights.tensors)} tensors"
+            problems.append(((a, b), f"{a.name} and {b.name} have {of} in common to the last bit"))
+    return (
+        "nothing in common",
+        problems,
+        f"the tensors of {len(loaded)} members differ" if loaded else None,
+        "less than half of two members' tensors the same to the last bit (a hint: parts may have been frozen)",
+        "a file that was changed after training is not another training",
+        "hint",
     )
 
 

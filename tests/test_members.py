@@ -1,0 +1,164 @@
+"""Folders of transformers whose files don't belong together: refused, told, or numerically the same; never silence.
+
+A trained tiny model of each of five architectures; one key of its config.json or one tensor of its weights is changed,
+and the changed folder is opened beside the one it was made from. By default a tenth of the 200 and 100 changes."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from config import UserError
+from conftest import cases, pseudo_english
+from questions.foreign import measure, suite
+from questions.foreign.loaders import find_members
+from questions.foreign.member import Opening
+from questions.foreign.windows import Positions
+
+transformers = pytest.importorskip("transformers")
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from own_models import CONTEXT, save, trained  # noqa: E402
+
+ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "opt", "qwen2")
+TEXT = pseudo_english(20_000)
+HOW = measure.How("cpu", "float32", None, 2**30)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        for kind in ARCHITECTURES:
+            save(trained(kind, TEXT, 1, steps=30), folder / kind)
+        yield folder
+
+
+def opened(folder):
+    """What compare.py does with a member before it measures: its record for the suite, and its logits (4, T, V)."""
+    tokens = np.frombuffer(TEXT.encode(), np.uint8)[: 4 * CONTEXT + 1].astype(np.int64)
+    starts = np.arange(4) * CONTEXT
+    positions = Positions(CONTEXT, tokens[1:], starts, tokens)
+    (member,) = find_members([folder], Opening())
+    member.name = folder.name
+    with torch.inference_mode():
+        noise = measure.look_at(member, positions, HOW)
+        if member.context and member.context < CONTEXT:
+            raise UserError("windows are longer than its context")  # as windows.of_text says
+        with measure.loaded(member) as model:
+            logits = measure.predict(member, model, positions.inputs(0, 4), "cpu")
+    examined = suite.Examined(
+        member.name, "g", 2.0, member.weights, sees_later_tokens=noise["sees_later_tokens"], settings=member.settings
+    )
+    return examined, torch.softmax(logits.double(), -1)
+
+
+def outcome(folder, original) -> str:
+    try:
+        changed, p = opened(folder)
+    except UserError as error:
+        assert "\n" not in str(error)
+        return "refused"
+    beside, q = original
+    if p.shape == q.shape and float((p - q).abs().sum(-1).mean()) / 2 < 1e-6:
+        return "the same"
+    pd = np.array([[0, 0.1], [0.1, 0]])
+    checks = suite.check([beside, changed], pd, 3.0, CONTEXT, 256)["g"]
+    return "told" if any(c["status"] in ("fail", "hint") for c in checks) else "silent"
+
+
+# -- config.json --------------------------------------------------------------------------------------------------
+
+
+WORDS = ("gelu", "gelu_new", "relu", "silu", "tanh", "float16", "bfloat16", "float32", "eager", "linear", "default")
+
+
+def edits(config: dict, rng: random.Random, n: int):
+    """n changes (path of keys, value) of what predictions may depend on: every number, switch and word."""
+    leaves = [((key,), value) for key, value in config.items() if not isinstance(value, dict | list)]
+    nested = [(key, inner) for key, inner in config.items() if isinstance(inner, dict)]
+    leaves += [((key, name), value) for key, inner in nested for name, value in inner.items()]
+    leaves = [leaf for leaf in leaves if leaf[1] is not None and leaf[0][0] not in ("architectures", "model_type")]
+    for _ in range(n):
+        path, value = rng.choice(leaves)
+        if isinstance(value, bool):
+            yield path, not value
+        elif isinstance(value, int):
+            yield path, rng.choice([v for v in (0, -1, 1, value + 1, value - 1, 2 * value, value // 2) if v != value])
+        elif isinstance(value, float):
+            yield path, rng.choice([value * 10, value / 3, 0.0, -1.0])
+        else:
+            yield path, rng.choice([word for word in WORDS if word != value])
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_an_edited_config_is_never_silent(runs, tmp_path, kind):
+    original = opened(runs / kind)
+    config = json.loads((runs / kind / "config.json").read_text(encoding="utf-8"))
+    rng, outcomes = random.Random(kind), {}
+    shutil.copytree(runs / kind, tmp_path / "changed")
+    for path, value in edits(config, rng, cases(40, 10)):
+        edited = json.loads(json.dumps(config))
+        inner = edited
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+        (tmp_path / "changed/config.json").write_text(json.dumps(edited), encoding="utf-8")
+        outcomes.setdefault(outcome(tmp_path / "changed", original), []).append((path, value))
+    print(kind, {name: len(found) for name, found in outcomes.items()})
+    assert "silent" not in outcomes, outcomes["silent"]
+
+
+# -- weights ------------------------------------------------------------------------------------------------------
+
+
+def drop(weights, name, rng):
+    del weights[name]
+
+
+def rename(weights, name, rng):
+    weights[name + "s"] = weights.pop(name)
+
+
+def add(weights, name, rng):
+    weights[name.replace(".0.", ".7.") if ".0." in name else "further." + name] = weights[name].clone()
+
+
+def transpose(weights, name, rng):
+    weights[name] = weights[name].T.contiguous() if weights[name].ndim == 2 else weights[name].flip(0)
+
+
+def halve(weights, name, rng):
+    weights[name] = weights[name].half()
+
+
+def halve_all(weights, name, rng):
+    weights.update({name: weight.half() for name, weight in weights.items()})
+
+
+def spoil(weights, name, rng):
+    weights[name].view(-1)[rng.randrange(weights[name].numel())] = float("nan")
+
+
+CHANGES = (drop, rename, add, transpose, halve, halve_all, spoil)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_changed_weights_are_never_silent(runs, tmp_path, kind):
+    original = opened(runs / kind)
+    rng, outcomes = random.Random(kind), {}
+    shutil.copytree(runs / kind, tmp_path / "changed")
+    for k in range(cases(21, 3)):
+        weights = load_file(runs / kind / "model.safetensors")
+        change, name = CHANGES[k % len(CHANGES)], rng.choice(sorted(weights))
+        change(weights, name, rng)
+        save_file(weights, tmp_path / "changed/model.safetensors", {"format": "pt"})
+        told = outcome(tmp_path / "changed", original)
+        outcomes.setdefault(told, []).append((change.__name__, name))
+        assert told == "refused" or change is not spoil
+    print(kind, {name: len(found) for name, found in outcomes.items()})
+    assert "silent" not in outcomes, outcomes["silent"]
