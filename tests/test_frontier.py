@@ -290,7 +290,9 @@ def test_verify_sees_a_changed_branch(trained):
     path = str(storage.results_path(config.results_dir, "relu"))
 
     def problems():
-        return next(found.problems for found in verify(Folder.of(config), analyze_results.all_products()) if found.name == path)
+        return next(
+            found.problems for found in verify(Folder.of(config), analyze_results.all_products()) if found.name == path
+        )
 
     assert problems() == []
     results["frontier"][1]["pairs"][0]["relative_pd"] *= 1.01
