@@ -728,14 +728,18 @@ def _leave(*_):
     os._exit(130)
 
 
-def _raise(*_):
-    raise KeyboardInterrupt
-
-
 def _interruptible(outcomes: Iterator) -> Iterator:
-    """The outcomes. While one is waited for, an interrupt is raised there, where the trials under way are saved."""
+    """The outcomes. While one is waited for, an interrupt is raised there, where the trials under way are saved. A
+    SIGTERM after that is the same request: job systems tell it more than once."""
+    asked = []
+
+    def ask(number, frame):
+        if not asked or number != signal.SIGTERM:
+            asked.append(number)
+            raise KeyboardInterrupt
+
     while True:
-        with _on_interrupt(_raise):
+        with _on_interrupt(ask):
             outcome = next(outcomes, None)
         if outcome is None:
             return

@@ -4,6 +4,9 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 import programs
 import storage
 import train
+from config import RunFailed
 from test_train import comparable
 from training import pool, ranks
 
@@ -102,6 +106,103 @@ def test_asked_to_stop_a_rank_saves_and_says_so(config):
     run = pool.run_here(config, [("relu", 1)], lambda event: asked.append(1), stop=lambda: len(asked) > 2)
     assert [o.status for o in run] == ["interrupted"]
     assert storage.snapshot_paths(config.checkpoint_dir, "relu", 1)
+
+
+LEFT_BEHIND = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+
+
+def free_port() -> str:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return str(s.getsockname()[1])
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_variables_left_behind(rank, monkeypatch, capsys):
+    """Nobody else comes: it says at once whom it waits for, and gives up with one line."""
+    for name, value in {**LEFT_BEHIND, "RANK": rank, "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with pytest.raises(RunFailed, match="did not come within 2 seconds; to train alone: env -u RANK -u WORLD") as ended:
+        ranks._meet(2.0)
+    assert "\n" not in str(ended.value)
+    assert f"rank {rank} waits for the 1 other process of WORLD_SIZE=2 at 127.0.0.1:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_waiting_for_others_ends_on_the_first_signal(config, number):
+    environment = {**os.environ, **LEFT_BEHIND, "MASTER_PORT": free_port(), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "train.py"), *flags(config)]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, encoding="utf-8")
+    for line in process.stderr:
+        if "waits for the 1 other process" in line:
+            break
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+
+
+def test_what_is_told_twice_is_one_request(monkeypatch):
+    """A job system tells torchrun and its ranks, torchrun its ranks again; only a later Ctrl-C ends at once."""
+    with ranks._asked_to_stop() as stop:
+        assert not stop()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        assert stop()
+        monkeypatch.setattr(ranks, "AGAIN", -1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt, match="at once"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_second_term_is_the_same_request():
+    def outcomes():
+        yield 1
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        finally:  # snapshots are being saved
+            os.kill(os.getpid(), signal.SIGTERM)
+            saved.append(True)
+
+    saved = []
+    with pytest.raises(KeyboardInterrupt):
+        list(train._interruptible(outcomes()))
+    assert saved
+
+
+def test_who_trains_what_is_left_is_said(config):
+    """By a line, once, with the machine: also where there is nothing else to do."""
+    path = storage.checkpoint_path(config.checkpoint_dir, "relu", 1)
+    lock = storage.FileLock(path.with_suffix(".lock"))
+    lock.acquire()
+    storage.write_json(storage.progress_path(config.checkpoint_dir, "relu", 1), {"host": "node7", "step": 3})
+    for run in (pool.run_here, pool.run_trials):
+        notes = []
+
+        def report(event, notes=notes):
+            if event["event"] == "note":
+                notes.append(event["text"])
+
+        outcomes = run(config.replace(results_dir=config.results_dir + run.__name__), [("relu", 1)], report, 1)
+        waiter = threading.Thread(target=lambda outcomes=outcomes: list(outcomes))
+        waiter.start()
+        deadline = time.monotonic() + 60
+        while not notes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1.5)
+        assert len(notes) == 1 and "trial that is left is being trained by other processes on node7" in notes[0]
+        if run is pool.run_trials:
+            lock.release()
+        else:  # the same trial for the next one: let this one find it done elsewhere
+            lock.release()
+            waiter.join(timeout=60)
+            path.unlink()
+            lock = storage.FileLock(path.with_suffix(".lock"))
+            assert lock.acquire(wait=False)
+            storage.write_json(storage.progress_path(config.checkpoint_dir, "relu", 1), {"host": "node7", "step": 3})
+        waiter.join(timeout=60)
+        assert not waiter.is_alive()
 
 
 @pytest.mark.slow

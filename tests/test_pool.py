@@ -1,6 +1,8 @@
 """Which worker gets which GPU. No GPU is needed: torch is told how many there are."""
 
 import io
+import math
+import os
 
 import pytest
 import torch
@@ -131,3 +133,32 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     outcomes = list(pool.run_trials(on_gpus(3), tasks, lambda event: None, 3))
     assert sorted(o.status for o in outcomes) == ["done"] * 11 + ["failed"]
     assert [worker.gpu for worker in workers] == ["0", "1", "2", "1"]
+
+
+@pytest.mark.parametrize(
+    "files, quota",
+    [
+        ({}, math.inf),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu.max": "max 100000", "job/cpu.max": "300000 100000", "job/step/cpu.max": "max 100000"}, 3.0),
+        ({"job/step/cpu.max": "max 100000"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+    ],
+)
+def test_a_containers_share_of_the_processor(tmp_path, files, quota):
+    own = tmp_path / "cgroup"
+    own.write_text("0::/job/step\n", encoding="utf-8")
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    assert pool._quota(tmp_path / "fs", own) == quota
+
+
+@pytest.mark.parametrize("slurm, quota, cores", [("1", math.inf, 1), ("x", 0.5, 1), ("64", 1.2, 2), ("3", 7.0, 3)])
+def test_cores_are_those_of_the_job_and_of_the_container(monkeypatch, slurm, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    monkeypatch.setattr(pool, "_quota", lambda: quota)
+    assert pool.usable_cores() == cores

@@ -16,6 +16,7 @@ import ctypes
 import dataclasses
 import gc
 import json
+import math
 import os
 import queue
 import signal
@@ -26,8 +27,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import questions
+import storage
 from config import Config, UserError
 from storage import StorageError
 
@@ -95,8 +98,33 @@ def keep_freed_memory() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that it is bound to, no more than Slurm gave the task or than its
+    container's share of processor time comes to."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(KeyError, ValueError):
+        cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
+    return max(1, math.ceil(min(cores, _quota())))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The cores' worth of time that control groups leave this process: cpu.max of its own and of those above
+    (docs.kernel.org/admin-guide/cgroup-v2.html), or version 1's cpu.cfs_quota_us; infinity without a limit."""
+    quota = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        lines = own.read_text(encoding="utf-8").splitlines()
+        name = next((line[3:] for line in lines if line.startswith("0::")), "/")
+        group = root / name.strip("/")
+        for folder in [group, *group.parents]:
+            with contextlib.suppress(OSError, ValueError):
+                limit, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+                quota = min(quota, float(limit) / float(period))  # "max" is no number
+            if folder == root:
+                break
+    with contextlib.suppress(OSError, ValueError):
+        files = (root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period"))
+        limit, period = (path.read_text(encoding="utf-8") for path in files)
+        quota = min(quota, int(limit) / int(period)) if int(limit) > 0 else quota
+    return quota
 
 
 # -- the caller's side --------------------------------------------------------------------------------------------
@@ -179,6 +207,7 @@ def run_trials(
     """
     events: queue.Queue = queue.Queue()
     pending = collections.deque(tasks)
+    told = False  # that others train all that is left
     busy: dict[Task, float] = {}  # trials that others hold -> when to look again
     shared = gpus(config)
     pool: set[_Worker] = set()
@@ -221,6 +250,9 @@ def run_trials(
                 idle.add(worker)
                 if event["status"] == "busy":
                     busy[task] = time.monotonic() + 1
+                    if len(busy) == left and not told:
+                        told = True
+                        report(_others_train(config, list(busy)))
                 else:
                     left -= 1
                     yield Outcome(*task, event["status"], event.get("message", ""), event.get("wrong_input", False))
@@ -242,7 +274,7 @@ def run_here(
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
-    pending, busy = collections.deque(tasks), 0
+    pending, busy, told = collections.deque(tasks), 0, False
     while pending:
         task = pending.popleft()
         outcome = _attempt(config, task, corpus, report, stop, job)
@@ -255,8 +287,23 @@ def run_here(
             pending.append(task)
             busy += 1
             if busy >= len(pending):  # others hold all that is left
+                if not told:
+                    told = True
+                    report(_others_train(config, list(pending)))
                 time.sleep(1)
                 busy = 0
+
+
+def _others_train(config: Config, tasks: list[Task]) -> dict:
+    """A note that nothing is left to do here but to wait, and for whom."""
+    hosts = set()
+    for task in tasks:
+        with contextlib.suppress(StorageError, AttributeError):
+            hosts.add(storage.read_json(storage.progress_path(config.checkpoint_dir, *task)).get("host"))
+    where = f" on {', '.join(sorted(filter(None, hosts)))}" if any(hosts) else ""
+    all_left = "the one trial that is left is" if len(tasks) == 1 else f"all {len(tasks)} trials that are left are"
+    text = f"{all_left} being trained by other processes{where}: waiting for their end; this one can be ended instead"
+    return {"event": "note", "text": text}
 
 
 def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None], stop, job: str = "trial") -> Outcome:

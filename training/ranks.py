@@ -13,20 +13,26 @@ Imports inside of functions keep torch out of questions that are answered withou
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
-from config import Config
+from config import Config, RunFailed
 from training import pool
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
+PATIENCE = 60.0  # seconds for all processes to meet
+AGAIN = 5.0  # seconds within which Ctrl-C is told twice: by the terminal, and by torchrun
 
 
 def _under_torchrun() -> bool:
-    return {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+    return set(VARIABLES) <= os.environ.keys()
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -99,13 +105,49 @@ def _take_gpu(config: Config) -> None:
 
 
 def _shared_store():
-    """The key-value store that torchrun keeps for the job; a restarted job sees nothing of what it held before."""
-    import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
+    """The key-value store that torchrun keeps for the job; a restarted job sees nothing of what it held before.
 
-    store, _, _ = next(rendezvous("env://"))
+    Raises:
+        RunFailed: the other processes don't come.
+    """
+    import torch.distributed as dist
+
+    store = _meet(PATIENCE)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"trials/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}", store)
+
+
+def _meet(patience: float):
+    """The store at which all processes of the job meet. Says whom it waits for, unless they are there at once.
+
+    It is waited for in another thread: within torch a signal is not heard.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    met: queue.Queue = queue.Queue()
+
+    def meet():
+        try:
+            met.put(next(rendezvous("env://", timeout=datetime.timedelta(seconds=patience + 10)))[0])
+        except Exception as error:  # said below, in the thread that waits
+            met.put(error)
+
+    threading.Thread(target=meet, daemon=True).start()
+    rank, size = rank_and_size()
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    others = f"the {size - 1} other process{'es' if size > 2 else ''} of WORLD_SIZE={size} at {place}"
+    alone = f"to train alone: env {' '.join(f'-u {name}' for name in VARIABLES)} python train.py …"
+    began, said = time.monotonic(), False
+    while (waited := time.monotonic() - began) < patience:
+        with contextlib.suppress(queue.Empty):
+            store = met.get(timeout=0.2)
+            if not isinstance(store, Exception):
+                return store
+            raise RunFailed(f"rank {rank}: {others} can't be met ({' '.join(str(store).split())[:200]}); {alone}")
+        if waited > 1 and not said:
+            said = True
+            print(f"train.py: rank {rank} waits for {others}; {alone}", file=sys.stderr, flush=True)
+    raise RunFailed(f"rank {rank}: {others} did not come within {patience:.0f} seconds; {alone}")
 
 
 def _wait_for(store, key: str, stop: Callable[[], bool]):
@@ -127,12 +169,19 @@ def _wait_for(store, key: str, stop: Callable[[], bool]):
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM (which torchrun sends when a rank is lost) or Ctrl-C came: the trial under way is then saved."""
+    """Whether SIGTERM (which torchrun sends when a rank is lost) or Ctrl-C came: the trial under way is then saved.
+
+    A job system tells all processes, and torchrun its ranks again: that is the same request, and so is whatever comes
+    within seconds. Another Ctrl-C after that ends at once."""
     asked = threading.Event()
+    first = 0.0
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number, frame):
-        if asked.is_set():  # for the second time: now
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - first > AGAIN:
             raise KeyboardInterrupt("at once")
         asked.set()
 
