@@ -113,6 +113,7 @@ def compare_models(
         spool = Path(out) / "spool"
         evaluator = measure.measure(members, list(numbers.values()), where, how, spool, display)
         found = results.collected(members, numbers, where, how, evaluator, noise, text)
+        found.asked = baseline, contrast
         write.write(found, Path(out), report)
         shutil.rmtree(spool, ignore_errors=True)
         for line in suite.named({group: entry["audit"]["checks"] for group, entry in found.results.items()}):

@@ -17,7 +17,7 @@ import storage
 from compare import compare_models, exceeded, main
 from config import UserError
 from conftest import pseudo_english
-from questions.foreign import dumps, measure, windows
+from questions.foreign import dumps, measure, tell, windows
 from questions.foreign.results import interval, loss_increase
 
 transformers = pytest.importorskip("transformers")
@@ -912,13 +912,27 @@ def test_the_report_of_groups_has_everything_once(found):
     assert f"two of them differ by relative PD {np.mean(pds):.4f} ({min(pds):.4f} to {max(pds):.4f})" in text
     between = np.mean([p["relative_pd"] for p in comparison.of("gpt2", "llama")])
     assert f"| {between:.4f} (" in text
-    for verdict in calculate_statistical_significance(comparison.results)["PD_Verdict"]:
+    for verdict in calculate_statistical_significance(comparison.results, baseline="gpt2")["PD_Verdict"]:
         assert f"- {verdict}; p = " in text
     assert "Every check of the members passed" in text
     assert "512 positions, 16 windows of 32 tokens" in text and "`my.txt` (4,000 characters, 4,000 tokens)" in text
     assert text.count("| causal ") == 1
     page = (out / "results/FINAL_REPORT.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4 and "../plots" not in page
+
+
+def test_the_baseline_is_the_first_group_or_the_one_that_is_named(runs, tmp_path, capsys):
+    """Named against the alphabet, so that whoever analyses the folder later has to be told, too."""
+    from analysis.question import Question, asked_of
+
+    groups = {kind: members(runs, kind) for kind in ("llama", "gpt2")}
+    found = compared(runs, tmp_path / "first", groups, report=True)
+    assert "of gpt2 " in next(line for line in tell.headlines(found) if "PD of" in line).split("than")[0]
+    assert asked_of(tmp_path / "first/results")[-1]["baseline"] == "llama"
+    found = compared(runs, tmp_path / "named", groups, baseline="gpt2")
+    assert found.question(found.results).baseline == Question.of(found.results).baseline == "gpt2"
+    with pytest.raises(UserError, match="baseline='opt'.*must be of gpt2, llama"):
+        compared(runs, tmp_path, groups, baseline="opt")
 
 
 def test_one_group_and_one_model_write_a_report(runs, tmp_path):

@@ -16,6 +16,7 @@ import torch
 
 import storage
 from analysis import checks as study_checks
+from analysis.question import Question
 from analysis.results import mean, std
 from config import UserError
 from questions.foreign import measure, suite
@@ -34,7 +35,14 @@ class Comparison:
     members: list[dict]  # one record each: name, group, path, steps, loss, …
     pairs: list[dict]  # every pair of members, within and between groups, with all measures
     shared: dict = field(default_factory=dict, repr=False)  # what all groups have in common: text, positions, machine
+    asked: tuple[str, list[str]] = ("", [])  # the group that others are compared with, and those that are together
     written: list[Path] = field(default_factory=list)
+
+    def question(self, groups: Mapping[str, dict]) -> Question:
+        """What is asked of these groups: as of all of them, where the baseline is among them."""
+        baseline, contrast = self.asked
+        together = [name for name in contrast if name in groups]
+        return Question.of(groups, *((baseline, together) if baseline in groups else (next(iter(groups)), [])))
 
     @property
     def matrix(self):

@@ -68,7 +68,9 @@ def _verdicts(found: Comparison) -> Iterator[str]:
     import pandas as pd
 
     several = {g: r for g, r in found.results.items() if len(r["trials"]) > 1}
-    for row in tables.significance(Study.of(several)).to_dict("records") if len(several) > 1 else []:
+    if len(several) < 2:
+        return
+    for row in tables.significance(Study(several, question=found.question(several))).to_dict("records"):
         for quantity in ("PD", "Loss"):
             p = row.get(f"{quantity}_p_Holm")
             if not pd.isna(p):

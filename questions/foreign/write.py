@@ -8,6 +8,7 @@ from pathlib import Path
 
 import storage
 from analysis import page, tables
+from analysis.question import ask
 from analysis.results import mean
 from analysis.study import Study
 from questions.foreign import draw, tell
@@ -21,7 +22,9 @@ def write(found: Comparison, out: Path, report: bool) -> None:
         found.written.append(storage.write_results(results, folder))
         found.results[group] = storage.read_results(found.written[-1])
 
-    study = Study.of(found.results)
+    study = Study(found.results, question=found.question(found.results))
+    if len(found.results) > 1:
+        ask(folder, found.results, *found.asked)  # for whoever analyses the folder later
 
     def text(name: str, contents: str) -> None:
         storage.write_text(folder / name, contents)
