@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import datetime
 import importlib
 import io
 import os
@@ -95,62 +94,51 @@ class Sink:
         if name not in self.live:
             before = self.logged.get(name)
             goes_on = step > 0 and before == {"id": self._id(name), "weights": None}
-            known = self._id(name, before)
-            self._remember(name, known, None)
             facts = self._facts(activation, {"trial": trial, "seed": self.config.seed_base + trial - 1})
-            self.live[name] = self.tracker.open(name, self._name(activation), known, facts, step if goes_on else 0)
+            self.live[name] = self._open(name, name, facts, step if goes_on else 0)
         self.seen.setdefault(name, set()).add(step)
         self.live[name].log(step, _values({tag: event[key] for key, (_, tag, _) in CURVES.items()}, step))
 
     def _finished(self, results: dict) -> None:
         activation, pds = results["activation"], _pds(results)
-        end = datetime.datetime.fromisoformat(results["timestamp"]).timestamp()
         for t in results["trials"]:
             own = [pd for pair, pd in pds.items() if t["trial_id"] in pair]
             final = {"final/val_loss": t["val_loss"], "final/relative_pd": np.mean(own) if own else None}
-            self._trial(activation, t, final, end)
-        steps, weights = results["divergence"]["steps"], [t.get("weights_sha256") for t in results["trials"]]
-        curves = [pair["relative_pd"] for pair in results["divergence"]["pairs"].values()]
-        points = {step: {PD_CURVE: pd} for step, pd in zip(steps, np.mean(curves, 0), strict=True)} if curves else {}
+            curves = {tag: t[history] for history, tag, _ in CURVES.values()}
+            name = self._name(activation, t["trial_id"])
+            facts = self._facts(activation, {"trial": t["trial_id"], "seed": t["seed"]})
+            self._whole(name, name, facts, t["steps"], curves, final, [t.get("weights_sha256")])
+        pairs = [pair["relative_pd"] for pair in results["divergence"]["pairs"].values()]
         final = {f"final/{key}": results[key] for key in MEANS}
         final |= dict(zip(("final/pd_low", "final/pd_high"), _interval(pds), strict=True))
-        name = self._name(activation)
-        if self.logged.get(name, {}).get("weights") != storage.sha256_json(weights):
-            title = name if self.tracker.rewrites else f"{name}, {len(weights)} trials"
-            facts = self._facts(activation, {"trials": len(weights)})
-            self._whole(name, title, name, facts, points, final, dict.fromkeys(steps, end), weights)
+        name, weights = self._name(activation), [t.get("weights_sha256") for t in results["trials"]]
+        title = name if self.tracker.rewrites else f"{name}, {len(weights)} trials"
+        facts, curves = (
+            self._facts(activation, {"trials": len(weights)}),
+            {PD_CURVE: np.mean(pairs, 0)} if pairs else {},
+        )
+        self._whole(name, title, facts, results["divergence"]["steps"], curves, final, weights)
 
-    def _trial(self, activation: str, t: dict, final: dict, end: float) -> None:
-        name, weights = self._name(activation, t["trial_id"]), [t.get("weights_sha256")]
-        live, whole = self.live.pop(name, None), set(t["steps"]) <= self.seen.get(name, set())
-        if live and whole:
-            live.end(t["steps"][-1], _values(final))
-            self._remember(name, self.logged[name]["id"], storage.sha256_json(weights))
+    def _whole(self, name: str, title: str, facts: dict, steps: list[int], curves: dict, final: dict, weights) -> None:
+        """All there is to say about a run, where it was not said before; what was seen live is not said again."""
+        run, said = self.live.pop(name, None), storage.sha256_json(weights)
+        if run and not set(steps) <= self.seen[name]:
+            run.close()
+            run = None
+        if not run and (not steps or self.logged.get(name, {}).get("weights") == said):
             return
-        if live:
-            live.close()
-        if self.logged.get(name, {}).get("weights") == storage.sha256_json(weights):
-            return
-        histories = [(tag, t[history]) for history, tag, _ in CURVES.values()]
-        points = {
-            step: _values({tag: history[i] for tag, history in histories}, step) for i, step in enumerate(t["steps"])
-        }
-        # when each point was taken is not recorded; TensorBoard's relative time shows seconds of training
-        last = max([1, *t["steps"]])
-        times = {step: end - t["training_time"] * (1 - step / last) for step in t["steps"]}
-        facts = self._facts(activation, {"trial": t["trial_id"], "seed": t["seed"]})
-        self._whole(name, name, self._name(activation), facts, points, final, times, weights)
+        if not run:
+            run = self._open(name, title, facts, 0)
+            for i, step in enumerate(steps):
+                run.log(step, _values({tag: curve[i] for tag, curve in curves.items()}, step))
+        run.end(steps[-1], _values(final))
+        self._remember(name, self.logged[name]["id"], said)
 
-    def _whole(self, name, title, group, facts, points, final, times, weights) -> None:
-        """Everything there is to say about a run, in the place of what was said before."""
-        if not times:
-            return
+    def _open(self, name: str, title: str, facts: dict, since: int):
+        """A run that says from the step `since` on what is right."""
         known = self._id(name, self.logged.get(name))
-        run = self.tracker.open(title, group, known, facts, 0)
-        for step, values in points.items():
-            run.log(step, values, times[step])
-        run.end(max(times), _values(final), max(times.values()))
-        self._remember(name, known, storage.sha256_json(weights))
+        self._remember(name, known, None)
+        return self.tracker.open(title, known, facts, since)
 
     def _name(self, activation: str, trial: int | None = None) -> str:
         parts = [self.below, storage.file_name(activation), trial and f"trial_{trial}"]
@@ -169,20 +157,16 @@ class Sink:
             return storage.sha256_json([before["id"], before["weights"]])[:16]
         return known
 
-    @property
-    def _memory(self) -> Path:
-        return self.tracker.memory(self.config)
-
     def _remembered(self) -> dict[str, dict]:
         try:
-            found = storage.read_json(self._memory)
+            found = storage.read_json(self.tracker.memory(self.config))
             return {name: value for name, value in found.items() if isinstance(value, dict)}
         except (storage.StorageError, AttributeError):
             return {}
 
     def _remember(self, name: str, known: str, weights: str | None) -> None:
         self.logged = {**self._remembered(), name: {"id": known, "weights": weights}}  # others log into it too
-        storage.write_json(self._memory, self.logged)
+        storage.write_json(self.tracker.memory(self.config), self.logged)
 
 
 def _values(values: Mapping[str, float | None], step: int = 1) -> dict[str, float]:
@@ -241,7 +225,7 @@ class TensorBoard:
     def memory(self, config: Config) -> Path:
         return self.folder / ".logged.json"
 
-    def open(self, name: str, group: str, known: str, facts: dict, since: int) -> _Board:
+    def open(self, name: str, known: str, facts: dict, since: int) -> _Board:
         folder = self.folder / name
         if since == 0:
             for path in folder.glob("events.out.tfevents.*"):
@@ -253,24 +237,23 @@ class _Board:
     def __init__(self, writer, facts: dict):
         self.writer, self.facts = writer, facts
 
-    def log(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import scalar
 
         units = {tag: unit for _, tag, unit in CURVES.values()} | {f"final/{key}": MEANS[key] for key in MEANS}
         for tag, x in values.items():
             summary = scalar(tag, x)
             summary.value[0].metadata.summary_description = units.get(tag, "0 to 1")
-            self.writer.file_writer.add_summary(summary, step, when)
-        if when is None:
-            self.writer.flush()  # it is watched
+            self.writer.file_writer.add_summary(summary, step)
+        self.writer.flush()  # it is watched
 
-    def end(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+    def end(self, step: int, values: Mapping[str, float]) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        self.log(step, values, when)
+        self.log(step, values)
         simple = {key: x for key, x in self.facts.items() if isinstance(x, (bool, int, float, str))}
         for summary in hparams(simple, dict(values)):
-            self.writer.file_writer.add_summary(summary, None, when)
+            self.writer.file_writer.add_summary(summary)
         self.close()
 
     def close(self) -> None:
@@ -332,14 +315,12 @@ class Tracker:
     def memory(self, config: Config) -> Path:
         return Path(config.results_dir) / f".{self.name}.json"
 
-    def open(self, name: str, group: str, known: str, facts: dict, since: int) -> _Run:
+    def open(self, name: str, known: str, facts: dict, since: int) -> _Run:
         units = {tag: unit for _, tag, unit in CURVES.values()}
-        given = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, "group": group, "resume": "allow", **self.more}
-        given |= {"name": name, "config": {**facts, "units": units}}
-        if self.name == "wandb":
-            given |= {"id": known}
-        else:
-            given |= {"name": f"{name} {known[:6]}"}  # by which it knows a run
+        given = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, "resume": "allow", **self.more}
+        given |= {"group": name.partition("/trial_")[0].partition(",")[0], "config": {**facts, "units": units}}
+        # Trackio knows a run by its name
+        given |= {"name": name, "id": known} if self.name == "wandb" else {"name": f"{name} {known[:6]}"}
         with contextlib.redirect_stdout(io.StringIO()):
             # in a context of its own: else trackio ends the run before
             return _Run(contextvars.Context().run(lambda: self.package.init(**given)))
@@ -349,10 +330,10 @@ class _Run:
     def __init__(self, run):
         self.run = run
 
-    def log(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+    def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
-    def end(self, step: int, values: Mapping[str, float], when: float | None = None) -> None:
+    def end(self, step: int, values: Mapping[str, float]) -> None:
         self.log(step, values)
         self.close()
 
