@@ -11,7 +11,7 @@ import difflib
 import encodings.aliases
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from config import UserError
 from corpora.source import PIECE, one_line
@@ -146,7 +146,8 @@ class Plausible:
     encoding: str | None
     size: int = 0  # of the stretch that is being counted, about PIECE bytes of UTF-8
     controls: int = 0
-    seen: dict[str, int] = field(default_factory=lambda: {"replaced": 0, "c1": 0})
+    replaced: int = 0
+    c1: int = 0
     messy: float | None = None
 
     def passed(self, pieces: Iterator[str]) -> Iterator[str]:
@@ -164,11 +165,11 @@ class Plausible:
             raise NotText(f"{self.name}: {half} is half of a surrogate pair, not text", "remove it there") from None
         if "\0" in text:
             raise NotText(f"{self.name}: a NUL character, not text", "remove it there")
-        seen, c1 = self.seen, len(_C1.findall(data)) if b"\xc2" in data else 0
+        c1 = len(_C1.findall(data)) if b"\xc2" in data else 0
         self.controls += len(data) - len(data.translate(None, _CONTROLS)) + c1
         self.size += len(data)
-        seen["replaced"] += data.count(b"\xef\xbf\xbd")
-        seen["c1"] += c1
+        self.replaced += data.count(b"\xef\xbf\xbd")
+        self.c1 += c1
         if self.size >= PIECE:
             self._end_of_stretch()
         if self.messy is None and self.encoding and not self.encoding.startswith("utf-"):
@@ -201,15 +202,15 @@ class Plausible:
 
     def notes(self) -> list[str]:
         """What is doubtful about all that has passed, a line each."""
-        seen, notes = self.seen, []
-        if seen["replaced"]:
+        notes = []
+        if self.replaced:
             notes.append(
-                f"{self.name}: {seen['replaced']:,} replacement characters (U+FFFD): what stood there was lost when it "
+                f"{self.name}: {self.replaced:,} replacement characters (U+FFFD): what stood there was lost when it "
                 f"was converted"
             )
-        if seen["c1"]:
+        if self.c1:
             cause = " (as when Windows-1252 is read as Latin-1)" if self.encoding else ""
-            notes.append(f"{self.name}: {seen['c1']:,} control characters between U+0080 and U+009F{cause}")
+            notes.append(f"{self.name}: {self.c1:,} control characters between U+0080 and U+009F{cause}")
         if self.messy and self.messy > MESS_NOTED:
             notes.append(
                 f"{self.name}: unusual as {display(self.encoding)} (mess {self.messy:.1f} by charset-normalizer, most "
@@ -258,22 +259,13 @@ def _head(read: Callable[[], Iterator[bytes]], size: int = SAMPLE) -> bytes:
 
 
 def _telling_lines(read: Callable[[], Iterator[bytes]]) -> bytes:
-    """The first SAMPLE bytes or so of the lines that aren't plain ASCII."""
-    lines, size, rest = [], 0, b""
+    """Of the first piece that isn't plain ASCII the lines that aren't, SAMPLE bytes of them at most."""
+    data = b""
     for data in read():
-        data = rest + data
-        end = data.rfind(b"\n") + 1 or (len(data) if len(data) > SAMPLE else 0)
-        rest = data[end:]
-        for line in re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", data[:end]):
-            lines.append(line)
-            size += len(line)
-            if size >= SAMPLE:
-                break
-        if size >= SAMPLE:
+        if re.search(rb"[\x80-\xff\x1b]", data):
             break
-    else:
-        lines.append(rest)
-    sample = b"".join(lines)
+    lines = re.findall(rb"[^\n]*[\x80-\xff\x1b][^\n]*\n?", data)
+    sample = b"".join(lines[1:-1] or lines)  # the first and the last may be cut off
     if len(sample) <= SAMPLE:
         return sample
     # No encoding of several bytes a character has such a byte as its last one: a cut after it cuts no character.

@@ -77,19 +77,12 @@ def looks_like_json(text: str) -> bool:
         return False
     try:
         _, end = json.JSONDecoder().raw_decode(text, start.end())
+        return text[end:].lstrip()[:1] in (("", ",", "]") if start[1] else ("", "{"))
     except (ValueError, RecursionError) as error:
-        lines = [line for line in text.split("\n")[:100] if line.strip()]
+        lines = [line.strip() for line in text.split("\n")[:100] if line.strip()]
+        objects = sum(line.startswith('{"') and line.endswith("}") for line in lines)
         cut = len(text) > PIECE // 4 and str(error).startswith("Unterminated string")
-        return cut or 2 * sum(map(_is_object, lines)) > len(lines)
-    follows = text[end:].lstrip()[:1]
-    return follows in (("", ",", "]") if start.group(1) else ("", "{"))
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+        return cut or 2 * objects > len(lines)
 
 
 def rows(kind: str, pieces: Callable[[], Iterator[str]], table: Table) -> Iterator[str]:
@@ -140,20 +133,15 @@ def _json_values(pieces: Iterator[str], table: Table) -> Iterator:
             try:
                 value, end = scan(text, at)
             except (ValueError, RecursionError) as error:
-                if piece is not None and _cut_off(error, text, at):
+                # is it only cut off by the end of what has been read?
+                cut = str(error).startswith("Unterminated string") or getattr(error, "pos", 0) >= len(text) - 16
+                if piece is not None and cut and len(text) - at <= LONGEST:
                     break
                 raise _not_json(table, error) from None
             at, begun = end, True
             yield value
     if array:
         raise _not_json(table, "the end of the list is missing")
-
-
-def _cut_off(error: Exception, text: str, at: int) -> bool:
-    """Whether the value that begins at `at` may only be cut off by the end of what has been read."""
-    if not isinstance(error, json.JSONDecodeError) or len(text) - at > LONGEST:
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos >= len(text) - 16
 
 
 def _not_json(table: Table, why) -> UserError:

@@ -27,26 +27,22 @@ from training import pool
 from training.computed import how_computed
 
 OPTIONAL = {
-    "datasets": "reads CSV, JSON lines and parquet, and corpora of the Hugging Face Hub",
+    "datasets": "reads corpora of the Hugging Face Hub, and brings what reads parquet and zstd",
     "transformers": "is given trained models by tools/export.py",
     "tensorboard": "is needed for --tensorboard",
     "tokenizers": "trains the tokenizer bpe",
 }
-VECTORS = {"avx512_bf16": "AVX-512 bfloat16", "amx_bf16": "AMX bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def machine() -> dict[str, str]:
     """{what: what there is}, in the order in which it is shown."""
-    facts = _processor()
-    compiler = toolchain.problem() or f"{toolchain.compiler_version()}: native.cpp can be compiled and loaded"
     return {
         "system": platform.platform(),
-        "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "cores": _cores(),
-        "vectors": _vectors(facts),
+        "processor": _processor(),
+        "cores": f"{pool.usable_cores()} of {os.cpu_count()} may be used",
         "fast bfloat16": "yes" if fast_bfloat16("cpu") else "no",
         "memory": _memory(),
-        "compiler": compiler,
+        "compiler": toolchain.problem() or f"{toolchain.compiler_version()}: native.cpp can be compiled and loaded",
         "Python": platform.python_version(),
         **{name: _version(name) or "not installed" for name in (*PACKAGES, *OPTIONAL)},
         "output": f"{sys.stdout.encoding}; names of files in {sys.getfilesystemencoding()}",
@@ -64,11 +60,7 @@ def advice(config: Config) -> list[str]:
             said.append(f"a C++ compiler would bring the kernels of native.cpp: {toolchain.problem()}")
         elif not config.native and config.precision == "bfloat16":
             said.append(f"{option('native')} with one thread a trial would use the kernels of native.cpp")
-    cores, limit = len(_affinity()), os.cpu_count() or 1
-    if cores < limit:
-        said.append(f"this process may use {cores} of {limit} cores")
-    said += [f"{name} {what}; it is not installed" for name, what in OPTIONAL.items() if not _version(name)]
-    return said
+    return said + [f"{name} {what}; it is not installed" for name, what in OPTIONAL.items() if not _version(name)]
 
 
 def print_report(config: Config) -> None:
@@ -80,33 +72,16 @@ def print_report(config: Config) -> None:
         "side by side": f"{workers} of {config.trials_per_activation} trials, threads for each: {config.threads}",
     }
     for title, rows in (("This machine", machine()), ("What is chosen", chosen)):
-        print(title)
-        for what, there in rows.items():
-            print(f"  {what:14} {there}")
-        print()
-    print("What would help")
-    for line in advice(config) or ["nothing that is known of"]:
-        print(f"  {line}")
+        print(title, *(f"  {what:14} {there}" for what, there in rows.items()), "", sep="\n")
+    print("What would help", *(f"  {line}" for line in advice(config) or ["nothing that is known of"]), sep="\n")
 
 
-def _processor() -> dict[str, str]:
+def _processor() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        first = file.read().partition("\n\n")[0]
-        return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-    return {}
-
-
-def _affinity() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-
-
-def _cores() -> str:
-    return f"{len(_affinity())} of {os.cpu_count()} may be used"
-
-
-def _vectors(facts: dict[str, str]) -> str:
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    return ", ".join(label for flag, label in VECTORS.items() if flag in flags) or "none that is known of"
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _memory() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import storage
 from config import Config, UserError, option
 
@@ -40,32 +42,25 @@ def continuations(
     return texts, diverged
 
 
-def parting(texts: list[str]) -> int:
-    """The number of characters that all texts share at their beginning."""
-    shortest = min(map(len, texts))
-    return next((i for i in range(shortest) if len({text[i] for text in texts}) > 1), shortest)
-
-
 def print_samples(
     config: Config, activation: str, prompt: str, characters: int = 200, temperature: float = 0.0
 ) -> None:
     """Print the continuations side by side in one column each, and where they part."""
+    import itertools
     import shutil
     import textwrap
 
     found, diverged = continuations(config, activation, prompt, characters, temperature)
-    numbers, texts = list(found), list(found.values())
-    at = parting(texts)
-    columns = shutil.get_terminal_size((100, 24)).columns
-    width = max(16, (columns - 3 * (len(texts) - 1)) // len(texts))
-    blocks = []
-    for text in texts:
+    texts = list(found.values())
+    at = len(os.path.commonprefix(texts))
+    width = max(16, (shutil.get_terminal_size((100, 24)).columns - 3 * (len(texts) - 1)) // len(texts))
+    columns = []
+    for number, text in found.items():
         marked = prompt + text[:at] + ("▸" if at < len(text) else "") + text[at:]
-        blocks.append([piece for line in marked.splitlines() for piece in textwrap.wrap(line, width) or [""]])
-    height = max(map(len, blocks))
-    print(" │ ".join(f"trial {i}".ljust(width) for i in numbers))
-    for row in range(height):
-        print(" │ ".join((block[row] if row < len(block) else "").ljust(width) for block in blocks).rstrip())
+        wrapped = [piece for line in marked.splitlines() for piece in textwrap.wrap(line, width) or [""]]
+        columns.append([f"trial {number}", *wrapped])
+    for row in itertools.zip_longest(*columns, fillvalue=""):
+        print(" │ ".join(cell.ljust(width) for cell in row).rstrip())
     if len(texts) == 1:
         print("one trial: nothing to compare it with")
     elif at == min(map(len, texts)):
