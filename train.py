@@ -518,6 +518,9 @@ def _parser() -> Parser:
         modes.add_argument(flag, dest="mode", action="store_const", const=mode, default=_train, help=text)
     modes.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
     add_arguments(parser)
+    for action in parser._actions:
+        if any(action.dest in mode.many for mode in further):
+            action.nargs = "+"
     return parser
 
 
@@ -578,7 +581,13 @@ def _main(argv) -> int:
         if getattr(args, name) not in (None, False) and mode not in acting:
             one = " or ".join(MODES.get(m) or m.flag for m in acting)
             raise UserError(f"--{name.replace('_', '-')}: is for {one}; give that, or leave it out")
-    return _further(mode, args) if isinstance(mode, questions.Mode) else mode(args)
+    many = {name: getattr(args, name) for m in questions.hooks("MODES") for name in m.many if getattr(args, name)}
+    for name, values in many.items():
+        if len(values) > 1 and name not in getattr(mode, "many", ()):
+            one = next(m.flag for m in questions.hooks("MODES") if name in m.many)
+            raise UserError(f"--{name.replace('_', '-')}: several values are for {one}; give one, or that flag")
+        setattr(args, name, values[0])
+    return _further(mode, args, many) if isinstance(mode, questions.Mode) else mode(args)
 
 
 def _settings(args) -> Config:
@@ -641,6 +650,7 @@ class Session:
     run_study: Callable  # run_study(config, names, **options) -> {activation: results}
     options: dict  # of run_study
     interruptible: Callable  # outcomes of trials -> the same, with interrupts raised while one is waited for
+    many: dict[str, list[str]]  # {setting: all values that were given}, of Mode.many
 
     @property
     def named(self) -> list[str] | None:
@@ -654,14 +664,14 @@ class Session:
         run_until_decided(self.config, self.names, budget, margin, **options)
 
 
-def _further(mode: questions.Mode, args) -> int:
+def _further(mode: questions.Mode, args, many: dict[str, list]) -> int:
     if args.overwrite and mode.overwrites:
         raise UserError(f"{mode.flag}: {mode.overwrites}")
     if ranks.rank_and_size()[1] > 1:
         raise UserError(f"{mode.flag}: runs in one process; start it without torchrun")
     config, names, display = _settings(args), _names(args.activation, mode.default), Display(args.quiet)
     _make_folders(config)
-    mode.run(Session(args, config, names, display, run_study, _options(args), _interruptible))
+    mode.run(Session(args, config, names, display, run_study, _options(args), _interruptible, many))
     return 0
 
 

@@ -33,6 +33,7 @@ class Mode:
     default: str = "all"  # activations where none is named
     takes: tuple[str, ...] = ("activation", "overwrite", "no_strict_audit")  # of the flags that not all modes have
     overwrites: str = ""  # what --overwrite is answered with; '': it does as told
+    many: tuple[str, ...] = ()  # settings of which it takes several values: Session.many
     options: Mapping[str, dict] = field(
         default_factory=dict
     )  # {flag that is for this mode alone: its argparse keywords}

@@ -19,11 +19,12 @@ from analysis import products
 from analysis.products import Folder
 from config import Config, UserError
 from prepare_data import load_corpus
-from questions.clock import PRODUCTS
+from questions.clock import CLOCK, RATES
 from questions.clock import command as tool
 from questions.clock import measure as clock
+from questions.clock import rates as by_rates
 from questions.clock import tell as analysis
-from questions.clock.draw import plot_clock
+from questions.clock.draw import plot_clock, plot_rates
 from synthetic import parting, synthetic_clock
 from tools.verify import verify
 from training import pool, trial
@@ -158,10 +159,12 @@ def test_what_is_finished_stays(config, monkeypatch):
     with pytest.raises(trial.Interrupted):
         clock.run_clock(config, "relu", 1, stop=lambda: next(steps) >= 7)
     assert list(storage.read_json(path)["trials"]) == ["2"]
+    (snapshot,) = path.parent.glob(".relu_1.snapshot")
     monkeypatch.setattr(clock, "_record", lambda *_: pytest.fail("trained again"))
     assert clock.run_clock(config, "relu", 2) == first
     monkeypatch.undo()
-    second = clock.run_clock(config, "relu", 1)
+    second = clock.run_clock(config, "relu", 1)  # goes on from the snapshot
+    assert not snapshot.exists()
     contents = storage.read_json(path)
     assert list(contents["trials"]) == ["1", "2"] and contents["forks"] == [0, 1, 3, 6]
     path.unlink()
@@ -197,7 +200,98 @@ def test_a_diverged_trial_has_no_clock(config, monkeypatch):
     record = clock.run_clock(config.replace(max_iters=6), "relu", 1)
     assert record["status"] == "diverged" and record["forks"] == []
     with pytest.raises(UserError, match="no clock finished"):
-        products.write(PRODUCTS[0], Folder.of(config))
+        products.write(CLOCK, Folder.of(config))
+
+
+def test_a_snapshot_of_another_clock_or_a_damaged_one_is_not_gone_on_from(config):
+    config = config.replace(max_iters=8)
+    whole = clock.run_clock(config, "relu", 1)
+    path = storage.clock_path(config.results_dir, "relu")
+    for spoil in (lambda file: file.write_bytes(b"no snapshot"), lambda file: path.unlink()):
+        steps = iter(range(100))
+        with pytest.raises(trial.Interrupted):
+            clock.run_clock(config, "relu", 2, stop=lambda steps=steps: next(steps) >= 5)
+        spoil(path.with_name(".relu_2.snapshot"))
+    path.with_name(".relu_2.snapshot").rename(path.with_name(".relu_1.snapshot"))
+    contents = clock.begin(config.replace(seed_base=7), "relu", load_corpus(config), (0, 0.5))
+    assert contents["forks"] == [0, 4]
+    path.unlink()
+    assert clock.begin(config, "relu", load_corpus(config), None)["forks"] == [0]
+    other = clock.run_clock(config, "relu", 1)  # the snapshot is of four forks, this clock has one
+    assert [t["fork"] for t in other["forks"]] == [0] and [t["fork"] for t in other["unmoved"]] == [7]
+    assert other["forks"][0] == whole["forks"][0] and other["weights_sha256"] == whole["weights_sha256"]
+    with pytest.raises(UserError, match="made with other settings .twins that leave at"):
+        clock.begin(config, "relu", load_corpus(config), (0, 0.5))
+
+
+# -- is a recipe chaotic? -------------------------------------------------------------------------------------------
+
+
+def ending(pds, rate=0.05, learning_rate=1e-3, diverged=0):
+    """A clock whose twins end at these PD, and part at a rate."""
+    contents = synthetic_clock("relu", [math.log(2) / rate] * (len(pds) + diverged), forks=(0,))
+    contents["config"]["learning_rate"] = learning_rate
+    for k, pd in enumerate(pds, 1):
+        contents["trials"][str(k)]["forks"][0]["predictions"][-1] = pd
+    for k in range(len(pds) + 1, len(pds) + diverged + 1):
+        contents["trials"][str(k)] = {"status": "diverged", "forks": [], "unmoved": []}
+    return analysis.Clock("relu", contents)
+
+
+def test_the_answer():
+    assert "stays at a PD of 4.0e-7 [" in (text := analysis.answer(ending([2e-7, 4e-7, 8e-7])))
+    assert "other hardware gives this model again" in text and "3 seeds" in text
+    text = analysis.answer(ending([0.1, 0.11, 0.12], rate=math.log(10) / 9))
+    assert "grows tenfold every 9 steps, to a PD of 0.11 [" in text and "other hardware gives another model" in text
+    assert "undecided" in analysis.answer(ending([1e-6, 0.1, 0.1]))
+    ends = np.log([2e-7, 4e-7, 8e-7])
+    low, high = scipy.stats.t.interval(0.95, 2, ends.mean(), scipy.stats.sem(ends))
+    assert ending([2e-7, 4e-7, 8e-7]).end_interval[1:] == pytest.approx((np.exp(low), np.exp(high)))
+    assert ending([0.1], diverged=1).ends == {1: math.log(0.1), 2: 0.0}  # left out of nothing
+
+
+def test_growth_of_every_twin_counts():
+    t = np.arange(200)
+    assert analysis.rate(t, 1e-7 * np.exp(-0.01 * t)) == pytest.approx(-0.01)  # it shrinks: no growing phase
+    assert analysis.rate(t, np.minimum(1e-7 * np.exp(0.2 * t), 0.5)) == pytest.approx(0.2)
+    assert analysis.rate(t, np.zeros(200)) == 0
+
+
+def test_the_critical_rate_of_planted_lines():
+    grid = np.array([1e-4, 1e-3, 1e-2])
+    pds = {rate: 1e-3 * (rate / 5e-4) ** np.array([2, 2.5, 3, 3.5, 4, 4.5]) for rate in grid}  # all pass at 5e-4
+    clocks_ = {rate: ending(np.minimum(pd, 1).tolist(), learning_rate=rate) for rate, pd in pds.items()}
+    point, low, high = by_rates.critical_rate(clocks_)
+    assert point == pytest.approx(5e-4, rel=1e-6) and low == pytest.approx(5e-4) and high == pytest.approx(5e-4)
+    logs = np.log([0.5e-3, 4e-3])  # by hand: a third of the way
+    assert by_rates.crossing(np.array([1.0, 8.0]), logs) == pytest.approx(2.0)
+    assert by_rates.crossing(grid, np.log([1e-2, 1e-2, 1e-2])) == 0
+    assert by_rates.crossing(grid, np.log([1e-5, 1e-5, 1e-5])) == math.inf
+    few = {rate: ending([pd, 10 * pd], learning_rate=rate) for rate, pd in ((1e-4, 1e-4), (1e-3, 1e-2))}
+    point, low, high = by_rates.critical_rate(few)  # of two seeds the range of each by itself
+    assert low == pytest.approx(1e-4) and high == pytest.approx(10**-3.5) and low < point < high
+
+
+def test_clocks_of_several_learning_rates(tmp_path):
+    for rate, pds in ((3e-4, [1e-7, 2e-7]), (3e-3, [0.1, 0.2])):
+        contents = ending(pds, learning_rate=rate).contents
+        storage.write_json(storage.clock_path(tmp_path / f"rates/{rate:g}", "relu"), contents)
+    folder = Folder(tmp_path, tmp_path / "plots")
+    paths = products.write(RATES, folder)
+    assert [p.name for p in paths] == ["RATES.md", "rates.csv", "clock_rates.png"]
+    text = paths[0].read_text(encoding="utf-8")
+    assert "critical learning rate 0.001" in text and "clock_rates.png" in text
+    assert "1.4e-7" in text and "0.14" in text  # geometric means
+    assert "critical learning rate" in by_rates.overview(folder)
+    (line,) = (x for x in plot_rates.figure(by_rates.load_rates(tmp_path)).axes[0].lines if x.get_gid() == "relu")
+    np.testing.assert_allclose(line.get_xdata(), [3e-4, 3e-3])
+
+
+def test_several_rates_are_for_the_clock(smoke_config, capsys):
+    assert train.main(["--preset", "smoke", "--learning-rate", "1e-3", "3e-3"]) == 2
+    assert "--learning-rate: several values are for --clock" in capsys.readouterr().err
+    assert train.main(["--clock", "--preset", "smoke", "--forks", "1"]) == 2
+    assert "--forks: must be parts of the training" in capsys.readouterr().err
 
 
 # -- the growing phase --------------------------------------------------------------------------------------------
@@ -324,7 +418,7 @@ def test_clocks_of_different_settings_are_not_compared(tmp_path):
 def test_page_table_and_figure(tmp_path, smoke_config):
     config = smoke_config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
     found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[29, 33, 35, 30, 31])
-    paths = products.write(PRODUCTS[0], Folder.of(config))
+    paths = products.write(CLOCK, Folder.of(config))
     assert [p.name for p in paths] == ["CLOCK.md", "clock.csv", "clock.png"]
     text = paths[0].read_text(encoding="utf-8")
     assert "15 twins without the bit stayed at a distance of exactly 0" in text

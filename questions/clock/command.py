@@ -11,6 +11,7 @@ Where no precision is asked for it is float32: in bfloat16 the first step alread
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import activations
 import audit
@@ -18,8 +19,9 @@ import storage
 from analysis import products
 from config import Config, RunFailed, UserError
 from prepare_data import load_corpus
-from questions.clock import PRODUCTS
+from questions.clock import CLOCK, RATES
 from questions.clock import measure as clock
+from questions.clock import rates as by_rates
 from questions.clock import tell as analysis
 from training import experiment, pool
 from training.forecast import Forecast
@@ -44,25 +46,45 @@ def run(session) -> None:
         KeyboardInterrupt: what is finished is kept.
     """
     config, display = settings(session.config), session.display
+    parts, rates = session.args.forks, session.many.get("learning_rate", ())
+    if parts is not None and not all(0 <= part < 1 for part in parts):
+        raise UserError("--forks: must be parts of the training, from 0 to below 1, such as 0 0.1 0.3 0.6")
     corpus = load_corpus(config)
-    tasks = []
-    for name in session.names:
-        done = clock.read(storage.clock_path(config.results_dir, name), config, corpus)["trials"]
-        tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
-    if tasks:
-        activations_ = list(dict.fromkeys(n for n, _ in tasks))
-        audit.before_study(config, activations_, corpus, session.options["strict_audit"], display)
-        _train(config, tasks, corpus, display, session.interruptible)
+    configs = [_at_rate(config, rate) for rate in rates] if len(rates) > 1 else [config]
+    left = [(one, tasks) for one in configs if (tasks := _missing(one, session.names, corpus, parts))]
+    if left:
+        audit.before_study(config, session.names, corpus, session.options["strict_audit"], display)
+    for one, tasks in left:
+        _train(one, tasks, corpus, display, session.interruptible)
     folder = products.Folder.of(config)
-    display.line(analysis.overview(folder))
-    for path in [path for product in PRODUCTS for path in products.write(product, folder)]:
+    which, text = (RATES, by_rates.overview) if len(rates) > 1 else (CLOCK, analysis.overview)
+    paths = products.write(which, folder)
+    display.line(text(folder))
+    for path in paths:
         display.line(f"written: {path}")
+
+
+def _at_rate(config: Config, rate: str) -> Config:
+    """The config of one learning rate of several, whose clocks have a folder of their own."""
+    lowest = config.min_lr * float(rate) / config.learning_rate  # the schedule as it was, higher or lower
+    at = config.replace(learning_rate=float(rate), min_lr=lowest)
+    return at.replace(results_dir=str(Path(config.results_dir, by_rates.FOLDER, f"{at.learning_rate:g}")))
+
+
+def _missing(config: Config, names: list[str], corpus, parts) -> list[tuple[str, int]]:
+    """The clocks to run, after their files have been begun."""
+    tasks = []
+    for name in names:
+        done = clock.begin(config, name, corpus, parts)["trials"]
+        tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
+    return tasks
 
 
 def _train(config: Config, tasks: list, corpus, display: Display, interruptible: Callable) -> None:
     workers = pool.default_workers(config, len(tasks))
-    forks, steps = clock.fork_steps(config), config.max_iters
-    trainings = 1 + sum(1 - fork / steps for fork in [*forks, forks[-1]])  # the last one twice: without the bit
+    path, steps = storage.clock_path(config.results_dir, tasks[0][0]), config.max_iters
+    forks = clock.read(path, config, corpus)["forks"]
+    trainings = 1 + sum(1 - fork / steps for fork in [*forks, forks[-1] or 0.9 * steps])  # the last: without the bit
     step = experiment.measured_costs(config, tasks[0][0], corpus).step
     seconds = step * steps * trainings * 1.25  # with comparisons
     together = seconds * len(tasks) / min(workers, pool.places(config)) + 5

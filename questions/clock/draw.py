@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,14 +10,27 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from analysis.markdown import address
 from analysis.products import Folder
 from analysis.tables import csv, frame
 from config import UserError
 from plot_utils import figure
-from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, say
-from questions.clock.tell import FIGURE_FILE, FOLDER, PAGE_FILE, TABLE_FILE, Clock, load_clocks, page, records
+from plotting.style import GREY, activation_style, headline, legend_below, legend_rows, named, panels, say
+from questions.clock import rates as by_rates
+from questions.clock.rates import Rates, critical_rate
+from questions.clock.tell import (
+    FIGURE_FILE,
+    FOLDER,
+    FORGOTTEN,
+    PAGE_FILE,
+    TABLE_FILE,
+    Clock,
+    load_clocks,
+    page,
+    records,
+)
 
 Clocks = Mapping[str, Clock]
 
@@ -25,17 +38,19 @@ Clocks = Mapping[str, Clock]
 def whole(clocks: Clocks) -> Figure:
     names = [named(name, 20) for name in clocks]
     bottom = 1.05 + 0.16 * legend_rows(names)
-    drawn, axes = panels(2, 2, 4.9 + bottom, bottom=bottom, across=0.8, down=0.7)
-    note = (
-        "Above: twins that differ from their trial in one bit since step 0; thin lines: seeds, thick: their geometric "
-        "mean. Below: by the step at which\nthe twin left, doubling time while it grows (geometric mean, 95 % "
-        "interval; no point: it does not grow so), and PD at the\nend of training (median, lowest to highest seed)."
-    )
+    rows = 1 + any(len(one.forks) > 1 for one in clocks.values())
+    drawn, axes = panels(rows, 2, 0.3 + 2.3 * rows + bottom, bottom=bottom, across=0.8, down=0.7)
+    note = "Twins that differ from their trial in one bit since step 0; thin lines: seeds, thick: their geometric mean."
+    if rows > 1:
+        note += (
+            " Below: by the step\nat which the twin left, doubling time while it grows (geometric mean, 95 % interval; "
+            "no point: it does not grow so), and PD\nat the end of training (median, lowest to highest seed)."
+        )
     one = next(iter(clocks.values()))
     seeds = max(len(c.trials) for c in clocks.values())
     at = f"{one.contents['config']['precision']}, {seeds} seed{'s' * (seeds > 1)}"
     headline(drawn, f"How fast two trainings part that differ in one bit  ·  {at}", note)
-    for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=True):
+    for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=False):
         panel(ax, clocks)
     handles = [
         Line2D([], [], color=colour, marker=marker, label=label)
@@ -62,6 +77,8 @@ def _distances(ax: Axes, clocks: Clocks, kind: str, steps: str, title: str, ylab
         say(ax, "no distance")
         return
     ax.set(title=title, xlabel="steps since the fork", ylabel=ylabel, xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        numbered(axis)
 
 
 def weights(ax: Axes, clocks: Clocks) -> None:
@@ -86,6 +103,7 @@ def _by_fork(ax: Axes, clocks: Clocks, interval: Callable) -> None:
         ax.errorbar(x, y, abs(ends_ - y), fmt="none", ecolor=colour, elinewidth=0.7)
         ax.plot(x, y, color=colour, marker=marker, linewidth=0.8, gid=name)
     ax.set(xlabel="step at which the twin left", yscale="log")
+    numbered(ax.yaxis)
 
 
 def doubling(ax: Axes, clocks: Clocks) -> None:
@@ -137,4 +155,83 @@ def make(folder: Folder) -> dict[Path, object]:
         own / PAGE_FILE: page(clocks, address(figure, own)),
         own / TABLE_FILE: csv(frame(records(clocks))),
         figure: partial(plot_clock, clocks),
+    }
+
+
+def by_rate(ax: Axes, found: Rates) -> None:
+    ax.axhline(FORGOTTEN, color=GREY, linestyle=":", linewidth=0.9)
+    for name, clocks in found.items():
+        colour, marker = activation_style(name)
+        for rate, one in clocks.items():
+            ends = np.exp(list(one.ends.values()))
+            ax.plot(np.full(len(ends), rate), ends, marker, color=colour, markersize=2.5, alpha=0.5, linestyle="none")
+        means = [one.end_interval[0] for one in clocks.values()]
+        ax.plot(list(clocks), means, color=colour, marker=marker, linewidth=1.4, gid=name)
+        point, _, _ = critical_rate(clocks)
+        if 0 < point < np.inf:
+            ax.plot([point, point], [FORGOTTEN, ax.get_ylim()[0]], color=colour, linestyle=":", linewidth=0.9)
+    ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="relative PD at the end")
+    numbered(ax.xaxis, sorted({rate for clocks in found.values() for rate in clocks}))
+    numbered(ax.yaxis)
+
+
+def numbered(axis, places: Sequence[float] = ()) -> None:
+    """Ticks of a log axis that are numbers, not powers: at these places, or where they are."""
+    if places:
+        axis.set_major_locator(FixedLocator(places))
+
+    def text(x: float, _=None) -> str:
+        return f"{x:g}" if 1e-4 < x < 1e5 else f"{x:.0e}"
+
+    def between(x: float, _=None) -> str:  # where there would be hardly a number else
+        low, high = axis.get_view_interval()
+        return text(x) if not len(places) and high < 10 * low else ""
+
+    axis.set_major_formatter(FuncFormatter(text))
+    axis.set_minor_formatter(FuncFormatter(between))
+
+
+def whole_rates(found: Rates) -> Figure:
+    names = [named(name, 20) for name in found]
+    bottom = 0.95 + 0.16 * legend_rows(names)
+    drawn, axes = panels(1, 1, 3.1 + bottom, bottom=bottom + 0.1)
+    note = (
+        "Points: seeds; lines: their geometric mean. Dotted: where it passes "
+        f"{FORGOTTEN:g}, below which other hardware gives the same model again."
+    )
+    headline(drawn, "What becomes of a difference of one bit, by learning rate", note)
+    by_rate(axes[0, 0], found)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=label)
+        for label, (colour, marker) in zip(names, map(activation_style, found), strict=True)
+    ]
+    legend_below(drawn, handles, names, 0.6)
+    return drawn
+
+
+@figure("clock_rates", whole_rates, rates=by_rate)
+def plot_rates(rates: Mapping):
+    """PD at the end, of twins that differ in one bit from the start, against learning rate. Writes `clock_rates.png`.
+    Panel: rates.
+
+    Args:
+        rates: {activation: {learning rate: Clock}}, as questions.clock.rates.load_rates gives it.
+
+    Raises:
+        UserError: it is empty.
+        storage.StorageError: the disk refuses.
+    """
+    if not rates:
+        raise UserError("rates: there is no clock of any learning rate (train.py --clock --learning-rate 3e-4 1e-3)")
+    return rates
+
+
+def make_rates(folder: Folder) -> dict[Path, object]:
+    """Page, table and figure of the clocks of several learning rates."""
+    found, drawn, own = by_rates.load_rates(folder.results), folder.plots / by_rates.FIGURE_FILE, folder.results
+    own = own / by_rates.FOLDER
+    return {
+        own / by_rates.PAGE_FILE: by_rates.page(found, address(drawn, own)),
+        own / by_rates.TABLE_FILE: csv(frame(by_rates.records(found))),
+        drawn: partial(plot_rates, found),
     }

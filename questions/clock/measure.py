@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ def settings(config: Config) -> Config:
     return config.replace(branch_points=(1.0,)) if config.schedule == "trunk" else config
 
 
-def fork_steps(config: Config) -> list[int]:
-    return sorted({round(part * config.max_iters) for part in FORKS})
+def fork_steps(config: Config, parts: Sequence[float] = FORKS) -> list[int]:
+    return sorted({round(part * config.max_iters) for part in parts})
 
 
 def offsets(steps: int, every: int = EVERY_STEP, ratio: float = 1.05) -> list[int]:
@@ -103,30 +104,66 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Race:
-    """A trial and its twins, step by step: one leaves at each of `forks`, and at the last one another, unmoved."""
+    """A trial and its twins, step by step: one leaves at each of `forks`, and at the last one, or after nine tenths
+    where that is the start, another, unmoved."""
 
     def __init__(self, base: Training, forks: list[int]):
         self.base, self.forks = base, forks
+        self.unmoved = forks[-1] or round(0.9 * base.steps)
         self.twins: list[Twin] = []
 
-    def run(self, stop: Callable[[], bool] | None = None, report: Callable[[int, float], None] | None = None) -> None:
-        base = self.base
+    def state(self) -> dict:
+        """What a snapshot needs: everything of the trial and its twins after a step."""
+        twins = {
+            str(i): {name: getattr(twin, name) for name in ("fork", "moved", "weights", "predictions")}
+            | {"optimiser": twin.training.optimiser.state()}
+            for i, twin in enumerate(self.twins)
+        }
+        return {"step": self.base.step, "optimiser": self.base.optimiser.state(), "twins": twins}
+
+    def load(self, state: dict) -> None:
+        """Go on after the step of a snapshot."""
+        self.base.optimiser.load(state["optimiser"])
+        for saved in state["twins"].values():
+            self.base.step = saved["fork"]
+            twin = fork(self.base, bit=False)
+            twin.training.optimiser.load(saved["optimiser"])
+            twin.training.step = state["step"]
+            twin.moved, twin.weights, twin.predictions = (saved[k] for k in ("moved", "weights", "predictions"))
+            self.twins.append(twin)
+        self.base.step = state["step"]
+
+    def run(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        report: Callable[[int, float], None] | None = None,
+        save: Callable[[], None] = lambda: None,
+    ) -> None:
+        """To the last step. `save` is called every `snapshot_seconds`, and before it stops as told."""
+        base, saved_at = self.base, time.monotonic()
         base.model.train()
+        going_on = bool(self.twins)  # what happened at this step is in the snapshot
         while True:
-            if base.step in self.forks:
-                self.twins.append(fork(base, bit=True))
-                if base.step == self.forks[-1]:
+            if not going_on:
+                if base.step in self.forks:
+                    self.twins.append(fork(base, bit=True))
+                if base.step == self.unmoved:
                     self.twins.append(fork(base, bit=False))
-            self._measure()
+                self._measure()
+            going_on = False
             if base.step == base.steps:
                 return
+            stopping = stop()
+            if stopping or time.monotonic() - saved_at > base.config.snapshot_seconds:
+                save()
+                saved_at = time.monotonic()
+            if stopping:
+                raise Interrupted(f"the clock of {base.activation} trial {base.trial} after {base.step} steps")
             loss = base.advance()
             for twin in self.twins:
                 twin.training.advance()
             if report:
                 report(base.step, float(loss))
-            if stop and stop():
-                raise Interrupted(f"the clock of {base.activation} trial {base.trial} after {base.step} steps")
 
     def _measure(self) -> None:
         due = []
@@ -188,7 +225,7 @@ def run_clock(
 
     Raises:
         UserError: the file holds trials of other settings or of another text.
-        Interrupted: `stop` said so; nothing of this trial is kept.
+        Interrupted: `stop` said so; a snapshot is saved, and the next call goes on from it.
         Busy: another process is at it.
     """
     corpus = corpus or load_corpus(config)
@@ -197,22 +234,53 @@ def run_clock(
     if not lock.acquire(wait=False):
         raise Busy(f"{path}: another process is training trial {trial}")
     try:
-        done = read(path, config, corpus)["trials"]
-        if str(trial) in done:
-            return done[str(trial)]
+        contents = read(path, config, corpus)
+        if str(trial) in contents["trials"]:
+            return contents["trials"][str(trial)]
         with torch_settings(config), own_randomness(config.device):
-            record = _record(config, activation, trial, corpus, report, stop)
+            record = _record(config, activation, trial, corpus, contents["forks"], report, stop)
         with storage.FileLock(path.with_name(".lock")):
             contents = read(path, config, corpus)
             contents["trials"][str(trial)] = record
             contents["trials"] = {k: contents["trials"][k] for k in sorted(contents["trials"], key=int)}
             storage.write_json(path, {**contents, "activation": activation})
+        _snapshot(config, activation, trial).unlink(missing_ok=True)
         return record
     finally:
         lock.release()
 
 
-def _record(config: Config, activation: str, trial: int, corpus: Corpus, report, stop) -> dict:
+def begin(config: Config, activation: str, corpus: Corpus, parts: Sequence[float] | None) -> dict:
+    """The file of an activation, written when there is none, with twins that leave after these parts of the steps;
+    None: at the start alone, or as the file has it.
+
+    Raises: as `read`.
+    """
+    path = storage.clock_path(config.results_dir, activation)
+    forks = None if parts is None and path.exists() else fork_steps(config, parts or (0.0,))
+    with storage.FileLock(path.with_name(".lock")):
+        contents = read(path, config, corpus, forks)
+        if not path.exists():
+            storage.write_json(path, {**contents, "activation": activation})
+    return contents
+
+
+def _snapshot(config: Config, activation: str, trial: int) -> Path:
+    path = storage.clock_path(config.results_dir, activation)
+    return path.with_name(f".{path.stem}_{trial}.snapshot")
+
+
+def _resumed(race: Race, path: Path, of: dict) -> None:
+    """Go on from the snapshot, where it is there, intact, and of this clock."""
+    try:
+        saved = storage.load_checkpoint(path) if path.exists() else {}
+    except storage.StorageError:
+        return
+    if saved.get("of") == of:
+        race.load(saved["state"])
+
+
+def _record(config: Config, activation: str, trial: int, corpus: Corpus, forks: list[int], report, stop) -> dict:
     began = time.thread_time()
     base = Training(config, activation, trial, corpus)
     where = {"event": "step", "activation": activation, "trial": trial}
@@ -221,8 +289,14 @@ def _record(config: Config, activation: str, trial: int, corpus: Corpus, report,
         if report and step % 10 == 0 or step == base.steps:
             report({**where, "step": step, "loss": loss})
 
-    race = Race(base, fork_steps(config))
-    race.run(stop, tell if report else None)
+    race, path = Race(base, forks), _snapshot(config, activation, trial)
+    of = {"fingerprint": config.fingerprint(), "corpus": corpus.sha256, "forks": forks}
+    _resumed(race, path, of)
+
+    def save() -> None:
+        storage.save_checkpoint(path, {"of": of, "state": race.state()})
+
+    race.run(stop or (lambda: False), tell if report else None, save)
     sha256 = storage.contents_sha256(base.weights())
     twins = [_twin(base, twin) for twin in race.twins]
     finite = all(math.isfinite(x) for t in twins for x in (*t["weights"], *t["predictions"]))
@@ -254,8 +328,9 @@ def _twin(base: Training, twin: Twin) -> dict:
 # -- the file of an activation ------------------------------------------------------------------------------------
 
 
-def read(path, config: Config, corpus: Corpus) -> dict:
-    """What the file of an activation holds, with a place for trials; without one, empty.
+def read(path, config: Config, corpus: Corpus, forks: list[int] | None = None) -> dict:
+    """What the file of an activation holds, with a place for trials; without one, empty. `forks`: where twins must
+    leave; None: as the file has it.
 
     Raises:
         UserError: it was made with other settings or of another text.
@@ -267,7 +342,7 @@ def read(path, config: Config, corpus: Corpus) -> dict:
         "config": config.to_dict(),
         "fingerprint": config.fingerprint(),
         "corpus_sha256": corpus.sha256,
-        "forks": fork_steps(config),
+        "forks": forks or fork_steps(config),
         "positions": len(windows) * config.block_size,
         "trials": {},
     }
@@ -279,6 +354,8 @@ def read(path, config: Config, corpus: Corpus) -> dict:
     fields = config.describe_differences(found["config"])
     if found["corpus_sha256"] != corpus.sha256:
         fields = fields or "another text"
-    if fields or found["forks"] != empty["forks"]:
+    if forks and found["forks"] != forks:
+        fields = fields or f"twins that leave at {found['forks']}"
+    if fields:
         raise UserError(f"{path}: made with other settings ({fields}); use another folder ({option('study', 'NAME')})")
     return found

@@ -36,6 +36,8 @@ FIGURE_FILE = "clock.png"  # in that of the figures
 LEVELLED = 0.1  # of the largest distance: from there on it levels off
 LEAST_POINTS, LEAST_GROWTH = 5, 8.0
 KINDS = ("weights", "predictions")
+FORGOTTEN = 1e-3  # a PD below it: about a hundredth of what other seeds give
+FLOOR = 1e-10  # of a PD: float64's rounding of the sums
 TOGETHER = "all smooth"  # the planned contrast
 LEVEL = 0.01  # of all tests of the page together: so a report and its clock, too, claim anything in at most 1 of 10
 
@@ -70,11 +72,27 @@ def growth(steps: Sequence[int], distances: Sequence[float]) -> Growth:
     phase = np.flatnonzero((t >= 1) & (d > 0) & (np.arange(len(d)) < levelled))
     if len(phase) < LEAST_POINTS or d[phase].max() < LEAST_GROWTH * d[phase[0]]:
         return Growth()
-    every = np.arange(t[phase[0]], t[phase[-1]] + 1)
-    logs = np.interp(every, t[phase], np.log(d[phase]))
+    rate = _slope(t[phase], d[phase])
+    return Growth(rate, int(t[phase[0]]), int(t[phase[-1]])) if rate > 0 else Growth()
+
+
+def _slope(steps: np.ndarray, distances: np.ndarray) -> float:
+    """Of the ln of the distance, per step, every step weighted alike."""
+    every = np.arange(steps[0], steps[-1] + 1)
+    logs = np.interp(every, steps, np.log(distances))
     centred = every - every.mean()
-    rate = float(centred @ logs / (centred @ centred))
-    return Growth(rate, int(every[0]), int(every[-1])) if rate > 0 else Growth()
+    return float(centred @ logs / (centred @ centred))
+
+
+def rate(steps: Sequence[int], distances: Sequence[float]) -> float:
+    """The growth rate of any twin, per step: that of its growing phase, and where it has none, the slope over all
+    measurements from the first step on; 0 where it is never apart at two of them."""
+    growing = growth(steps, distances).rate
+    if growing is not None:
+        return growing
+    t, d = np.asarray(steps, float), np.asarray(distances, float)
+    apart = np.flatnonzero((t >= 1) & (d > 0))
+    return _slope(t[apart], d[apart]) if len(apart) > 1 else 0.0
 
 
 # -- one activation -----------------------------------------------------------------------------------------------
@@ -111,6 +129,25 @@ class Clock:
         if not times:
             return None, None, None
         return tuple(None if x is None else math.exp(x) for x in significance.mean_interval(np.log(times)))
+
+    def rate_interval(self, fork: int) -> tuple[float | None, float | None, float | None]:
+        """The mean growth rate of the weights' distance over all trials, with its 95 % interval (t)."""
+        rates = [rate(twin["steps"], twin["weights"]) for twin in self.twins(fork).values()]
+        return significance.mean_interval(rates) if rates else (None, None, None)
+
+    @property
+    def ends(self) -> dict[int, float]:
+        """{trial: ln of the PD at the end, of the twin that left at the start}; where one of both diverged, that of
+        predictions that have nothing in common."""
+        diverged = {int(k): 0.0 for k, t in self.contents["trials"].items() if t["status"] != "done"}
+        final = self.final(self.forks[0], "predictions")
+        return diverged | {k: math.log(max(pd, FLOOR)) for k, pd in final.items()}
+
+    @property
+    def end_interval(self) -> tuple[float, float | None, float | None]:
+        """The geometric mean over all trials of the PD at the end, with its 95 % interval (t, of the logs)."""
+        found = significance.mean_interval(list(self.ends.values()))
+        return tuple(None if x is None else math.exp(min(x, 0.0)) for x in found)
 
     def final(self, fork: int, what: str) -> dict[int, float]:
         """{trial: the distance of its twin at the end}, of `weights` or `predictions`; or its `barrier`."""
@@ -236,6 +273,14 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         "",
         _check(clocks),
         "",
+        "## Is this recipe chaotic?",
+        "",
+        "What becomes of a difference of one bit. Other hardware, other kernels and another order of sums round "
+        "otherwise at every step, each time by about so much. Growth: the mean rate of ln distance of the weights per "
+        "step, over all seeds; PD at the end: the geometric mean; both with 95 % intervals over seeds.",
+        "",
+        *(f"- {answer(c)}" for c in clocks.values()),
+        "",
         "## How fast they part",
         "",
         "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
@@ -246,6 +291,36 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         "outcome.",
         *table(HEADER, _speeds(clocks)),
         *_contrast(clocks),
+        *(_from_when(clocks) if len(one.forks) > 1 else []),
+    ]
+    if figure:
+        lines += ["", f"![Distance of twins against steps, doubling times, and where they end]({figure})"]
+    return "\n".join(lines) + "\n"
+
+
+def answer(clock: Clock) -> str:
+    """Whether a recipe forgets a difference of one bit or grows it, in a sentence."""
+    mean, low, high = clock.end_interval
+    growth_rate = clock.rate_interval(clock.forks[0])
+    ends = f"a PD of {_short(mean)}" + ("" if low is None else f" [{_short(low)}, {_short(high)}]") + " at the end"
+    grown = f"growth {_limits(growth_rate, 4)} a step"
+    if (mean if high is None else high) < FORGOTTEN:
+        said = f"a difference of one bit stays at {ends}: other hardware gives this model again"
+    elif (mean if low is None else low) > FORGOTTEN:
+        every = growth_rate[0] and math.log(10) / growth_rate[0]
+        fast = f"grows tenfold every {every:.2g} steps" if every and every > 0 else "grows"
+        said = f"a difference of one bit {fast}, to {ends}: other hardware gives another model"
+    else:
+        said = f"a difference of one bit ends at {ends}, on both sides of {FORGOTTEN:g}: undecided, train more seeds"
+    return f"**{label(clock.name)}**: {said} ({grown}, {counted(len(clock.ends), 'seed')})."
+
+
+def _short(pd: float) -> str:
+    return f"{pd:.1e}".replace("e-0", "e-") if pd < FORGOTTEN else f"{pd:.2g}"
+
+
+def _from_when(clocks: Mapping[str, Clock]) -> list[str]:
+    return [
         "",
         "## From when on they stay together",
         "",
@@ -255,9 +330,6 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         *table(LATER, _later(clocks)),
         *(f"- {_together(c)}" for c in clocks.values()),
     ]
-    if figure:
-        lines += ["", f"![Distance of twins against steps, doubling times, and where they end]({figure})"]
-    return "\n".join(lines) + "\n"
 
 
 HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p".split("|")
@@ -349,6 +421,7 @@ def records(clocks: Mapping[str, Clock]) -> list[dict]:
             ratio = tests[fork].ratio if fork in tests else (None,) * 3
             row |= dict(zip(("Ratio_To_ReLU", "Ratio_Low", "Ratio_High"), ratio, strict=True))
             row["Ratio_p_Adjusted"] = tests[fork].p if fork in tests else None
+            row |= dict(zip(("Growth_Per_Step", "Growth_Low", "Growth_High"), clock.rate_interval(fork), strict=True))
             for column, what in (("PD", "predictions"), ("Weights", "weights"), ("Barrier", "barrier")):
                 row[f"Final_{column}"] = float(np.mean(list(clock.final(fork, what).values())))
             found.append(row | {"Trials_Together": sum(clock.together(fork).values())})

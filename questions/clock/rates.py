@@ -1,0 +1,143 @@
+"""At which learning rate does a recipe begin to grow a difference of one bit? Read from the clocks of several rates,
+`results/rates/RATE/clock/{activation}.json`, as `train.py --clock --learning-rate 3e-4 1e-3 3e-3` leaves them.
+
+The *critical rate* of an activation is where the geometric mean over seeds of the PD at the end of training, of twins
+that differ in one bit from the start, first passes 0.001 from below; between two rates ln PD is taken as linear in ln
+rate. Its interval: with five seeds or more the 95 % percentiles over 2000 resamples of seeds, else the range over
+single seeds. A seed that diverged counts as one whose predictions have nothing in common. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import storage
+from analysis.markdown import DASH, counted, fixed, label, table, undressed
+from analysis.products import Folder
+from questions.clock.tell import FORGOTTEN, Clock, _short, load_clocks
+
+FOLDER = "rates"  # below that of the results
+PAGE_FILE, TABLE_FILE = "RATES.md", "rates.csv"  # in that folder
+FIGURE_FILE = "clock_rates.png"  # in that of the figures
+RESAMPLES = 2000
+
+Rates = Mapping[str, Mapping[float, Clock]]
+
+
+def load_rates(results: Path) -> dict[str, dict[float, Clock]]:
+    """{activation: {learning rate: its clock}}, rising, of the folders below the results."""
+    found: dict[str, dict[float, Clock]] = {}
+    for path in storage.listed(results / FOLDER):
+        for name, clock in load_clocks(path).items():
+            found.setdefault(name, {})[clock.contents["config"]["learning_rate"]] = clock
+    return {name: dict(sorted(clocks.items())) for name, clocks in found.items()}
+
+
+def crossing(rates: np.ndarray, logs: np.ndarray) -> float:
+    """Where ln PD (R,) first passes ln FORGOTTEN; 0 where it is above at the lowest rate, infinity where nowhere."""
+    above = np.flatnonzero(logs > math.log(FORGOTTEN))
+    if not len(above):
+        return math.inf
+    k = int(above[0])
+    if k == 0:
+        return 0.0
+    share = (math.log(FORGOTTEN) - logs[k - 1]) / (logs[k] - logs[k - 1])
+    return float(np.exp(np.log(rates[k - 1]) + share * np.log(rates[k] / rates[k - 1])))
+
+
+def critical_rate(clocks: Mapping[float, Clock]) -> tuple[float, float, float]:
+    """The critical rate and its interval: 0 stands for below the lowest rate, infinity for above the highest."""
+    seeds = sorted(set.intersection(*(set(clock.ends) for clock in clocks.values())))
+    rates, logs = np.array(list(clocks)), np.array([[c.ends[k] for k in seeds] for c in clocks.values()])
+    point = crossing(rates, logs.mean(1))
+    if len(seeds) < 5:
+        single = [crossing(rates, column) for column in logs.T]
+        return point, min(single), max(single)
+    draws = np.random.default_rng(0).integers(len(seeds), size=(RESAMPLES, len(seeds)))
+    spread = [crossing(rates, logs[:, draw].mean(1)) for draw in draws]
+    low, high = np.quantile(spread, (0.025, 0.975), method="nearest")
+    return point, float(low), float(high)
+
+
+# -- in words -----------------------------------------------------------------------------------------------------
+
+
+def page(found: Rates, figure: str) -> str:
+    """RATES.md."""
+    every = sorted({rate for clocks in found.values() for rate in clocks})
+    first = next(iter(next(iter(found.values())).values())).contents
+    steps, precision = first["config"]["max_iters"], first["config"]["precision"]
+    lines = [
+        "# Up to which learning rate a difference of one bit is forgotten",
+        "",
+        f"PD at the end of {steps} steps ({precision}) of twins that differ in one bit from the start: the geometric "
+        "mean over seeds with its 95 % interval; below it the validation loss of the trials, nats per token.",
+        *table(["Activation", *(f"{rate:g}" for rate in every)], _rows(found, every)),
+        *(f"- {sentence(name, clocks)}" for name, clocks in found.items()),
+        "",
+        f"The critical rate is where that mean passes {FORGOTTEN:g}. What a lower rate costs is the loss.",
+        "",
+        f"![PD at the end against learning rate]({figure})",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(found: Rates, every: list[float]) -> list[list[str]]:
+    rows = []
+    for name, clocks in found.items():
+        cells, losses = [label(name)], ["loss"]
+        for rate in every:
+            clock = clocks.get(rate)
+            mean, low, high = clock.end_interval if clock else (None, None, None)
+            inside = "" if low is None else f" [{_short(low)}, {_short(high)}]"
+            cells.append(DASH if mean is None else _short(mean) + inside)
+            losses.append(fixed(loss(clock) if clock else None))
+        rows += [cells, losses]
+    return rows
+
+
+def loss(clock: Clock) -> float | None:
+    """The mean validation loss of the trials, on the probe."""
+    losses = [twin["losses"][0] for twin in clock.twins(clock.forks[0]).values()]
+    return float(np.mean(losses)) if losses else None
+
+
+def sentence(name: str, clocks: Mapping[float, Clock]) -> str:
+    point, low, high = critical_rate(clocks)
+    n, grid = min(len(c.ends) for c in clocks.values()), f"{min(clocks):g} to {max(clocks):g}"
+    inside = f"between {_edge(low, clocks)} and {_edge(high, clocks)}, {counted(n, 'seed')}"
+    if point == 0:
+        said = f"at every rate from {grid} a difference of one bit grows; the critical rate is lower"
+    elif math.isinf(point):
+        said = f"at every rate from {grid} a difference of one bit is forgotten; the critical rate is higher"
+    else:
+        said = f"critical learning rate {point:.2g} ({inside})"
+    return f"**{label(name)}**: {said}."
+
+
+def _edge(rate: float, clocks: Mapping[float, Clock]) -> str:
+    if rate == 0:
+        return f"less than {min(clocks):g}"
+    return f"more than {max(clocks):g}" if math.isinf(rate) else f"{rate:.2g}"
+
+
+def overview(folder: Folder) -> str:
+    """The page for a terminal."""
+    return undressed(page(load_rates(folder.results), "")).partition("![")[0].replace("# ", "")
+
+
+def records(found: Rates) -> list[dict]:
+    """One row per activation and rate, for the CSV."""
+    rows = []
+    for name, clocks in found.items():
+        critical = dict(zip(("Critical_Rate", "Critical_Low", "Critical_High"), critical_rate(clocks), strict=True))
+        critical = {key: x if 0 < x < math.inf else None for key, x in critical.items()}
+        for rate, clock in clocks.items():
+            row = {"Activation": name, "Learning_Rate": rate, "Trials": len(clock.ends), "Val_Loss": loss(clock)}
+            row |= dict(zip(("Final_PD", "Final_PD_Low", "Final_PD_High"), clock.end_interval, strict=True))
+            rows.append(row | critical)
+    return rows
