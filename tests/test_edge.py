@@ -129,12 +129,14 @@ def test_unfinished_activations_are_not_told():
     ("smooth", "kept"),
     [((1e-8, 1e-6, 1e-1, 1e-1), True), ((1e-1,) * 4, False), ((2e-2, 2e-2, 1e-1, 1e-1), False)],
 )
-def test_the_answer_follows_from_planted_numbers(smooth, kept):
+def test_the_answer_follows_from_planted_numbers(monkeypatch, smooth, kept):
     cells = diagram(smooth, others=0.15 if smooth[0] < 1e-2 else 1.0)
     if smooth[0] == 2e-2:  # forgotten, but ReLU's are no ten times larger
         for c in cells:
             c["pairs"] = [9.0] * 15
     assert tell.grows_only_with_kinks(tell.series(cells))[0] is kept
+    assert "The grid is not whole" in tell.text({"S1": {"cells": cells}})
+    monkeypatch.setattr(tell, "GRID", len(RATES))
     said = tell.text({"S1": {"cells": cells}})
     assert ("GELU forgets a difference of one bit" in said) is kept and ("refuted" in said) is not kept
 

@@ -31,6 +31,7 @@ FINDINGS = HERE.parent / "FINDINGS2.md"
 FIGURE = HERE.parent / "figures" / "edge.png"
 ORDER = ("relu", "leaky_relu", "smelu_05", "smelu_1", "smelu_2", "gelu", "swish")
 KINKED = ("relu", "leaky_relu")
+GRID = 10  # rates of a diagram
 FORGOTTEN = 1e-6  # a twin's PD below it
 SMALL_GAIN = math.log(1.25)
 NETWORK = {"click": "click model", "click + norm": "click model with LayerNorm", "flights": "flights",
@@ -256,8 +257,8 @@ def critical_words(found: dict) -> str:
 def diagram_text(cells: list[dict]) -> list[str]:
     """PD of one bit at each rate, then each activation's critical rate and what it costs."""
     own = series(cells)
-    if not own:
-        return ["No activation has all of its rates yet."]
+    if len({cell["rate"] for cell in cells}) < GRID or len(own) < 2:
+        return ["The grid is not whole, so no critical rate is told. What there is:", "", *cells_text(cells)]
     rates = [cell["rate"] for cell in next(iter(own.values()))]
     n = len(next(iter(own.values()))[0]["seeds"])
     rows = [[label(name), *(f"{tiny(geometric(c))} / {tiny(mean_others(c))}" for c in own[name])] for name in own]
@@ -504,7 +505,7 @@ def answer(cells: dict[str, list[dict]]) -> list[str]:
             )
     for name, network in (("K1", "the click model"), ("S1", "the small decoder")):
         own = series(cells.get(name, []))
-        if "relu" not in own or len(own) < 2 or len(own["relu"][0]["seeds"]) < 2:
+        if "relu" not in own or len(own) < 2 or len(own["relu"]) < GRID or len(own["relu"][0]["seeds"]) < 2:
             continue
         kept, factors = grows_only_with_kinks(own)
         n = len(own["relu"][0]["seeds"])
@@ -543,7 +544,7 @@ def figure(tables: dict[str, dict], path: Path = FIGURE) -> None:
     from plotting.style import WIDTH, activation_style, house_style
 
     drawn = {name: series(tables[name]["cells"]) for name in ("K1", "S1") if name in tables}
-    drawn = {name: own for name, own in drawn.items() if own}
+    drawn = {name: own for name, own in drawn.items() if len(own) > 1}
     with house_style():
         page = Figure((WIDTH, 2.6 * len(drawn) + 0.3))
         grid = page.subplots(len(drawn), 2, squeeze=False, sharex="row", sharey="row")
@@ -571,7 +572,7 @@ def figure(tables: dict[str, dict], path: Path = FIGURE) -> None:
 
 def main() -> None:
     tables = published()
-    if {"K1", "S1"} & set(tables):
+    if any(len(series(tables[name]["cells"])) > 1 for name in {"K1", "S1"} & set(tables)):
         figure(tables)
     FINDINGS.write_text(text(tables), encoding="utf-8")
     print(f"{FINDINGS.relative_to(ROOT)}: {', '.join(tables)}")
