@@ -15,42 +15,30 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
+from analysis.records import Branch
 from analysis.results import Measured, matrix
-from storage import number
 
 
-@dataclass(frozen=True)
-class Point:
-    """What one branch of an activation came to: it left the trunk after `leaves` steps, its models have `ends`."""
-
-    leaves: int
-    ends: int
-    losses: dict[int, float]  # validation loss of each trial's model, nats per token
-    pds: dict[tuple[int, int], float]  # relative PD of each two of them
-
-
-def frontier(m: Measured) -> list[Point]:
+def frontier(m: Measured) -> list[Branch]:
     """The branches of an activation, the shortest first, of the trials that its final PD is of; none where they were
     not recorded, or not completely."""
     pairs = list(itertools.combinations(m.pd_ids, 2))
-    points = []
-    for branch in m.results.get("frontier") or []:
-        losses = {t["trial_id"]: number(t["val_loss"]) for t in branch["trials"]}
-        pds = {pair["model_pair"]: number(pair["relative_pd"]) for pair in branch["pairs"]}
-        losses = {k: losses.get(k) for k in m.pd_ids}
-        pds = {(i, j): pds.get(f"{i}_vs_{j}") for i, j in pairs}
+    found = []
+    for branch in m.branches:
+        losses = {k: branch.losses.get(k) for k in m.pd_ids}
+        pds = {pair: branch.pds.get(pair) for pair in pairs}
         if None in losses.values() or None in pds.values():
             return []
-        points.append(Point(branch["leaves"], branch["ends"], losses, pds))
-    return points if pairs else []
+        found.append(replace(branch, losses=losses, pds=pds))
+    return found if pairs else []
 
 
 def equal_loss(
-    frontiers: Mapping[str, Sequence[Point]], ids: Mapping[str, Sequence[int]]
+    frontiers: Mapping[str, Sequence[Branch]], ids: Mapping[str, Sequence[int]]
 ) -> tuple[float, dict[str, np.ndarray]] | None:
     """The loss at which activations are compared, and the PD of their models there.
 
@@ -75,7 +63,7 @@ def equal_loss(
     return target, found
 
 
-def _read_off(points: Sequence[Point], i: int, j: int, target: float) -> float | None:
+def _read_off(points: Sequence[Branch], i: int, j: int, target: float) -> float | None:
     losses = [(p.losses[i] + p.losses[j]) / 2 for p in points]
     value = where_it_falls_to(target, losses, [math.log(pd) if (pd := p.pds[i, j]) > 0 else None for p in points])
     return None if value is None else math.exp(value)

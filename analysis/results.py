@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import activations
 import significance
 import storage
 from analysis.question import asked_of, study_order
+from analysis.records import Branch, Pair, Trial
 from config import Config, UserError
 from measures.table import Metric
 from models import own_code
@@ -170,40 +170,30 @@ class Measured:
     shares: tuple[str, ...] = ()  # other activations that have a training in common with it
 
     @cached_property
-    def planned(self) -> dict[int, dict]:
-        """{trial id: record} of every trial, diverged ones too."""
-        trials = {
-            int(t["trial_id"] if number(t["trial_id"]) else i): t for i, t in enumerate(self.results["trials"], 1)
-        }
-        trials.pop(self.without, None)
-        return trials
+    def planned(self) -> dict[int, Trial]:
+        """{number: trial} of every trial, diverged ones too."""
+        trials = (Trial.of(record, place) for place, record in enumerate(self.results["trials"], 1))
+        return {trial.number: trial for trial in trials if trial.number != self.without}
 
     @cached_property
-    def trials(self) -> dict[int, dict]:
+    def trials(self) -> dict[int, Trial]:
         """The trials that finished with a finite validation loss: only these enter an average."""
-        return {
-            k: t
-            for k, t in self.planned.items()
-            if t.get("status", "done") == "done" and number(t["val_loss"]) is not None
-        }
+        return {k: trial for k, trial in self.planned.items() if trial.finished}
 
     @property
-    def failed(self) -> dict[int, dict]:
-        return {k: t for k, t in self.planned.items() if k not in self.trials}
+    def failed(self) -> dict[int, Trial]:
+        return {k: trial for k, trial in self.planned.items() if not trial.finished}
 
     @cached_property
-    def pairs(self) -> dict[tuple[int, int], dict]:
-        """{(i, j): record} with i < j, both finished and the PD a number."""
-        found = {}
-        for pair in self.results["reproducibility_metrics"]:
-            ids = [int(k) for k in re.findall("[0-9]+", str(pair["model_pair"]))]
-            if len(ids) != 2 or ids[0] == ids[1]:
-                raise UserError(f"{self.name}: model_pair={pair['model_pair']!r} must name two trials, like '1_vs_2'")
-            if set(ids) <= set(self.trials) and number(pair["relative_pd"]) is not None:
-                differ, of = number(pair["prediction_differences"]), number(pair["total_predictions"])
-                share = 100 * differ / of if differ is not None and of else None  # not every tool records it
-                found[min(ids), max(ids)] = {**pair, "top1_mismatch_pct": share}
-        return found
+    def pairs(self) -> dict[tuple[int, int], Pair]:
+        """{(i, j): pair} with i < j, both finished and the PD a number."""
+        pairs = (Pair.of(record, self.name) for record in self.results["reproducibility_metrics"])
+        return {(p.i, p.j): p for p in pairs if {p.i, p.j} <= set(self.trials) and p.relative_pd is not None}
+
+    @cached_property
+    def branches(self) -> list[Branch]:
+        """Those of a trunk, the shortest first."""
+        return [Branch.of(record, self.name) for record in self.results.get("frontier") or []]
 
     @cached_property
     def pd_ids(self) -> list[int]:
@@ -211,11 +201,11 @@ class Measured:
         return complete(self.trials, self.pairs)
 
     def losses(self, ids: Iterable[int] | None = None) -> np.ndarray:
-        return np.array([self.trials[k]["val_loss"] for k in (self.trials if ids is None else ids)], dtype=float)
+        return np.array([self.trials[k].val_loss for k in (self.trials if ids is None else ids)], dtype=float)
 
     def pd(self, ids: Iterable[int] | None = None) -> np.ndarray:
         """The symmetric matrix of relative PD among `ids` (default: all that have one); its diagonal is 0."""
-        values = {pair: record["relative_pd"] for pair, record in self.pairs.items()}
+        values = {ids: pair.relative_pd for ids, pair in self.pairs.items()}
         return matrix(values, self.pd_ids if ids is None else ids)
 
     @cached_property
@@ -226,10 +216,10 @@ class Measured:
         return significance.mean_pd_interval(self.pd())
 
     def trial_values(self, key: str) -> list:
-        return [t.get(key) for t in self.trials.values()]
+        return [trial.value(key) for trial in self.trials.values()]
 
     def pair_values(self, key: str) -> list:
-        return [self.pairs[i, j].get(key) for i, j in self.pairs if {i, j} <= set(self.pd_ids)]
+        return [self.pairs[i, j].value(key) for i, j in self.pairs if {i, j} <= set(self.pd_ids)]
 
     def values(self, metric: Metric) -> list:
         """A metric of every trial or every pair; of the activation as a whole, one value."""
@@ -251,9 +241,9 @@ class Measured:
         """{check: what it finds} where one training stands for two, whatever the audit on record says: between the
         trials, where more than nothing varies between them, or with another activation."""
         found, marks = {}, {}
-        for trial in self.results["trials"]:
-            if mark := training_mark(trial):
-                marks.setdefault(mark, []).append(str(trial["trial_id"]))
+        for k, trial in self.planned.items():
+            if trial.mark:
+                marks.setdefault(trial.mark, []).append(str(k))
         same = [f"trials {' and '.join(ids)} are one training" for ids in marks.values() if len(ids) > 1]
         if same and self.record("config").get("vary") != ["none"]:
             found["distinct"] = "; ".join(same)
@@ -279,18 +269,6 @@ class Measured:
         if not self.trials:
             return "no trial finished" if self.failed else "it has no trials"
         return ""
-
-
-def training_mark(trial: Mapping) -> tuple | None:
-    """What two trainings can't have in common by chance: the checksum of the weights; where none is recorded, all
-    digits of the losses and curves. None where those are too few to tell, and of a trial that diverged."""
-    if trial.get("status", "done") != "done":
-        return None
-    if trial.get("weights_sha256"):
-        return "weights", trial["weights_sha256"]
-    if len(trial["val_loss_history"]) > 2:
-        return "curve", trial["val_loss"], trial["train_loss"], *trial["val_loss_history"]
-    return None
 
 
 def complete(ids: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
@@ -325,14 +303,15 @@ def measure(all_results: Mapping[str, dict], without: int | None = None) -> dict
     if not all_results:
         raise UserError("no results to analyse; train first (python train.py) or name another folder (--results-dir)")
     refuse_mixture(all_results)
-    marks = {name: {training_mark(t) for t in results["trials"]} - {None} for name, results in all_results.items()}
-    shares = {a: tuple(b for b in study_order(marks) if b != a and marks[a] & marks[b]) for a in marks}
-    return {name: Measured(name, all_results[name], without, shares[name]) for name in study_order(all_results)}
+    measured = {name: Measured(name, all_results[name], without) for name in study_order(all_results)}
+    marks = {name: {trial.mark for trial in m.planned.values()} - {None} for name, m in measured.items()}
+    shares = {a: tuple(b for b in marks if b != a and marks[a] & marks[b]) for a in marks}
+    return {name: dataclasses.replace(m, shares=shares[name]) if shares[name] else m for name, m in measured.items()}
 
 
 def seeds_shared(a: Measured, b: Measured) -> bool:
     """Whether trial k of both was planned with the same seed: the design, not the data, decides on pairing."""
     common = set(a.planned) & set(b.planned)
     return bool(common) and all(
-        a.planned[k]["seed"] is not None and a.planned[k]["seed"] == b.planned[k]["seed"] for k in common
+        a.planned[k].seed is not None and a.planned[k].seed == b.planned[k].seed for k in common
     )

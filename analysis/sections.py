@@ -57,7 +57,6 @@ from analysis.study import (
     Study,
     Tested,
     beats,
-    last_on_curve,
     reduction,
 )
 from measures.table import BY_KEY, METRICS
@@ -127,10 +126,10 @@ def cautions(s: Study) -> list[str]:
         if not m.results.get("fingerprint"):
             note(name, "no settings are on record, so whether this is comparable can't be checked")
         for trial, record in m.failed.items():
-            step = record.get("diverged_at_step")
-            what = "has no finite validation loss" if step is None else f"diverged at step {step}"
+            step = record.diverged_at_step
+            what = "has no finite validation loss" if step is None else f"diverged at step {step:g}"
             note(name, f"trial {trial} {what}; it is in no average and no test")
-        over = listed(str(k) for k, t in m.trials.items() if t.get("overfit"))
+        over = listed(str(k) for k, t in m.trials.items() if t.overfit)
         if over:
             note(name, f"trial {over} ended above its best validation loss (overfitting)")
         if not m.trials:
@@ -270,7 +269,7 @@ def fastest(s: Study) -> list[str]:
     best, others = s.lowest(s.time)
     if len(best) != 1 or not others:
         return []
-    times = {n: [t["training_time"] for t in m.trials.values() if t["training_time"]] for n, m in s.fit.items()}
+    times = {n: [t.training_time for t in m.trials.values() if t.training_time] for n, m in s.fit.items()}
     overlapping = [n for n in others if min(times[n]) <= max(times[best[0]])]
     text = (
         f"**Shortest median training time of a trial**: {label(best[0])}, {fixed(s.time[best[0]], 1)} s (the "
@@ -648,12 +647,12 @@ def integrity(s: Study) -> list[str]:
         points.append("No trial diverged.")
     trials = [(n, k, t) for n, m in s.measured.items() for k, t in m.trials.items()]
     points += [
-        f"Overfitting: {label(n)} trial {k} was best at step {t.get('best_step')} ({fixed(t.get('best_val_loss'))}), "
-        f"and ended at {fixed(last_on_curve(t))}, both at the probe."
+        f"Overfitting: {label(n)} trial {k} was best at step {fixed(t.best_step, 0)} ({fixed(t.best_val_loss)}), "
+        f"and ended at {fixed(t.last_on_curve)}, both at the probe."
         for n, k, t in trials
-        if t.get("overfit")
+        if t.overfit
     ]
-    if trials and all(t.get("overfit") is False for _, _, t in trials):
+    if trials and all(t.overfit is False for _, _, t in trials):
         points.append("No trial ended more than a percent above its best validation loss.")
     return points + cautions(s)
 
@@ -801,7 +800,7 @@ def future_work(s: Study) -> list[str]:
     missing = [n for n in activations.STUDY if n not in s.measured]
     if missing and s.question.about_smoothness:
         points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
-    if any(t.get("overfit") for m in s.measured.values() for t in m.trials.values()):
+    if any(t.overfit for m in s.measured.values() for t in m.trials.values()):
         points.append("**Overfitting**: train shorter or with more dropout, all activations alike.")
     if len(vary := what_varies(s)) > 1:
         points.append(

@@ -27,8 +27,9 @@ import numpy as np
 import activations
 import significance
 from analysis import checks, sequential
-from analysis.frontier import Point, equal_loss, frontier
+from analysis.frontier import equal_loss, frontier
 from analysis.question import Question
+from analysis.records import Branch
 from analysis.results import (
     Measured,
     matrix,
@@ -175,7 +176,7 @@ class Study:
         return {name: m for name, m in self.measured.items() if not m.unfit}
 
     @cached_property
-    def frontiers(self) -> dict[str, list[Point]]:
+    def frontiers(self) -> dict[str, list[Branch]]:
         """The branches of each activation that has some; none where not two have: there is nothing to compare."""
         found = {name: points for name, m in self.fit.items() if (points := frontier(m))}
         return found if len(found) > 1 else {}
@@ -403,7 +404,7 @@ class Study:
         stacks = []
         for name, rows in zip((test.a, test.b), ids, strict=True):
             records = self.measured[name].pairs
-            pairs = {(i, j): records[i, j].get("relative_pd_by_block") for i in rows for j in rows if i < j}
+            pairs = {(i, j): records[i, j].value("relative_pd_by_block") for i in rows for j in rows if i < j}
             if len(rows) < 5 or not all(pairs.values()):
                 return None
             by_block = zip(*pairs.values(), strict=True)
@@ -521,19 +522,6 @@ def beats(a: tuple, b: tuple) -> bool:
     above = [x > y and not significance.same(x, y) for x, y in zip(a, b, strict=True)]
     below = [x < y and not significance.same(x, y) for x, y in zip(a, b, strict=True)]
     return any(below) and not any(above)
-
-
-def last_on_curve(trial: Mapping) -> float | None:
-    """Validation loss at the end of training at the positions of the curve, the probe: the ones where `best_val_loss`
-    was taken. The final `val_loss` is at all positions of the evaluation."""
-    history = trial.get("val_loss_history")
-    return number(history[-1]) if isinstance(history, list) and history else None
-
-
-def overshoot(trial: Mapping) -> float | None:
-    """Best minus last validation loss, both at the probe: 0, or how far the trial had been below where it ended."""
-    best, last = number(trial.get("best_val_loss")), last_on_curve(trial)
-    return None if None in (best, last) else best - last
 
 
 def reduction(test: significance.Comparison) -> float:

@@ -175,7 +175,7 @@ def best(s: Study) -> list[str]:
     ):
         if first:
             lines.append(f"**{what}**: {labels(first)}{beside(s, first[0], others, quantities)}.")
-    time = sum(number(t["training_time"]) or 0 for m in s.measured.values() for t in m.trials.values())
+    time = sum(t.training_time or 0 for m in s.measured.values() for t in m.trials.values())
     count = sum(len(m.trials) for m in s.measured.values())
     took = f", {duration(time / 3600)} of training in all" if time else ""
     arms = counted(len(s.measured), noun)
@@ -369,7 +369,7 @@ def _subjects(m, studied) -> dict[str, str]:
     if number(evaluation.get("positions")):
         checksum = str(evaluation.get("sha256"))[:12]
         facts["Evaluated at"] = f"{evaluation['positions']:,} positions, the same for all models (sha256 {checksum})"
-    seeds = [[t["seed"] for t in m.planned.values()] for m in studied]
+    seeds = [[t.seed for t in m.planned.values()] for m in studied]
     if all(planned == seeds[0] for planned in seeds):
         facts["Seeds"] = ", ".join(map(str, seeds[0])) + (" of each" if len(studied) > 1 else "")
     return facts

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import significance
-from analysis.frontier import Point
+from analysis.records import Branch
 from analysis.results import matrix
 from measures.table import BY_KEY as METRIC
 from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, ticks
 
-Frontiers = dict[str, list[Point]]
+Frontiers = dict[str, list[Branch]]
 
 
 def frontiers(data: Frontiers) -> Figure:
@@ -53,7 +53,7 @@ def loss_by_steps(ax: Axes, data: Frontiers) -> None:
     ticks(ax.xaxis, 5, integer=True)
 
 
-def _loss(point: Point) -> tuple[float, float | None, float | None]:
+def _loss(point: Branch) -> tuple[float, float | None, float | None]:
     return significance.mean_interval(list(point.losses.values()))
 
 

@@ -127,7 +127,7 @@ def _draw_losses(ax: Axes, m: Measured):
             continue
         if k in m.failed:
             ax.plot(x[finite[-1]], y[finite[-1]], "x", color=ALARM, markersize=6, markeredgewidth=1.5, zorder=5)
-        elif m.planned[k].get("overfit"):
+        elif m.planned[k].overfit:
             best = np.nanargmin(y)
             ax.plot(x[best], y[best], "o", color=line.get_color(), markersize=6, markerfacecolor="none", zorder=5)
     ticks(ax.xaxis, 6, integer=True)
@@ -152,10 +152,10 @@ def _histories(m: Measured) -> tuple[str, dict[tuple[int, str], tuple[np.ndarray
     found = {}
     for k, trial in m.planned.items():
         for key in ("train_loss_history", "val_loss_history", *_BESIDES):
-            y = gaps(trial.get(key) or [])
+            y = gaps(trial.value(key) or [])
             if len(y):
                 found[k, key] = y
-    steps = {k: gaps(trial.get("steps") or m.results.get("steps") or []) for k, trial in m.planned.items()}
+    steps = {k: gaps(trial.steps or m.results.get("steps") or []) for k, trial in m.planned.items()}
     lengths = {k: {len(y) for (i, key), y in found.items() if i == k and "loss" in key} for k in m.planned}
     if any(len(n) > 1 for n in lengths.values()):
         return "share of training (%)", {key: (100 * np.arange(1, len(y) + 1) / len(y), y) for key, y in found.items()}
@@ -180,11 +180,11 @@ def _curve_legend(m: Measured, unigram: bool) -> list[Line2D]:
         handles[-2].set_label(f"trial {shown[0]} …")
         handles[-1].set_label(f"… trial {shown[1]}")
     if m.failed:
-        diverged = all(t.get("status") == "diverged" for t in m.failed.values())
+        diverged = all(t.status == "diverged" for t in m.failed.values())
         what = f"trial{'s' * (len(m.failed) != 1)} {plain(', '.join(map(str, m.failed)), 14)} "
         what += "diverged" if diverged else "failed"
         handles.append(Line2D([], [], color=ALARM, marker="x", linestyle="", markeredgewidth=1.5, label=what))
-    if any(t.get("overfit") for t in m.trials.values()):
+    if any(t.overfit for t in m.trials.values()):
         handles.append(
             Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="none", label="lowest (overfit after)")
         )
@@ -264,7 +264,7 @@ def at_the_start(measured: Iterable[Measured]) -> str:
         if not len(steps) or steps[0] != 0:
             continue
         pds += [curves["relative_pd"][0] for curves in pairs.values()]
-        losses += [t["val_loss_history"][0] for t in m.trials.values() if t.get("val_loss_history")]
+        losses += [t.val_loss_history[0] for t in m.trials.values() if t.val_loss_history]
         uniform.add(math.log(number(m.record("dataset").get("vocab_size")) or 1))
     pd, start, flat = mean(pds), mean(losses), max(uniform, default=0)
     if not pd or start is None or not flat or abs(start - flat) > 0.05 * flat or pd < 0.01:
@@ -284,7 +284,7 @@ def reproducibility(m: Measured) -> Figure:
     left_of = text_width(metric.heading for metric in _further(m)) + 0.25
     figure, axes = panels(2, 2, 5.4, right=0.15, across=max(1.2, left_of), bottom=0.8)
     notes = ["colour: from 0; dashed: mean; shaded: its 95 % interval over trials (jackknife)"]
-    if any(number(p.get("relative_pd_se")) for p in m.pairs.values()) and len(m.trials) <= 4:
+    if any(number(p.value("relative_pd_se")) for p in m.pairs.values()) and len(m.trials) <= 4:
         notes.append("±: 95 % interval of a pair's PD over positions, given the two trials")
     final = positions(m, "evaluation")
     headline(figure, subject(m), "; ".join(notes) + (f"\non {final:,} fixed positions" if final else ""))
@@ -307,7 +307,7 @@ def pair_interval(m: Measured, key: str) -> tuple[float | None, float | None, fl
     """Mean over pairs of a non-negative metric, with its 95 % interval over trials by the jackknife; the limits are
     None where there are fewer than three trials, or pairs without the metric. It is made on a log scale,
     where that of three trials can go beyond what the metric can be: it ends there."""
-    values = {pair: number(record.get(key)) for pair, record in m.pairs.items() if set(pair) <= set(m.pd_ids)}
+    values = {pair: number(record.value(key)) for pair, record in m.pairs.items() if set(pair) <= set(m.pd_ids)}
     if not values or None in values.values():
         return mean(values.values()), None, None
     middle, low, high = significance.mean_pd_interval(matrix(values, m.pd_ids))
@@ -328,7 +328,7 @@ def pd_matrix(ax: Axes, m: Measured) -> None:
     rows, columns = ids[1:], ids[:-1]
     values = np.full((len(rows), len(columns)), math.nan)
     for (i, j), pair in m.pairs.items():
-        values[rows.index(j), columns.index(i)] = pair["relative_pd"]
+        values[rows.index(j), columns.index(i)] = pair.relative_pd
     image = ax.imshow(values, cmap="Blues", aspect="equal", vmin=0, vmax=np.nanmax(values) * 1.25 or 1)
     ax.set(title="Relative PD of each pair", xlabel="trial", ylabel="trial")
     step = math.ceil(len(rows) / 12)
@@ -342,7 +342,7 @@ def pd_matrix(ax: Axes, m: Measured) -> None:
         bar.outline.set_visible(False)
         return None
     for (i, j), pair in m.pairs.items():
-        value, error = pair["relative_pd"], number(pair.get("relative_pd_se"))
+        value, error = pair.relative_pd, number(pair.value("relative_pd_se"))
         text = f"{value:.4f}" + (f"\n±{1.96 * error:.4f}" if error and len(rows) <= 3 else "")
         colour = "white" if image.norm(value) > 0.6 else "black"
         place = {"ha": "center", "va": "center", "fontsize": SMALL, "color": colour}
@@ -376,7 +376,7 @@ def _mean_line(ax: Axes, colour: str, average: float, low: float | None, high: f
 
 def mismatch(ax: Axes, m: Measured) -> None:
     """Positions at which the two most likely tokens of a pair differ."""
-    churn = gaps(p.get("top1_mismatch_pct") for p in m.pairs.values())
+    churn = gaps(p.top1_mismatch_pct for p in m.pairs.values())
     if mean(churn) is None:
         return say(ax, "not recorded" if m.pairs else why_no_pairs(m))
     colour, marker = activation_style(m.name)
@@ -394,7 +394,7 @@ def mismatch(ax: Axes, m: Measured) -> None:
 
 def _further(m: Measured) -> dict[Metric, np.ndarray]:
     """{metric of a pair: its values} of those that summary.csv shows and that have no panel of their own."""
-    found = {metric: numbers(p.get(metric.key) for p in m.pairs.values()) for metric in metrics_of("pair")}
+    found = {metric: numbers(p.value(metric.key) for p in m.pairs.values()) for metric in metrics_of("pair")}
     elsewhere = ("relative_pd", "top1_mismatch_pct")
     shown = {metric: x for metric, x in found.items() if metric.column and metric.unit != "positions"}  # no counts
     return {metric: x for metric, x in shown.items() if len(x) and metric.key not in elsewhere}
@@ -454,7 +454,7 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
     names = {}
     for x, (name, key) in enumerate(columns.items()):
         of_pairs = METRIC[key].of == "pair"
-        ys = numbers([p[key] for p in m.pairs.values()] if of_pairs else m.trial_values(key))
+        ys = numbers([p.value(key) for p in m.pairs.values()] if of_pairs else m.trial_values(key))
         if not len(ys):
             continue
         xs = x - 0.08 + np.linspace(-0.22, 0.14, len(ys)) * (len(ys) > 1)

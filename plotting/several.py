@@ -566,7 +566,7 @@ def _by_beta(ax: Axes, study: Study, key: str, title: str, summary: Callable) ->
     means = {}
     for name, b in studied.items():
         m, (colour, marker), x = study.measured[name], activation_style(name), b or zero
-        values = numbers([p[key] for p in m.pairs.values()] if METRIC[key].of == "pair" else m.trial_values(key))
+        values = numbers([p.value(key) for p in m.pairs.values()] if METRIC[key].of == "pair" else m.trial_values(key))
         if not len(values):
             continue
         style = {"s": 14, "color": colour, "marker": marker, "alpha": 0.7, "linewidths": 0, "gid": "values"}

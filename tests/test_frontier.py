@@ -14,8 +14,9 @@ import significance
 import storage
 import train
 from analysis import report, tables
-from analysis.frontier import Point, equal_loss, frontier, where_it_falls_to
+from analysis.frontier import equal_loss, frontier, where_it_falls_to
 from analysis.products import Folder
+from analysis.records import Branch
 from analysis.results import Measured
 from analysis.study import Study
 from models.architectures import model_from
@@ -45,7 +46,7 @@ def made(seed, n=4, branches=4, pd=0.14, loss=1.8, spread=0.01):
     for b in range(branches):
         losses = loss + 0.08 * (branches - 1 - b) + own + rng.normal(0, 0.003, n)
         pds = {(i, j): pd * np.exp(0.02 * rng.normal() + 0.01 * b) for i, j in itertools.combinations(ids, 2)}
-        points.append(Point(100 * b, 125 * b, dict(zip(ids, losses, strict=True)), pds))
+        points.append(Branch(100 * b, 125 * b, dict(zip(ids, losses, strict=True)), pds))
     return points
 
 
@@ -131,7 +132,7 @@ def predicted(rng, n, sharpness, positions=60, tokens=8):
         p /= p.sum(-1, keepdims=True)
         losses = -np.log(p[:, np.arange(positions), target]).mean(-1)
         pds = {(i + 1, j + 1): abs(p[i] - p[j]).sum(-1).mean() / 2 for i, j in itertools.combinations(range(n), 2)}
-        points.append(Point(b, b + 1, dict(enumerate(losses.tolist(), 1)), pds))
+        points.append(Branch(b, b + 1, dict(enumerate(losses.tolist(), 1)), pds))
     return points
 
 

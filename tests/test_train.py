@@ -144,10 +144,9 @@ def test_results_of_a_version_that_tabulated_pd_by_loss_are_verified(finished, t
     config, results, _, _ = finished
     storage.write_results({**results, "pd_at_val_loss": {"val_loss": [2.5], "mean": [0.1]}}, tmp_path)
     path = str(tmp_path / "smelu_05_results.json")
-    elsewhere = config.replace(results_dir=str(tmp_path))
-    assert [v for v in verify.verify(Folder.of(elsewhere), analyze_results.all_products()) if v.name == path] == [
-        verify.Verified(path)
-    ]
+    folder = Folder.of(config.replace(results_dir=str(tmp_path)))
+    (found,) = (v for v in verify.verify(folder, analyze_results.all_products()) if v.name == path)
+    assert found == verify.Verified(path)
 
 
 def without_the_last_metric(results):

@@ -103,7 +103,7 @@ def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
         trials += len(m.planned)
         for trial, record in m.planned.items():
             path = storage.checkpoint_path(folder, name, trial)
-            expected = (record.get("checkpoint") or {}).get("sha256")
+            expected = (record.value("checkpoint") or {}).get("sha256")
             if not path.is_file():
                 missing.append(f"{path} is missing")
             elif not expected:
@@ -139,10 +139,10 @@ def _undefined(studied: dict[str, Measured]) -> Iterable[str]:
     of_pair = "relative_pd prediction_differences total_predictions".split()
     for name, m in studied.items():
         for trial, record in m.failed.items():
-            yield f"{name} trial {trial} has no finite validation loss ({record.get('status', 'done')})"
+            yield f"{name} trial {trial} has no finite validation loss ({record.status})"
         for trial, record in m.trials.items():
-            lacking = [key for key in of_trial if number(record[key]) is None]
-            lacking += [k for k in of_trial if f"{k}_history" in record and None in map(number, record[f"{k}_history"])]
+            lacking = [key for key in of_trial if record.value(key) is None]
+            lacking += [k for k in of_trial if None in map(number, record.value(f"{k}_history") or ())]
             if lacking:
                 yield f"{name} trial {trial}: {', '.join(lacking)}"
         for pair in m.results["reproducibility_metrics"]:
@@ -156,10 +156,10 @@ def _undefined(studied: dict[str, Measured]) -> Iterable[str]:
 def _odd_curves(studied: dict[str, Measured]) -> Iterable[str]:
     for name, m in studied.items():
         for trial, record in m.planned.items():
-            curve = [x for x in map(number, record["val_loss_history"]) if x is not None]
+            curve = [x for x in map(number, record.val_loss_history) if x is not None]
             if trial not in m.trials:
-                at = record.get("diverged_at_step")
-                yield f"{name} trial {trial} diverged" + (f" at step {at}" if at is not None else "")
+                at = record.diverged_at_step
+                yield f"{name} trial {trial} diverged" + (f" at step {at:g}" if at is not None else "")
             elif len(curve) < 2:
                 yield f"{name} trial {trial} has no training curve"
             elif curve[-1] >= curve[0] or curve[-1] > AT_BEST * min(curve):

@@ -80,7 +80,7 @@ def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
         "units": [[k] for k in ids],
         "pd": m.pd(ids).tolist(),
         "losses": m.losses(ids).tolist(),
-        "time": mean(m.trials[k].get("training_time") for k in ids),
+        "time": mean(m.trials[k].training_time for k in ids),
         "parameters": m.results.get("parameters"),
         "seconds": None,
         "teachers": len(config.get("teacher") or []) if taught else 0,
@@ -109,7 +109,7 @@ def _free(folder: Folder, m: Measured) -> list[dict]:
     from training.predictions import Predictions
 
     config = folder.config(m.results)
-    check_checkpoints(config, m.name, {k: m.trials[k] for k in m.pd_ids})
+    check_checkpoints(config, m.name, {k: m.trials[k].record for k in m.pd_ids})
     corpus = load_corpus(config)
     if corpus.sha256 != m.record("dataset").get("sha256"):
         raise UserError("the prepared corpus is not the one the results were measured on")
@@ -171,5 +171,5 @@ def _averaged(config: Config, m: Measured, corpus: Corpus, name: str, like: dict
         "pd": (pd + pd.T).tolist(),
         "losses": [values["val_loss"] for values in both.models],
         # processor time that was spent on all of the means together
-        "seconds": mean(m.trials[k].get("averages_time") for k in ids),
+        "seconds": mean(m.trials[k].value("averages_time") for k in ids),
     }

@@ -39,7 +39,7 @@ from analysis.markdown import (
 )
 from analysis.products import Folder
 from analysis.question import Question
-from analysis.results import Measured, load_all_results, mean, median, std, study_order, training_mark
+from analysis.results import Measured, load_all_results, mean, median, std, study_order
 from analysis.study import ALPHA, PairTests, Study, Tested
 from analysis.tables import csv, frame
 from config import UserError
@@ -85,10 +85,10 @@ class Member(Study):
             corpus = m.record("dataset").get("sha256")
             for k, trial in m.trials.items():
                 marks = found.setdefault(k, set())
-                if mark := training_mark(trial):
-                    marks.add(mark)
-                if corpus and trial["seed"] is not None:
-                    marks.add(("seed", corpus, trial["seed"]))
+                if trial.mark:
+                    marks.add(trial.mark)
+                if corpus and trial.seed is not None:
+                    marks.add(("seed", corpus, trial.seed))
         return found
 
     @cached_property

@@ -65,7 +65,7 @@ def _first(name: str, results: dict, trials: int) -> Measured:
     planned = Measured(name, results).planned
     if not set(range(1, trials + 1)) <= planned.keys():
         raise ValueError(f"the results of {name} lack some of its first {trials} trials")
-    return Measured(name, {**results, "trials": [planned[k] for k in range(1, trials + 1)]})
+    return Measured(name, {**results, "trials": [planned[k].record for k in range(1, trials + 1)]})
 
 
 def _compare(a: Measured, b: Measured) -> significance.Comparison:
