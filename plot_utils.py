@@ -149,7 +149,8 @@ def _plain(x):
         own = {k: v for k, v in x.results.items() if k not in ("questions", "left_out")}  # what is in their file
         return own.get("content_sha256") or storage.sha256_json(own)
     if dataclasses.is_dataclass(x):
-        return {field.name: getattr(x, field.name) for field in dataclasses.fields(x)}
+        values = (getattr(x, field.name) for field in dataclasses.fields(x))
+        return [[*v.items()] if isinstance(v, Mapping) else v for v in values]  # of pairs, the keys are two numbers
     return x.tolist() if hasattr(x, "tolist") else str(x)
 
 

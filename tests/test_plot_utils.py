@@ -869,6 +869,14 @@ def test_pd_along_training_is_drawn_by_step_and_by_loss():
     assert by_loss.get_xlabel() == "validation loss (nats/token, on 2,048 positions)"
 
 
+def test_a_figure_of_branches_names_what_it_is_drawn_from(tmp_path):
+    study = {name: add_frontier(synthetic_results(name)) for name in ("relu", "gelu")}
+    before = plot_utils.plot_frontiers.data_of(study)
+    assert plot_utils.plot_frontiers(study, tmp_path).is_file()
+    study["gelu"]["frontier"][0]["pairs"][0]["relative_pd"] *= 1.1
+    assert plot_utils.plot_frontiers.data_of(study) != before
+
+
 def test_frontiers_are_the_branches(monkeypatch):
     """A line for each activation that has them, a point for each branch, and intervals over trials."""
     study = synthetic_study(n_trials=5)
