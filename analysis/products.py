@@ -21,6 +21,7 @@ import storage
 from config import Config, RunFailed, UserError, option
 
 if TYPE_CHECKING:
+    from analysis.records import Trial
     from analysis.study import Study
 
 # drawing(folder, formats=…) writes a figure and returns the path of the first format: a functools.partial of plot_…
@@ -211,7 +212,7 @@ def identity(results: Mapping) -> dict | None:
     from analysis.results import Measured
 
     trials = Measured(results["activation"], dict(results)).trials
-    checkpoints = {str(k): (t.get("checkpoint") or {}).get("sha256") for k, t in trials.items()}
+    checkpoints = {str(k): (t.value("checkpoint") or {}).get("sha256") for k, t in trials.items()}
     if not results.get("fingerprint") or None in checkpoints.values():
         return None
     return {"fingerprint": results["fingerprint"], "checkpoints": checkpoints}
@@ -259,11 +260,11 @@ def fitting(entries: Mapping[str, dict], all_results: Mapping[str, dict]) -> dic
     return fitted
 
 
-def check_checkpoints(config: Config, name: str, trials: Mapping[int, Mapping]) -> None:
+def check_checkpoints(config: Config, name: str, trials: Mapping[int, Trial]) -> None:
     """Raises UserError unless the checkpoints of these trials are the files that were measured."""
     for k, trial in trials.items():
         file = storage.checkpoint_path(config.checkpoint_dir, name, k)
         if not file.exists():
             raise UserError(f"{file}: no such file; --checkpoint-dir says where the trained models are")
-        if storage.sha256_file(file) != (trial.get("checkpoint") or {}).get("sha256"):
+        if storage.sha256_file(file) != (trial.value("checkpoint") or {}).get("sha256"):
             raise UserError(f"{file}: not the checkpoint that was measured (its checksum differs)")

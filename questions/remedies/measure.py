@@ -109,7 +109,7 @@ def _free(folder: Folder, m: Measured) -> list[dict]:
     from training.predictions import Predictions
 
     config = folder.config(m.results)
-    check_checkpoints(config, m.name, {k: m.trials[k].record for k in m.pd_ids})
+    check_checkpoints(config, m.name, {k: m.trials[k] for k in m.pd_ids})
     corpus = load_corpus(config)
     if corpus.sha256 != m.record("dataset").get("sha256"):
         raise UserError("the prepared corpus is not the one the results were measured on")
