@@ -174,18 +174,29 @@ def run_until_decided(
 def _begun(config, names, overwrite, run, strict_audit, sinks, display) -> _Study:
     """The study, planned and audited. `sinks` makes of its config those who listen to it."""
     display.phase("loading torch")
+    import audit
     from prepare_data import load_corpus
+    from training import pool
 
     config, there = _agreed(_with_baseline(config, names, display), names, overwrite, display)
     sinks = sinks(config)
     _make_folders(config)
     display.phase("reading the text")
     corpus = load_corpus(config)
-    tasks, audits = _planned(config, names, there, corpus, overwrite, strict_audit, display)
-    if overwrite:
-        for name in names:
-            _remove(config, name)
-    return _Study(config, names, corpus, tasks, audits, display, sinks)
+    tasks = _planned(config, names, there, corpus, overwrite, display)
+    study = _Study(config, names, corpus, tasks, display, sinks)
+    if tasks and not run and not study.here:
+        study.crew = pool.Crew(config, study.workers(run))  # it loads torch beside the audit
+    try:
+        if tasks:
+            study.audits = audit.before_study(config, names, corpus, strict_audit, display)
+        if overwrite:
+            for name in names:
+                _remove(config, name)
+    except BaseException:
+        study.close()
+        raise
+    return study
 
 
 def _agreed(config: Config, names: list[str], overwrite: bool, display: Display) -> tuple[Config, list]:
@@ -265,13 +276,12 @@ def _sinks(tensorboard: str | os.PathLike | None, track: str | None, below: str 
     return lambda config: [Sink(tracker, config, below, tell) for tracker in trackers]
 
 
-def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> tuple[list, dict]:
-    """The trials to train, and the checks of their activations, made before.
+def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str, int]]:
+    """The trials to train.
 
     Raises:
-        UserError: what is there was trained on another text, this machine can't train such trials, or a check failed.
+        UserError: what is there was trained on another text, or this machine can't train such trials.
     """
-    import audit
     from training import experiment
     from training.computed import how_computed
 
@@ -289,20 +299,22 @@ def _planned(config, names, there, corpus, overwrite, strict_audit, display) -> 
                 f"give {elsewhere}"
             )
     if not tasks:
-        return [], {}
+        return []
     if lacks := lacking(config):
         rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
     display.line(how_computed(config))
-    return tasks, audit.before_study(config, names, corpus, strict_audit, display)
+    return tasks
 
 
 class _Study:
     """A study whose trials are under way: each activation is measured and drawn as its last trial ends."""
 
-    def __init__(self, config: Config, names: list[str], corpus, tasks: list, audits: dict, display: Display, sinks):
-        self.config, self.names, self.corpus, self.tasks, self.audits = config, names, corpus, tasks, audits
+    def __init__(self, config: Config, names: list[str], corpus, tasks: list, display: Display, sinks):
+        self.config, self.names, self.corpus, self.tasks = config, names, corpus, tasks
         self.display, self.sinks = display, sinks
+        self.audits: dict[str, list[dict]] = {}  # of each activation the checks before training
+        self.crew = None  # pool.Crew: who trains, where that is other processes of this machine
         self.unfinished = {name: {k for n, k in tasks if n == name} for name in names}
         self.finished: dict[str, dict] = {}
 
@@ -316,11 +328,12 @@ class _Study:
         from training import experiment
 
         experiment.tidy(self.config, self.names)
-        workers = self._announced(run) if self.tasks else 0
+        if self.tasks:
+            self._announce(run)
         for name in self.names:
             if not self.unfinished[name]:
                 self.finish(name)
-        failures = self._outcomes(run, workers) if self.tasks else []
+        failures = self._outcomes(run) if self.tasks else []
         if failures:
             text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
             raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
@@ -331,8 +344,14 @@ class _Study:
         this one."""
         return not all(activations.importable(name) for name in self.names)
 
-    def _announced(self, run: Callable | None) -> int:
-        """Say what will run and how long it takes, from costs that are measured here; returns the number of workers."""
+    def workers(self, run: Callable | None) -> int:
+        """How many trials are trained side by side."""
+        from training import pool
+
+        return 1 if self.here and not run else pool.default_workers(self.config, len(self.tasks))
+
+    def _announce(self, run: Callable | None) -> None:
+        """Say what will run and how long it takes, from costs that are measured here."""
         from training import experiment, pool
         from training.forecast import forecast
 
@@ -340,7 +359,7 @@ class _Study:
         self.display.phase("timing a step")
         costs = experiment.measured_costs(config, tasks[0][0], self.corpus)
         left = {task: experiment.share_left(config, *task) for task in tasks}
-        workers = 1 if self.here and not run else pool.default_workers(config, len(tasks))
+        workers = self.workers(run)
         places = pool.places(config) * ranks.machines()
         expected = forecast(
             config,
@@ -359,19 +378,17 @@ class _Study:
         if run:  # other ranks train too
             self.display.elsewhere = functools.partial(experiment.steps_done, config)
         self.display.phase("training")
-        return workers
 
     def _stems(self) -> set[str]:
         return {storage.results_path(self.config.results_dir, name).stem for name in self.names}
 
-    def _outcomes(self, run: Callable | None, workers: int) -> list:
+    def _outcomes(self, run: Callable | None) -> list:
         """Wait for the trials; returns those that failed."""
         from training import pool
 
         failures = []
-        outcomes = (run or (pool.run_here if self.here else pool.run_trials))(
-            self.config, self.tasks, self.report, workers
-        )
+        train = run or (pool.run_here if self.here else functools.partial(pool.run_trials, crew=self.crew))
+        outcomes = train(self.config, self.tasks, self.report, self.workers(run))
         # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
         for outcome in outcomes if run else _interruptible(outcomes):
             self.display.outcome(outcome)
@@ -391,11 +408,14 @@ class _Study:
             sink.event(event)
 
     def close(self) -> None:
+        if self.crew:
+            self.crew.dismiss(graceful=True)
         for sink in self.sinks:
             sink.close()
 
     def finish(self, name: str) -> None:
         """Measure and draw an activation all of whose trials are done."""
+        import analyze_results  # noqa: F401 — now, while others train: the comparison in the end needs it
         import audit
         from analysis.checks import after_training
         from training import experiment, pool

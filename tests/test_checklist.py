@@ -60,9 +60,7 @@ def test_a_finished_study_passes(finished):
     assert len(check(finished)) == 9 and problems(finished) == []
 
 
-@pytest.mark.parametrize(
-    "file", ["plots/relu_summary.png", "plots/gelu_divergence.png", "results/summary.csv"]
-)
+@pytest.mark.parametrize("file", ["plots/relu_summary.png", "plots/gelu_divergence.png", "results/summary.csv"])
 def test_what_is_missing_is_named_and_what_is_of_other_results(finished, file):
     (finished / file).unlink()
     assert problems(finished) == [f"{finished / file} missing"]

@@ -3,10 +3,13 @@
 import io
 import math
 import os
+import threading
+import time
 
 import pytest
 import torch
 
+import storage
 from training import pool
 
 
@@ -111,17 +114,22 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     workers = []
 
     class Worker:
-        def __init__(self, config, events, gpu=None, job="trial"):
-            self.gpu, self.task, self.events = gpu, None, events
+        def __init__(self, config, crew, gpu):
+            self.gpu, self.task, self.crew = gpu, None, crew
             self.process = Started("", {})
             workers.append(self)
 
         def start(self, task):
             self.task = task
-            if len(workers) == 3 and self.gpu == "1" and workers[1] is self:
-                self.events.put((self, None))
-            else:
-                self.events.put((self, {"event": "end", "status": "done"}))
+            threading.Thread(target=self.work).start()
+
+        def work(self):
+            if len(workers) == 3 and workers[1] is self:
+                self.crew.events.put((self, None))
+                return
+            activation, trial = self.task
+            self.crew.free(self)
+            self.crew.events.put((self, {"event": "end", "status": "done", "activation": activation, "trial": trial}))
 
         def close(self):
             pass
@@ -133,6 +141,34 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     outcomes = list(pool.run_trials(on_gpus(3), tasks, lambda event: None, 3))
     assert sorted(o.status for o in outcomes) == ["done"] * 11 + ["failed"]
     assert [worker.gpu for worker in workers] == ["0", "1", "2", "1"]
+
+
+def test_no_worker_waits_for_its_caller(smoke_config):
+    """While the caller measures, the workers train on; their events wait for it."""
+    tasks = [("relu", k) for k in (1, 2, 3)]
+    outcomes = pool.run_trials(smoke_config.replace(max_iters=2, warmup_iters=1), tasks, lambda event: None, 1)
+    first = next(outcomes)
+    path = storage.checkpoint_path(smoke_config.checkpoint_dir, "relu", 3)
+    deadline = time.monotonic() + 60
+    while not path.exists():  # nobody asks for an outcome
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [o.trial for o in (first, *outcomes)] == [1, 2, 3]
+
+
+def test_a_crew_hired_ahead_is_used_and_can_be_dismissed_unused(smoke_config):
+    crew = pool.Crew(smoke_config.replace(max_iters=2, warmup_iters=1), 2)
+    processes = [worker.process.pid for worker in crew.workers]
+    seen = []
+    for outcome in pool.run_trials(smoke_config, [("relu", 1), ("gelu", 1)], lambda e: None, 2, crew=crew):
+        seen += [worker.process.pid for worker in crew.workers]
+        assert outcome.status == "done"
+    assert set(seen) <= set(processes) and not crew.workers
+    crew = pool.Crew(smoke_config, 1)
+    (worker,) = crew.workers
+    began = time.monotonic()
+    crew.dismiss(graceful=True)
+    assert worker.process.poll() is not None and time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(drawing, "plot_sources", lambda *_, **__: None)
     monkeypatch.setattr(audit, "before_study", lambda config, names, *_: {name: [] for name in names})
     monkeypatch.setattr(pool, "run_trials", pool.run_here)
+    monkeypatch.setattr(pool, "Crew", lambda *_: None)
 
 
 def interrupted(config, names, at, **options):

@@ -131,7 +131,7 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
 
 
 class _Worker:
-    def __init__(self, config: Config, events: queue.Queue, gpu: str | None = None, job: str = "trial"):
+    def __init__(self, config: Config, crew: Crew, gpu: str | None):
         self.task: Task | None = None
         self.gpu = gpu  # the only one that it sees, so `cuda` is this one; None: all
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
@@ -152,16 +152,19 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
         )
-        self._write([job, config.to_dict()])
-        self.reader = threading.Thread(target=self._read, args=(events,), daemon=True)
+        self._write([crew.job, config.to_dict()])
+        self.reader = threading.Thread(target=self._read, args=(crew,), daemon=True)
         self.reader.start()
 
-    def _read(self, events: queue.Queue):
+    def _read(self, crew: Crew):
         for line in self.process.stdout:
             with contextlib.suppress(ValueError):
-                events.put((self, json.loads(line)))
+                event = json.loads(line)
+                if event["event"] == "end":
+                    crew.free(self)
+                crew.events.put((self, event))
         self.process.wait()
-        events.put((self, None))
+        crew.events.put((self, None))
 
     def _write(self, message):
         with contextlib.suppress(BrokenPipeError):  # it died; its end is reported by _read
@@ -194,60 +197,121 @@ class _Worker:
         self.stderr.close()
 
 
+class Crew:
+    """Worker processes, and the tasks that wait for them. A worker takes the next one as soon as it has ended one,
+    whatever the caller is doing then: measuring and drawing take their time. Hired ahead of its tasks, it is ready when
+    they come. With several GPUs each worker has one of them, always one that the fewest others have. `job`: "trial", or
+    what a further question trains in its place (questions, JOBS)."""
+
+    def __init__(self, config: Config, workers: int, job: str = "trial"):
+        self.config, self.job, self.gpus = config, job, gpus(config)
+        self.events: queue.Queue = queue.Queue()
+        self.pending: collections.deque[Task] = collections.deque()
+        self.lock = threading.Lock()
+        self.workers: list[_Worker] = []
+        for _ in range(workers):
+            self.hire()
+
+    def hire(self) -> None:
+        users = collections.Counter(worker.gpu for worker in self.workers)
+        gpu = min(self.gpus, key=lambda name: users[name]) if len(self.gpus) > 1 else None
+        with self.lock:
+            self.workers.append(_Worker(self.config, self, gpu))
+            self._give_out()
+
+    def add(self, task: Task) -> None:
+        with self.lock:
+            self.pending.append(task)
+            self._give_out()
+
+    def free(self, worker: _Worker) -> None:
+        """Its task has ended."""
+        with self.lock:
+            worker.task = None
+            self._give_out()
+
+    def _give_out(self) -> None:
+        for worker in self.workers:
+            if self.pending and worker.task is None:
+                worker.start(self.pending.popleft())
+
+    def lose(self, worker: _Worker) -> None:
+        """Its process has ended."""
+        with self.lock:
+            self.workers.remove(worker)
+        worker.ended()
+
+    def dismiss(self, graceful: bool) -> None:
+        """End the processes: when they are through, or with a snapshot of what is under way.
+
+        Raises:
+            KeyboardInterrupt: once more, with the argument "at once": they are killed.
+        """
+        with self.lock:
+            self.pending.clear()
+        try:
+            for worker in self.workers:
+                worker.close()
+                if not graceful:
+                    worker.stop()
+            for worker in self.workers:
+                if worker.task is None:  # it has nothing to save
+                    worker.process.kill()
+                # as long as saving takes; one that has nothing left to save is killed
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(timeout=30 if graceful else None)
+                worker.process.kill()  # nothing happens to a process that has ended
+        except KeyboardInterrupt:  # asked once more to stop: at once
+            for worker in self.workers:
+                worker.process.kill()
+            raise KeyboardInterrupt("at once") from None
+        finally:
+            for worker in self.workers:
+                worker.ended()
+            self.workers = []
+
+
 def run_trials(
-    config: Config, tasks: list[Task], report: Callable[[dict], None], workers: int, job: str = "trial"
+    config: Config,
+    tasks: list[Task],
+    report: Callable[[dict], None],
+    workers: int,
+    job: str = "trial",
+    crew: Crew | None = None,
 ) -> Iterator[Outcome]:
-    """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. With
-    several GPUs each process has one of them, always one that the fewest others have. `job`: "trial", or what
-    a further question trains in its place (questions, JOBS).
+    """Train the tasks on `workers` processes and yield an Outcome as each one ends; `report` gets their events. `job`
+    as for a Crew; `crew`: one that was hired ahead.
 
     A trial that another process is training is waited for and then found done. When the caller stops early
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
     KeyboardInterrupt kills them, and goes on as one with the argument "at once".
     """
-    events: queue.Queue = queue.Queue()
-    pending = collections.deque(tasks)
     told = False  # that others train all that is left
     busy: dict[Task, float] = {}  # trials that others hold -> when to look again
-    shared = gpus(config)
-    pool: set[_Worker] = set()
-    idle: set[_Worker] = set()
-
-    def hire():
-        users = collections.Counter(worker.gpu for worker in pool)
-        gpu = min(shared, key=lambda name: users[name]) if len(shared) > 1 else None
-        worker = _Worker(config, events, gpu, job)
-        pool.add(worker)
-        idle.add(worker)
-
-    for _ in range(min(workers, len(tasks))):
-        hire()
+    crew = crew or Crew(config, min(workers, len(tasks)), job)
     left = len(tasks)
     try:
+        for task in tasks:
+            crew.add(task)
         while left:
             now = time.monotonic()
             for task in [t for t, when in busy.items() if when <= now]:
                 del busy[task]
-                pending.append(task)
-            while idle and pending:
-                idle.pop().start(pending.popleft())
+                crew.add(task)
             try:
-                worker, event = events.get(timeout=0.5)
+                worker, event = crew.events.get(timeout=0.5)
             except queue.Empty:
                 continue
             if event is None:  # the process ended
-                pool.discard(worker)
-                idle.discard(worker)
                 message = _end_message(worker) if worker.task else ""
-                worker.ended()
+                crew.lose(worker)
                 if worker.task:
                     left -= 1
                     yield Outcome(*worker.task, "failed", message)
-                if left and len(pool) < min(workers, left):
-                    hire()
+                if left and len(crew.workers) < min(workers, left):
+                    crew.hire()
             elif event["event"] == "end":
-                task, worker.task = worker.task, None
-                idle.add(worker)
+                task = event["activation"], event["trial"]
                 if event["status"] == "busy":
                     busy[task] = time.monotonic() + 1
                     if len(busy) == left and not told:
@@ -259,7 +323,7 @@ def run_trials(
             else:
                 report(event)
     finally:
-        _shut_down(pool, graceful=not left)
+        crew.dismiss(graceful=not left)
 
 
 def run_here(
@@ -269,8 +333,9 @@ def run_here(
     workers: int = 1,
     stop: Callable[[], bool] | None = None,
     job: str = "trial",
+    crew: Crew | None = None,
 ) -> Iterator[Outcome]:
-    """As `run_trials`, one after another in this process; `workers` is ignored. `stop` is asked after every step."""
+    """As `run_trials`, one after another in this process; `workers` and `crew` are ignored. `stop` is asked after every step."""
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
@@ -310,7 +375,7 @@ def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None],
     """Train one trial in this process and say how it ended; `busy` when another process is at it."""
     from training import trial as trials
 
-    train = {"trial": trials.train_trial, **dict(questions.hooks("JOBS"))}[job]
+    train = trials.train_trial if job == "trial" else dict(questions.hooks("JOBS"))[job]
     try:
         record = train(config, *task, corpus, report=report, stop=stop)
         return Outcome(*task, record["status"], _diverged(record))
@@ -329,24 +394,6 @@ def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None],
 
 def _diverged(record: dict) -> str:
     return f"diverged at step {record['diverged_at_step']}" if record["status"] == "diverged" else ""
-
-
-def _shut_down(pool: set[_Worker], graceful: bool) -> None:
-    try:
-        for worker in pool:
-            worker.close()
-            if not graceful:
-                worker.stop()
-        for worker in pool:
-            # as long as saving takes; one that has nothing left to save is killed
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.process.wait(timeout=30 if graceful else None)
-            worker.process.kill()  # nothing happens to a process that has ended
-            worker.ended()
-    except KeyboardInterrupt:  # asked once more to stop: at once
-        for worker in pool:
-            worker.process.kill()
-        raise KeyboardInterrupt("at once") from None
 
 
 def _end_message(worker: _Worker) -> str:
@@ -391,7 +438,10 @@ def _worker_main() -> int:
         with contextlib.suppress(BrokenPipeError):
             channel.write(json.dumps(event) + "\n")
 
-    config, corpus = Config.from_dict(settings), None
+    config = Config.from_dict(settings)
+    corpus = None
+    with contextlib.suppress(UserError, StorageError):  # said when there is something to train
+        corpus = load_corpus(config)
     while not stopping.is_set():
         try:
             task = tasks.get(timeout=0.2)
