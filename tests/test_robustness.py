@@ -373,7 +373,7 @@ def next_run(config, name="relu"):
     notes = []
     for k in missing:
         train.train_trial(config, name, k, corpus, report=lambda e: notes.append(e) if e["event"] == "note" else None)
-    experiment.finish(config, name, corpus, [], after_training, train.Display(quiet=True))
+    experiment.finish(config, name, corpus, list, after_training, train.Display(quiet=True))
     return [note["text"] for note in notes]
 
 

@@ -335,7 +335,8 @@ def run_here(
     job: str = "trial",
     crew: Crew | None = None,
 ) -> Iterator[Outcome]:
-    """As `run_trials`, one after another in this process; `workers` and `crew` are ignored. `stop` is asked after every step."""
+    """As `run_trials`, one after another in this process; `workers` and `crew` are ignored. `stop` is asked after every
+    step."""
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
