@@ -56,8 +56,8 @@ def _six(study: Study) -> str:
         f"{label(n)} {fixed(study.loss[n])}, {fixed(study.pd[n])}, {fixed(study.time[n], 1)} s" for n in study.by_pd
     ]
     return (
-        "All activations: loss, PD, top-1 mismatch, time, ranks, and PD against loss. Mean loss, mean PD and median "
-        f"time: {'; '.join(told)}"
+        f"All {study.question.arms_noun}: loss, PD, top-1 mismatch, time, ranks, and PD against loss. Mean loss, mean "
+        f"PD and median time: {'; '.join(told)}"
     )
 
 
@@ -145,7 +145,9 @@ def overview(study: Study) -> str:
                 m.audit,
             ]
         )
-    header = "activation|relative PD [95 %]|mismatch %|validation loss|accuracy %|time s|trials|audit".split("|")
+    header = f"{study.question.arm}|relative PD [95 %]|mismatch %|validation loss|accuracy %|time s|trials|audit".split(
+        "|"
+    )
     said = [line for line in summary.executive_summary(study) if line]
     return "\n".join([*table(header, rows), *map(undressed, said), ""])
 
@@ -166,11 +168,11 @@ def plan_text(study: Study) -> str:
     for percent, needed in most.items():
         hours = study.extra_hours(study.fit, needed)
         cost = "no time on record" if hours is None else f"{duration(hours)} more of training" if hours else "no more"
-        costs.append(f"{percent:g} % in every comparison: {needed} trials of each activation, {cost}.")
+        costs.append(f"{percent:g} % in every comparison: {needed} trials of each {study.question.arm}, {cost}.")
     return "\n".join(
         [
-            "Trials per activation that find a reduction of PD of that size with 80 % power (p < 0.05, before",
-            "correction for the number of comparisons), with the range over the 80 % limits of the measured spread:",
+            f"Trials per {study.question.arm} that find a reduction of PD of that size with 80 % power (p < 0.05,",
+            "before correction for their number), with the range over the 80 % limits of the measured spread:",
             *table(["comparison", *(f"{percent:g} %" for percent in most)], ([n, *row] for n, row in cells.items())),
             *costs,
             "Times are of one trial after another at the median measured here; side by side they take less.",

@@ -141,7 +141,7 @@ def cautions(s: Study) -> list[str]:
             note(name, f"some pairs of trials have no PD on record; the mean is over trials {used}")
     lines = [f"{labels(names)}: {text.rstrip('.')}." for text, names in found.items()]
     for status in ("fail", "caution"):
-        lines += [f"Across activations: {check}" for check in failed_checks(s.checks, status)]
+        lines += [f"Across {s.question.arms_noun}: {check}" for check in failed_checks(s.checks, status)]
     if len({len(m.trials) for m in s.fit.values()}) > 1:
         lines.append(
             "Activations have different numbers of finished trials; where seeds are shared, a comparison uses the "
@@ -283,7 +283,7 @@ def fastest(s: Study) -> list[str]:
 
 def statistical_significance(s: Study) -> list[str]:
     if len(s.measured) == 1:
-        return ["There is one activation: nothing to compare it with."]
+        return [f"There is one {s.question.arm}: nothing to compare it with."]
     if not any(t.tests for t in s.tests):
         return [
             "Nothing could be compared:",
@@ -418,8 +418,8 @@ def reach(s: Study) -> list[str]:
         "### What these trials can and cannot show",
         "",
         "The smallest true reduction of PD that a comparison finds with 80 % probability, and the trials per "
-        "activation that it takes to find one of 5, 10 or 20 % as surely, with the range over the 80 % limits of the "
-        f"measured spread (p < {ALPHA} before adjustment).",
+        f"{s.question.arm} that it takes to find one of 5, 10 or 20 % as surely, with the range over the 80 % limits "
+        f"of the measured spread (p < {ALPHA} before adjustment).",
         *table(header, rows),
         looks(s),
     ]
@@ -576,7 +576,7 @@ def best_and_worst(s: Study) -> str:
             continue
         low, high = (f"{label(n)}, {fixed(values[n])}" for n in (best, worst))
         parts.append(f"Lowest {what}: {low}; highest: {high}; {said}.")
-    return " ".join(parts) or "There are not two activations to compare."
+    return " ".join(parts) or f"There are not two {s.question.arms_noun} to compare."
 
 
 def frontier(s: Study) -> list[str]:
@@ -618,7 +618,7 @@ def confirmed(s: Study) -> list[str]:
 def trade_off(s: Study) -> str:
     weighed = [n for n in s.fit if None not in (s.loss[n], s.pd[n])]
     if len(weighed) < 2:
-        return "There are not two activations with a loss and a PD to weigh against each other."
+        return f"There are not two {s.question.arms_noun} with a loss and a PD to weigh against each other."
     front = listed(f"{label(n)} (loss {fixed(s.loss[n])}, PD {fixed(s.pd[n])})" for n in s.pareto)
     text = f"On the Pareto front of mean validation loss and mean PD: {front}."
     for n in weighed:
@@ -754,7 +754,7 @@ def for_production(s: Study) -> str:
 def for_speed(s: Study) -> str:
     best, others = s.lowest(s.time)
     if len(best) != 1 or not others:
-        return "Training times single out no activation."
+        return f"Training times single out no {s.question.arm}."
     return f"{label(best[0])} trained in the shortest time, on this machine and not tested (section 3)."
 
 

@@ -82,7 +82,7 @@ def answer(s: Study) -> str:
     else:
         text = f"**Answer: not tested.** {capital(untested(s))}."
     if failed_checks(s.checks):
-        text += " **A check across activations failed: don't rely on this before that is explained.**"
+        text += f" **A check across {s.question.arms_noun} failed: don't rely on this before that is explained.**"
     return text
 
 
@@ -112,8 +112,8 @@ def how_sure(s: Study) -> list[str]:
     tested = [t for t in s.tests if t.tested("PD")]
     if not tested:
         return [
-            "**How sure.** Fewer than three trials of an activation leave no spread to test with: differences between "
-            "their means are no evidence."
+            f"**How sure.** Fewer than three trials of any {s.question.arm} leave no spread to test with: differences "
+            "between their means are no evidence."
         ] * (len(s.fit) > 1)
     parts = [
         "Intervals are for 95 %. If nothing differed, at most 1 in 20 such reports would claim a difference in "
@@ -243,7 +243,7 @@ def advice(s: Study) -> str:
         )
     if s.primary and len(s.against_baseline("PD", "equal")) == len(s.primary):
         return f"Choose by accuracy and speed: these {s.question.arms_noun} are alike in reproducibility."
-    return f"Choose by accuracy and speed: nothing here speaks for an {s.question.arm} on account of reproducibility."
+    return f"Choose by accuracy and speed: nothing here speaks for any {s.question.arm} on account of reproducibility."
 
 
 # -- the terms ---------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def terms(s: Study) -> list[str]:
     at = f"{final:,.0f} fixed positions" if final else "fixed positions"
     along = f" (along training at {probe:,.0f} of their own, the *probe*)" if probe else ""
     lines = {
-        "Trial": f"one training of a model. Those of an {s.question.arm} differ in {source(s)} alone.",
+        "Trial": f"one {s.question.training}. Those of one {s.question.arm} differ in {source(s)} alone.",
         "PD": "relative prediction difference of two trials: the mean total-variation distance between their predicted "
         f"distributions, at {at} of the validation text. 0: the same predictions; 1: nothing in common. The mean over "
         "pairs of trials; lower is more reproducible.",

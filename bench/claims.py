@@ -226,6 +226,8 @@ def _results(rng, name, index, final, other):
                 "pairs": [
                     {
                         "model_pair": f"{i + 1}_vs_{j + 1}",
+                        "prediction_differences": 4300,
+                        "total_predictions": 32768,
                         "relative_pd": float(0.133 * (factor * early[i, j] if above else final[i, j])),
                     }
                     for i, j in pairs
