@@ -87,6 +87,7 @@ def run_experiment(config: Config, activation: str, **options):
         RunFailed: a trial failed; the others are kept.
         Interrupted: a KeyboardInterrupt, with everything saved.
     """
+    _check_names([activation])
     results = run_study(config, [activation], **options)[activation]
     models, tokenizer = [], None
     for record in results["trials"]:

@@ -372,7 +372,9 @@ def retrain(name: str, activation: str, trial: int) -> tuple[str, bool]:
     with tempfile.TemporaryDirectory() as folder:
         code = code_of(recorded["environment"]["git_commit"], Path(folder) / "code")
         command = [sys.executable, "-c", TRAIN, str(path), activation, str(trial), str(Path(folder) / "checkpoints")]
-        output = subprocess.run(command, cwd=code, check=True, stdout=subprocess.PIPE, text=True).stdout
+        output = subprocess.run(
+            command, cwd=code, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ).stdout
     weights, loss = json.loads(output.splitlines()[-1])
     if weights == recorded["weights_sha256"]:
         return "the same weights, bit for bit", True

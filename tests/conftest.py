@@ -2,11 +2,13 @@
 
 import os
 import random
+import shutil
 
 import hypothesis
 import pytest
 
 import programs
+import untouched
 from config import Config
 from training import pool
 
@@ -61,6 +63,14 @@ def pseudo_english(characters: int, seed: int = 0) -> str:
 LONGEST = ("test_robustness", "test_docs", "test_until_decided", "test_results_fuzz", "test_compare", "test_verify")
 
 
+def pytest_addoption(parser, pluginmanager):
+    """Without xdist (`-p no:xdist`) the options that pyproject.toml gives it mean nothing, and are no error."""
+    if not pluginmanager.hasplugin("xdist"):
+        group = parser.getgroup("xdist")
+        group._addoption("-n", "--dist", dest="ignored")
+        group._addoption("--no-loadscope-reorder", action="store_true")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
     """One worker per usable core, hyperthreads too; more than eight would only wait for the longest file."""
@@ -70,6 +80,28 @@ def pytest_xdist_auto_num_workers():
 def pytest_collection_modifyitems(items):
     last = len(LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else last)
+
+
+untouched.watch()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _elsewhere(tmp_path_factory):
+    """The default folders are relative: no test begins where they would be the checkout's."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    os.chdir(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(_elsewhere):
+    """Nor do tests see what others left in default folders: who wants those goes to a folder of its own."""
+    yield
+    left = os.listdir(_elsewhere)
+    for name in left:  # the next test begins as this one did
+        path = _elsewhere / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not left, f"written to a default folder: {left}; use monkeypatch.chdir(tmp_path)"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -27,6 +27,7 @@ import types
 from pathlib import Path
 from unittest import mock
 
+import untouched
 from training import pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("models", "corpora", "training", "analysis", "plotting", "tools")
 PRELOADED = (
     "torch numpy pandas scipy.stats matplotlib.figure matplotlib.backends.backend_agg tabulate tqdm "
-    "train prepare_data audit analyze_results plot_utils programs torch.distributed.run torch._inductor"
+    "train prepare_data audit analyze_results plot_utils programs untouched torch.distributed.run torch._inductor"
 ).split() + [
     f"{path.parent.name}.{path.stem}" for folder in FOLDERS for path in sorted((ROOT / folder).glob("[!_]*.py"))
 ]
@@ -227,6 +228,7 @@ def _run_worker(script, folder, environment, streams, limit):
 
 def _settle(folder, environment, first):
     """The environment and the search path of a fresh interpreter."""
+    untouched.watch()
     gc.freeze()  # a collection would write to every object of the server, and so copy its memory page by page
     os.environ.clear()
     os.environ.update(environment)

@@ -16,6 +16,7 @@ from bench import activations as bench
 from config import UserError
 from kernels import toolchain
 from models import smelu
+from untouched import ROOT
 
 LISTED = [info.name for info in activations.list_activations()]
 
@@ -399,7 +400,7 @@ def test_other_tools_names_label_themselves():
 
 def test_the_registry_does_not_import_torch():
     code = "import activations as a, sys; a.list_activations(); a.label('smelu_3'); print('torch' in sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert ran.stdout.strip() == "False"
 
 

@@ -73,7 +73,7 @@ def test_the_registry_lists_every_model_with_the_default_first():
         ("lama", "did you mean llama"),
         ("transformer", "must be one of gpt, llama, lstm, conv, hybrid, or module:function"),
         ("no_such_module_anywhere:f", "can't import no_such_module_anywhere \\(ModuleNotFoundError"),
-        ("models.architectures:lstn", "no lstn in it; did you mean lstm"),
+        ("models.architectures:lstn", "models is a module of this project"),
         ("math:pi", "must be a function or class, not a value of type float"),
         ("math:", "has the form package.module:function"),
         ("./math.py:sin", "has the form package.module:function"),

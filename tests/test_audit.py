@@ -27,6 +27,7 @@ from planted import assert_counted, measured, planted, status
 from prepare_data import load_corpus
 from synthetic import STUDY
 from training import batches, machine, trial
+from untouched import ROOT
 
 needs_compiler = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -543,7 +544,7 @@ def test_planted_unknown_setting(smoke_config):
     with pytest.raises(UserError, match="n_layers"):
         Config(preset="smoke", n_layers=6)
     command = [sys.executable, "train.py", "--activation", "relu", "--modle", "gpt", "--audit-only"]
-    answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert answer.returncode == 2
     assert "--model" in answer.stderr
 

@@ -58,7 +58,8 @@ def test_shares_that_sum_to_more_than_one_are_explained(config, alone, sum_of_sh
     ("flags", "expected"),
     [([], ["relu"]), (["--activation", "gelu"], ["gelu"]), (["--activation", "all"], list(activations.STUDY))],
 )
-def test_one_activation_unless_told_otherwise(flags, expected, monkeypatch, capsys):
+def test_one_activation_unless_told_otherwise(flags, expected, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     seen = []
     monkeypatch.setattr(decomposing, "decompose", lambda config, name, *_, **__: seen.append(name))
     monkeypatch.setattr(decomposing, "print_table", lambda table: None)

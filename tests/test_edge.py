@@ -231,7 +231,7 @@ def test_every_unit_has_a_file_of_its_own(monkeypatch):
 def cell_of_text(tmp_path):
     """A cell of the small decoder for five steps, on a text of its own."""
     words = np.random.default_rng(0).choice(["to ", "be, ", "or ", "not\n", "that "], 30_000)
-    (tmp_path / "text.txt").write_text("".join(words))
+    (tmp_path / "text.txt").write_text("".join(words), encoding="utf-8")
     return {"model": "small", "activation": "gelu", "rate": 1e-3, "steps": 5, "dataset": str(tmp_path / "text.txt")}
 
 

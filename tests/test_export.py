@@ -127,7 +127,7 @@ def test_the_library_has_all_it_asks_for(tmp_path, monkeypatch, tokenizer):
 
 def test_the_card_s_code_runs_and_slides_beyond_the_context(tmp_path, monkeypatch, capsys):
     from model import generate
-    from training.trial import load_trial
+    from training.experiment import load_trial
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = checkpoint(tmp_path)

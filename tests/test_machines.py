@@ -16,6 +16,7 @@ import storage
 from config import Config
 from kernels import toolchain
 from plotting.style import plain
+from test_layers import LEVEL
 from tools import doctor
 from training import computed
 from training.computed import how_computed
@@ -164,9 +165,9 @@ def unnamed_encodings(source: str) -> list[int]:
 
 
 def test_every_file_is_opened_with_its_encoding_named():
-    folders = ". models corpora training analysis plotting tools foreign tests bench findings".split()
-    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
-    assert len(files) > 50
+    folders = [ROOT / name for name in (*LEVEL, "tests", "bench", "findings")]
+    files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
+    assert len(files) > 150
     found = {path.name: lines for path in files if (lines := unnamed_encodings(path.read_text(encoding="utf-8")))}
     assert not found
     for line in ("open(p)", "open(p, 'w')", "p.read_text()", "subprocess.run(c, text=True)", "os.fdopen(1, 'w')"):

@@ -966,7 +966,7 @@ def ratio_row(name, verdict, ratio=0.9, **more):
 
 def contrast_row(verdict, ratio=0.9, **more):
     row = ratio_row("", verdict, ratio, **more)
-    return {"smooth": ["gelu", "swish"], **{key: value for key, value in row.items() if key != "activation"}}
+    return {"together": ["gelu", "swish"], **{key: value for key, value in row.items() if key != "activation"}}
 
 
 @pytest.mark.parametrize(
@@ -1008,7 +1008,7 @@ def test_the_title_says_what_the_verdicts_say(rows, title, below):
     axes = figure.axes[0]
     assert "← more reproducible than ReLU" in [text.get_text() for text in axes.texts]
     names = [text.get_text() for text in axes.get_yticklabels()]
-    assert ("smooth ones together" in names) == any("smooth" in row for row in rows)
+    assert ("smooth ones together" in names) == any("together" in row for row in rows)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[-2:] == ["95 % interval over trials", "within 5 %"]
 

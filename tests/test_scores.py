@@ -227,7 +227,7 @@ def trainer(folder):
             target = folder / run / f"checkpoint-{step}"
             target.mkdir(parents=True)
             history = [{"step": step, "loss": 5.0}, {"step": step, "eval_loss": loss, "eval_runtime": 1.0}]
-            (target / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+            (target / "trainer_state.json").write_text(json.dumps({"log_history": history}), encoding="utf-8")
 
 
 def harness(folder):
@@ -237,15 +237,19 @@ def harness(folder):
             "arc": {"alias": "arc", "acc,none": value, "acc_stderr,none": 0.1},
             "gsm8k": {"exact_match,strict-match": 1.0},
         }
-        (folder / run / "results_2026-01-01T00-00-00.0.json").write_text(json.dumps({"results": results}))
+        (folder / run / "results_2026-01-01T00-00-00.0.json").write_text(
+            json.dumps({"results": results}), encoding="utf-8"
+        )
 
 
 def wandb_files(folder):
     for run, value in RUNS.items():
         (folder / run / "files").mkdir(parents=True)
-        (folder / run / "files" / "wandb-summary.json").write_text(json.dumps({"val/loss": value, "_step": 9}))
+        (folder / run / "files" / "wandb-summary.json").write_text(
+            json.dumps({"val/loss": value, "_step": 9}), encoding="utf-8"
+        )
         config = f"wandb_version: 1\n\nact:\n  desc: null\n  value: {run[0]}\nseed:\n  value: {run[-1]}\n"
-        (folder / run / "files" / "config.yaml").write_text(config)
+        (folder / run / "files" / "config.yaml").write_text(config, encoding="utf-8")
 
 
 def mlflow_folder(folder):
@@ -258,7 +262,7 @@ def mlflow_folder(folder):
         }
         for name, text in (files | {"tags/mlflow.runName": f"bold-ape-{i}"}).items():
             (folder / "0" / f"{i:032x}" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "0" / f"{i:032x}" / name).write_text(text)
+            (folder / "0" / f"{i:032x}" / name).write_text(text, encoding="utf-8")
 
 
 def trackio(folder):
@@ -290,12 +294,14 @@ def mlflow_database(folder):
 
 def logs(folder):
     for run, value in RUNS.items():
-        (folder / f"{run}.log").write_text(f"step 1 val loss 9.0\nstep 2 val loss {value}\n")
+        (folder / f"{run}.log").write_text(f"step 1 val loss 9.0\nstep 2 val loss {value}\n", encoding="utf-8")
 
 
 def tensorboard_csv(folder):
     for run, value in RUNS.items():
-        (folder / f"run-{run}-tag-val_loss.csv").write_text(f"Wall time,Step,Value\n1,1,9.0\n2,2,{value}\n")
+        (folder / f"run-{run}-tag-val_loss.csv").write_text(
+            f"Wall time,Step,Value\n1,1,9.0\n2,2,{value}\n", encoding="utf-8"
+        )
 
 
 def tensorboard_events(folder):
@@ -362,7 +368,7 @@ def test_runs_of_named_arms_and_what_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such file or folder"):
         read("nowhere.csv")
     again = folder / "a-seed1" / "results_2026-01-02T00-00-00.0.json"
-    again.write_text(json.dumps({"results": {"arc": {"acc,none": 0.5}}}))
+    again.write_text(json.dumps({"results": {"arc": {"acc,none": 0.5}}}), encoding="utf-8")
     with pytest.raises(UserError, match="there are two runs a-seed1"):
         read(folder, value="acc")
 
@@ -393,7 +399,7 @@ def sample_files(folder, seed):
             {"doc_id": i, "doc": {"q": "?"}, "target": "A", "prompt_hash": str(i), "filter": "none", "acc": float(x)}
             for i, x in enumerate(outcomes)
         ]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return ours, theirs
 
 
@@ -413,7 +419,7 @@ def test_mcnemar_is_that_of_statsmodels(seed, tmp_path):
 def test_flips_by_hand(tmp_path):
     """Ten questions: both right on 1 to 4, ours alone on 5 to 7, the baseline alone on 8, neither on 9 and 10."""
     rows = ["question,ours,baseline"] + [f"{i},{int(i < 8)},{int(i < 5 or i == 8)}" for i in range(1, 11)]
-    (tmp_path / "both.csv").write_text("\n".join(rows))
+    (tmp_path / "both.csv").write_text("\n".join(rows), encoding="utf-8")
     flips = decide_samples(tmp_path / "both.csv").flips[0]
     assert (flips.won, flips.lost, flips.examples, flips.difference) == (3, 1, 10, pytest.approx(0.2))
     assert flips.p == pytest.approx(2 * (1 + 4) / 16)  # one or none of four, twice
@@ -464,7 +470,7 @@ def test_seeds_are_the_units_where_systems_have_several(tmp_path):
             outcomes = (rng.random(300) < rate).astype(int)
             means.setdefault(name, []).append(outcomes.mean())
             (tmp_path / f"{name}_{seed}.csv").write_text(
-                "id,acc\n" + "\n".join(f"{i},{x}" for i, x in enumerate(outcomes))
+                "id,acc\n" + "\n".join(f"{i},{x}" for i, x in enumerate(outcomes)), encoding="utf-8"
             )
     answer = decide_samples([f"ours={tmp_path}/ours_*.csv", f"base={tmp_path}/base_*.csv"])
     assert answer.answer.rulings[0].p == pytest.approx(
@@ -488,7 +494,7 @@ def test_seeds_are_the_units_where_systems_have_several(tmp_path):
 )
 def test_samples_that_cannot_be_compared(texts, message, tmp_path, capsys):
     for name, text in zip("xy", texts, strict=True):
-        (tmp_path / f"{name}.csv").write_text(text)
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8")
     assert main(["--samples", f"x={tmp_path}/x.csv", f"y={tmp_path}/y.csv"]) == 2
     assert message in capsys.readouterr().err
 
@@ -511,7 +517,7 @@ def test_forms_and_exit_status(capsys, monkeypatch, tmp_path):
     assert main(["--scores", "-", "--baseline", "a", "--looks", "3", "5"]) == 0
     assert capsys.readouterr().out.startswith("b is lower than a by 0.12")
     for name in "ab":
-        (tmp_path / f"{name}.md").write_text(markdown)
+        (tmp_path / f"{name}.md").write_text(markdown, encoding="utf-8")
     assert main(["--scores", f"x={tmp_path}/a.md", f"y={tmp_path}/b.md", "--value", "b"]) == 0
     assert "no variation" in capsys.readouterr().out
 
@@ -531,7 +537,9 @@ def test_the_command_needs_no_torch(tmp_path):
         "import runpy\ntry: runpy.run_path('compare.py', run_name='__main__')\n"
         "except SystemExit as end: print(end.code, [m for m in ('torch', 'pandas', 'scipy.stats') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, encoding="utf-8"
+    )
     assert done.stdout.splitlines()[-1] == "0 []", done.stdout + done.stderr
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import storage
 from storage import StorageError
 from synthetic import minimal_results, synthetic_results
+from untouched import ROOT
 
 json_values = st.recursive(
     st.none()
@@ -104,7 +105,7 @@ except storage.StorageError as error:
 """
     path = tmp_path / "x.txt"
     done = subprocess.run(
-        [sys.executable, "-c", code, path, os.getcwd()], capture_output=True, encoding="utf-8", check=True, timeout=300
+        [sys.executable, "-c", code, path, ROOT], capture_output=True, encoding="utf-8", check=True, timeout=300
     )
     assert "larger than this process may write" in done.stdout
     assert path.read_text(encoding="utf-8") == "old"
@@ -306,7 +307,7 @@ def test_a_lock_excludes_and_a_killed_holder_releases_it(tmp_path):
         "import sys, time; sys.path.insert(0, sys.argv[2]); import storage\n"
         "lock = storage.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, path, os.getcwd()], stdout=subprocess.PIPE, encoding="utf-8")
+    holder = subprocess.Popen([sys.executable, "-c", code, path, ROOT], stdout=subprocess.PIPE, encoding="utf-8")
     assert holder.stdout.readline() == "held\n"
     lock = storage.FileLock(path)
     assert not lock.acquire(wait=False)

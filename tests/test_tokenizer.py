@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import tokenizer as tok
 from config import UserError
 from conftest import speaking_utf8
+from untouched import ROOT
 
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # any text that can be written as UTF-8
@@ -189,7 +190,7 @@ def test_bpe_training_gives_the_same_tokenizer_in_every_process():
         "import sys, tokenizer; bpe = tokenizer.make_tokenizer('bpe', sys.stdin.read(), vocab_size=400); "
         "print(bpe.to_dict()['tokenizer'])"
     )
-    options = {"input": SAMPLE, "env": speaking_utf8(), "encoding": "utf-8", "timeout": 300}
+    options = {"input": SAMPLE, "cwd": ROOT, "env": speaking_utf8(), "encoding": "utf-8", "timeout": 300}
     command = [sys.executable, "-c", code]
     outputs = {subprocess.run(command, capture_output=True, check=True, **options).stdout for _ in range(3)}
     assert len(outputs) == 1
@@ -241,7 +242,9 @@ def test_first_characters(strings, limit):
 
 def test_importing_is_light():
     code = "import sys, tokenizer; print({'torch', 'tokenizers', 'pandas'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True, timeout=300
+    )
     assert done.stdout.strip() == "set()"
 
 

@@ -247,7 +247,7 @@ IN_PYTHON = {  # what is wrong: the call, and what its line names
     "a preset too late": (lambda c: c.replace(preset="quick"), "preset='quick'"),
     "a field that is none": (lambda c: setattr(c, "max_itres", 5), "did you mean max_iters?"),
     "no model to sample": (lambda c: print_samples(c, "relu", "a"), "train it first (activation='relu')"),
-    "nothing to decide against": (lambda c: train.run_until_decided(c, ["gelu"]), "name relu"),
+    "nothing to decide against": (lambda c: train.run_until_decided(c, ["gelu"]), "at least one other"),
 }
 
 
@@ -299,7 +299,7 @@ def test_one_function_by_two_names_in_one_place_is_refused_before_training(left,
         (path / {"checkpoint": "trial_2.pt", "snapshot": "trial_1.step-10.snapshot"}[left]).touch()
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in config.to_dict().items() if isinstance(value, str)]
     for more in ([], ["--overwrite"]):  # which replaces what goes by the name that is asked for, and no other
-        assert train.main([*flags, *more, "--activation", "gelu", "smelu_0.5"]) == 2
+        assert train.main([*flags, *more, "--baseline", "gelu", "--activation", "gelu", "smelu_0.5"]) == 2
         out, err = capsys.readouterr()
         assert err.count("\n") == 1
         assert err.startswith(f"train.py: {path}: smelu_05 and smelu_0.5 are the same function")

@@ -196,7 +196,7 @@ def compute(kind: str, cell: dict, seeds) -> None:
     else:
         found, p = decoder.record(cell, seeds, str(FOLDER / "data"))
         np.save(path.with_suffix(".npy"), p.astype(np.float32))
-    path.with_suffix(".tmp").write_text(json.dumps(found))
+    path.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
     path.with_suffix(".tmp").rename(path)
 
 
@@ -206,7 +206,7 @@ def compute(kind: str, cell: dict, seeds) -> None:
 def published_cell(cell: dict) -> dict:
     """A decoder's cell with all seeds there are, and PD between their bases."""
     files = sorted((FOLDER / cell["table"] / name_of(cell)).glob("*.json"))
-    records = [json.loads(path.read_text()) for path in files]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     bases = [np.load(path.with_suffix(".npy")).astype(np.float64) for path in files]
     twins: dict[str, dict] = {}
     for r in records:
@@ -270,7 +270,7 @@ def publish(tables: Sequence[str]) -> None:
         cells = []
         if table in ("C1", "C2", "K1", "L", "T", "N"):
             paths = [path_of("clicks", cell, seeds) for cell, seeds in clicks_cells(table)]
-            cells += [json.loads(path.read_text()) for path in paths if path.exists()]
+            cells += [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
             cells = judged(cells) if table in ("C1", "C2") else cells
         if table in FIRST_SEEDS and (table != "H" or (FOLDER / "H" / "prediction.json").exists()):
             cells += [cell for cell in map(published_cell, decoder_cells(table)) if cell["seeds"]]

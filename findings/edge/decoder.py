@@ -215,7 +215,7 @@ def _elsewhere(cell: dict, seed: int, folder: str, name: str, base: np.ndarray) 
         environment = {**os.environ, **ENVIRONMENTS[name]}
         runner = Path(__file__).with_name("compute.py")
         subprocess.run([sys.executable, runner, "--alone", json.dumps(job)], env=environment, check=True)
-        return json.loads((Path(place) / "result.json").read_text())
+        return json.loads((Path(place) / "result.json").read_text(encoding="utf-8"))
 
 
 def alone(job: dict) -> None:
@@ -224,4 +224,4 @@ def alone(job: dict) -> None:
     training = trained(job["cell"], job["seed"], job["folder"], MACHINES[job["name"]], lambda step, w: None)
     result = _result(training, np.load(place / "base.npy"))
     result["capability"] = torch.backends.cpu.get_cpu_capability()
-    (place / "result.json").write_text(json.dumps(result))
+    (place / "result.json").write_text(json.dumps(result), encoding="utf-8")

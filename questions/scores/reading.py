@@ -16,9 +16,10 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from config import UserError
+from questions.scores import sources
+from questions.scores.sources import arm_and_seed, column, text_of
 
 ARMS = "arm group method model system variant optimizer activation algorithm config experiment source run name".split()
 SEEDS = "seed random_seed run_seed trial replicate rep run index fold".split()
@@ -82,17 +83,6 @@ def read(source, **asked):
     return table([_of_argument(os.fspath(part), asked) for part in sources], asked.decimal)
 
 
-def text_of(path):
-    """The text of a file: UTF-8 with or without a byte-order mark, or UTF-16 with one."""
-    try:
-        data = Path(path).read_bytes()
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: no text in UTF-8; export the table as CSV or JSON") from None
-
-
 def find(argument):
     """(name or '', paths) of 'name=path', or of a path alone; a path may be a glob. UserError: there is none."""
     name, _, rest = ("", "", argument) if os.path.exists(argument) else argument.rpartition("=")
@@ -100,14 +90,6 @@ def find(argument):
     if not paths:
         raise UserError(f"{argument}: no such file or folder (numbers are given as name=1.2,1.3,1.1)")
     return name.strip(), paths
-
-
-def column(header, name, option):
-    """The one of the names in `header` that is `name`, or has it as a part. UserError: none, or several."""
-    near = [h for h in header if h == name] or [h for h in header if name.lower() in str(h).lower()]
-    if len(near) != 1:
-        raise UserError(f"{option}={name!r}: must be one of {', '.join(map(str, near or header))}")
-    return near[0]
 
 
 def table(parts, decimal=None):
@@ -161,8 +143,6 @@ def is_summary(label):
 
 def _of_argument(text, asked):
     """'-', a path or glob, 'name=1,2,3', 'name=path', or the text of a table."""
-    from questions.scores import sources
-
     if text == "-":
         return _of_text(sys.stdin.read(), asked, "standard input")
     if "\n" in text or text[:1] in ("{", "["):
@@ -393,8 +373,6 @@ def _of_one_size(columns, values, place):
 
 def _split(names):
     """[(arm, seed)] of names such as gelu-seed1, or None where one holds no seed or no arm recurs."""
-    from questions.scores.sources import arm_and_seed
-
     split = [arm_and_seed(name) for name in names]
     return split if all(seed for _, seed in split) and len({arm for arm, _ in split}) < len(split) else None
 

@@ -17,9 +17,27 @@ import sqlite3
 from pathlib import Path
 
 from config import UserError
-from questions.scores.reading import column, text_of
 
 USUAL = ("eval_loss", "val_loss", "val/loss", "validation_loss", "pattern")
+
+
+def text_of(path):
+    """The text of a file: UTF-8 with or without a byte-order mark, or UTF-16 with one."""
+    try:
+        data = Path(path).read_bytes()
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: no text in UTF-8; export the table as CSV or JSON") from None
+
+
+def column(header, name, option):
+    """The one of the names in `header` that is `name`, or has it as a part. UserError: none, or several."""
+    near = [h for h in header if h == name] or [h for h in header if name.lower() in str(h).lower()]
+    if len(near) != 1:
+        raise UserError(f"{option}={name!r}: must be one of {', '.join(map(str, near or header))}")
+    return near[0]
 
 
 def is_source(path):
