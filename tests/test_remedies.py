@@ -475,8 +475,14 @@ def test_figure(told, tmp_path):
     offsets = [tuple(c.get_offsets()[0]) for c in figure.axes[0].collections]
     expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in told[0]["relu"]["arms"]]
     np.testing.assert_allclose(offsets, expected)
+    limits = [line.get_xydata() for line in figure.axes[0].lines if line.get_gid() == "interval"]
+    none = told[0]["relu"]["arms"][0]
+    np.testing.assert_allclose(limits[0][:, 1], significance.mean_pd_interval(none["pd"])[1:])
+    np.testing.assert_allclose(limits[1][:, 0], significance.mean_interval(none["losses"])[1:])
     sizes = [float(c.get_sizes()[0]) for c in figure.axes[0].collections]
     assert sizes[1] == pytest.approx(2 * sizes[0])
+    distil = told[0]["relu"]["arms"][4]  # its teacher is counted
+    assert sizes[4] == pytest.approx(sizes[0] * (1 + distil["time"] / none["time"]))
     for wrong in ({}, {"activations": {"relu": {"reason": "none"}}}):
         with pytest.raises(UserError):
             plot_remedies(wrong, tmp_path)

@@ -466,7 +466,7 @@ MODE_FLAGS = {
     train._list_datasets: ["--list-datasets"],
 }
 VALUES = {"prompt": ["To"], "budget": ["30m"], "margin": ["5"], "tensorboard": ["log"], "track": ["trackio"]}
-VALUES["activation"] = ["relu"]
+VALUES |= {"activation": ["relu"], "forks": ["0"]}
 
 
 @pytest.mark.parametrize("option", train.acts_in())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
+import significance
 from analysis.products import Folder
 from analysis.tables import csv, frame
 from config import UserError
 from plot_utils import figure
 from plotting.style import GREY, SMALL, activation_style, headline, limits, named, panels, plain
-from questions.remedies.tell import FIGURE_FILE, NONE, TABLE_FILE, entries, front, mean_loss, mean_pd, records
+from questions.remedies.tell import (
+    FIGURE_FILE,
+    NONE,
+    TABLE_FILE,
+    entries,
+    front,
+    mean_loss,
+    mean_pd,
+    records,
+    whole_time,
+)
 
 # beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
 PLACES = [(side, above) for above in (4, -9, 12, -17, 20, -25) for side in (1, -1)]
@@ -28,9 +39,9 @@ def whole(entries: Mapping[str, Mapping]) -> Figure:
     rows = math.ceil(len(entries) / columns)
     drawn, axes = panels(rows, columns, 0.95 + 2.75 * rows, left=0.62, bottom=0.8)
     note = (
-        "Each point: the mean PD and the mean validation loss of a remedy; lower left is better. Area: training time "
-        "of a unit (a trial, or a whole ensemble).\nCross: none. Line: those that no other beats in one without losing "
-        "in the other."
+        "Each point: the mean PD and the mean validation loss of a remedy, with 95 % intervals over units, each by "
+        "itself; lower left is better.\nArea: training time of a unit (a trial, or a whole ensemble) and of the models "
+        "it learns from. Cross: none. Line: those that no\nother beats in one without losing in the other."
     )
     headline(drawn, "What brings trials together, and what it costs", note)
     for ax, name in zip(axes.flat, entries, strict=False):
@@ -49,15 +60,30 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
     ax.plot(*zip(*(points[i] for i in best), strict=True), color=GREY, linewidth=0.7, zorder=1)
     own = arms[0]["time"]
     for i, (arm, (loss, pd)) in enumerate(zip(arms, points, strict=True)):
-        area = AREA * (arm["time"] / own if arm["time"] and own else 1)
+        spent = whole_time(arm, arms[0])
+        area = AREA * (spent / own if spent and own else 1)
+        for x, y in _limits(arm, loss, pd):
+            ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.5, zorder=1, gid="interval")
         ax.scatter(
             loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2 + (not i),
             facecolors=colour, gid=f"{name} {arm['arm']}",
         )  # fmt: skip
-    limits(ax, [loss for loss, _ in points], "x", 0.25)
-    limits(ax, [pd for _, pd in points], "y", 0.15)
+    lines = [line for arm, point in zip(arms, points, strict=True) for line in _limits(arm, *point)]
+    reach = [end for x, y in lines for end in zip(x, y, strict=True)]
+    limits(ax, [loss for loss, _ in [*points, *reach]], "x", 0.25)
+    limits(ax, [pd for _, pd in [*points, *reach]], "y", 0.15)
     name_points(ax, points, [plain(arm["arm"], 24) for arm in arms])
     ax.set(title=named(name), xlabel="validation loss (nats per token)", ylabel="relative PD")
+
+
+def _limits(arm: Mapping, loss: float, pd: float) -> Iterator[tuple]:
+    """(x, y) of the line of an interval, of PD and of loss, where there is one."""
+    _, low, high = significance.mean_pd_interval(arm["pd"])
+    if low is not None:
+        yield (loss, loss), (low, high)
+    _, low, high = significance.mean_interval(arm["losses"])
+    if low is not None:
+        yield (low, high), (pd, pd)
 
 
 def name_points(ax: Axes, points: list[tuple[float, float]], names: list[str]) -> None:

@@ -146,6 +146,14 @@ def mean_loss(arm: Mapping) -> float:
     return float(np.mean(arm["losses"]))
 
 
+def whole_time(arm: Mapping, none: Mapping) -> float | None:
+    """Seconds of training that a unit takes, those of the earlier models that it learns from or starts from among them,
+    each counted as a trial of the study."""
+    if arm["time"] is None or none["time"] is None:
+        return None
+    return arm["time"] + arm.get("teachers", 0) * none["time"]
+
+
 # -- in words -----------------------------------------------------------------------------------------------------
 
 HEADER = "Remedy|Units|PD|Change [95 %]|Loss|Change [95 %]|Training time|Parameters".split("|")
@@ -159,7 +167,7 @@ def rows(entry: Mapping) -> list[list[str]]:
     for c in compared(entry):
         cells = [safe(c.name), str(len(c.arm["units"])), fixed(mean_pd(c.arm)), effect(c.pd)]
         cells += [fixed(mean_loss(c.arm)), effect(c.loss)]
-        cells += [_times(c.arm["time"], none["time"]), _times(c.arm["parameters"], none["parameters"])]
+        cells += [_times(whole_time(c.arm, none), none["time"]), _times(c.arm["parameters"], none["parameters"])]
         found.append(cells)
     return found
 
@@ -180,7 +188,8 @@ def lines(entries: Mapping[str, dict]) -> list[str]:
         "compared: trials, or disjoint ensembles of them, whose mean predictions are taken; of the same seed with one "
         "another where seeds are shared. Changes of PD in percent, of loss in nats per token. This is a description, "
         "and no tests of the report: each interval is by itself, and of twenty remedies that do nothing one is "
-        "expected to seem to do something. Training time is that of a unit: of all its trials.",
+        "expected to seem to do something. Training time is that of a unit: of all its trials, and of the earlier "
+        "models that it learns from or starts from.",
     ]
     for name, entry in told.items():
         text += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
@@ -213,8 +222,8 @@ def _costs(told: Mapping) -> list[str]:
         lines.append(f"**Means of weights** took up to {most} s of a trial's training, all of them together.")
     if teachers := max(arm.get("teachers", 0) for arm in arms):
         lines.append(
-            f"**Earlier models**, up to {teachers}, from which a remedy learns or starts, were trained once for all "
-            "trials: their training is in no time here, what they predict for each batch is."
+            f"**Earlier models**, up to {teachers}, from which a remedy learns or starts, count as a trial of the "
+            "study each; trained once, they serve all trials."
         )
     return lines
 
