@@ -64,7 +64,7 @@ READ = set(  # every heading of a report and of the pages of products: none else
     "At equal validation loss|Accuracy against reproducibility|Integrity and training|"
     "Conclusions|By context|Trade-offs, and when to use which|Future Work|"
     "What buys how much|Where the trials differ|Is a difference an error?|Looks while training|"
-    "How fast they part|From when on they stay together|"
+    "Is this recipe chaotic?|How fast they part|From when on they stay together|"
     "Every study and activation|How to read this|"
     "Over all studies: final models|Over all studies: equal validation loss".split("|")
 )
@@ -243,7 +243,7 @@ def _results(rng, name, index, final, other):
 # -- products in which nothing differs ---------------------------------------------------------------------------------
 
 PRODUCTS = {  # folders of questions/: how what they say is counted
-    "clock": "simulated here, its page",
+    "clock": "simulated here, its page; whether a recipe is chaotic is of each by itself, by its interval",
     "remedies": "simulated here, its section of the report",
     "studies": "simulated here, its page",
     "where": "of each activation by itself, over windows of text: no comparison",
