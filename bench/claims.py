@@ -61,7 +61,7 @@ READ = set(  # every heading of a report and of the pages of products: none else
     "Rankings by Use Case|Statistical Significance|Which claims share an error rate|"
     "Against ReLU: the planned comparisons|The other pairs|All pairs|What these trials can and cannot show|"
     "Appendix: the tests|Key Findings|Smooth versus non-smooth|Best and worst|Hypothesis validation|"
-    "At equal validation loss|Accuracy against reproducibility|Integrity and training|"
+    "At equal validation loss|Is this recipe chaotic?|Accuracy against reproducibility|Integrity and training|"
     "Conclusions|By context|Trade-offs, and when to use which|Future Work|"
     "What buys how much|Where the trials differ|Is a difference an error?|Looks while training|"
     "Is this recipe chaotic?|How fast they part|From when on they stay together|"
