@@ -18,7 +18,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 if sys.flags.safe_path:  # python -I and -P leave the program's own folder out
@@ -92,6 +92,7 @@ def compare_models(
     """
     import torch
 
+    from analysis.markdown import counted
     from analysis.question import Question
     from questions.foreign import measure, results, suite, tell, write
     from questions.foreign.member import Opening
@@ -107,7 +108,8 @@ def compare_models(
     how = measure.How(device, dtype, batch, int(max_spool_gb * 2**30))
     display = _Display(quiet)
     with display, torch.inference_mode():
-        display.line(f"{len(members)} members in {len(groups)} groups at {where.described}")
+        sizes = f"{counted(len(members), 'member')} in {counted(len(groups), 'group')}"
+        display.line(f"{sizes} at {where.described}")
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
         spool = Path(out) / "spool"
@@ -301,14 +303,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)  # models without a group's name
     parser.add_argument("--text", help="the text to predict: a file, folder or glob")
     parser.add_argument("--out", default="comparison", help="where to write (default: comparison)")
-    parser.add_argument("--positions", default=str(POSITIONS), help=f"predictions compared (default: {POSITIONS})")
-    parser.add_argument("--block-size", help="tokens in a window (default: the shortest context, at most 2048)")
+    parser.add_argument(
+        "--positions", type=_number(int), default=POSITIONS, help=f"predictions compared (default: {POSITIONS})"
+    )
+    parser.add_argument(
+        "--block-size", type=_number(int), help="tokens in a window (default: the shortest context, at most 2048)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
-    parser.add_argument("--batch-size", help="windows in one forward pass (default: what makes 2048 positions)")
+    parser.add_argument(
+        "--batch-size", type=_number(int), help="windows in one forward pass (default: what makes 2048 positions)"
+    )
     parser.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or folder, for models without their own")
     parser.add_argument("--targets", metavar="FILE", help="targets of dumps that hold none (.npy)")
-    parser.add_argument("--max-spool-gb", default="8", help="disk for predictions on their way (default: 8)")
+    parser.add_argument(
+        "--max-spool-gb", type=_number(float), default=8.0, help="disk for predictions on their way (default: 8)"
+    )
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run code that a folder of transformers brings"
     )
@@ -316,25 +326,29 @@ def main(argv: list[str] | None = None) -> int:
         "--baseline", metavar="NAME", help="group that the others are compared with (default: the first)"
     )
     parser.add_argument("--contrast", nargs="+", metavar="NAME", help="groups that are compared with it together")
-    parser.add_argument("--fail-above", metavar="PD", help="end with 1 where two models differ by more")
-    parser.add_argument(
-        "--fail-above-mismatch", metavar="PERCENT", help="end with 1 where more of the likeliest tokens differ"
+    limits = parser.add_argument_group("limits, which end it with 1")
+    limits.add_argument(
+        "--fail-above", type=_number(float, 1, zero=True), metavar="PD", help="two models differ by more"
     )
-    parser.add_argument("--fail-if-worse", action="store_true", help="end with 1 where the last group's loss is higher")
-    parser.add_argument("--no-report", action="store_true", help="write the results alone: no figures, no report")
+    limits.add_argument(
+        "--fail-above-mismatch", type=_number(float, 100, zero=True), metavar="PERCENT",
+        help="more of their likeliest tokens differ",
+    )  # fmt: skip
+    limits.add_argument("--fail-if-worse", action="store_true", help="the last group's loss is above the first's")
+    parser.add_argument(
+        "--no-report", action="store_false", dest="report", help="write the results alone: no figures, no report"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    args = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
+    group, paths = options.pop("group"), options.pop("paths")
+    pd, mismatch, worse = (options.pop(name) for name in ("fail_above", "fail_above_mismatch", "fail_if_worse"))
     try:
-        if args.paths:
-            raise UserError(f"{args.paths[0]}: of which group? Did you mean --group NAME {' '.join(args.paths)}")
-        limits = {
-            "pd": _limit(args.fail_above, "fail_above", 1),
-            "mismatch": _limit(args.fail_above_mismatch, "fail_above_mismatch", 100),
-        }
-        if args.fail_if_worse and len(args.group) < 2:
+        if paths:
+            raise UserError(f"{paths[0]}: of which group? Did you mean --group NAME {' '.join(paths)}")
+        if worse and len(group) < 2:
             raise UserError("fail_if_worse: needs two groups: the last one's loss is compared with the first one's")
-        found = compare_models(_groups(args.group), args.text, quiet=args.quiet, **_numbers(args))
-        problems = exceeded(found, **limits, worse=args.fail_if_worse)
+        found = compare_models(_groups(group), **options)
+        problems = exceeded(found, pd, mismatch, worse)
         for problem in problems:
             print(f"compare.py: {problem}", file=sys.stderr)
     except UserError as error:
@@ -358,41 +372,20 @@ def _groups(given: list[list[str]]) -> dict[str, list[str]]:
     return groups
 
 
-def _limit(text: str | None, what: str, largest: float) -> float | None:
-    try:
-        value = None if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if value is not None and not 0 <= value <= largest:
-        raise UserError(f"{what}={text!r}: must be a number of 0 to {largest}")
-    return value
+def _number(kind: type, largest: float = float("inf"), zero: bool = False) -> Callable:
+    """What argparse makes of a flag's text: a number above 0, or of 0 on."""
 
-
-def _numbers(args) -> dict:
-    def number(text, what, kind=int):
+    def parsed(text: str):
         try:
             value = kind(text)
         except ValueError:
-            raise UserError(f"{what}={text!r}: must be a number") from None
-        if not value > 0 or value == float("inf"):
-            raise UserError(f"{what}={text!r}: must be above 0")
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number") from None
+        if not (value >= 0 if zero else value > 0) or value > largest or value == float("inf"):
+            limit = f"of 0 to {largest}" if zero else "above 0"
+            raise argparse.ArgumentTypeError(f"{text!r} must be {limit}")
         return value
 
-    return {
-        "out": args.out,
-        "positions": number(args.positions, "positions"),
-        "block_size": None if args.block_size is None else number(args.block_size, "block_size"),
-        "device": args.device,
-        "dtype": args.dtype,
-        "batch_size": None if args.batch_size is None else number(args.batch_size, "batch_size"),
-        "tokenizer": args.tokenizer,
-        "targets": args.targets,
-        "trust_remote_code": args.trust_remote_code,
-        "max_spool_gb": number(args.max_spool_gb, "max_spool_gb", float),
-        "report": not args.no_report,
-        "baseline": args.baseline,
-        "contrast": args.contrast,
-    }
+    return parsed
 
 
 if __name__ == "__main__":

@@ -827,7 +827,10 @@ def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatc
     make, more, says = WRONG[what]
     paths = [str(p) for p in make(runs, tmp_path)]
     capsys.readouterr()
-    status = main(["--group", "g", *paths, "--text", str(runs / "my.txt"), "--device=cpu", "--quiet", *more])
+    try:
+        status = main(["--group", "g", *paths, "--text", str(runs / "my.txt"), "--device=cpu", "--quiet", *more])
+    except SystemExit as end:  # what argparse finds wrong
+        status = end.code
     shown = capsys.readouterr()
     assert status == (1 if what == "not our checkpoint" else 2), shown.err
     assert shown.err.startswith("compare.py: ") and shown.err.count("\n") == 1 and says in shown.err, shown.err
@@ -1012,7 +1015,9 @@ def test_exit_codes(runs, tmp_path, capsys):
     assert "audit: not broken: v2/random has loss" in shown.out and "audit FAILED" in shown.out
     assert "compare.py: the loss of v2 is" in shown.err
     assert main(["--group", "v1", v1, *shared, "--fail-if-worse"]) == 2
-    assert main([*two, "--fail-above=2"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*two, "--fail-above=2"])
+    assert "'2' must be of 0 to 1" in capsys.readouterr().err
 
 
 # -- our own models, there and back -------------------------------------------------------------------------------

@@ -168,6 +168,14 @@ def fault_outlier(runs, seeds, folder, text):
     return [save(trained("gpt2", text, 5, steps=30), folder / "seed_5")], "no outlier", ["g/seed_5"]
 
 
+def fault_other_text(runs, seeds, folder, text):
+    return (
+        [save(trained("gpt2", pseudo_english(60_000, seed=7), 5), folder / "seed_5")],
+        "no outlier",
+        ["g/seed_5 has loss"],
+    )
+
+
 def fault_copy(runs, seeds, folder, text):
     return (
         [save(half(seeds[3]), folder / "seed_5")],
@@ -197,12 +205,12 @@ def fault_steps(runs, seeds, folder, text):
 
 
 @pytest.mark.parametrize(
-    "fault", [fault_identical, fault_outlier, fault_copy, fault_quantised, fault_random, fault_steps]
+    "fault", [fault_identical, fault_outlier, fault_other_text, fault_copy, fault_quantised, fault_random, fault_steps]
 )
 def test_planted_faults_are_named(runs, seeds, tmp_path, corpus_file, fault):
     added, name, says = fault(runs, seeds, tmp_path / "added", corpus_file.read_text(encoding="utf-8"))
     paths = added[1:] if added[0] == "only" else [*sound(runs), *added]
     found = alarms(runs, tmp_path / "out", paths)
     assert name in found and all(part in found[name] for part in says), found
-    others = {"no outlier", "degenerate"} if fault in (fault_random, fault_outlier) else set()  # which they are, too
+    others = {"degenerate"} if fault in (fault_random, fault_outlier) else set()  # which they are, too
     assert set(found) - (others - {name}) == {name}

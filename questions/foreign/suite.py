@@ -178,13 +178,26 @@ class _Distances:
         self.apart: dict[int, float] = {}  # member: its distance from the group's larger part
         self.near: list[tuple[int, int, float]] = []  # pairs, and what is typical of their group
         self.healthy: set[int] = set()
+        self.odd_loss: dict[int, float] = {}  # member: the others' typical loss
         self.undecided: list[tuple[int, ...]] = []  # three of which two are one training, or one is of another
         for group in dict.fromkeys(m.group for m in members):
             mine = [k for k, m in enumerate(members) if m.group == group]
             healthy = [k for k in mine if members[k].val_loss is None or members[k].val_loss < unigram_entropy]
             self.healthy |= set(healthy)
-            distinct = [k for k in healthy if not any(_alike(members, pd, i, k) for i in healthy if i < k)]
+            self._examine_losses(healthy)
+            sound = [k for k in healthy if k not in self.odd_loss]
+            distinct = [k for k in sound if not any(_alike(members, pd, i, k) for i in sound if i < k)]
             self._examine(group, distinct)
+
+    def _examine_losses(self, ks: list[int]) -> None:
+        losses = {k: self.members[k].val_loss for k in ks if self.members[k].val_loss is not None}
+        for k, loss in losses.items():
+            others = np.array([losses[i] for i in losses if i != k])
+            if len(others) > 1:
+                typical = float(np.median(others))
+                spread = float(np.median(np.abs(others - typical))) * 1.4826  # as a standard deviation, where normal
+                if abs(loss - typical) > max(OUTLIER_LOSS * typical, OUTLIER_DEVIATIONS * spread):
+                    self.odd_loss[k] = typical
 
     def _examine(self, group: str, ks: list[int]) -> None:
         if len(ks) == 2:
@@ -291,21 +304,17 @@ def _copies(members, distances):
 def _outliers(members, distances):
     """A member is an outlier when its group's larger part is far from it, as its members are not from one another, or
     its loss is far from theirs: by more than their own spread explains and by more than a few percent."""
-    problems, tested = [], 0
-    for k in sorted(distances.healthy):
+    problems = []
+    for k, typical in distances.odd_loss.items():
         m = members[k]
-        if k in distances.apart:
-            text = f"{m.name} differs from its group by {distances.apart[k]:.3g}, the others among themselves by"
-            problems.append(((m,), f"{text} {distances.typical[m.group]:.3g}"))
-            continue
-        others = [i for i in distances.healthy - distances.apart.keys() - {k} if members[i].group == m.group]
-        losses = np.array([members[i].val_loss for i in others if members[i].val_loss is not None])
-        tested += len(others) > 1
-        if m.val_loss is not None and len(losses) > 1:
-            typical = float(np.median(losses))
-            spread = float(np.median(np.abs(losses - typical))) * 1.4826 * OUTLIER_DEVIATIONS
-            if abs(m.val_loss - typical) > max(OUTLIER_LOSS * typical, spread):
-                problems.append(((m,), f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"))
+        text = f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"
+        problems.append(((m,), text))
+    for k, distance in distances.apart.items():
+        m = members[k]
+        text = f"{m.name} differs from its group by {distance:.3g}, the others among themselves by"
+        problems.append(((m,), f"{text} {distances.typical[m.group]:.3g}"))
+    groups = [members[k].group for k in distances.healthy]
+    tested = any(groups.count(group) > 2 for group in groups)
     return (
         "no outlier",
         problems,
