@@ -7,19 +7,19 @@ hostile results file stays text.
 from __future__ import annotations
 
 import base64
-import html
 import mimetypes
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import storage
-from analysis.templates import filled
+from analysis.template import rendered
 
 
 def to_html(text: str, images: Mapping[str, Path]) -> str:
     """Markdown as one HTML page that opens offline; `images` maps the links in the text to the files to put inside."""
     import markdown
+    from markupsafe import Markup
 
     body = markdown.markdown(text, extensions=["tables", "sane_lists"])
     body = re.sub(r"<table>.*?</table>", lambda found: _labelled(found[0]), body, flags=re.DOTALL)
@@ -34,12 +34,12 @@ def to_html(text: str, images: Mapping[str, Path]) -> str:
         kind = mimetypes.guess_type(path.name)[0] or "image/png"
         data = base64.b64encode(storage.read_bytes(path)).decode("ascii")
         sections = [part.replace(f'src="{link}"', f'src="data:{kind};base64,{data}"') for part in sections]
-    return filled(
+    return rendered(
         "report.html",
-        title=html.escape(next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report")),
-        head=head.strip(),
-        titles=titles,
-        body="\n".join(sections),
+        title=next((line.lstrip("# ") for line in text.splitlines() if line.startswith("# ")), "Report"),
+        head=Markup(head.strip()),
+        titles=map(Markup, titles),
+        body=Markup("\n".join(sections)),
     )
 
 

@@ -20,7 +20,7 @@ from analysis.phrases import margin, together
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import ALPHA, Study, Tested
-from analysis.templates import filled, plain
+from analysis.template import plain, rendered
 from measures.table import BY_KEY
 from storage import number
 from training.batches import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER, order_varies
@@ -223,7 +223,7 @@ def methods_text(study: Study) -> str:
     positions = {number(m.record("evaluation").get("positions")) for m in study.measured.values()}
     same = positions.pop() if len(positions) == 1 else None
     contrast = listed(map(label, study.question.contrast))
-    text = filled(
+    text = rendered(
         "methods.tex",
         **_trained(study),
         positions=f"the same {same:,.0f} fixed positions" if same else "fixed positions",

@@ -385,12 +385,6 @@ class Study:
         tested = [t for t in self.tests if t.tested(quantity)]
         return sum(self.verdict(t, quantity).kind in ("lower", "higher") for t in tested), len(tested)
 
-    @cached_property
-    def disagreeing(self) -> list[PairTests]:
-        """Comparisons with the baseline whose verdict at equal loss is another than that on the final models."""
-        both = [t for t in self.primary if t.tested("PD") and t.tested("Matched_PD")]
-        return [t for t in both if self.verdict(t, "PD").kind != self.verdict(t, "Matched_PD").kind]
-
     @_once
     def headline_kind(self, quantity: str) -> str:
         """The kind of verdict on the headline; '' where it could not be tested."""

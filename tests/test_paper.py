@@ -13,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 import analyze_results
-from analysis import paper, templates
+from analysis import paper, template
 from analysis.markdown import fixed
 from analysis.study import Study
 from config import UserError
@@ -149,7 +149,7 @@ def width(text, size):
 
 
 def test_every_reference_is_complete():
-    keys = re.findall(r"^@\w+\{(\w+),$", templates.plain("references.bib"), re.M)
+    keys = re.findall(r"^@\w+\{(\w+),$", template.plain("references.bib"), re.M)
     everything = "".join(f"\\citep{{{key}}}" for key in keys)
     text = paper.references(everything)
     for entry in text.split("\n\n"):
