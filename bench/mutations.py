@@ -58,9 +58,9 @@ MUTATIONS = (
     ("training/schedule.py", "(step + 1) / config.warmup_iters", "step / config.warmup_iters", "schedule"),
     ("training/schedule.py", "1 + math.cos(math.pi * progress)", "1 - math.cos(math.pi * progress)", "schedule"),
     ("training/schedule.py", "branch.ends - step) / (", "branch.ends - step - 1) / (", "schedule"),
-    ("training/optimiser.py", "c.grad_clip / (norm + 1e-6)", "c.grad_clip * (norm + 1e-6)", "optimiser"),
+    ("training/arithmetic.py", "c.grad_clip / (norm + 1e-6)", "c.grad_clip * (norm + 1e-6)", "optimiser"),
     (
-        "training/optimiser.py",
+        "training/arithmetic.py",
         'for name in ("master", "mean", "square"):',
         'for name in ("master", "mean"):',
         "optimiser trial determinism",
