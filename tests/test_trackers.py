@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import audit
-import plot_utils
 import questions
 import significance
 import storage
@@ -77,9 +76,8 @@ def config(smoke_config):
 @pytest.fixture
 def quick(monkeypatch):
     """run_study in this process, without figures and the audit before training."""
-    for name in ("training_curves", "reproducibility_metrics", "summary_metrics", "divergence"):
-        monkeypatch.setattr(plot_utils, f"plot_{name}", lambda *_, **__: None)
-    monkeypatch.setattr(plot_utils, "comparisons", lambda *_: {})
+    monkeypatch.setattr(train, "_draw", lambda *_: None)
+    monkeypatch.setattr(train, "_compare", lambda *_: None)
     monkeypatch.setattr(drawing, "plot_sources", lambda *_, **__: None)
     monkeypatch.setattr(audit, "before_study", lambda config, names, *_: {name: [] for name in names})
     monkeypatch.setattr(pool, "run_trials", pool.run_here)
@@ -104,9 +102,8 @@ def interrupted(config, names, at, **options):
 # -- TensorBoard ------------------------------------------------------------------------------------------------------
 
 
-def test_curves_are_those_of_the_results_and_training_is_untouched(config, tmp_path):
+def test_curves_are_those_of_the_results_and_training_is_untouched(quick, config, tmp_path):
     log, names = tmp_path / "log", ["relu", "smelu_05"]
-    config = config.replace(workers=2)
     found = train.run_study(config, names, quiet=True, tensorboard=log)
     check_study(log, *found.values())
     for name, results in found.items():
@@ -194,14 +191,17 @@ def test_another_experiment_in_the_same_log_is_not_mixed_in(quick, config, tmp_p
     check_study(log, results)
 
 
-def test_studies_and_sources_have_runs_of_their_own(quick, config, tmp_path, monkeypatch):
-    log = tmp_path / "log"
-    monkeypatch.chdir(tmp_path)
-    train.run_study(config.replace(study="small"), ["relu"], quiet=True, tensorboard="log")
-    decompose.decompose(config.replace(study="small"), "relu", train.run_study, quiet=True, tensorboard="log")
-    below = ["", "/sources/init", "/sources/order", "/sources/bit"]
-    folders = {str(path.parent.relative_to(log)) for path in files(log)}
-    assert folders == {f"small{part}/relu{run}" for part in below for run in ("", "/trial_1", "/trial_2")}
+def test_studies_and_sources_have_runs_of_their_own(config, tmp_path):
+    """`relu` is that of the study for the source `all`, and below sources/ for each other one."""
+    said = {}
+
+    def run_study(config, names, below, **options):
+        said["/".join(config.vary)] = Sink(trackers.TensorBoard(tmp_path), config, below, print)._name(names[0])
+        return {names[0]: synthetic_results(names[0])}
+
+    decompose.decompose(config.replace(study="small", plots_dir=str(tmp_path)), "relu", run_study)
+    below = {"init": "sources/init/", "order": "sources/order/", "bit": "sources/bit/", "init/order/dropout": ""}
+    assert said == {vary: f"small/{folder}relu" for vary, folder in below.items()}
 
 
 def test_names_of_import_paths_and_diverged_trials(quick, config, tmp_path, monkeypatch):
@@ -422,7 +422,7 @@ def test_login_project_and_a_server_out_of_reach(package, plain, monkeypatch):
     assert package.runs[0]["options"]["settings"]["finish_timeout"] == trackers.SECONDS
 
 
-def test_a_study_is_tracked_as_it_is_trained(package, quick, config):
+def test_a_study_is_tracked_as_it_is_trained(package, quick, config, monkeypatch):
     live = []
     finish = experiment.finish
 
@@ -430,12 +430,8 @@ def test_a_study_is_tracked_as_it_is_trained(package, quick, config):
         live.append({name: sorted(run["logged"]) for name, run in zip(names(package), package.runs, strict=True)})
         return finish(*given, **options)
 
-    experiment_finish = pytest.MonkeyPatch()
-    experiment_finish.setattr(experiment, "finish", seen)
-    try:
-        found = train.run_study(config, ["relu"], quiet=True, track=package.__name__)["relu"]
-    finally:
-        experiment_finish.undo()
+    monkeypatch.setattr(experiment, "finish", seen)
+    found = train.run_study(config, ["relu"], quiet=True, track=package.__name__)["relu"]
     assert live == [{f"relu/trial_{k}": found["trials"][0]["steps"] for k in (1, 2)}]
     assert names(package) == ["relu/trial_1", "relu/trial_2", "relu, 2 trials"]
     assert all(run["finished"] for run in package.runs)
