@@ -287,7 +287,8 @@ def test_clocks_of_several_learning_rates(tmp_path):
     np.testing.assert_allclose(line.get_xdata(), [3e-4, 3e-3])
 
 
-def test_several_rates_are_for_the_clock(smoke_config, capsys):
+def test_several_rates_are_for_the_clock(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     assert train.main(["--preset", "smoke", "--learning-rate", "1e-3", "3e-3"]) == 2
     assert "--learning-rate: several values are for --clock" in capsys.readouterr().err
     assert train.main(["--clock", "--preset", "smoke", "--forks", "1"]) == 2
