@@ -262,7 +262,6 @@ def test_a_full_disk_stops_the_log_and_not_the_command(quick, config, tmp_path, 
     log = tmp_path / "log"
     with monkeypatch.context() as patch:
         patch.setattr(RecordWriter, "write", full)
-        patch.setattr("threading.excepthook", lambda *_: None)
         assert train.main(flags(config, "--tensorboard", str(log), "--quiet")) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert "tensorboard: " in line and "going on without it: the same command logs what is missing" in line

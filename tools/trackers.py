@@ -19,6 +19,7 @@ import io
 import os
 import re
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -221,6 +222,8 @@ class TensorBoard:
             raise UserError(f"{where}: can't be made a folder ({reason}); give another") from error
         if not os.access(self.folder, os.W_OK):
             raise UserError(f"{where}: permission denied; make it writable or give another folder")
+        hook = threading.excepthook  # what the thread that writes can't is raised here too, at the next point
+        threading.excepthook = lambda what: type(what.thread).__name__ == "_AsyncWriterThread" or hook(what)
 
     def memory(self, config: Config) -> Path:
         return self.folder / ".logged.json"
