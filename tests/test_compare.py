@@ -24,6 +24,7 @@ transformers = pytest.importorskip("transformers")
 from own_models import (  # noqa: E402
     CONTEXT,
     KINDS,
+    byte_tokenizer,
     config_of,
     predictions,
     save,
@@ -315,6 +316,20 @@ def test_checkpoints_of_nanogpt(tmp_path):
     (tmp_path / "out-2/meta.pkl").write_bytes(pickle.dumps({"stoi": Path("x")}))
     with pytest.raises(UserError, match="names pathlib.*which is not run"):
         compare_models({"a": paths}, tmp_path / "my.txt", out=tmp_path / "c", device="cpu")
+
+
+def test_an_adapter_is_applied_to_its_base(runs, models, tmp_path):
+    peft = pytest.importorskip("peft")
+    base = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1")
+    parts = {"target_modules": ["c_attn", "c_fc"], "init_lora_weights": False, "fan_in_fan_out": True}
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=4, **parts)).eval()
+    adapted.save_pretrained(tmp_path / "lora")
+    byte_tokenizer().save_pretrained(tmp_path / "lora")
+    found = compared(runs, tmp_path / "out", {"base": members(runs, "gpt2", (1,)), "tuned": [tmp_path / "lora"]})
+    (p, targets), (q, _) = predictions(models["gpt2"][0], TEXT, POSITIONS), predictions(adapted, TEXT, POSITIONS)
+    exact = metrics.compare_predictions(p, q, targets)
+    assert found.pairs[0]["relative_pd"] == pytest.approx(exact["relative_pd"], rel=1e-5)
+    assert found.members[1]["notes"] == [f"an adapter, applied to {runs / 'gpt2/seed_1'}"]
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
@@ -825,6 +840,8 @@ def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatc
     Path("short.txt").write_text("s", encoding="utf-8")
     Path("latin.txt").write_bytes("é".encode("latin-1") * 100)
     make, more, says = WRONG[what]
+    if what == "an adapter":  # where peft is not installed
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     paths = [str(p) for p in make(runs, tmp_path)]
     capsys.readouterr()
     try:

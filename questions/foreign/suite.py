@@ -328,9 +328,9 @@ def _outliers(members, distances):
 
 def _settings(members):
     problems = []
-    known = [m for m in members if m.settings]
-    for group in dict.fromkeys(m.group for m in known):
-        mine = [m for m in known if m.group == group]
+    described = [m for m in members if m.settings]
+    for group in dict.fromkeys(m.group for m in described):
+        mine = [m for m in described if m.group == group]
         keys = sorted({key for m in mine for key in m.settings})
         for key in keys if len({m.settings.get("model_type") for m in mine}) < 2 else ["model_type"]:
             values = [repr(m.settings.get(key)) for m in mine]
@@ -342,7 +342,7 @@ def _settings(members):
     return (
         "one architecture",
         problems,
-        f"the settings of {len(known)} members are the same within each group" if known else None,
+        f"the settings of {len(described)} members are the same within each group" if described else None,
         "no setting of config.json that changes predictions differs within a group",
         "models of two kinds, or one whose settings were edited after training, are no seeds of one recipe",
         "fail",
@@ -395,11 +395,11 @@ def _steps(members):
         if len({m.steps for m in mine}) > 1:
             each = ", ".join(f"{m.name} {m.steps}" for m in mine)
             problems.append((tuple(mine), f"trained to different steps, by their names or records: {each}"))
-    known = [m for m in members if m.steps is not None]
+    dated = [m for m in members if m.steps is not None]
     return (
         "same steps",
         problems,
-        f"{len(known)} of {len(members)} members name their steps; within each group all the same" if known else None,
+        f"{len(dated)} of {len(members)} members name their steps; within each group all the same" if dated else None,
         "one number of training steps within a group (a hint: it goes by names and records)",
         "models at different points of training differ by how far they have come, too",
         "hint",
@@ -410,8 +410,8 @@ def _context(members, block_size):
     problems = [
         ((m,), f"{m.name} has a context of {m.context}") for m in members if m.context and m.context < block_size
     ]
-    known = [m.context for m in members if m.context]
-    otherwise = f"windows of {block_size} tokens, contexts of {min(known)} or more" if known else None
+    contexts = [m.context for m in members if m.context]
+    otherwise = f"windows of {block_size} tokens, contexts of {min(contexts)} or more" if contexts else None
     return (
         "within context",
         problems,
@@ -442,16 +442,16 @@ def _vocabulary(members, vocab_size):
 def _own_noise(members, pd):
     pairs = [pd[i, j] for i, j in _pairs(members) if not _alike(members, pd, i, j)]
     least = min(pairs, default=0.0)
-    known = [(m, m.own_pd) for m in members if m.own_pd is not None]
+    measured = [(m, m.own_pd) for m in members if m.own_pd is not None]
     problems = [
         ((m,), f"{m.name} differs from itself by {own:.2g} at another batch size or precision")
-        for m, own in known
+        for m, own in measured
         if own > max(NOISE * least, 1e-5)
     ]
     return (
         "own noise",
         problems,
-        f"a member differs from itself by {max(own for _, own in known):.2g} at most" if known else None,
+        f"a member differs from itself by {max(own for _, own in measured):.2g} at most" if measured else None,
         f"relative PD with itself at another batch size, or in float32, at most {NOISE:g} of the smallest between "
         f"two members",
         "a difference that the machine makes is none between models",

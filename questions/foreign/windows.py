@@ -132,16 +132,16 @@ def shared_tokens(models: Sequence[Member], text: str) -> np.ndarray:
     Raises:
         UserError: names two models that take the text for different tokens.
     """
-    known: dict[str, tuple[str, np.ndarray]] = {}
+    taken: dict[str, tuple[str, np.ndarray]] = {}
     shares: dict[str, float] = {}
     for model in models:
-        if model.tokenizer_key in known:
+        if model.tokenizer_key in taken:
             continue
         try:
             tokens = model.encode(text)
         except UserError as error:
             raise UserError(f"{model.name}: {error}") from None
-        for name, others in known.values():
+        for name, others in taken.values():
             if not np.array_equal(others, tokens):
                 same = np.flatnonzero(others[: len(tokens)] != tokens[: len(others)])
                 place = int(same[0]) if len(same) else min(len(tokens), len(others))
@@ -150,11 +150,11 @@ def shared_tokens(models: Sequence[Member], text: str) -> np.ndarray:
                     f"first that differs is number {place}): their next-token predictions have no outcomes in common "
                     f"that could be compared; compare each tokenizer's models among themselves"
                 )
-        known[model.tokenizer_key] = model.name, tokens
+        taken[model.tokenizer_key] = model.name, tokens
         shares[model.tokenizer_key] = given_back(model, text)
     for model in models:
         model.text_given_back = shares[model.tokenizer_key]
-    return next(iter(known.values()))[1]
+    return next(iter(taken.values()))[1]
 
 
 GIVEN_BACK, COMPARED_TEXT = 0.95, 2**18  # a share; characters
