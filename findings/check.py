@@ -350,7 +350,7 @@ ELSEWHERE = 5.0  # standard deviations of the loss over trials: further from a r
 TRAIN = """
 import json, sys
 from config import Config
-from training.trial import train_trial
+from train import train_trial
 path, activation, trial, folder = sys.argv[1:]
 again = train_trial(Config.like(path).replace(checkpoint_dir=folder), activation, int(trial))
 print(json.dumps([again["weights_sha256"], again["val_loss_history"][-1]]))
