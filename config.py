@@ -614,20 +614,15 @@ class Config:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike, **changes) -> Config:
-        """The settings in a TOML file (`name = value`, one a line), but for those that are named.
+        """The settings in a TOML file (`name = value`, one a line), but for those that are named. The activations that
+        a study's own file names are no settings.
 
         Raises:
             UserError: the file can't be read, a name that is no setting, or an invalid value.
         """
+        values = read_toml(path)
+        values.pop("activation", None)
         try:
-            values = tomllib.loads(storage.read_bytes(path).decode("utf-8"))
-        except (storage.StorageError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            text = " ".join(str(error).split())
-            raise UserError(text if text.startswith(f"{path}:") else f"{path}: not TOML ({text})") from None
-        try:
-            _refuse_unknown(values)
-            if table := next((name for name, value in values.items() if isinstance(value, dict)), None):
-                raise UserError(f"[{table}]: tables are not used; write {table} = VALUE")
             return cls(**{**values, **changes})
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
@@ -709,6 +704,29 @@ def without_effect(settings: Mapping) -> set[str]:
         **dict.fromkeys(("remedy", "strength", "teacher"), get("remedy", "none") == "none" or get("strength") == 0),
     }
     return {name for name, changes_nothing in idle.items() if changes_nothing}
+
+
+def read_toml(path: str | os.PathLike) -> dict:
+    """{setting: value} in a TOML file, and "activation" where it names some. `trials` is another name, as for flags.
+
+    Raises:
+        UserError: the file can't be read, or a name that is no setting.
+    """
+    try:
+        values = tomllib.loads(storage.read_bytes(path).decode("utf-8"))
+    except (storage.StorageError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(text if text.startswith(f"{path}:") else f"{path}: not TOML ({text})") from None
+    values = {"trials_per_activation" if name == "trials" else name: value for name, value in values.items()}
+    if isinstance(values.get("activation"), str):
+        values["activation"] = values["activation"].split()
+    try:
+        _refuse_unknown(values.keys() - {"activation"})
+        if table := next((name for name, value in values.items() if isinstance(value, dict)), None):
+            raise UserError(f"[{table}]: tables are not used; write {table} = VALUE")
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return values
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:

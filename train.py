@@ -44,6 +44,7 @@ from config import (
     lacking,
     option,
 )
+from tools import study_file
 from training import ranks
 from training.progress import Display, duration
 
@@ -130,6 +131,7 @@ def run_study(
             sinks = _sinks(tensorboard, track, below)
             study = _begun(config, names, overwrite, run, strict_audit, sinks, display)
             with contextlib.closing(study):
+                study_file.remember(study.config, names)
                 study.train(run)
             _compare(study.config, display)
     except KeyboardInterrupt as stopped:
@@ -597,6 +599,8 @@ def acts_in() -> dict[str, list]:
 
 def _main(argv) -> int:
     args = _parser().parse_args(argv)
+    listed = {name for mode in questions.hooks("MODES") for name in mode.many}
+    args.remembered = study_file.fill_in(args, listed) if args.study or args.config else ""
     mode = args.mode if args.sample is None else _sample
     for name, acting in acts_in().items():
         if getattr(args, name) not in (None, False) and mode not in acting:
@@ -691,6 +695,8 @@ def _further(mode: questions.Mode, args, many: dict[str, list]) -> int:
     if ranks.rank_and_size()[1] > 1:
         raise UserError(f"{mode.flag}: runs in one process; start it without torchrun")
     config, names, display = _settings(args), _names(args.activation, mode.default), Display(args.quiet)
+    if args.remembered:
+        display.line(args.remembered)
     _make_folders(config)
     mode.run(Session(args, config, names, display, run_study, _options(args), _interruptible, many))
     return 0
@@ -711,6 +717,8 @@ def _train(args) -> int:
     rank, size = ranks.rank_and_size()
     with Display(args.quiet or rank > 0) as display:
         config = _settings(args)
+        if args.remembered:
+            display.line(args.remembered)
         if args.like and (changed := config.describe_differences(Config.recorded(args.like))):
             display.line(f"like {args.like}, but for {changed}")
         options = {**_options(args), "display": display}
