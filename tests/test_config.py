@@ -207,7 +207,6 @@ def test_settings_in_a_toml_file(tmp_path):
     ("text", "named"),
     [
         ("n_layr = 3", "unknown setting 'n_layr': did you mean n_layer?"),
-        ("trials = 3", "did you mean trials_per_activation?"),
         ("n_layer = 0", "n_layer=0: must be"),
         ("n_layer = '3'", "n_layer='3': must be"),
         ("n_layer = ", "not TOML"),
