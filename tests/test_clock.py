@@ -199,8 +199,8 @@ def test_a_diverged_trial_has_no_clock(config, monkeypatch):
     monkeypatch.setattr(trial.Training, "advance", explode)
     record = clock.run_clock(config.replace(max_iters=6), "relu", 1)
     assert record["status"] == "diverged" and record["forks"] == []
-    with pytest.raises(UserError, match="no clock finished"):
-        products.write(CLOCK, Folder.of(config))
+    assert products.write(CLOCK, Folder.of(config)) == []
+    assert by_rates.critical_rate({1e-3: ending([1e-7]), 1e-2: ending([], diverged=1)})[0] > 1e-3  # it counts as apart
 
 
 def test_a_snapshot_of_another_clock_or_a_damaged_one_is_not_gone_on_from(config):
@@ -285,6 +285,13 @@ def test_clocks_of_several_learning_rates(tmp_path):
     assert "critical learning rate" in by_rates.overview(folder)
     (line,) = (x for x in plot_rates.figure(by_rates.load_rates(tmp_path)).axes[0].lines if x.get_gid() == "relu")
     np.testing.assert_allclose(line.get_xdata(), [3e-4, 3e-3])
+    assert products.write(RATES, Folder(tmp_path / "none", tmp_path / "plots")) == []
+    storage.write_json(storage.clock_path(tmp_path / "rates/0.1", "relu"), ending([], 0.05, 0.1, diverged=3).contents)
+    clocks_ = by_rates.load_rates(tmp_path)["relu"]
+    assert list(clocks_) == [3e-4, 3e-3, 0.1] and by_rates.loss(clocks_[0.1]) is None
+    assert " 1 |" in by_rates.page({"relu": clocks_}, "f.png")
+    del clocks_[0.1].contents["trials"]["1"], clocks_[0.1].contents["trials"]["2"]
+    assert "no seed is done at every rate yet" in by_rates.page({"relu": clocks_}, "f.png")
 
 
 def test_several_rates_are_for_the_clock(tmp_path, monkeypatch, capsys):

@@ -59,6 +59,8 @@ def run(session) -> None:
     folder = products.Folder.of(config)
     which, text = (RATES, by_rates.overview) if len(rates) > 1 else (CLOCK, analysis.overview)
     paths = products.write(which, folder)
+    if not paths:
+        raise RunFailed("no clock finished: all trials diverged")
     display.line(text(folder))
     for path in paths:
         display.line(f"written: {path}")

@@ -148,8 +148,8 @@ def plot_clock(clocks: Mapping):
 def make(folder: Folder) -> dict[Path, object]:
     """Page, table and figure of the clocks in a folder of results."""
     clocks, figure = load_clocks(folder.results), folder.plots / FIGURE_FILE
-    if not clocks:
-        raise UserError("no clock finished: all trials diverged")
+    if not clocks:  # begun, or all trials diverged
+        return {}
     own = folder.results / FOLDER
     return {
         own / PAGE_FILE: page(clocks, address(figure, own)),
@@ -230,6 +230,8 @@ def make_rates(folder: Folder) -> dict[Path, object]:
     """Page, table and figure of the clocks of several learning rates."""
     found, drawn, own = by_rates.load_rates(folder.results), folder.plots / by_rates.FIGURE_FILE, folder.results
     own = own / by_rates.FOLDER
+    if not found:
+        return {}
     return {
         own / by_rates.PAGE_FILE: by_rates.page(found, address(drawn, own)),
         own / by_rates.TABLE_FILE: csv(frame(by_rates.records(found))),

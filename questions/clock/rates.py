@@ -32,7 +32,7 @@ def load_rates(results: Path) -> dict[str, dict[float, Clock]]:
     """{activation: {learning rate: its clock}}, rising, of the folders below the results."""
     found: dict[str, dict[float, Clock]] = {}
     for path in storage.listed(results / FOLDER):
-        for name, clock in load_clocks(path).items():
+        for name, clock in load_clocks(path, diverged=True).items():
             found.setdefault(name, {})[clock.contents["config"]["learning_rate"]] = clock
     return {name: dict(sorted(clocks.items())) for name, clocks in found.items()}
 
@@ -50,8 +50,11 @@ def crossing(rates: np.ndarray, logs: np.ndarray) -> float:
 
 
 def critical_rate(clocks: Mapping[float, Clock]) -> tuple[float, float, float]:
-    """The critical rate and its interval: 0 stands for below the lowest rate, infinity for above the highest."""
+    """The critical rate and its interval: 0 stands for below the lowest rate, infinity for above the highest, NaN for
+    what isn't known, no seed being done at every rate."""
     seeds = sorted(set.intersection(*(set(clock.ends) for clock in clocks.values())))
+    if not seeds:
+        return math.nan, math.nan, math.nan
     rates, logs = np.array(list(clocks)), np.array([[c.ends[k] for k in seeds] for c in clocks.values()])
     point = crossing(rates, logs.mean(1))
     if len(seeds) < 5:
@@ -110,7 +113,9 @@ def sentence(name: str, clocks: Mapping[float, Clock]) -> str:
     point, low, high = critical_rate(clocks)
     n, grid = min(len(c.ends) for c in clocks.values()), f"{min(clocks):g} to {max(clocks):g}"
     inside = f"between {_edge(low, clocks)} and {_edge(high, clocks)}, {counted(n, 'seed')}"
-    if point == 0:
+    if math.isnan(point):
+        said = "no seed is done at every rate yet"
+    elif point == 0:
         said = f"at every rate from {grid} a difference of one bit grows; the critical rate is lower"
     elif math.isinf(point):
         said = f"at every rate from {grid} a difference of one bit is forgotten; the critical rate is higher"

@@ -176,8 +176,9 @@ class Clock:
 # -- several ------------------------------------------------------------------------------------------------------
 
 
-def load_clocks(results_dir: str | Path) -> dict[str, Clock]:
-    """{activation: Clock} of the files below the folder of results, in the order of the study.
+def load_clocks(results_dir: str | Path, diverged: bool = False) -> dict[str, Clock]:
+    """{activation: Clock} of the files below the folder of results, in the order of the study; those all of whose
+    trials `diverged` too, if asked for.
 
     Raises:
         UserError: they are of different settings or texts.
@@ -192,7 +193,11 @@ def load_clocks(results_dir: str | Path) -> dict[str, Clock]:
     settings = {(c.contents["fingerprint"], c.contents["corpus_sha256"]) for c in found.values()}
     if len(settings) > 1:
         raise UserError(f"{Path(results_dir) / FOLDER}: clocks of different settings or texts can't be compared")
-    return {name: found[name] for name in study_order(found) if found[name].trials}
+    return {
+        name: found[name]
+        for name in study_order(found)
+        if found[name].trials or (diverged and found[name].contents["trials"])
+    }
 
 
 @dataclass(frozen=True)
