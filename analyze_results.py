@@ -14,6 +14,7 @@ torch is needed here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -37,6 +38,8 @@ from analysis.results import load_all_results
 from analysis.study import REDUCTIONS, Study
 from analysis.tables import save_results_summary
 from config import Config, Parser, RunFailed, UserError, command_line
+from plotting import WIDTH_HELP
+from plotting import width as inches
 
 __all__ = [
     "load_all_results",
@@ -214,6 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--activation", nargs="+", metavar="NAME", help="activations that --check expects")
     parser.add_argument("--baseline", metavar="NAME", help="ask another question: what the others are compared with")
     parser.add_argument("--contrast", nargs="+", metavar="NAME", help="those that are compared with it together")
+    parser.add_argument("--width", type=inches, help=WIDTH_HELP)
     action = parser.add_mutually_exclusive_group()
     for flag, mode, text in (
         ("--check", _check, "go through the validation checklist; exit 0 if all holds"),
@@ -234,13 +238,22 @@ def main(argv: list[str] | None = None) -> int:
         if args.baseline or args.contrast:
             with command_line():
                 ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
-        return args.mode(Folder.of(config, args.studies_dir), args)
+        with _page(args.width):
+            return args.mode(Folder.of(config, args.studies_dir), args)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except (storage.StorageError, RunFailed) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+
+
+def _page(width: float | None) -> contextlib.AbstractContextManager:
+    if width is None:
+        return contextlib.nullcontext()
+    from plotting.style import page  # brings matplotlib
+
+    return page(width=width)
 
 
 def _analyse(folder: Folder, args) -> int:

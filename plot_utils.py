@@ -12,6 +12,7 @@ The figure of a further question is beside it: questions/where/draw.py.
 Each `plot_X` writes a PNG and returns its path. All of them take these too:
 
     formats=("png", "pdf", "svg")    to write other formats, or several; the path returned is the first's
+    width=5.5                        inches across, so that text is printed at the size it has: 7 pt or more
     ax=ax, panel="loss"              to draw one panel on matplotlib axes of your own: nothing is written, the axes are
                                      returned, and their look is yours; the first panel unless another is named
 
@@ -19,7 +20,8 @@ Each `plot_X` writes a PNG and returns its path. All of them take these too:
 
 An activation has one colour and one marker in all figures, told apart with any colour vision. What you set in
 matplotlib's rcParams is kept, but for the sizes of text. Figures are made without pyplot: no backend is chosen, no
-state is left behind, and the same results give the same bytes. Only trials that finished enter an average; diverged
+state is left behind, and the same results give the same bytes. PDF and SVG are for papers: they have no title and no
+note, which are the caption's. Only trials that finished enter an average; diverged
 ones are shown as such. Intervals are over trials, of PD by the jackknife (significance.py). The panels themselves are
 in plotting/. No torch (but for plot_activation_functions).
 """
@@ -56,9 +58,10 @@ from analysis.results import Measured, load_all_results
 from analysis.study import Study
 from analysis.tables import save_results_summary
 from config import Config, Parser, UserError
+from plotting import NARROWEST, WIDEST, WIDTH_HELP, one, several
 from plotting import frontier as annealed
-from plotting import one, several
-from plotting.style import activation_style, house_style
+from plotting import width as inches
+from plotting.style import PAGE, activation_style, fit, house_style, page
 
 __all__ = [
     "plot_training_curves",
@@ -86,7 +89,7 @@ _NO_DATES = {  # metadata left out, so that the same results give the same bytes
 # -- what all figures have in common ------------------------------------------------------------------------------
 
 
-def _common(save_dir="plots", formats=("png",), ax=None, panel=None):
+def _common(save_dir="plots", formats=("png",), ax=None, panel=None, width=None):
     """The parameters that every figure has beside its own."""
 
 
@@ -106,12 +109,15 @@ def figure(stem: str, build: Callable[..., Figure], **panels: Callable) -> Calla
         def plot(*args, **kwargs) -> Path | Axes:
             given = signature.bind(*args, **kwargs)
             given.apply_defaults()
-            save_dir, formats, ax, panel = (given.arguments[name] for name in inspect.signature(_common).parameters)
+            save_dir, formats, ax, panel, width = (
+                given.arguments[name] for name in inspect.signature(_common).parameters
+            )
             folder, formats = _folder("save_dir", save_dir), _formats(formats)
             data = check(**{name: given.arguments[name] for name in own})
             if ax is None and panel is None:
                 name = storage.file_name(given.arguments["activation"]) if "activation" in own else ""
-                return _save(build, data, folder, stem.format(activation=name), formats)
+                with page(width=_width(width)):
+                    return _save(build, data, folder, stem.format(activation=name), formats)
             draw = panels.get(panel or next(iter(panels)))
             if draw is None:
                 raise UserError(f"panel={panel!r}: must be one of {', '.join(panels)}")
@@ -123,7 +129,7 @@ def figure(stem: str, build: Callable[..., Figure], **panels: Callable) -> Calla
         @functools.wraps(check)
         def drawn(*args, **kwargs) -> Figure:
             with house_style():
-                return build(check(*args, **kwargs))
+                return fit(build(check(*args, **kwargs)))
 
         @functools.wraps(check)
         def data_of(*args, **kwargs) -> str:
@@ -155,9 +161,13 @@ def _plain(x):
 
 
 def _save(build: Callable[..., Figure], data, folder: Path, stem: str, formats: list[str]) -> Path:
+    pages: dict[bool, Figure] = {}
     with house_style(**{"svg.hashsalt": stem}):
-        drawn = build(data)
         for kind in formats:
+            if (captions := kind == "png") not in pages:
+                with page(captions=captions):
+                    pages[captions] = fit(build(data))
+            drawn = pages[captions]
             # level 3: files a little larger, written in half the time
             options = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
             metadata = {**_NO_DATES[kind], **({products.DATA: _sha256(data)} if kind == "png" else {})}
@@ -184,6 +194,14 @@ def _formats(formats: Iterable[str]) -> list[str]:
     if not found or not all(isinstance(kind, str) and kind in _NO_DATES for kind in found):
         raise UserError(f"formats: must be one or more of {', '.join(_NO_DATES)}")
     return found
+
+
+def _width(value: float | None) -> float:
+    if value is None:
+        return PAGE.get().width
+    if not isinstance(value, int | float) or not NARROWEST <= value <= WIDEST:
+        raise UserError(f"width={value!r}: must be inches from {NARROWEST} to {WIDEST}")
+    return value
 
 
 def _is_results(value) -> bool:
@@ -488,6 +506,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results-dir", help="folder of the results (default: results)")
     parser.add_argument("--plots-dir", help="folder of the figures (default: plots)")
     parser.add_argument("--study", help="the study whose folders are meant (default: the folders above)")
+    parser.add_argument("--width", type=inches, default=WIDEST, help=WIDTH_HELP)
     parser.add_argument("--pdf", action="store_true", help="write PDF files too")
     parser.add_argument("--svg", action="store_true", help="write SVG files too")
     parser.add_argument(
@@ -502,10 +521,11 @@ def main(argv: list[str] | None = None) -> int:
         given = {k: v for k in ("results_dir", "plots_dir", "study") if (v := getattr(args, k))}
         # only the folders are asked of it; a device named outright spares a look for a GPU
         folders = Config(preset="smoke", device="cpu", precision="float32", **given)
-        if args.functions is not None:
-            written = [plot_activation_functions(folders.plots_dir, args.functions or None, formats)]
-        else:
-            written = _redraw(Folder.of(folders), formats)
+        with page(width=args.width):
+            if args.functions is not None:
+                written = [plot_activation_functions(folders.plots_dir, args.functions or None, formats)]
+            else:
+                written = _redraw(Folder.of(folders), formats)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -30,8 +30,9 @@ from analysis.question import REFERENCE
 from analysis.results import load_all_results
 from analysis.study import Study
 from measures.table import BY_KEY
+from plotting import WIDEST
 from plotting.several import forest
-from plotting.style import GREY, WIDTH, headline, house_style, panels
+from plotting.style import GREY, headline, house_style, panels
 from questions.studies import pooling
 from questions.studies.tell import SMOOTH, Member, Pooled, influence, pool_one
 
@@ -244,7 +245,7 @@ def figure(studies: dict[str, Published]):
         Line2D([], [], **style, label=OUTCOMES["PD"]),
         Line2D([], [], **style, markerfacecolor="white", label=OUTCOMES["Matched_PD"]),
     ]
-    place = (0.08 / WIDTH, 0.24 / fig.get_figheight())
+    place = (0.08 / WIDEST, 0.24 / fig.get_figheight())
     fig.legend(handles=handles, loc="lower left", bbox_to_anchor=place, ncols=2, borderpad=0)
     headline(
         fig,

@@ -41,7 +41,7 @@ def pd_by_loss(ax: Axes, data: Frontiers) -> None:
         pds = [significance.mean_pd_interval(matrix(point.pds, point.losses)) for point in points]
         _line(ax, name, [loss for loss, _, _ in losses], pds)
     ax.set(title="Frontier", ylabel=METRIC["relative_pd"].heading)
-    ax.set_xlabel(f"validation loss ({METRIC['val_loss'].unit})")
+    ax.set_xlabel(f"validation loss ({METRIC['val_loss'].unit}), falling →")
     ax.invert_xaxis()  # training goes from left to right
 
 

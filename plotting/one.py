@@ -9,15 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 import significance
 from analysis.results import Measured, matrix, mean
+from config import Config, UserError
 from measures.table import BY_KEY as METRIC
 from measures.table import Metric, metrics_of
+from plotting import WIDEST
 from plotting.style import (
     ALARM,
     GREY,
+    PAGE,
     SMALL,
     activation_style,
     gaps,
@@ -36,6 +39,7 @@ from plotting.style import (
     ticks,
 )
 from storage import number
+from training import schedule
 from training.batches import ORDER, ORDER_AND_LAST, SAMPLE_AND_ORDER
 
 LOSS = f"loss ({METRIC['val_loss'].unit})"
@@ -79,9 +83,12 @@ def loss(ax: Axes, m: Measured) -> None:
         ax.axhline(unigram, color=GREY, linestyle=":", linewidth=0.9)
     elif unigram is not None:
         above.append(f"unigram model: {unigram:.2f}")
-    if above:  # between the curves' way down and the legend
-        ax.text(0.27, 0.985, "↑ " + "\n↑ ".join(above), transform=ax.transAxes, va="top", fontsize=SMALL, color=GREY)
-    ax.legend(handles=_curve_legend(m, unigram is not None and unigram < top), loc="upper right")
+    higher = "↑ " + "\n↑ ".join(above) if above else ""
+    beside_it = PAGE.get().width == WIDEST  # between the curves' way down and the legend; else on the legend
+    if beside_it:
+        ax.text(0.27, 0.985, higher, transform=ax.transAxes, va="top", fontsize=SMALL, color=GREY)
+    handles = _curve_legend(m, unigram is not None and unigram < top)
+    ax.legend(handles=handles, loc="upper right", title=None if beside_it else higher, title_fontsize=SMALL)
     ax.set(title="Loss", xlabel=label_x, ylabel=LOSS)
 
 
@@ -95,11 +102,36 @@ def late_loss(ax: Axes, m: Measured) -> None:
 
 
 def learning_rate(ax: Axes, m: Measured) -> None:
+    """The recorded rates; between them the schedule of the recorded settings, where it has these rates."""
     _draw_history(ax, m, "learning_rate_history", "Learning rate")
+    label_x, curves = _histories(m)
+    recorded = [curve for (_, key), curve in curves.items() if key == "learning_rate_history"]
+    try:
+        config = Config.from_dict({**m.record("config"), "device": "cpu", "precision": "float32", "study": None})
+    except (UserError, TypeError):
+        return
+    steps, last = range(config.max_iters + 1), config.max_iters - 1
+    rates = gaps(schedule.learning_rate(config, min(step, last)) for step in steps)
+    fits = [
+        x.max() <= config.max_iters and np.allclose(rates[x.astype(int)], y, rtol=1e-6, equal_nan=True)
+        for x, y in recorded
+        if len(x) and np.isfinite(x).all()
+    ]
+    if label_x == "training step" and fits and all(fits):
+        for line in ax.get_lines():
+            line.set_linestyle("")
+            line.set_marker("o")
+        ax.plot(steps, rates, color=activation_style(m.name)[0], zorder=1, gid="schedule")
 
 
 def gradient_norm(ax: Axes, m: Measured) -> None:
     _draw_history(ax, m, "grad_norm_history", "Gradient norm")
+
+
+def _measured_from(x: np.ndarray, y: np.ndarray, key: str) -> np.ndarray:
+    """A gradient norm of 0 before the first step stands for none: nothing was measured there."""
+    unmeasured = (key == "grad_norm_history") & (x == 0) & (y == 0)
+    return np.where(unmeasured, math.nan, y)
 
 
 _BESIDES = {"learning_rate_history": learning_rate, "grad_norm_history": gradient_norm}
@@ -162,7 +194,8 @@ def _histories(m: Measured) -> tuple[str, dict[tuple[int, str], tuple[np.ndarray
     # what was recorded at other times than the losses can't be placed
     found = {(k, key): y for (k, key), y in found.items() if {len(y)} == lengths[k]}
     if all(len(y) <= len(steps[k]) for (k, _), y in found.items()):
-        return "training step", {(k, key): (steps[k][: len(y)], y) for (k, key), y in found.items()}
+        curves = {(k, key): (steps[k][: len(y)], y) for (k, key), y in found.items()}
+        return "training step", {(k, key): (x, _measured_from(x, y, key)) for (k, key), (x, y) in curves.items()}
     return "evaluation", {key: (np.arange(1.0, len(y) + 1), y) for key, y in found.items()}
 
 
@@ -271,7 +304,8 @@ def at_the_start(measured: Iterable[Measured]) -> str:
         return ""
     return (
         f"at step 0 nothing is learnt: predictions are close to uniform (loss {start:.2f}; uniform: {flat:.2f}), but "
-        f"scattered at random by\neach model's own initial weights, which alone gives a PD of {pd:.3f}"
+        f"scattered at random by "
+        f"each model's own initial weights, which alone gives a PD of {pd:.3f}"
     )
 
 
@@ -338,7 +372,8 @@ def pd_matrix(ax: Axes, m: Measured) -> None:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if len(rows) > 5:
-        bar = ax.figure.colorbar(image, cax=ax.inset_axes([1.05, 0, 0.05, 1]))
+        corner = ax.inset_axes([0.72, 0.5, 0.05, 0.48])  # where no pair is
+        bar = ax.figure.colorbar(image, cax=corner, ticks=MaxNLocator(4))
         bar.outline.set_visible(False)
         return None
     for (i, j), pair in m.pairs.items():
@@ -384,7 +419,8 @@ def mismatch(ax: Axes, m: Measured) -> None:
     ax.plot(x, churn, marker, color=colour, gid="mismatch", markersize=4 if len(x) <= 30 else 2.5, zorder=3)
     average, low, high = pair_interval(m, "top1_mismatch_pct")
     _mean_line(ax, colour, average, low, high)
-    every = math.ceil(len(x) * (text_width(names) + 0.08) / 2.4)  # labels that fit side by side
+    room = ax.get_window_extent().width / ax.figure.dpi
+    every = math.ceil((len(x) + 0.2) * (text_width(names) + 0.08) / room)  # labels that fit side by side
     ax.set_xticks(x[::every], names[::every])
     ax.set_xlim(-0.6, len(x) - 0.4)
     ticks(ax.yaxis, 7)
@@ -458,7 +494,7 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
         if not len(ys):
             continue
         xs = x - 0.08 + np.linspace(-0.22, 0.14, len(ys)) * (len(ys) > 1)
-        ax.scatter(xs, ys, s=16, color=colour, marker=marker, alpha=0.8, linewidths=0, gid=f"{title} {name}")
+        ax.scatter(xs, ys, gid=f"{title} {name}", **_dot(ys, colour, marker))
         average, low, high = (pair_interval if of_pairs else trial_interval)(m, key)
         names[x] = f"{name}\n{average:#.4g}"
         if len(ys) > 1:
@@ -495,8 +531,9 @@ def source_key(name: str, varies: str | None) -> str:
 def sources(data: tuple[Mapping[str, Iterable[float]], str]) -> Figure:
     found, activation = data
     names = [SOURCE_LABELS.get(key) or plain(key, 28) for key in found]
+    high, right = (0.45, 0.18) if PAGE.get().narrow else (0.3, 1.75)
     figure, ((ax,),) = panels(
-        1, 1, 1.35 + 0.3 * len(names), left=text_width(names) + 0.25, right=1.75, bottom=0.6, top=0.5
+        1, 1, 1.35 + high * len(names), left=text_width(names) + 0.25, right=right, bottom=0.6, top=0.5
     )
     title = f"{named(activation, 40)}: PD that each source of variation causes alone"
     headline(figure, title, "points: pairs of trials; below them their mean")
@@ -526,15 +563,32 @@ def dots(ax: Axes, y: float, values, colour: str, marker: str, center=None, low=
     if not len(values):
         ax.text(0.02, y, missing, transform=ax.get_yaxis_transform(), va="center", fontsize=SMALL, color=GREY)
         return
-    where = np.full(len(values), y - 0.14)
-    ax.scatter(values, where, s=15, color=colour, marker=marker, alpha=0.75, linewidths=0, gid=f"row {y:g}")
+    ax.scatter(values, y - 0.14 + _spread(values, 0.34), gid=f"row {y:g}", **_dot(values, colour, marker))
     if len(values) > 1:
         style = {"fmt": "|", "color": "black", "markersize": 6, "markeredgewidth": 1.2, "elinewidth": 0.9}
         error = None if low is None else [[center - low], [high - center]]
         ax.errorbar(center, y + 0.2, xerr=error, **style)
 
 
+def _dot(values, colour: str, marker: str) -> dict:
+    """The look of a cloud of points: many are smaller and paler, so that they don't become a solid bar."""
+    few = min(1, (12 / len(values)) ** 0.6)
+    return {"s": max(15 * few, 3), "color": colour, "marker": marker, "alpha": max(0.75 * few, 0.4), "linewidths": 0}
+
+
+def _spread(values, height: float) -> np.ndarray:
+    """Where each of many values lies across its row: by the golden ratio, so that neighbours lie apart."""
+    if len(values) <= 12:
+        return np.zeros(len(values))
+    return height * (np.argsort(np.argsort(values)) * (math.sqrt(5) - 1) / 2 % 1 - 0.5)
+
+
 def beside(ax: Axes, y: float, text: str, inches: float = 0.1) -> None:
-    """A line of text so far to the right of a row."""
+    """A line of text so far to the right of a row; on a narrow page, in the row, below what is drawn there."""
+    if PAGE.get().narrow:
+        place = {"xycoords": ax.get_yaxis_transform(), "xytext": (0, -10), "textcoords": "offset points"}
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.6}
+        ax.annotate(text, (0.02, y), va="center", fontsize=SMALL, bbox=box, **place)
+        return
     place = {"xycoords": ax.get_yaxis_transform(), "xytext": (72 * inches, 0), "textcoords": "offset points"}
     ax.annotate(text, (1, y), va="center", fontsize=SMALL, **place)

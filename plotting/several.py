@@ -31,8 +31,8 @@ from plotting.one import (
 )
 from plotting.style import (
     GREY,
+    PAGE,
     SMALL,
-    WIDTH,
     activation_style,
     fitting,
     gaps,
@@ -58,7 +58,7 @@ from storage import number
 def comparison(study: Study) -> Figure:
     n, names = len(study.measured), list(_labels(study).values())
     height = 0.4 + 0.23 * max(n, 5)
-    left, down, top, bottom = text_width(names) + 0.2, 0.66, 0.55, 1.0
+    left, down, top, bottom = text_width(names) + 0.2, 0.66, 0.55, 0.89
     figure, axes = panels(
         2, 3, 2 * height + down + top + bottom, left=left, bottom=bottom, top=top, across=0.28, down=down
     )
@@ -66,7 +66,7 @@ def comparison(study: Study) -> Figure:
     final = positions(first, "evaluation")
     note = (
         "points: trials (of PD and mismatch: pairs of trials); below them the mean with its 95 % interval over trials, "
-        "from three trials on (of\npairs: jackknife over trials; of time: the median)"
+        "from three trials on (of pairs: jackknife over trials; of time: the median)"
         + (f"; all but time on {final:,} fixed positions" if final else "")
     )
     if any(name.endswith("†") for name in names):
@@ -75,10 +75,12 @@ def comparison(study: Study) -> Figure:
     headline(figure, title, note)
     for panel, ax in zip((losses, pds, mismatches, times, ranks, trade_off), axes.flat, strict=True):
         panel(ax, study)
-    for ax in (*axes[0, 1:], axes[1, 1]):
-        ax.set_yticklabels([])
-    box = axes[1, 2].get_position()  # its own y axis needs room for numbers
-    axes[1, 2].set_position([box.x0 + 0.35 / WIDTH, box.y0, box.width - 0.35 / WIDTH, box.height])
+    for ax in axes.flat[:-1]:
+        if not ax.get_subplotspec().is_first_col():
+            ax.set_yticklabels([])
+    box, width = axes[1, 2].get_position(), PAGE.get().width  # its own y axis needs room for numbers
+    more = max(0, 0.63 - (left if axes[1, 2].get_subplotspec().is_first_col() else 0.28)) / width
+    axes[1, 2].set_position([box.x0 + more, box.y0, box.width - more, box.height])
     return figure
 
 
@@ -182,7 +184,7 @@ def trade_off(ax: Axes, study: Study) -> None:
 def divergence_comparison(study: Study) -> Figure:
     names = {name: text for name, text in _labels(study).items() if recorded_divergence(study.measured[name])[1]}
     rows, start = legend_rows(names.values()), at_the_start(study.measured.values())
-    foot = 0.3 + (0.2 if start else 0)
+    foot = 0.3 + (0.11 if start else 0)
     figure, axes = panels(1, 2, 3.1 + 0.16 * rows + foot, bottom=0.5 + 0.16 * rows + foot)
     note = "thick: mean over pairs of trials" + ("; thin: the pairs" if len(names) <= _FEW else "")
     note += "; † failed its audit" if any(name.endswith("†") for name in names.values()) else ""
@@ -235,7 +237,7 @@ def pd_by_loss(ax: Axes, study: Study) -> None:
     counts = {n for m in studied.values() if (n := positions(m, "divergence"))}
     on = f", on {max(counts):,} positions" if len(counts) == 1 else ""
     ax.set(title="PD against validation loss, near the end", ylabel=METRIC["relative_pd"].heading)
-    ax.set_xlabel(f"validation loss ({METRIC['val_loss'].unit}{on})")
+    ax.set_xlabel(f"validation loss ({METRIC['val_loss'].unit}{on}), falling →")
     if not points:
         say(ax, "no loss along training")
         return
@@ -307,9 +309,12 @@ def _ratio(test, prefix: str, verdict: str) -> dict:
 def pd_ratios(rows: list[Mapping]) -> Figure:
     with_matched = any("matched_ratio" in row for row in rows)
     title, below = finding(rows)
+    handles, narrow = _ratio_legend(with_matched), PAGE.get().narrow
+    high, right, columns = (0.42, 0.18, 2) if narrow else (0.28, 2.4, 4 if PAGE.get().width > 6 else 2)
+    legend = 0.15 * (math.ceil(len(handles) / columns) - 1)
     figure, ((ax,),) = panels(
-        1, 1, 1.77 + (0.42 if with_matched else 0.28) * len(rows),
-        left=text_width(map(_row_name, rows)) + 0.25, right=2.4, top=0.67, bottom=0.92,
+        1, 1, 1.77 + legend + high * (1.5 + 0.5 * narrow if with_matched else 1) * len(rows),
+        left=text_width(map(_row_name, rows)) + 0.25, right=right, top=0.67, bottom=0.92 + legend,
     )  # fmt: skip
     note = "verdicts: adjusted for the number of comparisons; intervals: not adjusted"
     if contrast := next((row for row in rows if "together" in row), None):
@@ -318,8 +323,8 @@ def pd_ratios(rows: list[Mapping]) -> Figure:
     headline(figure, title, note, below)
     ratios(ax, rows)
     ax.get_legend().remove()
-    place = {"loc": "lower left", "bbox_to_anchor": (0.08 / WIDTH, 0.34 / figure.get_figheight())}
-    figure.legend(handles=_ratio_legend(with_matched), ncols=4, borderpad=0, **place)
+    corner = 0.08 / PAGE.get().width, (0.34 + figure.foot) / figure.get_figheight()
+    figure.legend(handles=handles, ncols=columns, borderpad=0, loc="lower left", bbox_to_anchor=corner)
     return figure
 
 
@@ -338,14 +343,20 @@ def _baseline(rows: list[Mapping]) -> str:
 def ratios(ax: Axes, rows: list[Mapping]) -> None:
     """A forest plot of ratios; a panel of rows."""
     with_matched = any("matched_ratio" in row for row in rows)
-    lines = []
+    lines, narrow = [], PAGE.get().narrow
+    first = (-0.3 if with_matched else -0.18) if narrow else (-0.18 if with_matched else 0.0)
     for y, row in enumerate(rows):
-        for prefix, offset in (("", -0.18), ("matched_", 0.18)) if with_matched else (("", 0.0),):
+        for prefix, offset in (("", first), ("matched_", first + (0.5 if narrow else 0.36)))[: 1 + with_matched]:
             ratio, low, high = (number(row.get(f"{prefix}{key}")) for key in ("ratio", "low", "high"))
             lines.append((y + offset, row.get("activation"), ratio, low, high, bool(prefix)))
-            beside(ax, y + offset, _ratio_text(ratio, low, high))
             verdict = str(row.get(f"{prefix}verdict") or "")
-            beside(ax, y + offset, textwrap.shorten(VERDICTS.get(verdict, verdict), 18, placeholder="…"), 1.4)
+            verdict = textwrap.shorten(VERDICTS.get(verdict, verdict), 18, placeholder="…")
+            texts = [_ratio_text(ratio, low, high), verdict]
+            if narrow:
+                beside(ax, y + offset, " · ".join(filter(None, texts)))
+                continue
+            for text, inches in zip(texts, (0.1, 1.4), strict=True):
+                beside(ax, y + offset, text, inches)
         if "together" in row:
             ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
     forest(ax, lines)
@@ -472,6 +483,7 @@ def studies(data: tuple[list[Mapping], list[Mapping]]) -> Figure:
     note = note.replace("; lines", ";\nlines") + ("; diamond: all studies together (random effects)" if pooled else "")
     headline(figure, f"{n} stud{'ies' if n != 1 else 'y'}: PD relative to {_baseline(table)}", note)
     shown, unused = list(axes.flat[: len(names)]), axes.flat[len(names) :]
+    columns = axes[0, 0].get_gridspec().ncols
     for index, (name, ax) in enumerate(zip(names, shown, strict=True)):
         one_of_studies(ax, data, name)
         if index % columns:

@@ -8,9 +8,11 @@ set in matplotlib's rcParams, and where nothing was set, LOOK.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
 
 import matplotlib
 import numpy as np
@@ -23,14 +25,30 @@ from matplotlib.ticker import MaxNLocator
 
 from activations import label
 from analysis.results import Measured
+from plotting import WIDEST
 from storage import number
 
-WIDTH = 7.2  # inches: two columns of a paper, so that text is printed at the size it has here
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What figures are drawn for: inches across, so that text is printed at the size it has here, and whether their
+    title and how to read them stand in them, or in a paper's caption."""
+
+    width: float = WIDEST
+    captions: bool = True
+
+    @property
+    def narrow(self) -> bool:
+        return self.width < 4.5
+
+
+PAGE: ContextVar[Page] = ContextVar("PAGE", default=Page())  # noqa: B039 (it is frozen)
 SMALL = "small"  # text inside a panel: 5/6 of the font size, the user's where a panel is drawn on the user's axes
+NOTE = 7  # points: no text is smaller
 GREY, ALARM = "#777777", "#D55E00"
 
 LAYOUT = {  # what the margins are made for
-    "font.size": 8,
+    "font.size": 8.5,
     "axes.titlesize": 8,
     "axes.titlelocation": "left",
     "axes.titley": 1.0,  # looking for a free place above the axes would take a sixth of the time
@@ -99,6 +117,16 @@ def house_style(**more) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def page(**changed) -> Iterator[None]:
+    """Figures for another page: its `width` in inches, and whether there are `captions`."""
+    token = PAGE.set(dataclasses.replace(PAGE.get(), **changed))
+    try:
+        yield
+    finally:
+        PAGE.reset(token)
+
+
 # -- colours ------------------------------------------------------------------------------------------------------
 
 
@@ -145,16 +173,52 @@ def text_width(texts: Iterable[str], size: float | str = 7, weight: str = "norma
 
 def fitting(candidates: Sequence[str], size: float = 9, weight: str = "normal") -> str:
     """The first of some texts that fits on a line across the figure, else the last."""
-    fits = (text for text in candidates if text_width([text], size, weight) <= WIDTH - 0.16)
+    fits = (text for text in candidates if text_width([text], size, weight) <= PAGE.get().width - 0.16)
     return next(fits, candidates[-1])
 
 
 def headline(figure: Figure, text: str, note: str = "", below: str = "") -> None:
-    """What the figure is about, or shows, at its top, a line `below` that, and how to read it at its foot."""
-    left, height = 0.08 / WIDTH, figure.get_figheight()
-    figure.text(left, 1 - 0.08 / height, text, va="top", fontsize=9, fontweight="bold")
-    figure.text(left, 1 - 0.26 / height, below, va="top", fontsize=8)
-    figure.text(left, 0.06 / height, note, va="bottom", fontsize=6.5, color=GREY)
+    """What the figure is about, or shows, at its top, a line `below` that, and how to read it at its foot.
+
+    The margins of `panels` have room for a line of each and for the note's as written; they grow or shrink with what
+    there is. What is placed from the foot comes after this, `figure.foot` inches higher.
+    """
+    written = note.count("\n") + 1 if note else 0
+    if not PAGE.get().captions:
+        _grow(figure, -0.28 - 0.12 * bool(below), -0.11 * written - 0.06 * bool(note))
+        return
+    width = PAGE.get().width - 0.16
+    texts = [wrapped(text, width, 9, "bold"), wrapped(below, width, 8), wrapped(note, width, NOTE)]
+    titles, lower, notes = (text.count("\n") + 1 if text else 0 for text in texts)
+    _grow(figure, 0.16 * (titles - 1) + 0.14 * max(lower - 1, 0), 0.118 * notes - 0.108 * written)
+    left, height = 0.08 / PAGE.get().width, figure.get_figheight()
+    figure.text(left, 1 - 0.08 / height, texts[0], va="top", fontsize=9, fontweight="bold")
+    figure.text(left, 1 - (0.1 + 0.16 * titles) / height, texts[1], va="top", fontsize=8)
+    figure.text(left, 0.06 / height, texts[2], va="bottom", fontsize=NOTE, color=GREY)
+
+
+def _grow(figure: Figure, above: float, below: float) -> None:
+    """Inches more of margin."""
+    old, margins = figure.get_figheight(), figure.subplotpars
+    new = old + above + below
+    figure.set_figheight(new)
+    figure.subplots_adjust(bottom=(margins.bottom * old + below) / new, top=1 - ((1 - margins.top) * old + above) / new)
+    figure.foot = below
+
+
+def wrapped(text: str, width: float, size: float, weight: str = "normal") -> str:
+    """Text in lines that are at most so many inches wide, where a line has more than one word."""
+    lines = []
+    for paragraph in text.replace(" %", "\N{NO-BREAK SPACE}%").split("\n"):
+        line = ""
+        for word in paragraph.split(" "):
+            longer = f"{line} {word}" if line else word
+            if line and text_width([longer], size, weight) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}%", " %")
 
 
 def subject(m: Measured) -> str:
@@ -183,25 +247,52 @@ def positions(m: Measured, record: str) -> int | None:
 
 
 def panels(rows, columns, height, left=0.66, right=0.18, bottom=0.42, top=0.55, across=0.75, down=0.62, heights=None):
-    """A figure of `rows` × `columns` axes, all margins and gaps in inches, and the axes as an array."""
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-    wide, high = (WIDTH - left - right - across * (columns - 1)) / columns, height - bottom - top - down * (rows - 1)
+    """A figure of `rows` × `columns` axes, all margins and gaps in inches, and the axes as an array of that shape. On a
+    page where they would get too narrow there are fewer columns, and the panels follow one another in as many rows."""
+    across_page = PAGE.get().width
+    shares = np.array(heights or [1] * rows) / sum(heights or [1] * rows)
+    high = np.repeat(shares * (height - bottom - top - down * (rows - 1)), columns)  # inches of each panel
+    shown = columns
+    if across_page < WIDEST:  # titles and labels may take two lines
+        down, bottom, top = down + 0.14, bottom + 0.14, top + 0.14
+        while shown > 1 and (across_page - left - right - across * (shown - 1)) / shown < NARROWEST_AXES:
+            shown -= 1
+        left = max(left, across) if shown == 1 else left
+    lines = [max(high[k : k + shown]) for k in range(0, len(high), shown)]
+    height = sum(lines) + bottom + top + down * (len(lines) - 1)
+    figure = Figure(figsize=(across_page, height))
+    grid = figure.subplots(len(lines), shown, squeeze=False, gridspec_kw={"height_ratios": lines})
     figure.subplots_adjust(
-        left=left / WIDTH,
-        right=1 - right / WIDTH,
+        left=left / across_page,
+        right=1 - right / across_page,
         bottom=bottom / height,
         top=1 - top / height,
-        wspace=across / wide,
-        hspace=down / (high / rows),
+        wspace=across / ((across_page - left - right - across * (shown - 1)) / shown),
+        hspace=down / (sum(lines) / len(lines)),
     )
-    return figure, axes
+    for ax in grid.flat[len(high) :]:
+        ax.set_axis_off()
+    return figure, grid.flat[: len(high)].reshape(rows, columns)
+
+
+NARROWEST_AXES = 1.4  # inches
+
+
+def fit(figure: Figure) -> Figure:
+    """Titles and labels in two lines where the axes are narrower than they."""
+    if PAGE.get().width < WIDEST:
+        for ax in figure.axes:
+            wide, high = (ax.get_position().size * figure.get_size_inches()).tolist()
+            for text, room in ((ax._left_title, wide), (ax.xaxis.label, wide + 0.2), (ax.yaxis.label, high + 0.2)):
+                text.set_text(wrapped(text.get_text(), room, text.get_fontsize(), text.get_fontweight()))
+    return figure
 
 
 def message_figure(title: str, message: str) -> Figure:
     """A figure that says why there is nothing to see."""
-    figure = Figure(figsize=(WIDTH, 1.6))
+    figure = Figure(figsize=(PAGE.get().width, 1.6))
     headline(figure, title)
+    message = wrapped(message, PAGE.get().width - 0.2, 9)
     figure.text(0.5, 0.45, message, ha="center", va="center", fontsize=9, color=GREY)
     return figure
 
@@ -215,15 +306,13 @@ def say(ax: Axes, message: str) -> None:
 
 def legend_below(figure: Figure, handles: list, texts: Iterable[str], bottom: float) -> None:
     """One legend for all panels, `bottom` inches from the foot; `legend_rows` says how high it gets."""
-    columns = math.ceil(len(handles) / legend_rows(texts))
-    figure.legend(
-        handles=handles, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, bottom / figure.get_figheight())
-    )
+    columns, foot = math.ceil(len(handles) / legend_rows(texts)), (bottom + figure.foot) / figure.get_figheight()
+    figure.legend(handles=handles, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, foot))
 
 
 def legend_rows(texts: Iterable[str]) -> int:
     texts = list(texts)
-    return math.ceil(len(texts) / max(1, min(len(texts), int((WIDTH - 0.2) / (text_width(texts) + 0.35)))))
+    return math.ceil(len(texts) / max(1, min(len(texts), int((PAGE.get().width - 0.2) / (text_width(texts) + 0.35)))))
 
 
 def numbers(values: Iterable) -> np.ndarray:

@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import activations
+import analyze_results
 import plot_utils
 import storage
 from analysis.study import Study
-from config import UserError
+from config import Config, UserError
 from measures.table import METRICS
 from plotting import one, several, style
 from questions.clock.draw import plot_clock
@@ -100,6 +101,8 @@ OF_ONE = {
     "summary": plot_utils.plot_summary_metrics,
     "divergence": plot_utils.plot_divergence,
 }
+OF_RELU = synthetic_results("relu")
+ALL = {"relu": OF_RELU, "gelu": synthetic_results("gelu")}
 TITLES = {metric.key: metric.heading for metric in METRICS}
 
 
@@ -150,7 +153,7 @@ def points(axes, gid):
 
 
 def drawn_texts(figure, monkeypatch):
-    """[(text, its box in pixels, whether it is slanted)] of everything written when the figure is drawn."""
+    """[(text, its box in pixels, whether it is slanted, points)] of everything written when the figure is drawn."""
     found, draw_text = [], RendererAgg.draw_text
 
     def record(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
@@ -162,7 +165,8 @@ def drawn_texts(figure, monkeypatch):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
     unique = {id(t): t for t in found if t is not None and t.get_text().strip()}
-    return [(t.get_text(), t.get_window_extent(canvas.get_renderer()), t.get_rotation() % 90) for t in unique.values()]
+    box = {key: text.get_window_extent(canvas.get_renderer()) for key, text in unique.items()}
+    return [(t.get_text(), box[key], t.get_rotation() % 90, t.get_fontsize()) for key, t in unique.items()]
 
 
 def assert_readable(figure, monkeypatch):
@@ -170,10 +174,10 @@ def assert_readable(figure, monkeypatch):
     figure.set_dpi(100)
     texts = drawn_texts(figure, monkeypatch)
     page = figure.bbox
-    for text, box, _ in texts:
+    for text, box, *_ in texts:
         on_page = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
         assert on_page, f"{text!r} leaves the page"
-    for (a, box_a, slant_a), (b, box_b, slant_b) in itertools.combinations(texts, 2):
+    for (a, box_a, slant_a, _), (b, box_b, slant_b, _) in itertools.combinations(texts, 2):
         wide = min(box_a.x1, box_b.x1) - max(box_a.x0, box_b.x0)
         high = min(box_a.y1, box_b.y1) - max(box_a.y0, box_b.y0)
         # boxes contain room for descenders: a pixel and a half of overlap shows nothing
@@ -187,7 +191,7 @@ def assert_readable(figure, monkeypatch):
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_every_situation_can_be_read(situation, monkeypatch):
     all_results = SITUATIONS[situation]()
-    drawn = {"diverged": slice(None), "long names": slice(1, 3)}.get(situation, slice(1))
+    drawn = {"diverged": slice(0, 4, 2), "long names": slice(1, 2), "branches": slice(0)}.get(situation, slice(1))
     for name, results in list(all_results.items())[drawn]:
         for plot in OF_ONE.values():
             assert_readable(plot.figure(results, name), monkeypatch)
@@ -220,43 +224,65 @@ def test_null_and_nan_everywhere_else(monkeypatch):
     assert_readable(comparison({"relu": results}), monkeypatch)
 
 
+def figures() -> dict:
+    """{name: (figure's function, its arguments)} of every figure, of 16 trials where there are any."""
+    many = {name: synthetic_results(name, n_trials=16) for name in ("relu", "gelu")}
+    found = {f"{name} of 16": (plot, (many["relu"], "relu")) for name, plot in OF_ONE.items()}
+    found["six panels"] = plot_utils._plot_six_panels, (many,)
+    return found | {plot.__name__: (plot, arguments) for plot, arguments in ON_AXES.items()}
+
+
+@pytest.mark.parametrize("width", [5.5, 3.3])
+def test_at_the_width_of_a_paper(width, monkeypatch):
+    """Nothing is smaller than 7 points, nothing is cut off, and no two texts lie on one another."""
+    for name, (plot, arguments) in figures().items():
+        for captions in (True, False):
+            with style.page(width=width, captions=captions):
+                figure = plot.figure(*arguments)
+                assert figure.get_figwidth() == width
+                sizes = [size for *_, size in drawn_texts(figure, monkeypatch)]
+                assert min(sizes) >= 7, name
+                assert_readable(figure, monkeypatch)
+                assert captions or not any(text.get_fontsize() == 9 for text in figure.texts if figure.axes), name
+
+
 # -- files --------------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_study(tmp_path, capsys):
-    folder = tmp_path / "results"
-    for results in synthetic_study(["relu", "smelu_05"]).values():
-        storage.write_results(results, folder)
+    """Every figure in every format, also of what a further question measured."""
+    storage.write_results(OF_RELU, tmp_path)
+    sources = {name: {"relative_pd": [0.08, 0.09, 0.1], "mean": 0.09} for name in ("init", "bit", "all")}
+    storage.write_json(tmp_path / "relu_sources.json", {"activation": "relu", "sources": sources})
     plots = tmp_path / "plots"
-    assert plot_utils.main(["--results-dir", str(folder), "--plots-dir", str(plots)]) == 0
-    expected = {f"{name}_{figure}" for name in ("relu", "smelu_05") for figure in OF_ONE}
-    expected |= {"comprehensive_comparison", "divergence_comparison", "pd_ratios"}
-    assert {p.name for p in plots.iterdir()} == {f"{stem}.png" for stem in expected}
+    flags = ["--results-dir", str(tmp_path), "--plots-dir", str(plots), "--pdf", "--svg"]
+    assert plot_utils.main([*flags, "--width", "icml"]) == 0
+    stems = {f"relu_{figure}" for figure in (*OF_ONE, "sources")} | {
+        "comprehensive_comparison",
+        "divergence_comparison",
+    }
+    assert {p.name for p in plots.iterdir()} == {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "svg")}
     assert set(capsys.readouterr().out.split("\n")) - {""} == {f"written: {p}" for p in plots.iterdir()}
+    assert all(p.read_bytes().startswith(b"%PDF") for p in plots.glob("*.pdf"))
     for path in plots.glob("*.png"):
         with Image.open(path) as image:
             image.load()
-            assert image.width == 1440  # 7.2 inches
+            assert image.width == 650  # 3.25 inches
             assert [round(x) for x in image.info["dpi"]] == [200, 200]
             assert len(image.convert("RGB").getcolors(1 << 24)) > 50
+    svg = (plots / "relu_summary.svg").read_text(encoding="utf-8")
+    assert "<!-- accuracy (%) -->" in svg
+    assert "gpt" not in svg and "points: the trials" not in svg  # they are the caption's
 
 
-def test_pdf_and_svg_on_request(tmp_path, capsys):
-    storage.write_results(minimal_results("relu", n_trials=1), tmp_path)
-    plots = tmp_path / "plots"
-    assert plot_utils.main(["--results-dir", str(tmp_path), "--plots-dir", str(plots), "--pdf", "--svg"]) == 0
-    names = {p.name for p in plots.iterdir()}
-    assert names == {f"{p.stem}.{kind}" for p in plots.glob("*.png") for kind in ("png", "pdf", "svg")}
-    assert all(p.read_bytes().startswith(b"%PDF") for p in plots.glob("*.pdf"))
-    assert capsys.readouterr().out.count("written: ") == len(names) == 15
-
-
-def test_decomposition_is_drawn_again(tmp_path):
-    storage.write_results(synthetic_results("relu"), tmp_path)
-    sources = {name: {"relative_pd": [0.08, 0.09, 0.1], "mean": 0.09} for name in ("init", "bit", "all")}
-    storage.write_json(tmp_path / "relu_sources.json", {"activation": "relu", "sources": sources})
-    assert plot_utils.main(["--results-dir", str(tmp_path), "--plots-dir", str(tmp_path / "plots")]) == 0
-    assert (tmp_path / "plots" / "relu_sources.png").exists()
+@pytest.mark.parametrize("width", ["2.9", "7.3", "wide", "nan"])
+def test_a_width_that_no_page_has(width, capsys):
+    for main in (plot_utils.main, analyze_results.main):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--width", width])
+        assert "inches from 3.0 to 7.2, or one of neurips, iclr" in capsys.readouterr().err
+    with pytest.raises(UserError, match="inches from 3.0 to 7.2"):
+        plot_utils.plot_summary_metrics(OF_RELU, "relu", width=width)
 
 
 def test_names_with_a_colon_make_file_names(tmp_path):
@@ -266,15 +292,13 @@ def test_names_with_a_colon_make_file_names(tmp_path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
-def test_same_results_same_bytes(tmp_path, kind):
-    results = synthetic_results("gelu")
+def test_same_results_same_bytes(tmp_path):
     for folder in ("a", "b"):
         before = dict(matplotlib.rcParams)
-        plot_utils.plot_reproducibility_metrics(results, "gelu", tmp_path / folder, formats=kind)
+        plot_utils.plot_reproducibility_metrics(OF_RELU, "relu", tmp_path / folder, formats=("png", "pdf", "svg"))
         assert dict(matplotlib.rcParams) == before
-    name = f"gelu_reproducibility.{kind}"
-    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 def test_what_the_user_set_is_kept_but_for_sizes_of_text(tmp_path):
@@ -333,8 +357,6 @@ def test_no_torch_and_no_pyplot(tmp_path):
 
 @pytest.mark.parametrize("order", [("plot_utils", "analyze_results"), ("analyze_results", "plot_utils")])
 def test_star_imports_in_either_order(order):
-    import analyze_results
-
     namespace = {}
     for module in order:
         exec(f"from {module} import *", namespace)
@@ -344,8 +366,6 @@ def test_star_imports_in_either_order(order):
     assert set(namespace) - {"__builtins__"} == {*plot_utils.__all__, *analyze_results.__all__}
 
 
-OF_RELU = synthetic_results("relu")
-ALL = {"relu": OF_RELU, "gelu": synthetic_results("gelu")}
 REFUSED = {  # what is wrong: the call, and what its one line names
     "another activation's results": (lambda d: plot_utils.plot_training_curves(OF_RELU, "gelu", d), "those of 'relu'"),
     "swapped": (lambda d: plot_utils.plot_summary_metrics("relu", OF_RELU, d), "in this order"),
@@ -472,9 +492,9 @@ def test_a_panel_shows_what_the_figure_shows():
 
 def test_parameters_are_shown_by_help():
     parameters = list(inspect.signature(plot_utils.plot_training_curves).parameters)
-    assert parameters == ["results", "activation", "save_dir", "formats", "ax", "panel"]
+    assert parameters == ["results", "activation", "save_dir", "formats", "ax", "panel", "width"]
     parameters = list(inspect.signature(plot_utils.plot_all_activation_results).parameters)
-    assert parameters == ["save_dir", "results_dir", "formats", "ax", "panel"]
+    assert parameters == ["save_dir", "results_dir", "formats", "ax", "panel", "width"]
 
 
 def test_a_disk_that_refuses(tmp_path):
@@ -566,6 +586,33 @@ def test_training_curves_are_the_recorded_ones():
     assert "each loss: on 2,048 fixed positions of its split (in tables: on 65,536)" in texts_of(figure)
     assert late.get_xlim()[0] < 617 < late.get_xlim()[1]
     assert late.get_xlim()[0] > 555
+
+
+def test_a_gradient_norm_begins_where_it_was_measured():
+    results = synthetic_results("relu")
+    for trial in results["trials"]:
+        trial["grad_norm_history"][0] = 0.0
+        trial["grad_norm_history"][5] = 0.0  # a true one
+    (line,) = lines(of_one("training_curves", results).axes[3], "grad_norm_history 2")
+    assert np.isnan(line.get_ydata()[0]) and line.get_ydata()[5] == 0
+
+
+def test_the_learning_rate_is_drawn_as_it_was():
+    """Between the recorded steps too; rates that are not the recorded schedule's are joined by lines."""
+    results = synthetic_results("relu")
+    config = results["config"] = Config(preset="smoke", device="cpu", precision="float32", max_iters=1000).to_dict()
+    assert not lines(of_one("training_curves", results).axes[2], "schedule")
+    peak, floor, warm = (config[key] for key in ("learning_rate", "min_lr", "warmup_iters"))
+    steps = np.minimum(np.arange(1001), 999)
+    cosine = floor + (peak - floor) * (1 + np.cos(np.pi * (steps - warm) / (1000 - warm))) / 2
+    rates = np.where(steps < warm, peak * (steps + 1) / warm, cosine)
+    for trial in results["trials"]:
+        trial["learning_rate_history"] = rates[trial["steps"]].tolist()
+    axes = of_one("training_curves", results).axes[2]
+    (line,) = lines(axes, "schedule")
+    np.testing.assert_allclose(line.get_xydata(), np.column_stack([np.arange(1001), rates]), atol=1e-12)
+    (dots,) = lines(axes, "learning_rate_history 1")
+    assert dots.get_linestyle() == "None" and dots.get_ydata().tolist() == rates[::100].tolist()
 
 
 def test_the_start_does_not_flatten_the_rest():
@@ -848,6 +895,17 @@ def test_six_panels_show_every_trial_and_intervals_over_trials():
         assert shown[:, column].tolist() == scipy.stats.rankdata(values, "min").tolist()
 
 
+def test_many_pairs_are_no_solid_bar():
+    """Of 120 pairs, the markers together cover less than half of the area that they lie in."""
+    axes = comparison({name: synthetic_results(name, n_trials=16) for name in ("relu", "gelu")}).axes[1]
+    for y in (0, 1):
+        (cloud,) = [c for c in axes.collections if c.get_gid() == f"row {y}"]
+        assert len(cloud.get_offsets()) == 120
+        wide, high = np.ptp(axes.transData.transform(cloud.get_offsets()), axis=0) * 72 / axes.figure.dpi
+        assert 120 * cloud.get_sizes()[0] < 0.5 * wide * high
+        assert abs(cloud.get_offsets()[:, 1] - y).max() < 0.5  # within its row
+
+
 def test_failed_audit_is_marked_and_not_ranked():
     figure = comparison(SITUATIONS["diverged"]())
     losses, ranks = figure.axes[0], figure.axes[4]
@@ -866,7 +924,7 @@ def test_pd_along_training_is_drawn_by_step_and_by_loss():
         assert line.get_xydata() == pytest.approx(np.column_stack([divergence["steps"], mean]))
     assert by_loss.get_xlim()[0] > by_loss.get_xlim()[1]  # training goes to the right
     assert by_loss.get_xlim()[0] < 2  # the end, not the way down from 4.3
-    assert by_loss.get_xlabel() == "validation loss (nats/token, on 2,048 positions)"
+    assert by_loss.get_xlabel() == "validation loss (nats/token, on 2,048 positions), falling →"
 
 
 def test_a_figure_of_branches_names_what_it_is_drawn_from(tmp_path):
@@ -939,8 +997,6 @@ def test_an_interval_shorter_than_its_marker_is_seen_over_it():
 
 
 def test_ratios_and_contrast_of_a_study_are_those_of_the_analysis():
-    import analyze_results
-
     study = {name: add_frontier(results) for name, results in synthetic_study(n_trials=4).items()}
     *rows, contrast = several.ratio_rows(Study(study))
     frame = analyze_results.calculate_statistical_significance(study).set_index(["Activation_A", "Activation_B"])

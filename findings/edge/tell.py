@@ -550,12 +550,13 @@ def figure(tables: dict[str, dict], path: Path = FIGURE) -> None:
     the right, a line for each activation and a dot for each seed."""
     from matplotlib.figure import Figure
 
-    from plotting.style import WIDTH, activation_style, house_style
+    from plotting import WIDEST
+    from plotting.style import activation_style, house_style
 
     drawn = {name: series(tables[name]["cells"]) for name in ("K1", "S1") if name in tables}
     drawn = {name: own for name, own in drawn.items() if len(own) > 1}
     with house_style():
-        page = Figure((WIDTH, 2.6 * len(drawn) + 0.3))
+        page = Figure((WIDEST, 2.6 * len(drawn) + 0.3))
         grid = page.subplots(len(drawn), 2, squeeze=False, sharex="row", sharey="row")
         for own, row in zip(drawn.values(), grid, strict=True):
             for activation, cells in own.items():
