@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 import significance
 from analysis.records import Branch
@@ -17,8 +16,8 @@ Frontiers = dict[str, list[Branch]]
 
 
 def frontiers(data: Frontiers) -> Figure:
-    names = [named(name, 20) for name in data]
-    rows = legend_rows(names)
+    names = {name: named(name, 20) for name in data}
+    rows = legend_rows(names.values())
     figure, axes = panels(1, 2, 3.5 + 0.16 * rows, bottom=0.88 + 0.16 * rows)
     note = (
         "each point: the models of one branch of the trunk, their learning rate cooled to the end; mean loss, and mean "
@@ -27,11 +26,7 @@ def frontiers(data: Frontiers) -> Figure:
     headline(figure, "PD of annealed models against their loss", note)
     pd_by_loss(axes[0, 0], data)
     loss_by_steps(axes[0, 1], data)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=label)
-        for label, (colour, marker) in zip(names, map(activation_style, data), strict=True)
-    ]
-    legend_below(figure, handles, names, 0.42)
+    legend_below(figure, names, 0.42)
     return figure
 
 

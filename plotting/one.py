@@ -572,7 +572,7 @@ def dots(ax: Axes, y: float, values, colour: str, marker: str, center=None, low=
 
 def _dot(values, colour: str, marker: str) -> dict:
     """The look of a cloud of points: many are smaller and paler, so that they don't become a solid bar."""
-    few = min(1, (12 / len(values)) ** 0.6)
+    few = min(1, (12 / len(values)) ** 0.65)
     return {"s": max(15 * few, 3), "color": colour, "marker": marker, "alpha": max(0.75 * few, 0.4), "linewidths": 0}
 
 

@@ -191,9 +191,7 @@ def divergence_comparison(study: Study) -> Figure:
     headline(figure, "How trials part along training", note + f"\n{start}" * bool(start))
     pd_by_step(axes[0, 0], study)
     pd_by_loss(axes[0, 1], study)
-    styles = {name: activation_style(name) for name in names}
-    handles = [Line2D([], [], color=c, marker=m, label=names[name]) for name, (c, m) in styles.items()]
-    legend_below(figure, handles, names.values(), foot - 0.08)
+    legend_below(figure, names, foot - 0.08)
     return figure
 
 
@@ -609,7 +607,7 @@ def activation_functions(names: list[str]) -> Figure:
     headline(figure, "Activation functions")
     functions(axes[0, 0], names)
     slopes(axes[0, 1], names)
-    legend_below(figure, axes[0, 0].get_lines(), labels.values(), 0.04)
+    legend_below(figure, labels, 0.04, axes[0, 0].get_lines())
     return figure
 
 

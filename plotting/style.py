@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 import matplotlib
@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
@@ -304,8 +305,16 @@ def say(ax: Axes, message: str) -> None:
     ax.text(0.5, 0.5, message, transform=ax.transAxes, ha="center", va="center", fontsize=SMALL, color=GREY)
 
 
-def legend_below(figure: Figure, handles: list, texts: Iterable[str], bottom: float) -> None:
-    """One legend for all panels, `bottom` inches from the foot; `legend_rows` says how high it gets."""
+def arm_handles(names: Mapping[str, str]) -> list[Line2D]:
+    """What a legend shows of {activation: its label}."""
+    styles = {name: activation_style(name) for name in names}
+    return [Line2D([], [], color=c, marker=m, label=names[name]) for name, (c, m) in styles.items()]
+
+
+def legend_below(figure: Figure, names: Mapping[str, str], bottom: float, handles: list | None = None) -> None:
+    """One legend of {activation: its label} for all panels, `bottom` inches from the foot; `legend_rows` says how high
+    it gets."""
+    handles, texts = handles or arm_handles(names), names.values()
     columns, foot = math.ceil(len(handles) / legend_rows(texts)), (bottom + figure.foot) / figure.get_figheight()
     figure.legend(handles=handles, loc="lower center", ncols=columns, bbox_to_anchor=(0.5, foot))
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from analysis.markdown import address
@@ -36,8 +35,8 @@ Clocks = Mapping[str, Clock]
 
 
 def whole(clocks: Clocks) -> Figure:
-    names = [named(name, 20) for name in clocks]
-    bottom = 1.05 + 0.16 * legend_rows(names)
+    names = {name: named(name, 20) for name in clocks}
+    bottom = 1.05 + 0.16 * legend_rows(names.values())
     rows = 1 + any(len(one.forks) > 1 for one in clocks.values())
     drawn, axes = panels(rows, 2, 0.3 + 2.3 * rows + bottom, bottom=bottom, across=0.8, down=0.7)
     note = "Twins that differ from their trial in one bit since step 0; thin lines: seeds, thick: their geometric mean."
@@ -52,11 +51,7 @@ def whole(clocks: Clocks) -> Figure:
     headline(drawn, f"How fast two trainings part that differ in one bit  ·  {at}", note)
     for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=False):
         panel(ax, clocks)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=label)
-        for label, (colour, marker) in zip(names, map(activation_style, clocks), strict=True)
-    ]
-    legend_below(drawn, handles, names, 0.6)
+    legend_below(drawn, names, 0.6)
     return drawn
 
 
@@ -192,8 +187,8 @@ def numbered(axis, places: Sequence[float] = ()) -> None:
 
 
 def whole_rates(found: Rates) -> Figure:
-    names = [named(name, 20) for name in found]
-    bottom = 0.95 + 0.16 * legend_rows(names)
+    names = {name: named(name, 20) for name in found}
+    bottom = 0.95 + 0.16 * legend_rows(names.values())
     drawn, axes = panels(1, 1, 3.1 + bottom, bottom=bottom + 0.1)
     note = (
         "Points: seeds; lines: their geometric mean. Dotted: where it passes "
@@ -201,11 +196,7 @@ def whole_rates(found: Rates) -> Figure:
     )
     headline(drawn, "What becomes of a difference of one bit, by learning rate", note)
     by_rate(axes[0, 0], found)
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=label)
-        for label, (colour, marker) in zip(names, map(activation_style, found), strict=True)
-    ]
-    legend_below(drawn, handles, names, 0.6)
+    legend_below(drawn, names, 0.6)
     return drawn
 
 

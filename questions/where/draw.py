@@ -9,13 +9,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from analysis import products
 from analysis.products import Folder
 from config import UserError
 from plot_utils import figure
-from plotting.style import GREY, SMALL, activation_style, headline, named, panels, say
+from plotting.style import GREY, SMALL, activation_style, arm_handles, headline, named, panels, say
 from questions.where import page as disagreement_page
 from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, SCHEMA, entries
 
@@ -23,7 +22,6 @@ SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, a
 
 
 def whole(entries: Mapping[str, Mapping]) -> Figure:
-    names = [named(name, 20) for name in entries]
     drawn, axes = panels(3, 2, 8.0, left=0.6, top=0.5, bottom=0.85, across=0.72, down=0.72)
     found = {entry["positions"] for entry in entries.values()}
     at = f"{found.pop():,} positions" if len(found) == 1 else "fixed positions"
@@ -37,12 +35,9 @@ def whole(entries: Mapping[str, Mapping]) -> Figure:
         panel(ax, entries)
     box = axes[1, 1].get_position()  # its labels are words
     axes[1, 1].set_position([box.x0 + 0.05, box.y0, box.width - 0.05, box.height])
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=label)
-        for label, (colour, marker) in zip(names, map(activation_style, entries), strict=True)
-    ]
+    handles = arm_handles({name: named(name, 20) for name in entries})
     axes[2, 1].set_axis_off()
-    axes[2, 1].legend(handles=handles, loc="center", frameon=False, ncols=1 + (len(names) > 12))
+    axes[2, 1].legend(handles=handles, loc="center", frameon=False, ncols=1 + (len(handles) > 12))
     return drawn
 
 
