@@ -43,7 +43,8 @@ ALONE = {"workers": 1}
 def command_lines(name: str) -> list[str]:
     """The indented command lines of a guide that call our scripts, without `venv/bin/` and comments."""
     lines = []
-    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+    text = re.sub(r"^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.S | re.M)
+    for line in text.splitlines():
         line = line.strip() if line.startswith("    ") else ""
         line = line.removeprefix("venv/bin/").split("  #")[0].strip()
         if line.startswith("python ") and not any(word in line for word in NOT_RUN):
@@ -174,8 +175,9 @@ def everything() -> dict[str, dict]:
     first = (ROOT / ANSWERS).read_text(encoding="utf-8").split("\n## ")[0]
     todo = {FIRST: answer(first)} | {q: answer(body) for q, body in questions().items()}
     for guide, line in LINES:
-        if "--verify" in line:  # the lines before trained further studies: the table of all of them is made anew first
-            todo[f"before {guide}: {line}"] = {"module": "analyze_results", "arguments": ["--all-studies"]}
+        if {"--verify", "--check"} & set(line.split()):  # the lines before trained more: all is made anew first
+            for made in ("--all-studies", "--paper"):
+                todo[f"{made} before {guide}: {line}"] = {"module": "analyze_results", "arguments": [made]}
         todo[f"{guide}: {line}"] = command(line)
     for guide in CELLS:
         todo[guide] = {"python": "\n".join(small(cell) for cell in python_cells(guide)), "guide": guide}

@@ -793,4 +793,4 @@ def test_memory_stays_bounded(tmp_path, name, megabytes):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024  # of this program alone: exec starts it anew
-    assert peak < 120, f"{peak:.0f} MB"
+    assert peak < 140, f"{peak:.0f} MB"
