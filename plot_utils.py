@@ -170,7 +170,10 @@ def _save(build: Callable[..., Figure], data, folder: Path, stem: str, formats: 
             drawn = pages[captions]
             # level 3: files a little larger, written in half the time
             options = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}
-            metadata = {**_NO_DATES[kind], **({products.DATA: _sha256(data)} if kind == "png" else {})}
+            made_of = (
+                {products.DATA: _sha256(data)} if kind == "png" else {"Keywords": f"{products.DATA} {_sha256(data)}"}
+            )
+            metadata = {**_NO_DATES[kind], **made_of}
             with storage.atomic_path(folder / f"{stem}.{kind}") as temporary:
                 drawn.savefig(temporary, format=kind, metadata=metadata, **options)
     return folder / f"{stem}.{formats[0]}"

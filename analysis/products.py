@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 # drawing(folder, formats=…) writes a figure and returns the path of the first format: a functools.partial of plot_…
 Drawing = Callable[..., Path]
-DATA = "Data-SHA256"  # the text in a PNG that says what it was drawn from
+DATA = "Data-SHA256"  # the text in a figure that says what it was drawn from
 
 
 @dataclass
@@ -175,13 +176,16 @@ def is_of(path: Path, made: str | Drawing) -> bool:
     return drawn_from(path) == made.func.data_of(*made.args, **made.keywords)
 
 
-def drawn_from(png: Path) -> str:
-    """The checksum of its data that a PNG of plot_utils carries; '' where there is no such figure."""
+def drawn_from(figure: Path) -> str:
+    """The checksum of its data that a figure of plot_utils carries; '' where there is no such figure."""
     from PIL import Image
 
     try:
-        with Image.open(png) as opened:
-            return str(opened.info.get(DATA, ""))
+        if figure.suffix == ".png":
+            with Image.open(figure) as opened:
+                return str(opened.info.get(DATA, ""))
+        carried = re.search(rf"{DATA} ([0-9a-f]{{64}})".encode(), figure.read_bytes())
+        return carried[1].decode() if carried else ""
     except (OSError, SyntaxError, ValueError):
         return ""
 

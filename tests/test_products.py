@@ -123,6 +123,15 @@ def test_no_clock_is_asked_what_a_figure_was_drawn_from(study):
     assert sorted(stale) == sorted(f"gelu_{kind}.png" for kind in plot_utils.OF_ONE)
 
 
+def test_a_figure_in_any_format_says_what_it_was_drawn_from(tmp_path):
+    results = synthetic_study(n_trials=2)["gelu"]
+    expected = plot_utils.plot_divergence.data_of(results, "gelu")
+    for kind in ("png", "pdf", "svg"):
+        assert products.drawn_from(plot_utils.plot_divergence(results, "gelu", tmp_path, (kind,))) == expected
+    (tmp_path / "other.svg").write_text("<svg/>", encoding="utf-8")
+    assert products.drawn_from(tmp_path / "other.svg") == ""
+
+
 def test_a_folder_that_can_not_be_read_is_not_an_empty_one(study, monkeypatch, capsys):
     def refuse(folder=".", listdir=storage.os.listdir):
         if str(folder).endswith(("results", "checkpoints", "secret")):
