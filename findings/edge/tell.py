@@ -539,8 +539,8 @@ DEPARTURES = (
     "first; of C2, the arm in which the order varies too, one pass first.",
     'The arm "weights" of C1 was first trained in other orders too, by a mistake of the runner, noticed when both '
     "arms showed the same numbers. It was trained again; the other arm's outcomes were known by then.",
-    "Part of C1 and all of C2 were computed by a second process beside the runner, at a higher priority: the control had "
-    "to be finished.",
+    "Part of C1 and all of C2 were computed by a second process beside the runner, at a higher priority: the control "
+    "had to be finished.",
 )
 
 
