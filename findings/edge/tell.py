@@ -533,9 +533,9 @@ def answer(cells: dict[str, list[dict]]) -> list[str]:
 
 DEPARTURES = (
     "The first sitting had a twentieth of a core, where the plan counts on a whole one. What is missing above was not "
-    "computed; of C2 and K1 it is told what there was when the sitting ended. Of K1 that is ReLU and GELU at all rates; "
-    "a critical rate is told where an activation has all of them. What holds for five more activations, for the decoder "
-    "and for the held-out recipe is not known yet.",
+    "computed; of C2 and K1 it is told what there was when the sitting ended, of K1 that is ReLU and GELU at all "
+    "rates. A critical rate is told where an activation has all of them. What holds for five more activations, for the "
+    "decoder and for the held-out recipe is not known yet.",
     "The order of computing, decided by the time alone: of K1 and S1, ReLU and GELU side by side and the coarse rates "
     "first; of C2, the arm in which the order varies too, one pass first.",
     'The arm "weights" of C1 was first trained in other orders too, by a mistake of the runner, noticed when both '
