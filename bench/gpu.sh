@@ -62,7 +62,7 @@ export -f same_bits whole_study
 part machine 20 "$python" -c 'import platform, torch
 gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 print(f"{gpu}; Python {platform.python_version()}, torch {torch.__version__}, CUDA {torch.version.cuda}")'
-part tests 120 "$python" -m pytest -q -n 0 -p no:cacheprovider tests/test_gpu.py
+part tests 120 "$python" -m pytest -q -n 0 -m "slow or not slow" -p no:cacheprovider tests/test_gpu.py
 part bits 60 bash -c same_bits
 part study 120 bash -c "whole_study $study"
 throughput=(bench/train_throughput.py --preset "$preset" --steps "$steps" --activations gelu --no-compile --json "$out/steps.json")
