@@ -54,7 +54,7 @@ MUTATIONS = (
     ("models/smelu.py", "mul_(0.5 / beta)", "mul_(0.25 / beta)", "activations"),
     ("training/batches.py", "batch[:, :-1], batch[:, 1:]", "batch[:, :-1], batch[:, :-1]", "trial sampling"),
     ("training/batches.py", "counter=[0, 0, 0, step]", "counter=[0, 0, 0, 0]", "trial sampling"),
-    ("training/batches.py", "(bits + 1).view(dtype)", "(bits + 2).view(dtype)", "trial determinism sampling"),
+    ("training/batches.py", "(bits + 1).view(dtype)", "(bits + 2).view(dtype)", "train"),
     ("training/schedule.py", "(step + 1) / config.warmup_iters", "step / config.warmup_iters", "schedule"),
     ("training/schedule.py", "1 + math.cos(math.pi * progress)", "1 - math.cos(math.pi * progress)", "schedule"),
     ("training/schedule.py", "branch.ends - step) / (", "branch.ends - step - 1) / (", "schedule"),

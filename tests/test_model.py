@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from config import Config
-from model import CausalAttentionCPU, generate
+from model import Attention, CausalAttentionCPU, generate
 from models.architectures import build_model
 
 TINY = {"preset": "smoke", "device": "cpu", "precision": "float32"}
@@ -145,3 +145,14 @@ def test_generation_is_repeatable_and_leaves_the_model_as_it_was():
     assert model.training
     greedy = generate(model, prompt, 5, temperature=0)
     assert greedy[0, 1] == model.eval()(prompt)[0, -1].argmax()
+
+
+def test_attention_under_dropout_sees_no_future():
+    """Trained with dropout another function computes attention than without; so unlikely a dropout drops nothing."""
+    torch.manual_seed(0)
+    attention = Attention(Config(preset="smoke", n_embd=32, n_head=2, dropout=1e-12, device="cpu")).train()
+    x = torch.randn(2, 12, 32)
+    later = torch.cat((x[:, :7], torch.randn(2, 5, 32)), 1)
+    a, b = attention(x), attention(later)
+    assert torch.allclose(a[:, :7], b[:, :7], atol=1e-6) and not torch.allclose(a[:, 7:], b[:, 7:], atol=1e-3)
+    torch.testing.assert_close(a, attention.eval()(x), atol=1e-5, rtol=1e-4)

@@ -988,3 +988,16 @@ def test_error_rates_by_simulation():
         assert ours + covered == replications  # the interval and the test are one
         if naive_rate:
             assert abs(naive / replications - naive_rate) < tolerance(naive_rate)
+
+
+def test_the_bootstraps_error_is_a_sample_deviation():
+    """Two resamples a and b have the sample deviation |a - b| / √2, their quantiles are on the line between them."""
+    rng = np.random.default_rng(5)
+    stacks = []
+    for _ in range(2):
+        pd = rng.uniform(0.1, 0.2, (5, 5, 8))
+        stacks.append((pd + pd.transpose(1, 0, 2)) / 2)
+    found = sig.multi_bootstrap(*stacks, replications=2)
+    share = stats.norm.cdf(-np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
+    apart = np.log(found.high / found.low) / (1 - 2 * share)
+    assert found.se == pytest.approx(apart / np.sqrt(2), rel=1e-9)
