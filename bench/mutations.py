@@ -69,7 +69,7 @@ MUTATIONS = (
         "training/trial.py",
         "        self.optimiser.use_master_weights()\n        self.model.eval()",
         "        self.model.eval()",
-        "trial determinism",
+        "verify",
     ),
     ("training/experiment.py", "np.std(values, ddof=1)", "np.std(values)", "experiment train"),
     ("audit.py", "leak <= 1e-6 * effect", "leak <= 1e6 * effect", "audit"),
