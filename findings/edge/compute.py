@@ -288,6 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--hours", type=float, default=24.0, help="stop after so many")
     parser.add_argument("--publish", nargs="*", metavar="TABLE", help="copy what there is to findings/edge/measured")
+    parser.add_argument("--only", choices=("clicks", "decoder"), help="these networks alone: one process for each kind")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.publish is not None:
@@ -306,7 +307,7 @@ def main() -> None:
         if time.time() > ends:
             break
         began = time.time()
-        if path_of(kind, cell, seeds).exists():
+        if args.only not in (None, kind) or path_of(kind, cell, seeds).exists():
             continue
         compute(kind, cell, seeds)
         done += 1
