@@ -1,5 +1,6 @@
 """The kernels of native.cpp, and models whose layers compute with them, against independent computations in float64."""
 
+import copy
 import math
 import os
 import subprocess
@@ -299,6 +300,17 @@ def test_layers_of_ones_own_in_another_precision_and_in_place(smoke_config):
     assert loss == pytest.approx(exact_loss, rel=0.01)
     for name, gradient in exact.items():
         assert apart(ours[name], gradient) < 1.2 * apart(theirs[name], gradient) + 0.005, name
+
+
+def test_a_copy_computes_with_weights_of_its_own(smoke_config):
+    config = fitting(smoke_config)
+    model = with_kernels(learned(config, "gelu", 65, BF16))
+    other, plain = copy.deepcopy(model).double(), learned(config, "gelu", 65, torch.float64)
+    with torch.no_grad():
+        for p in (*other.parameters(), *plain.parameters()):
+            p.mul_(0.5)
+    x = torch.arange(32)[None]
+    assert torch.equal(other(x), plain(x))
 
 
 def test_two_passes_before_one_backward(smoke_config):

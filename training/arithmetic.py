@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import MethodType
 
 import torch
 from torch import nn
@@ -43,39 +44,31 @@ def use_kernels(model: LanguageModel) -> None:
     tables: dict[str, native.Table] = {}
     for module in model.modules():
         if type(module) is LayerNorm and module.bias is None and native.layer_norm_fits(len(module.weight)):
-            module.forward = _layer_norm(module, module.forward)
+            module.forward = MethodType(_layer_norm, module)  # methods: a copy of the model has its own
         elif type(module) is Attention and not module.dropout:
-            module.attend = _attention(module, module.attend)
+            module.attend = MethodType(_attend, module)
         elif type(module) in COSTLY and not getattr(module, "inplace", False):
             function = repr(module)  # with its parameters
             if function not in tables:
                 tables[function] = native.Table(module.forward)
             module.forward = tables[function]
-    model.cross_entropy = _cross_entropy(model.cross_entropy)
+    model.cross_entropy = MethodType(_cross_entropy, model)
 
 
-def _layer_norm(module: LayerNorm, plain: Callable) -> Callable:
-    def forward(x):
-        return native.layer_norm(x, module.weight) if x.dtype is torch.bfloat16 else plain(x)
-
-    return forward
+def _layer_norm(self: LayerNorm, x: torch.Tensor) -> torch.Tensor:
+    return native.layer_norm(x, self.weight) if x.dtype is torch.bfloat16 else LayerNorm.forward(self, x)
 
 
-def _attention(module: Attention, plain: Callable) -> Callable:
-    def attend(qkv):
-        fits = native.attention_fits(qkv.shape[1], qkv.shape[2] // 3, module.n_head)
-        return native.attention(qkv, module.n_head) if fits and qkv.dtype is torch.bfloat16 else plain(qkv)
-
-    return attend
+def _attend(self: Attention, qkv: torch.Tensor) -> torch.Tensor:
+    if qkv.dtype is torch.bfloat16 and native.attention_fits(qkv.shape[1], qkv.shape[2] // 3, self.n_head):
+        return native.attention(qkv, self.n_head)
+    return Attention.attend(self, qkv)
 
 
-def _cross_entropy(plain: Callable) -> Callable:
-    def cross_entropy(logits, targets):
-        if logits.dtype is not torch.bfloat16 or logits.shape[-1] > native.MAX_V:
-            return plain(logits, targets)
-        return native.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    return cross_entropy
+def _cross_entropy(self: LanguageModel, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if logits.dtype is not torch.bfloat16 or logits.shape[-1] > native.MAX_V:
+        return type(self).cross_entropy(self, logits, targets)
+    return native.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 # -- torch.compile ------------------------------------------------------------------------------------------------
