@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,7 @@ PLAN = {
 }
 
 
-def command(name: str, trials: int, tiny: str) -> list[str]:
-    planned = PLAN[name]
+def command(name: str, planned: Planned, trials: int, tiny: str = "") -> list[str]:
     flags = [flag.format(tiny=tiny) for flag in planned.flags]
     return [
         *(sys.executable, str(ROOT / "train.py"), "--quiet", "--preset", "quick", "--schedule", "trunk"),
@@ -60,25 +60,25 @@ def command(name: str, trials: int, tiny: str) -> list[str]:
     ]
 
 
-def trained(name: str) -> int:
+def trained(name: str, planned: Planned) -> int:
     """Trials that every activation of a study has a checkpoint of."""
     folder = ROOT / "studies" / name / "checkpoints"
-    return min(len(storage.trial_numbers(folder, activation)) for activation in PLAN[name].activations)
+    return min(len(storage.trial_numbers(folder, activation)) for activation in planned.activations)
 
 
-def train(name: str, trials: int, tiny: str, ends: float) -> bool:
+def train(name: str, planned: Planned, trials: int, ends: float, tiny: str = "") -> bool:
     """Whether the study got that far before the time was over."""
     left = ends - time.time()
     if left < 60:
         return False
     begun = time.time()
-    process = subprocess.Popen(command(name, trials, tiny), cwd=ROOT)
+    process = subprocess.Popen(command(name, planned, trials, tiny), cwd=ROOT)
     try:
         code = process.wait(left)
     except subprocess.TimeoutExpired:
         process.terminate()  # it saves what it has
         process.wait()
-        print(f"{name}: stopped, {trained(name)} trials of each", flush=True)
+        print(f"{name}: stopped, {trained(name, planned)} trials of each", flush=True)
         return False
     if code:
         raise SystemExit(f"{name}: train.py ended with {code}; see above")
@@ -103,11 +103,11 @@ def compact(results: dict) -> dict:
     return kept | {"content_sha256": storage.sha256_json(kept)}
 
 
-def publish() -> None:
-    """Copy the finished results to findings/measured, as `compact` has them."""
-    for name in PLAN:
+def publish(names: Iterable[str], measured: Path) -> None:
+    """Copy the finished results to a folder, as `compact` has them."""
+    for name in names:
         for path in sorted((ROOT / "studies" / name / "results").glob("*_results.json")):
-            target = MEASURED / name / "results" / path.name
+            target = measured / name / "results" / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             results = compact(storage.read_results(path))
             target.write_text(json.dumps(results, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
@@ -122,13 +122,13 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="copy what is finished to findings/measured")
     args = parser.parse_args()
     if args.publish:
-        publish()
+        publish(PLAN, MEASURED)
         return
     tiny, ends = args.tiny_shakespeare, time.time() + 3600 * args.hours
     names = args.studies or list(PLAN)
     for amount in ("first", "most"):
         for name in names:
-            if not train(name, getattr(PLAN[name], amount), tiny, ends):
+            if not train(name, PLAN[name], getattr(PLAN[name], amount), ends, tiny):
                 return
 
 
