@@ -226,6 +226,11 @@ def main(argv: list[str] | None = None) -> int:
         *((product.flag, functools.partial(_make, product), product.help) for product in further),
     ):
         action.add_argument(flag, dest="mode", action="store_const", const=mode, default=_analyse, help=text)
+    queries = questions.hooks("QUERIES")
+    for query in queries:
+        action.add_argument(query.flag, nargs="+", metavar="STUDY", help=query.help)
+        for name, options in query.options.items():
+            parser.add_argument(f"--{name.replace('_', '-')}", **options)
     args = parser.parse_args(argv)
     try:
         given = {
@@ -238,6 +243,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.baseline or args.contrast:
             with command_line():
                 ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
+        for query in queries:
+            if studies := getattr(args, query.flag.strip("-").replace("-", "_")):
+                print(query.run(studies, Folder.of(config, args.studies_dir), args))
+                return 0
         with _page(args.width):
             return args.mode(Folder.of(config, args.studies_dir), args)
     except UserError as error:

@@ -40,6 +40,7 @@ import storage
 from analysis.sequential import LOOKS, decide, repeated_p
 from bench.claims import claim_rates
 from config import Parser
+from questions.extrapolate.law import Cell, predict
 from questions.studies import pooling as several
 from significance import PRIOR_DF, compare_pd, holm, naive_pairs_test
 
@@ -632,6 +633,65 @@ def claims(rng, replications):
     yield from claim_rates(rng, max(3, replications // 20), pd_chunks)
 
 
+# ---------------------------------------------------------------- a law of width and steps
+
+LENGTHS = (650, 1300, 2600, 5200)
+DESIGNS = {  # {study: (width, lengths)}, and the models asked for
+    "3 widths × 4 lengths": ({f"w{w}": (w, LENGTHS) for w in (32, 64, 128)}, (256, 10400)),
+    "3 widths": ({f"w{w}": (w, LENGTHS[:1]) for w in (32, 64, 128)}, (256, 650)),
+    "4 widths": ({f"w{w}": (w, LENGTHS[:1]) for w in (32, 64, 128, 256)}, (512, 650)),
+    "4 lengths": ({"w64": (64, LENGTHS)}, (64, 10400)),
+}
+LAWS = {  # the mean PD of models of width w after s steps
+    "power": lambda w, s: 0.14 * (w / 64) ** -0.1 * (s / 1300) ** -0.05,
+    "floor": lambda w, s: 0.1 + 0.04 * (64 / w) * (s / 1300) ** -0.2,
+    "kink": lambda w, s: 0.14 * (w / 64) ** -0.1 * (max(w, 128) / 128) ** -0.3 * (max(s, 2600) / 2600) ** -0.15,
+    "one diverged": lambda w, s: 0.14 * (2 if w == 128 else 1),
+}
+
+
+def _cells(rng, studies, mean_pd, n):
+    """A trial's branches go along with one another (ρ = .7); losses fall with the size."""
+    cells = []
+    for name, (width, lengths) in studies.items():
+        trunk = rng.standard_normal(n)
+        for steps in lengths:
+            own = SD_PD * math.sqrt(0.3) * (0.7 * trunk + math.sqrt(0.51) * rng.standard_normal(n))
+            noise = np.triu(SD_PD * math.sqrt(0.4) * rng.standard_normal((n, n)), 1)
+            pd = mean_pd(width, steps) * (1 + own[:, None] + own + noise + noise.T)
+            np.fill_diagonal(pd, 0)
+            losses = 2 - 0.05 * math.log(width * steps) + 0.005 * rng.standard_normal(n)
+            cells.append(Cell(name, width, steps, pd, losses))
+    return cells
+
+
+def extrapolation(rng, replications):
+    """PD of a larger or longer training predicted from small studies: how often the 95 % interval holds the mean PD
+    that is then measured, and how often nothing is predicted, where PD is a power law and where it isn't. One in twenty
+    of the replications."""
+    for (law, mean_pd), (design, (studies, target)), n in itertools.product(LAWS.items(), DESIGNS.items(), (3, 5, 8)):
+        if law != "power" and design == "4 lengths":
+            continue
+        predicted, inside, widths = 0, 0, []
+        for _ in range(max(3, replications // 20)):
+            try:
+                pd = predict(_cells(rng, studies, mean_pd, n), *target).pd
+            except ValueError:
+                continue
+            (new,) = _cells(rng, {"new": (target[0], target[1:])}, mean_pd, n)
+            predicted += 1
+            inside += pd.low <= new.pd.sum() / (n * (n - 1)) <= pd.high
+            widths.append(50 * math.log(pd.high / pd.low))
+        yield {
+            "law": law,
+            "studies": design,
+            "n": n,
+            "not predicted %": f"{100 - 100 * predicted / max(3, replications // 20):.1f}",
+            "inside %": f"{100 * inside / predicted:.1f}" if predicted else "",
+            "± %": f"{np.median(widths):.1f}" if predicted else "",
+        }
+
+
 # ---------------------------------------------------------------- all tables
 
 
@@ -660,6 +720,7 @@ TABLES = {
     "heterogeneity": heterogeneity,
     "report": whole_reports,
     "claims": claims,
+    "extrapolation": extrapolation,
 }
 
 

@@ -6,6 +6,7 @@ they need when they are called), and gives what it has of
     PRODUCTS    what is made of a study: analysis.products.Product
     MODES       what train.py does on a flag of its own: Mode
     PARTS       what a trial may have beside its plain steps: "module:class" of a training.parts.Part
+    QUERIES     what analyze_results.py answers of several studies on a flag of its own: Query
     JOBS        {name: function} trained in the place of a trial, by the worker processes of training/pool.py
     STATUS      lines of train.py --status: functions (folder of results) -> lines
     AMENDED     what a folder records about the study in it: functions (study, folder of results) -> study
@@ -17,7 +18,16 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-NAMES = ("until_decided", "where", "remedies", "sources", "clock", "studies", "foreign")  # in the order of the report
+NAMES = (
+    "until_decided",
+    "where",
+    "remedies",
+    "sources",
+    "clock",
+    "studies",
+    "extrapolate",
+    "foreign",
+)  # in the order of the report
 
 
 LOGGED = ("activation", "overwrite", "no_strict_audit", "tensorboard", "track")  # flags of modes that train a study
@@ -37,6 +47,16 @@ class Mode:
     options: Mapping[str, dict] = field(
         default_factory=dict
     )  # {flag that is for this mode alone: its argparse keywords}
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A question of some studies, named behind `flag`. `run`(studies, folder, args): the text of the answer."""
+
+    flag: str
+    help: str
+    run: Callable
+    options: Mapping[str, dict] = field(default_factory=dict)  # {flag that is for it alone: its argparse keywords}
 
 
 def later(address: str) -> Callable:

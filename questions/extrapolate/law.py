@@ -1,0 +1,183 @@
+"""PD as a power of width and steps: the fit, a prediction with its interval, what speaks against it. Pure functions.
+
+ln PD = a + b ln(width) + c ln(steps), by least squares over cells: one (study, width, steps) each, whose value is the
+mean of its trials' log pseudo-values (significance.log_pseudo_values), ln of its mean PD. A study's trials are its
+independent units: its cells, the branches of one trunk, share them. So any weighted sum of the cells is, of each study,
+a mean over its trials, and has that mean's variance; those of several studies add up (Welch & Satterthwaite).
+
+bench/calibration.py, table `extrapolation`, measures how often the intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy
+
+from significance import log_pseudo_values
+
+AXES = ("width", "steps")
+POINTS = 3  # different values of an axis that is left: two lie on every line
+SPAN = 4  # from the least to the greatest of them, at least
+BENT = 0.05  # the p below which the cells are said not to lie on a power law
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One study's models of one width and length: their PD (n, n), and their losses (n,) in nats per token."""
+
+    study: str
+    width: int
+    steps: int
+    pd: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.width, self.steps
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """`pd`: of the mean over the pairs of `trials` trainings; `exponents`: of each axis that varies."""
+
+    pd: Estimate
+    trials: int
+    exponents: dict[str, Estimate] = field(default_factory=dict)
+
+
+def _logs(cells: Sequence[Cell]) -> np.ndarray:
+    return np.log(np.array([cell.at for cell in cells], dtype=float))
+
+
+def _varying(cells: Sequence[Cell]) -> list[int]:
+    return [k for k in range(len(AXES)) if len({cell.at[k] for cell in cells}) > 1]
+
+
+def _design(logs: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    return np.column_stack([np.ones(len(logs)), *(logs[:, k] for k in axes)])
+
+
+def _bends(logs: np.ndarray, axes: Sequence[int], cells: Sequence[Cell]) -> dict[str, np.ndarray]:
+    """What a law that isn't a power law has beside, one column each: a bend along an axis of three points or more, and
+    a slope that changes along the other axis."""
+    columns = {AXES[k]: logs[:, k] ** 2 for k in axes if len({cell.at[k] for cell in cells}) >= POINTS}
+    return columns | ({"width with steps": logs[:, 0] * logs[:, 1]} if len(axes) == len(AXES) else {})
+
+
+def _weighted(cells: Sequence[Cell], weights: np.ndarray) -> tuple[float, float, float]:
+    """(value, variance, degrees of freedom) of a weighted sum of the cells' ln PD."""
+    value, parts = 0.0, []
+    for study in dict.fromkeys(cell.study for cell in cells):
+        own = [(w, log_pseudo_values(c.pd)) for w, c in zip(weights, cells, strict=True) if c.study == study]
+        per_trial = sum(w * logs for w, logs in own)
+        value += per_trial.mean()
+        parts.append((per_trial.var(ddof=1) / len(per_trial), len(per_trial) - 1))
+    variance = sum(v for v, _ in parts)
+    return float(value), float(variance), float(variance**2 / max(sum(v * v / df for v, df in parts), 1e-300))
+
+
+def problem(cells: Sequence[Cell], width: int, steps: int) -> str:
+    """Why nothing can be said about that width and length; '' where something can."""
+    axes = _varying(cells)
+    for k, (axis, target) in enumerate(zip(AXES, (width, steps), strict=True)):
+        values = sorted({cell.at[k] for cell in cells})
+        low, high = values[0], values[-1]
+        if low <= target <= high:
+            continue
+        if len(values) < POINTS or high < SPAN * low:
+            shown = ", ".join(map(str, values))
+            needed = f"{POINTS} values, {SPAN} times apart, are needed"
+            return f"{axis} {target} lies outside of what there is ({shown}): {needed}"
+        if not low * low / high <= target <= high * high / low:
+            return f"{axis} {target} is farther out than {low} to {high} is wide"
+    if len(cells) <= len(axes) + 1:
+        return f"{len(cells)} cells for {len(axes) + 1} numbers of the law: a law is always found"
+    if worse := _worse(cells):
+        return worse
+    logs = _logs(cells)
+    columns = _bends(logs, axes, cells)
+    for name, column in columns.items():
+        size, variance, df = _weighted(cells, _beyond(logs, axes, column)[0])
+        p = 2 * scipy.stats.t.sf(abs(size) / math.sqrt(variance), df) if variance > 0 else 1.0
+        if p < BENT / len(columns):
+            return f"PD is not a power of {name} here (p = {p:.2g}): it bends, or a study differs in more than its size"
+    return ""
+
+
+def _worse(cells: Sequence[Cell]) -> str:
+    """A study that has learnt less than a smaller one as long, by more than chance: its recipe doesn't fit its size."""
+    for large in cells:
+        for small in cells:
+            gap = large.losses.mean() - small.losses.mean()
+            noise = math.sqrt(sum(c.losses.var(ddof=1) / len(c.losses) for c in (large, small)))
+            if large.steps == small.steps and large.width > small.width and gap > 4 * noise + 0.01:
+                return (
+                    f"{large.study} has a higher loss ({large.losses.mean():.3f}) than {small.study} of width "
+                    f"{small.width} ({small.losses.mean():.3f}): another learning rate first"
+                )
+    return ""
+
+
+def _beyond(logs: np.ndarray, axes: Sequence[int], column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the law doesn't have of one more column: the weights of the cells in its coefficient, and the column as the
+    law would have it."""
+    design = _design(logs, axes)
+    onto = np.linalg.pinv(design) @ column
+    rest = column - design @ onto
+    return rest / (rest @ rest), onto
+
+
+def predict(cells: Sequence[Cell], width: int, steps: int, trials: int | None = None) -> Prediction:
+    """PD of models of that width and length, with a 95 % interval.
+
+    Args:
+        cells: of three trials or more each.
+        trials: how many trainings of them there will be; their own chance is in the interval. Default: as here.
+
+    The variance has three parts: that of the fit, that of the new trainings' mean, and for each bend that the cells may
+    have what it would move the prediction by, as far as it is larger than chance makes it.
+
+    Raises:
+        ValueError: `problem` says why not.
+    """
+    if why := problem(cells, width, steps):
+        raise ValueError(why)
+    axes, logs = _varying(cells), _logs(cells)
+    design = _design(logs, axes)
+    inverse = np.linalg.pinv(design)  # (numbers of the law, cells)
+    target = _logs([Cell("", width, steps, np.empty(0), np.empty(0))])
+    x = _design(target, axes)[0]
+    value, variance, df = _weighted(cells, x @ inverse)
+
+    trials = trials or round(float(np.median([len(cell.pd) for cell in cells])))
+    spreads = [(log_pseudo_values(cell.pd).var(ddof=1), len(cell.pd) - 1) for cell in cells]
+    new = sum(v for v, _ in spreads) / len(spreads) / trials
+    trainings = sum({cell.study: len(cell.pd) - 1 for cell in cells}.values())
+    total = variance + new
+    df = total**2 / max(variance**2 / df + new**2 / trainings, 1e-300)
+    at = {**{AXES[k]: target[0, k] ** 2 for k in axes}, "width with steps": target[0, 0] * target[0, 1]}
+    for name, column in _bends(logs, axes, cells).items():
+        weights, onto = _beyond(logs, axes, column)
+        size, own, _ = _weighted(cells, weights)
+        total += max(0.0, size**2 - own) * (at[name] - x @ onto) ** 2
+    exponents = {AXES[k]: _estimate(*_weighted(cells, inverse[1 + i])) for i, k in enumerate(axes)}
+    ln = _estimate(value, total, df)
+    return Prediction(Estimate(*(math.exp(v) for v in (ln.value, ln.low, ln.high))), trials, exponents)
+
+
+def _estimate(value: float, variance: float, df: float) -> Estimate:
+    reach = scipy.stats.t.ppf(0.975, max(df, 1)) * math.sqrt(variance)
+    return Estimate(value, value - reach, value + reach)
