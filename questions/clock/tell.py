@@ -39,7 +39,7 @@ KINDS = ("weights", "predictions")
 FORGOTTEN = 1e-3  # a PD below it: about a hundredth of what other seeds give
 FLOOR = 1e-10  # of a PD: float64's rounding of the sums
 TOGETHER = "all smooth"  # the planned contrast
-LEVEL = 0.01  # of all tests of the page together: so a report and its clock, too, claim anything in at most 1 of 10
+LEVEL = 0.0025  # of all tests of the page together: so a report and its clock, too, claim anything in at most 1 of 10
 
 
 # -- one twin -----------------------------------------------------------------------------------------------------

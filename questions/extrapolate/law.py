@@ -147,8 +147,8 @@ def predict(cells: Sequence[Cell], width: int, steps: int, trials: int | None = 
         cells: of three trials or more each.
         trials: how many trainings of them there will be; their own chance is in the interval. Default: as here.
 
-    The variance has three parts: that of the fit, that of the new trainings' mean, and for each bend that the cells may
-    have what it would move the prediction by, as far as it is larger than chance makes it.
+    The variance has three parts: that of the fit, that of the new trainings' mean, and what the worst of the bends that
+    the cells may have would move the prediction by, as far as it is larger than chance makes it.
 
     Raises:
         ValueError: `problem` says why not.
@@ -169,10 +169,12 @@ def predict(cells: Sequence[Cell], width: int, steps: int, trials: int | None = 
     total = variance + new
     df = total**2 / max(variance**2 / df + new**2 / trainings, 1e-300)
     at = {**{AXES[k]: target[0, k] ** 2 for k in axes}, "width with steps": target[0, 0] * target[0, 1]}
+    moved = [0.0]
     for name, column in _bends(logs, axes, cells).items():
         weights, onto = _beyond(logs, axes, column)
         size, own, _ = _weighted(cells, weights)
-        total += max(0.0, size**2 - own) * (at[name] - x @ onto) ** 2
+        moved.append(max(0.0, size**2 - own) * (at[name] - x @ onto) ** 2)
+    total += max(moved)
     exponents = {AXES[k]: _estimate(*_weighted(cells, inverse[1 + i])) for i, k in enumerate(axes)}
     ln = _estimate(value, total, df)
     return Prediction(Estimate(*(math.exp(v) for v in (ln.value, ln.low, ln.high))), trials, exponents)
