@@ -20,6 +20,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import EllipsisType
 
 if sys.flags.safe_path:  # python -I and -P leave the program's own folder out
     sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -57,7 +58,7 @@ def _study(all_results: Mapping[str, dict] | Study, baseline: str | None, contra
     if baseline is None and contrast is None:
         return Study.of(all_results)
     contrast = [contrast] if isinstance(contrast, str) else contrast
-    all_results = all_results.all_results if isinstance(all_results, Study) else all_results
+    all_results = Study.of(all_results).all_results
     return Study(all_results, question=Question.of(all_results, baseline, contrast))
 
 
@@ -125,7 +126,7 @@ def plan_trials(all_results: Mapping[str, dict], reductions: Iterable[float] = R
 
 def generate_final_report(
     all_results: Mapping[str, dict],
-    save_path: str | os.PathLike | None = "results/FINAL_REPORT.md",
+    save_path: str | os.PathLike | EllipsisType | None = ...,
     plots_dir: str | os.PathLike | None = None,
     baseline: str | None = None,
     contrast: Iterable[str] | None = None,
@@ -133,7 +134,8 @@ def generate_final_report(
     """Write the report as Markdown, and beside it as one HTML file with its figures inside; return the Markdown.
 
     Args:
-        save_path: where; the HTML has the same name with .html. None writes nothing.
+        save_path: where; the HTML has the same name with .html. None writes nothing. Default: FINAL_REPORT.md beside
+            the results, in `results` where they are of no one folder.
         plots_dir: where the figures are, by default `plots` beside the folder of `save_path`. Those that are missing
             are left out.
         baseline: what the others are compared with; contrast: those that are compared with it together. Default: what
@@ -143,7 +145,10 @@ def generate_final_report(
         UserError: there are no results, or they are of different settings, or none of what the question names.
         storage.StorageError: the disk refuses.
     """
-    return report.write_report(_study(all_results, baseline, contrast), save_path, plots_dir)
+    study = _study(all_results, baseline, contrast)
+    if save_path is ...:
+        save_path = study.folder / "FINAL_REPORT.md"
+    return report.write_report(study, save_path, plots_dir)
 
 
 def write_all(results_dir: str | os.PathLike = "results", plots_dir: str | os.PathLike = "plots") -> list[Path]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -89,6 +90,8 @@ def run_experiment(config: Config, activation: str, **options):
         Interrupted: a KeyboardInterrupt, with everything saved.
     """
     _check_names([activation])
+    if unknown := options.keys() - inspect.signature(run_study).parameters.keys():
+        raise TypeError(f"run_experiment() has no option {min(unknown)!r}: settings are the config's")
     results = run_study(config, [activation], **options)[activation]
     models, tokenizer = [], None
     for record in results["trials"]:

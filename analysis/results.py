@@ -298,8 +298,13 @@ def measure(all_results: Mapping[str, dict], without: int | None = None) -> dict
     """Every activation as `Measured`, in the order of the study; `without`: a trial to leave out of all.
 
     Raises:
-        UserError: there are no results, or they are of different settings.
+        UserError: it is something else, there are no results, or they are of different settings.
     """
+    shape = "{activation: results}, as load_all_results gives"
+    if not isinstance(all_results, Mapping):
+        raise UserError(f"all_results is a {type(all_results).__name__}; it must be {shape}")
+    if "trials" in all_results:
+        raise UserError(f"all_results has the results of {all_results.get('activation')} alone; it must be {shape}")
     if not all_results:
         raise UserError("no results to analyse; train first (python train.py) or name another folder (--results-dir)")
     refuse_mixture(all_results)

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -167,6 +168,14 @@ class Study:
     def of(cls, results: Mapping[str, dict] | Study) -> Study:
         """The study of these results; a study is returned as it is."""
         return results if isinstance(results, Study) else cls(results)
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie, by what they record; `results` where they record no one folder, or aren't there."""
+        recorded = {str(m.record("config").get("results_dir") or "results") for m in self.measured.values()}
+        folder = Path(recorded.pop())
+        there = not recorded and all((folder / f"{name}_results.json").is_file() for name in self.measured)
+        return folder if there else Path("results")
 
     # the activations
 

@@ -15,6 +15,7 @@ from analysis import tables
 from analysis.study import Study
 from analyze_results import (
     calculate_statistical_significance,
+    generate_final_report,
     plan_trials,
     rank_activations,
     results_frame,
@@ -558,6 +559,25 @@ def test_neither_torch_nor_pandas_is_imported_until_needed(tmp_path):
     utf8 = speaking_utf8()
     done = subprocess.run(command, cwd=ROOT, env=utf8, capture_output=True, check=True, encoding="utf-8")
     assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("shape", ["results", ("relu", "gelu"), {"activation": "relu", "trials": []}])
+def test_another_shape_is_one_clear_line(shape):
+    for function in (calculate_statistical_significance, rank_activations, results_frame, generate_final_report):
+        with pytest.raises(UserError, match=r"it must be \{activation: results\}, as load_all_results gives"):
+            function(shape)
+
+
+def test_the_report_lies_beside_its_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = synthetic_study(("relu", "gelu"))
+    generate_final_report(study)  # which lie nowhere
+    assert Path("results/FINAL_REPORT.md").exists()
+    for results in study.values():
+        results["config"] = {**results["config"], "results_dir": "studies/own/results"}
+    write_study(tmp_path / "studies/own/results", study)
+    generate_final_report(study)
+    assert Path("studies/own/results/FINAL_REPORT.html").exists()
 
 
 def test_star_imports_give_the_documented_names():

@@ -61,6 +61,11 @@ def test_run_experiment_returns_results_models_and_tokenizer(finished):
     assert [p["model_pair"] for p in results["reproducibility_metrics"]] == ["1_vs_2", "1_vs_3", "2_vs_3"]
 
 
+def test_a_setting_among_the_options_blames_the_function_called(smoke_config):
+    with pytest.raises(TypeError, match=r"^run_experiment\(\) has no option 'trials'"):
+        train.run_experiment(smoke_config, "relu", trials=2)
+
+
 def test_files_are_where_the_contract_says(finished):
     config = finished[0]
     assert (Path(config.results_dir) / "smelu_05_results.json").is_file()
