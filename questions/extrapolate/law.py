@@ -11,7 +11,7 @@ bench/calibration.py, table `extrapolation`, measures how often the intervals ho
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,13 @@ AXES = ("width", "steps")
 POINTS = 3  # different values of an axis that is left: two lie on every line
 SPAN = 4  # from the least to the greatest of them, at least
 BENT = 0.05  # the p below which the cells are said not to lie on a power law
+
+
+BENDS = {
+    "width": lambda logs: logs[:, 0] ** 2,
+    "steps": lambda logs: logs[:, 1] ** 2,
+    "width with steps": lambda logs: logs[:, 0] * logs[:, 1],
+}
 
 
 @dataclass(frozen=True)
@@ -66,15 +73,17 @@ def _varying(cells: Sequence[Cell]) -> list[int]:
     return [k for k in range(len(AXES)) if len({cell.at[k] for cell in cells}) > 1]
 
 
-def _design(logs: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    return np.column_stack([np.ones(len(logs)), *(logs[:, k] for k in axes)])
+def _design(logs: np.ndarray, axes: Sequence[int], bends: Iterable[str] = ()) -> np.ndarray:
+    """The law's columns: 1, ln of each axis, and further ones by their names in `BENDS`."""
+    return np.column_stack([np.ones(len(logs)), *(logs[:, k] for k in axes), *(BENDS[name](logs) for name in bends)])
 
 
-def _bends(logs: np.ndarray, axes: Sequence[int], cells: Sequence[Cell]) -> dict[str, np.ndarray]:
-    """What a law that isn't a power law has beside, one column each: a bend along an axis of three points or more, and
-    a slope that changes along the other axis."""
-    columns = {AXES[k]: logs[:, k] ** 2 for k in axes if len({cell.at[k] for cell in cells}) >= POINTS}
-    return columns | ({"width with steps": logs[:, 0] * logs[:, 1]} if len(axes) == len(AXES) else {})
+def _to_be_seen(cells: Sequence[Cell]) -> list[str]:
+    """What a law that isn't a power law has beside, as far as these cells show it: a bend along an axis of three points
+    or more, and a slope that changes along the other axis."""
+    axes = _varying(cells)
+    bends = [AXES[k] for k in axes if len({cell.at[k] for cell in cells}) >= POINTS]
+    return bends + ["width with steps"] * (len(axes) == len(AXES))
 
 
 def _weighted(cells: Sequence[Cell], weights: np.ndarray) -> tuple[float, float, float]:
@@ -107,12 +116,11 @@ def problem(cells: Sequence[Cell], width: int, steps: int) -> str:
         return f"{len(cells)} cells for {len(axes) + 1} numbers of the law: a law is always found"
     if worse := _worse(cells):
         return worse
-    logs = _logs(cells)
-    columns = _bends(logs, axes, cells)
-    for name, column in columns.items():
-        size, variance, df = _weighted(cells, _beyond(logs, axes, column)[0])
+    design, bends = _design(_logs(cells), axes), _to_be_seen(cells)
+    for name in bends:
+        size, variance, df = _weighted(cells, _beyond(design, BENDS[name](_logs(cells)))[0])
         p = 2 * scipy.stats.t.sf(abs(size) / math.sqrt(variance), df) if variance > 0 else 1.0
-        if p < BENT / len(columns):
+        if p < BENT / len(bends):
             return f"PD is not a power of {name} here (p = {p:.2g}): it bends, or a study differs in more than its size"
     return ""
 
@@ -131,55 +139,58 @@ def _worse(cells: Sequence[Cell]) -> str:
     return ""
 
 
-def _beyond(logs: np.ndarray, axes: Sequence[int], column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _beyond(design: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the law doesn't have of one more column: the weights of the cells in its coefficient, and the column as the
     law would have it."""
-    design = _design(logs, axes)
     onto = np.linalg.pinv(design) @ column
     rest = column - design @ onto
     return rest / (rest @ rest), onto
 
 
 def predict(cells: Sequence[Cell], width: int, steps: int, trials: int | None = None) -> Prediction:
-    """PD of models of that width and length, with a 95 % interval.
+    """PD of models of that width and length by the power law, with a 95 % interval.
 
     Args:
         cells: of three trials or more each.
         trials: how many trainings of them there will be; their own chance is in the interval. Default: as here.
-
-    The variance has three parts: that of the fit, that of the new trainings' mean, and what the worst of the bends that
-    the cells may have would move the prediction by, as far as it is larger than chance makes it.
 
     Raises:
         ValueError: `problem` says why not.
     """
     if why := problem(cells, width, steps):
         raise ValueError(why)
+    return extended(cells, width, steps, trials)
+
+
+def extended(
+    cells: Sequence[Cell], width: int, steps: int, trials: int | None = None, bends: Sequence[str] = ()
+) -> Prediction:
+    """As `predict`, of a law that may have some of `BENDS`, whether or not something speaks against it.
+
+    The variance has three parts: that of the fit, that of the new trainings' mean, and what the worst of the bends that
+    the cells may have would move the prediction by, as far as it is larger than chance makes it.
+    """
     axes, logs = _varying(cells), _logs(cells)
-    design = _design(logs, axes)
-    inverse = np.linalg.pinv(design)  # (numbers of the law, cells)
     target = _logs([Cell("", width, steps, np.empty(0), np.empty(0))])
-    x = _design(target, axes)[0]
+    design, x = _design(logs, axes, bends), _design(target, axes, bends)[0]
+    inverse = np.linalg.pinv(design)  # (numbers of the law, cells)
     value, variance, df = _weighted(cells, x @ inverse)
 
     trials = trials or round(float(np.median([len(cell.pd) for cell in cells])))
-    spreads = [(log_pseudo_values(cell.pd).var(ddof=1), len(cell.pd) - 1) for cell in cells]
-    new = sum(v for v, _ in spreads) / len(spreads) / trials
+    spreads = [log_pseudo_values(cell.pd).var(ddof=1) for cell in cells]
+    new = sum(spreads) / len(spreads) / trials
     trainings = sum({cell.study: len(cell.pd) - 1 for cell in cells}.values())
-    total = variance + new
+    total, moved = variance + new, [0.0]
     df = total**2 / max(variance**2 / df + new**2 / trainings, 1e-300)
-    at = {**{AXES[k]: target[0, k] ** 2 for k in axes}, "width with steps": target[0, 0] * target[0, 1]}
-    moved = [0.0]
-    for name, column in _bends(logs, axes, cells).items():
-        weights, onto = _beyond(logs, axes, column)
+    for name in set(_to_be_seen(cells)) - set(bends):
+        weights, onto = _beyond(design, BENDS[name](logs))
         size, own, _ = _weighted(cells, weights)
-        moved.append(max(0.0, size**2 - own) * (at[name] - x @ onto) ** 2)
-    total += max(moved)
+        moved.append(max(0.0, size**2 - own) * float(BENDS[name](target)[0] - x @ onto) ** 2)
     exponents = {AXES[k]: _estimate(*_weighted(cells, inverse[1 + i])) for i, k in enumerate(axes)}
-    ln = _estimate(value, total, df)
+    ln = _estimate(value, total + max(moved), df)
     return Prediction(Estimate(*(math.exp(v) for v in (ln.value, ln.low, ln.high))), trials, exponents)
 
 
 def _estimate(value: float, variance: float, df: float) -> Estimate:
-    reach = scipy.stats.t.ppf(0.975, max(df, 1)) * math.sqrt(variance)
+    reach = float(scipy.stats.t.ppf(0.975, max(df, 1))) * math.sqrt(variance)
     return Estimate(value, value - reach, value + reach)
