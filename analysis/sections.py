@@ -90,7 +90,7 @@ def looks(s: Study) -> str:
         )
     return (
         "Adding trials until a test is significant is not paid for: every further look is one more chance to err. "
-        "`train.py --until-decided` adds trials and pays for its looks; `--trials N` is sound where N was chosen "
+        f"{s.command('--until-decided')} adds trials and pays for its looks; `--trials N` is sound where N was chosen "
         "beforehand."
     )
 
@@ -537,7 +537,7 @@ def hypothesis(s: Study) -> str:
     """What became of the hypothesis, by what answers the question."""
     q, h = s.question, s.headline
     who = "smooth activations" if q.about_smoothness else labels(q.contrast or q.others)
-    said = f"That {who} have a lower mean PD than {base(s)}: "
+    said = f"That models with {who} have a lower mean PD than those with {base(s)}: "
     if h is None:
         groups = {
             word: s.against_baseline("PD", kind) for word, kind in (("supported", "lower"), ("refuted", "higher"))
@@ -795,7 +795,7 @@ def future_work(s: Study) -> list[str]:
         about = f" (about {needed} of each, see section 4)" if needed else ""
         points.append(
             f"**More trials**{about} for {counted(len(tests), 'undecided comparison')} of PD: "
-            f"{labels(t.a for t in tests)}. Add them by `train.py --until-decided`, not by testing again and again."
+            f"{labels(t.a for t in tests)}. Add them by {s.command('--until-decided')}, not by testing again and again."
         )
     missing = [n for n in activations.STUDY if n not in s.measured]
     if missing and s.question.about_smoothness:
@@ -805,7 +805,7 @@ def future_work(s: Study) -> list[str]:
     if len(vary := what_varies(s)) > 1:
         points.append(
             f"**Sources of variation**: trials differ in {safe(listed(vary))} at once; "
-            "`train.py --activation NAME --decompose` tells how much each of them causes."
+            f"{s.command(f'--activation {s.question.baseline} --decompose')} tells how much each of them causes."
         )
     points.append(
         "**Generality**: other texts, model sizes and lengths of training; one study can't tell whether an effect, or "

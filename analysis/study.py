@@ -27,6 +27,7 @@ import numpy as np
 
 import activations
 import significance
+import storage
 from analysis import checks, sequential
 from analysis.frontier import equal_loss, frontier
 from analysis.question import Question
@@ -39,7 +40,7 @@ from analysis.results import (
     median,
     seeds_shared,
 )
-from config import UserError
+from config import UserError, option
 from storage import number
 
 ALPHA = 0.05
@@ -176,6 +177,20 @@ class Study:
         folder = Path(recorded.pop())
         there = not recorded and all((folder / f"{name}_results.json").is_file() for name in self.measured)
         return folder if there else Path("results")
+
+    def command(self, flags: str) -> str:
+        """What trains more of this study, from where it was trained: a named one remembers its settings, another goes
+        on with those that its results record, as long as they are there."""
+        name, first = next(iter(self.measured.items()))
+        config, path = first.record("config"), storage.results_path(self.folder, name)
+        if config.get("study"):
+            flags = f"--study {config['study']} {flags}"
+        elif path.is_file():
+            usual = {"results_dir": "results", "plots_dir": "plots", "checkpoint_dir": "checkpoints"}
+            moved = [option(key, config[key]) for key, place in usual.items() if config.get(key, place) != place]
+            arms = [] if "--activation" in flags else ["--activation", *self.measured]
+            flags = " ".join([f"--like {path}", *moved, *arms, flags])
+        return f"`python train.py {flags}`"
 
     # the activations
 

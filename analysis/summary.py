@@ -204,7 +204,7 @@ def to_know_more(s: Study) -> list[str]:
     if needed <= min(min(t.tests["PD"].n) for t in tests):
         return [
             f"**To know more.** These trials would have found a difference of {margin(s, 'PD')}; to show that the rest "
-            "are equal takes more of them: `python train.py --until-decided` adds trials until it is settled."
+            f"are equal takes more of them: {s.command('--until-decided')} adds trials until it is settled."
         ]
     hours = s.extra_hours(s.fit, needed)
     cost = f", {duration(hours)} more here" if hours else ""
@@ -212,7 +212,7 @@ def to_know_more(s: Study) -> list[str]:
     ends = f" ({low} to {high})" if low != high else ""
     return [
         f"**To know more.** Seeing a difference of {margin(s, 'PD')} in {several} takes about {needed} trainings of "
-        f"each {s.question.arm}{ends}{cost}; `python train.py --until-decided` adds them until it is settled."
+        f"each {s.question.arm}{ends}{cost}; {s.command('--until-decided')} adds them until it is settled."
     ]
 
 
