@@ -94,7 +94,7 @@ def compare_models(
 
     from analysis.markdown import counted
     from analysis.question import Question
-    from questions.foreign import measure, results, suite, tell, write
+    from questions.foreign import measure, passage, results, suite, tell, write
     from questions.foreign.member import Opening
 
     _check_groups(groups)
@@ -116,7 +116,8 @@ def compare_models(
         evaluator = measure.measure(members, list(numbers.values()), where, how, spool, display)
         found = results.collected(members, numbers, where, how, evaluator, noise, text)
         found.asked = baseline, contrast
-        write.write(found, Path(out), report)
+        page = passage.told(found, members, numbers, where, how, text, display) if report else ""
+        write.write(found, Path(out), report, page)
         shutil.rmtree(spool, ignore_errors=True)
         for line in suite.named({group: entry["audit"]["checks"] for group, entry in found.results.items()}):
             display.line(f"audit: {line}")

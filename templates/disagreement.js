@@ -17,7 +17,7 @@ function percent(p) {
 
 function row(trial, expected, truth) {
   const line = make("tr");
-  line.append(make("th", "trial " + trial));
+  line.append(make("th", trial));
   for (let k = 0; k + 1 < expected.length; k += 2) {
     const cell = make("td", undefined, expected[k] === truth ? "true" : ""), bar = make("i");
     bar.style.width = 100 * expected[k + 1] + "%";

@@ -80,8 +80,8 @@ def _verdicts(found: Comparison) -> Iterator[str]:
 # -- the report ---------------------------------------------------------------------------------------------------
 
 
-def report(found: Comparison, figures: Mapping[str, str]) -> str:
-    """FINAL_REPORT.md; `figures`: {what: its address}, the matrix as 'matrix'."""
+def report(found: Comparison, figures: Mapping[str, str], page: str = "") -> str:
+    """FINAL_REPORT.md; `figures`: {what: its address}, the matrix as 'matrix'; `page`: that of disagreement.html."""
     groups, members = list(found.results), found.members
     title = f"How much {listed(map(safe, groups))} differ" if found.versions else "How much these models differ"
     if len(groups) == 1:
@@ -90,6 +90,10 @@ def report(found: Comparison, figures: Mapping[str, str]) -> str:
         ("In short", _in_short(found)),
         ("Every member", _members(found)),
         ("Every two members", _matrix(found, figures) if len(members) > 1 else []),
+        (
+            "On which text",
+            [f"[The text's beginning, coloured by how much the models disagree]({page})"] if page else [],
+        ),
         ("Within and between groups", _between(found) if len(groups) > 1 and not found.versions else []),
         (
             "Each group",

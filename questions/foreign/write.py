@@ -13,9 +13,10 @@ from analysis.results import mean
 from analysis.study import Study
 from questions.foreign import draw, tell
 from questions.foreign.results import Comparison
+from questions.where.tell import PAGE_FILE
 
 
-def write(found: Comparison, out: Path, report: bool) -> None:
+def write(found: Comparison, out: Path, report: bool, page_of_text: str = "") -> None:
     """Everything of a comparison below `out`, in results and plots; `found.written` names it."""
     folder, plots = out / "results", out / "plots"
     for group, results in found.results.items():
@@ -44,7 +45,11 @@ def write(found: Comparison, out: Path, report: bool) -> None:
         text("significance.csv", tables.csv(tables.significance(study)))
     figures = draw.drawn(found, plots)
     found.written += figures.values()
-    lines = tell.report(found, {key: os.path.relpath(path, folder) for key, path in figures.items()})
+    if page_of_text:
+        found.written.append(plots / PAGE_FILE)
+        storage.write_text(plots / PAGE_FILE, page_of_text)
+    address = os.path.relpath(plots / PAGE_FILE, folder) if page_of_text else ""
+    lines = tell.report(found, {key: os.path.relpath(path, folder) for key, path in figures.items()}, address)
     text("FINAL_REPORT.md", lines)
     images = {os.path.relpath(path, folder): path for path in figures.values()}
     text("FINAL_REPORT.html", page.to_html(lines, images))

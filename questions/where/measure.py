@@ -7,7 +7,7 @@ what each trial expected) and what is drawn from the two: `plots/where.png` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ def measure(folder: Folder) -> dict[Path, object]:
 
     entries = measured(folder, one)
     passage = {"schema": SCHEMA, "activations": passages, "tokens": study.passage_tokens().tolist()}
-    passage |= {"context": study.context, "texts": _texts(passage, study.texts)}
+    passage |= {"context": study.context}
+    passage["texts"] = {str(token): study.texts[token] for token in passage_vocabulary(passage)}
     files = {WHERE_FILE: {"schema": SCHEMA, "activations": entries}, PASSAGE_FILE: passage}
     return {folder.results / name: contents for name, contents in files.items()}
 
@@ -97,24 +98,34 @@ class _Study:
         return np.asarray(self.corpus.val[: length + 1])
 
     def _passage(self, predictions) -> dict:
-        """{"trials", "pd": [per token], "expected": [per token: per trial [token, p, token, p, …, p of the true one]]},
-        of every token but the first; probabilities to four places."""
         tokens, T = self.passage_tokens(), self.context
-        L = len(tokens) - 1
-        stride = max(1, T // 2)  # so that behind the first window each token has at least half a window before it
-        starts = np.array([*range(0, L - T, stride), L - T])
-        chunks = list(predictions.at(tokens[starts[:, None] + np.arange(T + 1)]))
-        log_p = np.concatenate([c.log_p for c in chunks], 1).reshape(len(predictions.trials), len(starts), T, -1)
-        pieces, end = [], 0
-        for w, start in enumerate(starts):
-            pieces.append(log_p[:, w, end - start :])
-            end = start + T
-        p = np.exp(np.concatenate(pieces, 1))  # (M, L, V)
-        true = tokens[1:]
-        pd = np.mean([np.abs(p[i] - p[j]).sum(-1) / 2 for i, j in positions.pairs(len(p))], axis=0)
-        likely = np.argsort(-p, axis=-1, kind="stable")[:, :, :SHOWN]
-        expected = [list(_expected(p[:, place], likely[:, place], true[place])) for place in range(L)]
-        return {"trials": predictions.trials, "pd": [round(float(x), 4) for x in pd], "expected": expected}
+        windows, new = passage_windows(len(tokens) - 1, T)
+        chunks = list(predictions.at(tokens[windows]))
+        log_p = np.concatenate([c.log_p for c in chunks], 1).reshape(len(predictions.trials), *new.shape, -1)
+        return passage_entry(predictions.trials, np.exp(log_p[:, new]), tokens[1:])
+
+
+def passage_windows(length: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a passage is predicted from: the places of its tokens (W, T + 1), and which of these predictions (W, T) are
+    told of its `length` tokens but the first, in their order. Behind the first window each has at least half a window
+    before it."""
+    starts = np.array([*range(0, length - block_size, max(1, block_size // 2)), length - block_size])
+    places = starts[:, None] + np.arange(block_size + 1)
+    told = np.concatenate(([0], starts[:-1] + block_size))
+    return places, places[:, :-1] >= told[:, None]
+
+
+def passage_entry(trials: Sequence, p: np.ndarray, true: np.ndarray) -> dict:
+    """What trials or models expected of a passage, from their predictions (M, L, V) of its tokens (L,).
+
+    Returns:
+        {"trials", "pd": [per token], "expected": [per token: per trial [token, p, token, p, …, p of the true one]]};
+        probabilities to four places.
+    """
+    pd = np.mean([np.abs(p[i] - p[j]).sum(-1) / 2 for i, j in positions.pairs(len(p))], axis=0)
+    likely = np.argsort(-p, axis=-1, kind="stable")[:, :, :SHOWN]
+    expected = [list(_expected(p[:, place], likely[:, place], true[place])) for place in range(len(true))]
+    return {"trials": trials, "pd": [round(float(x), 4) for x in pd], "expected": expected}
 
 
 def _expected(p: np.ndarray, likely: np.ndarray, true: int) -> Iterator[list]:
@@ -123,12 +134,12 @@ def _expected(p: np.ndarray, likely: np.ndarray, true: int) -> Iterator[list]:
         yield [*told, round(float(one[true]), 4)]
 
 
-def _texts(passage: Mapping, texts: list[str]) -> dict[str, str]:
-    """The texts of those tokens that the passage or an expectation in it names."""
+def passage_vocabulary(passage: Mapping) -> list[int]:
+    """Those tokens that the passage or an expectation in it names."""
     used = set(passage["tokens"])
     for entry in passage["activations"].values():
         used |= {token for place in entry["expected"] for told in place for token in told[:-1:2]}
-    return {str(token): texts[token] for token in sorted(used)}
+    return sorted(used)
 
 
 def _note(predictions) -> str:

@@ -50,8 +50,9 @@ def differs(place: list) -> bool:
     return len({told[0] for told in place}) > 1
 
 
-def page(passage: Mapping, where: Mapping) -> str:
-    """The page as text, from the contents of where_passage.json and where.json."""
+def page(passage: Mapping, where: Mapping, **words: str) -> str:
+    """The page as text, from the contents of where_passage.json and where.json. `words`: what the template calls things
+    where they are not trials of activations (`arm`, `source`, `made`)."""
     entries, texts = passage["activations"], passage["texts"]
     summaries = {name: _summary(entry, where["activations"].get(name, {})) for name, entry in entries.items()}
     data = {
@@ -59,7 +60,7 @@ def page(passage: Mapping, where: Mapping) -> str:
         "tokens": passage["tokens"],
         "levels": LEVELS,
         "activations": [
-            {key: entry[key] for key in ("trials", "pd", "expected")} | {"summary": summaries[name]}
+            {**entry, "trials": list(map(_named, entry["trials"])), "summary": summaries[name]}
             for name, entry in entries.items()
         ],
     }
@@ -75,19 +76,26 @@ def page(passage: Mapping, where: Mapping) -> str:
         count=len(passage["tokens"]) - 1,
         unit="character" if all(len(text) == 1 for text in texts.values()) else "token",
         context=passage["context"],
-        labels=[activations.label(name) for name in entries],
+        labels=list(entries) if words else [activations.label(name) for name in entries],
         legend=legend(),
         summary=next(iter(summaries.values())),
         first=_written(texts[str(passage["tokens"][0])]),
         characters=list(_characters(passage, next(iter(entries.values())))),
+        **words,
     )
+
+
+def _named(trial: int | str) -> str:
+    """A trial by its number, somebody's model by its name."""
+    return trial if isinstance(trial, str) else f"trial {trial}"
 
 
 def _summary(entry: Mapping, numbers: Mapping) -> str:
     here = sum(entry["pd"]) / len(entry["pd"])
     whole = (numbers.get("pd") or {}).get("mean")
     elsewhere = f"; over all {numbers['positions']:,} positions of the evaluation {whole:.3f}" if whole else ""
-    return f"{len(entry['trials'])} trials. Mean prediction difference in this passage {here:.3f}{elsewhere}."
+    kind = "models" if isinstance(entry["trials"][0], str) else "trials"
+    return f"{len(entry['trials'])} {kind}. Mean prediction difference in this passage {here:.3f}{elsewhere}."
 
 
 def _characters(passage: Mapping, entry: Mapping) -> Iterator[dict]:
@@ -116,7 +124,7 @@ def fragment(passage: Mapping, name: str) -> str:
 
     def tip(c: dict) -> Markup:
         told = "\n".join(
-            f"trial {k}: " + ", ".join(f"{visible(texts[str(t)])} {100 * p:.0f} %" for t, p in _likely(one))
+            f"{_named(k)}: " + ", ".join(f"{visible(texts[str(t)])} {100 * p:.0f} %" for t, p in _likely(one))
             for k, one in zip(entry["trials"], c["at"], strict=True)
         )
         return Markup(escape(f"difference {c['pd']:.3f}\n{told}").replace("\n", Markup("&#10;")))
