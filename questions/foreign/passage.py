@@ -1,4 +1,4 @@
-"""`disagreement.html` of a comparison: a text's beginning, coloured by how much the models of a group disagree there."""
+"""`disagreement.html` of a comparison: the beginning of its text, coloured by how much a group's models disagree."""
 
 from __future__ import annotations
 
