@@ -96,14 +96,15 @@ def _degenerate(results, done):
     problems, seen = [], []
     for t in done:
         distinct, accuracy = t.get("distinct_argmax"), t["val_accuracy"]
+        who = t.get("member") or f"trial {t['trial_id']}"  # somebody's model has a name
         if _number(distinct):
             seen.append(f"{distinct} tokens")
             if distinct < fewest:
-                problems.append(f"trial {t['trial_id']} predicts only {distinct} different tokens")
+                problems.append(f"{who} predicts only {distinct} different tokens")
         if _number(majority) and _number(accuracy):
             seen.append(f"{accuracy:.1f} %")
             if accuracy <= majority:
-                problems.append(f"trial {t['trial_id']} is right at {accuracy:.2f} %, no better than one token for all")
+                problems.append(f"{who} is right at {accuracy:.2f} %, no better than one token for all")
     return check(
         "degenerate",
         not problems if seen else None,
