@@ -8,6 +8,7 @@ from tools import study_file
 from training import pool
 
 SMALL = ["--preset", "smoke", "--device", "cpu", "--precision", "float32", "--max-iters", "4", "--warmup-iters", "1"]
+SMALL += ["--learning-rate", "0.005"]
 
 
 @pytest.fixture
@@ -52,6 +53,7 @@ def test_a_study_is_gone_on_with_by_its_name(command, tmp_path, capsys):
         (["--max-iters", "5"], ["max_iters=4 there, 5 now", "leave --max-iters 5 out", "--study NAME"]),
         (["--preset", "quick"], ["preset='smoke' there, 'quick' now"]),
         (["--dropout", "0.25"], ["dropout=0.0 there, 0.25 now"]),
+        (["--learning-rate", "0.25"], ["learning_rate=0.005 there, 0.25 now"]),
     ],
 )
 def test_a_flag_that_contradicts_is_refused(command, capsys, flags, said):
@@ -61,7 +63,7 @@ def test_a_flag_that_contradicts_is_refused(command, capsys, flags, said):
     err = capsys.readouterr().err
     assert err.startswith("train.py: studies/paper/study.toml: ") and err.count("\n") == 1
     assert all(part in err for part in said), err
-    assert command("--study", "paper", "--max-iters", "4") == 0  # the same again
+    assert command("--study", "paper", "--max-iters", "4", "--learning-rate", "5e-3") == 0  # the same again
 
 
 def test_what_is_refused_is_not_remembered(command, tmp_path):

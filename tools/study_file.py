@@ -44,7 +44,8 @@ def fill_in(args: argparse.Namespace, many: Collection[str]) -> str:
     theirs = Config(**settings, study=args.study)
     for name in sorted(given & {f.name for f in dataclasses.fields(Config)} - FORGOTTEN - {"data_dir", *GROWS}):
         values = getattr(args, name)
-        mine = Config(**{**settings, name: values[0] if name in many else _typed(name, values)}, study=args.study)
+        value = _typed(name, values[0] if name in many else values)
+        mine = Config(**{**settings, name: value}, study=args.study)
         if getattr(mine, name) != getattr(theirs, name):
             raise UserError(
                 f"{path}: {name}={getattr(theirs, name)!r} there, {getattr(mine, name)!r} now; leave "
