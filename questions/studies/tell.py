@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -42,6 +43,7 @@ from analysis.question import Question
 from analysis.results import Measured, load_all_results, mean, median, std, study_order
 from analysis.study import ALPHA, PairTests, Study, Tested
 from analysis.tables import csv, frame
+from analysis.template import rendered
 from config import UserError
 from measures.table import BY_KEY
 from questions.studies import pooling
@@ -277,6 +279,15 @@ class Pooled:
         return None if x is None else math.exp(x)
 
     @property
+    def tau(self) -> float | None:
+        """Standard deviation of the true ln ratios between studies."""
+        return None if self.effects.tau2 is None else math.sqrt(self.effects.tau2)
+
+    @property
+    def i2_percent(self) -> float | None:
+        return None if self.effects.i2 is None else 100 * self.effects.i2
+
+    @property
     def predicted(self) -> tuple[float, float] | None:
         """95 % limits of the ratio in another study of this kind."""
         limits = self.effects.predicted
@@ -391,50 +402,30 @@ def pooled_frame(studies: Mapping[str, Member]):
     percent), Q, and the p of one and the same effect everywhere; the limits of the ratio in another such study.
     `Independent` counts studies that share trials, or seeds and corpus, once.
     """
-    rows = []
-    for p in (p for found in pool(studies).values() for p in found):
-        e = p.effects
-        low, high = p.predicted or (None, None)
-        rows.append(
-            {
-                "Activation": p.activation,
-                "Compared_At": NAMES[p.quantity],
-                "Studies": len(p.studies),
-                "Ratio": p.ratio(),
-                "CI_Low": p.ratio("low"),
-                "CI_High": p.ratio("high"),
-                "p": p.p,
-                "p_Holm": p.p_holm,
-                "Verdict": p.verdict,
-                "Tau": None if e.tau2 is None else math.sqrt(e.tau2),
-                "I2_Pct": None if e.i2 is None else 100 * e.i2,
-                "Heterogeneity_p": p.heterogeneity_p,
-                "Predicted_Low": low,
-                "Predicted_High": high,
-                "Names": ", ".join(p.studies),
-            }
-        )
-    columns = (
-        "Activation Compared_At Studies Ratio CI_Low CI_High p p_Holm Verdict Tau I2_Pct Heterogeneity_p Predicted_Low "
-        "Predicted_High Names"
-    ).split()
-    return frame(rows, columns)
+    summaries = (p for of_quantity in pool(studies).values() for p in of_quantity)
+    return frame(({column: value(p) for column, value in POOLED.items()} for p in summaries), list(POOLED))
+
+
+POOLED = {  # the columns of all_studies_pooled.csv, each with its value in a Pooled
+    "Activation": lambda p: p.activation,
+    "Compared_At": lambda p: NAMES[p.quantity],
+    "Studies": lambda p: len(p.studies),
+    "Ratio": lambda p: p.ratio(),
+    "CI_Low": lambda p: p.ratio("low"),
+    "CI_High": lambda p: p.ratio("high"),
+    "p": lambda p: p.p,
+    "p_Holm": lambda p: p.p_holm,
+    "Verdict": lambda p: p.verdict,
+    "Tau": lambda p: p.tau,
+    "I2_Pct": lambda p: p.i2_percent,
+    "Heterogeneity_p": lambda p: p.heterogeneity_p,
+    "Predicted_Low": lambda p: p.predicted and p.predicted[0],
+    "Predicted_High": lambda p: p.predicted and p.predicted[1],
+    "Names": lambda p: ", ".join(p.studies),
+}
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
-
-READING = (
-    "Random effects: each study may have an effect of its own; the mean is over such studies. DerSimonian–Laird "
-    "with the Hartung–Knapp interval; standard errors from the variance pooled over the studies, since a study of "
-    "three trials hardly knows its own. With equal numbers of trials all studies weigh the same. Heterogeneity: "
-    "parametric bootstrap with each study's own spread.",
-    "At equal validation loss an activation that learns more slowly is read off later in the learning-rate schedule, "
-    "where PD is lower; a change that shows there and not on the final models may be no more than that.",
-    "Of studies that share trained models, or seeds on the same corpus, one counts. Studies that share a model or a "
-    "corpus are no independent draws from all models and corpora either: the summary speaks about studies like these.",
-    "Validation losses are nats per token, and tokens differ between tokenizers and corpora: compare bits per byte. "
-    "PD of different models or corpora is not comparable with each other; its changes relative to the baseline are.",
-)
 
 
 def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> str:
@@ -442,32 +433,23 @@ def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> st
     pooled = pool(studies)
     models = list(dict.fromkeys(s.model for s in studies.values()))
     datasets = list(dict.fromkeys(s.dataset for s in studies.values() if s.dataset))
-    lines = [
-        "# All studies",
-        "",
-        f"{counted(len(studies), 'study', 'studies')}; {counted(len(models), 'model')} "
+    text = rendered(
+        "studies.md",
+        counts=f"{counted(len(studies), 'study', 'studies')}; {counted(len(models), 'model')} "
         f"({listed(map(safe, models))}); {counted(len(datasets), 'corpus', 'corpora')} "
         f"({listed(map(safe, datasets)) or 'not recorded'}).",
-        "",
-        *(f"- {line}" for line in scope(studies)),
-        "",
-        "## Conclusions",
-        "",
-        *(f"- {point}" for point in conclusions(studies, pooled) + cautions(studies, pooled)),
-        "",
-        "## Every study and activation",
-        "",
-        "Mean ± standard deviation over trials; change of the mean PD relative to the baseline of the same study "
-        f"({label(baseline(studies))}) with its 95 % interval (not adjusted); verdict after Holm over that study's "
-        "comparisons with it.",
-        *_studies_table(studies),
-        *([f"![PD relative to the baseline in every study]({figure})", ""] if figure else []),
-    ]
-    for quantity, found in pooled.items():
-        if any(p.p is not None for p in found):
-            lines += [f"## Over all studies: {NAMES[quantity]}", "", *_pooled_table(found)]
-    lines += ["## How to read this", "", *(f"- {point}" for point in READING)]
-    return "\n".join(line for i, line in enumerate(lines) if line or lines[i - 1]).rstrip() + "\n"
+        scope=scope(studies),
+        conclusions=conclusions(studies, pooled) + cautions(studies, pooled),
+        baseline=label(baseline(studies)),
+        table=_studies_table(studies),
+        figure=figure,
+        pooled={
+            NAMES[q]: _pooled_table(summaries)
+            for q, summaries in pooled.items()
+            if any(p.p is not None for p in summaries)
+        },
+    )
+    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"  # one blank line at most
 
 
 def scope(studies: Mapping[str, Member]) -> list[str]:
@@ -502,21 +484,20 @@ def _studies_table(studies: Mapping[str, Member]) -> list[str]:
 
 def _pooled_table(pooled: list[Pooled]) -> list[str]:
     header = "activation|studies|change|p (Holm)|verdict|τ|I²|p of heterogeneity|another study".split("|")
-    rows = []
-    for p in pooled:
-        e = p.effects
-        tau = None if e.tau2 is None else math.sqrt(e.tau2)
-        i2 = DASH if e.i2 is None else f"{100 * e.i2:.0f} %"
-        rows.append(
-            [
-                _name(p),
-                str(len(p.studies)),
-                _change(p.ratio(), p.ratio("low"), p.ratio("high")),
-                p_value(p.p_holm),
-                p.verdict,
-            ]
-            + [fixed(tau, 3), i2, p_value(p.heterogeneity_p), _range(p.predicted)]
-        )
+    rows = [
+        [
+            _name(p),
+            str(len(p.studies)),
+            _change(p.ratio(), p.ratio("low"), p.ratio("high")),
+            p_value(p.p_holm),
+            p.verdict,
+            fixed(p.tau, 3),
+            DASH if p.i2_percent is None else f"{p.i2_percent:.0f} %",
+            p_value(p.heterogeneity_p),
+            _range(p.predicted),
+        ]
+        for p in pooled
+    ]
     return table(header, rows)
 
 
@@ -584,8 +565,8 @@ def _about(studies: Mapping[str, Member], p: Pooled, equal: Pooled | None) -> st
         f"{k} studies (p = {p_value(p.p_holm)}); lower in {below} of {k}"
         f"{', tested on their own: ' + listed(own) if own else ', none of them conclusive on its own'}."
     )
-    if p.effects.i2 is not None:
-        i2 = f"I² = {100 * p.effects.i2:.0f} %, p = {p_value(p.heterogeneity_p)}"
+    if p.i2_percent is not None:
+        i2 = f"I² = {p.i2_percent:.0f} %, p = {p_value(p.heterogeneity_p)}"
         if p.heterogeneity_p < 0.1:
             text += f" The effect differs between studies ({i2}): it depends on model or corpus, and the mean hides it."
         else:
