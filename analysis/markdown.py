@@ -74,9 +74,9 @@ def effect_size(test: Comparison | None) -> str:
     return f"{test.g_kind} = {fixed(test.g, 2)} [{fixed(test.g_low, 2)}, {fixed(test.g_high, 2)}]"
 
 
-def flagged(p: float | None) -> str:
-    """An adjusted p-value, marked where it is below ALPHA."""
-    return p_value(p) + (" \\*" if p is not None and p < ALPHA else "")
+def flagged(p: float | None, level: float = ALPHA) -> str:
+    """An adjusted p-value, marked where it is below the level."""
+    return p_value(p) + (" \\*" if p is not None and p < level else "")
 
 
 def trials_planned(needed: int | None, low: int | None, high: int | None) -> str:

@@ -24,10 +24,11 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, counted, fixed, label, labels, p_value, table, undressed
+from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
 from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import study_order
+from analysis.template import rendered
 from config import UserError
 
 FOLDER = "clock"  # below that of the results
@@ -265,42 +266,26 @@ def compare(several: Sequence[Clock], reference: Clock, fork: int) -> significan
 def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
     """CLOCK.md."""
     one = next(iter(clocks.values()))
-    config = one.contents["config"]
-    moved = [twin["moved"] for c in clocks.values() for t in c.trials.values() for twin in t["forks"]]
-    lines = [
-        "# The chaos clock",
-        "",
-        "Each trial was trained again beside twins that differ from it in one unit in the last place "
-        f"({moved[0]['unit']}) of one weight of `{moved[0]['parameter']}`, and in nothing else: the same batches, the "
-        f"same dropout, the same kernels ({config['precision']} on {config['device']}). Twins left at step "
-        f"{', '.join(map(str, one.forks))} of {config['max_iters']}. Distances of weights are ‖w′ − w‖ / ‖w‖, of "
-        f"predictions the mean total variation (PD) at {one.contents['positions']:,} positions.",
-        "",
-        _check(clocks),
-        "",
-        "## Is this recipe chaotic?",
-        "",
-        "What becomes of a difference of one bit. Other hardware, other kernels and another order of sums round "
-        "otherwise at every step, each time by about so much. Growth: the mean rate of ln distance of the weights per "
-        "step, over all seeds; PD at the end: the geometric mean; both with 95 % intervals over seeds.",
-        "",
-        *(f"- {answer(c)}" for c in clocks.values()),
-        "",
-        "## How fast they part",
-        "",
-        "Steps in which the distance of the weights doubles while it grows, for twins that leave at step 0: geometric "
-        "mean over seeds with its 95 % interval, and the ratio to that of "
-        f"{label(baseline_of(clocks))} (above 1: slower), paired by seed; p adjusted for all comparisons of this "
-        f"page (marked \\*: below {LEVEL:g}, so that a report and its clock together claim anything in at most 1 of 10 "
-        "where nothing differs). Where a twin does not grow so, nothing is tested: the others would be chosen by the "
-        "outcome.",
-        *table(HEADER, _speeds(clocks)),
-        *_contrast(clocks),
-        *(_from_when(clocks) if len(one.forks) > 1 else []),
-    ]
-    if figure:
-        lines += ["", f"![Distance of twins against steps, doubling times, and where they end]({figure})"]
-    return "\n".join(lines) + "\n"
+    config, several_forks = one.contents["config"], len(one.forks) > 1
+    return rendered(
+        PAGE_FILE,
+        moved=next(twin["moved"] for c in clocks.values() for t in c.trials.values() for twin in t["forks"]),
+        precision=config["precision"],
+        device=config["device"],
+        forks=one.forks,
+        steps=config["max_iters"],
+        positions=f"{one.contents['positions']:,}",
+        check=_check(clocks),
+        answers=[answer(c) for c in clocks.values()],
+        baseline=label(baseline_of(clocks)),
+        level=f"{LEVEL:g}",
+        speeds="\n".join(table(HEADER, _speeds(clocks))),
+        contrast=_contrast(clocks),
+        margin=f"{significance.LOSS_MARGIN:g}",
+        later="\n".join(table(LATER, _later(clocks))) if several_forks else "",
+        together=[_together(c) for c in clocks.values()],
+        figure=figure,
+    )
 
 
 def answer(clock: Clock) -> str:
@@ -322,19 +307,6 @@ def answer(clock: Clock) -> str:
 
 def _short(pd: float) -> str:
     return f"{pd:.1e}".replace("e-0", "e-") if pd < FORGOTTEN else f"{pd:.2g}"
-
-
-def _from_when(clocks: Mapping[str, Clock]) -> list[str]:
-    return [
-        "",
-        "## From when on they stay together",
-        "",
-        "At the end of training, twins by the step at which they left: means over seeds. Barrier: how much the loss "
-        "rises between the weights of both, above the straight line of their losses; below "
-        f"{significance.LOSS_MARGIN:g} nats per token they stay together.",
-        *table(LATER, _later(clocks)),
-        *(f"- {_together(c)}" for c in clocks.values()),
-    ]
 
 
 HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p".split("|")
@@ -361,27 +333,24 @@ def _speeds(clocks: Mapping[str, Clock]) -> list[list[str]]:
         fork, n = clock.forks[0], len(clock.trials)
         have = len(clock.doubling(fork))
         first = next((a for a in against.get(name, []) if a.fork == fork), None)
-        ratio = [_limits(first.ratio, 2), _marked(first.p)] if first else [DASH, DASH]
+        ratio = [_limits(first.ratio, 2), flagged(first.p, LEVEL)] if first else [DASH, DASH]
         times = [_limits(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
         rows.append([label(name), str(n) if have == n else f"{have} of {n}", *times, *ratio])
     return rows
 
 
-def _marked(p: float | None) -> str:
-    return p_value(p) + (" \\*" if p is not None and p < LEVEL else "")
-
-
-def _contrast(clocks: Mapping[str, Clock]) -> list[str]:
-    found = against_reference(clocks).get(TOGETHER)
-    if not found or found[0].p is None:
-        return []
-    said = f"twins part {'slower' if found[0].test.effect > 0 else 'faster'} with these functions"
-    return [
+def _contrast(clocks: Mapping[str, Clock]) -> str:
+    """The planned contrast in a sentence; '' where it was not tested."""
+    contrast = next(iter(against_reference(clocks).get(TOGETHER, [])), None)
+    if contrast is None or contrast.p is None:
+        return ""
+    direction = "slower" if contrast.test.effect > 0 else "faster"
+    shown = f"twins part {direction} with these functions" if contrast.p < LEVEL else "no difference was shown"
+    return (
         f"All smooth activations together against {label(REFERENCE)}, the planned contrast: doubling times "
-        f"× {_limits(found[0].ratio, 2)}, adjusted p {p_value(found[0].p)}: "
-        f"{said if found[0].p < LEVEL else 'no difference was shown'}. Functions were compared, which differ in "
-        "more than a kink."
-    ]
+        f"× {_limits(contrast.ratio, 2)}, adjusted p {p_value(contrast.p)}: {shown}. Functions were compared, which "
+        "differ in more than a kink."
+    )
 
 
 def _later(clocks: Mapping[str, Clock]) -> list[list[str]]:
