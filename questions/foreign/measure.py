@@ -30,7 +30,6 @@ from config import UserError
 from questions.foreign.member import Member
 from questions.foreign.windows import Positions
 
-MAX_SPOOL_BYTES = 8 * 2**30
 BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -47,10 +47,6 @@ def lines(entries: Mapping[str, dict]) -> list[str]:
         "",
         *(f"- {line}" for line in _lacking(entries)),
     ]
-
-
-def _of(told: Mapping, get: Callable) -> list[float]:
-    return [x for x in map(get, told.values()) if x is not None]
 
 
 def _where(told: Mapping) -> list[str]:
