@@ -263,14 +263,7 @@ def _rows(table: Iterable[Mapping]) -> list[Mapping]:
 # -- one activation -----------------------------------------------------------------------------------------------
 
 
-@figure(
-    "{activation}_training_curves",
-    one.training_curves,
-    loss=one.loss,
-    late=one.late_loss,
-    learning_rate=one.learning_rate,
-    gradient_norm=one.gradient_norm,
-)
+@figure("{activation}_training_curves", one.training_curves, **one.CURVES)
 def plot_training_curves(results: Mapping, activation: str):
     """Training and validation loss of every trial (nats per token) against the recorded steps, from the end of the
     warm-up on; learning rate and gradient norm where they were recorded. These losses are over fewer positions
@@ -286,14 +279,7 @@ def plot_training_curves(results: Mapping, activation: str):
     return _one(results, activation)
 
 
-@figure(
-    "{activation}_reproducibility",
-    one.reproducibility,
-    matrix=one.pd_matrix,
-    trials=one.trial_means,
-    mismatch=one.mismatch,
-    metrics=one.other_metrics,
-)
+@figure("{activation}_reproducibility", one.reproducibility, **one.REPRODUCIBILITY)
 def plot_reproducibility_metrics(results: Mapping, activation: str):
     """How much each pair of trials differs: relative PD (±: 95 % over positions), each trial's mean PD with the others,
     top-1 mismatch, and every further metric of a pair. Writes `{activation}_reproducibility.png`.
@@ -304,7 +290,7 @@ def plot_reproducibility_metrics(results: Mapping, activation: str):
     return _one(results, activation)
 
 
-@figure("{activation}_summary", one.summary, loss=one.final_loss, accuracy=one.accuracy, pd=one.final_pd, time=one.time)
+@figure("{activation}_summary", one.summary, **one.SUMMARY)
 def plot_summary_metrics(results: Mapping, activation: str):
     """Final loss, accuracy, relative PD and training time: each trial (pair, for PD) as a point, and their mean with
     its 95 % interval over trials. Writes `{activation}_summary.png`. Panels: loss, accuracy, pd, time.
@@ -314,7 +300,7 @@ def plot_summary_metrics(results: Mapping, activation: str):
     return _one(results, activation)
 
 
-@figure("{activation}_divergence", one.divergence, pd=one.pd_along, mismatch=one.mismatch_along, loss=one.loss_along)
+@figure("{activation}_divergence", one.divergence, **one.DIVERGENCE)
 def plot_divergence(results: Mapping, activation: str):
     """Relative PD, top-1 mismatch and difference of validation loss of every pair of trials, along training.
     Writes `{activation}_divergence.png`. Panels: pd, mismatch, loss.
@@ -326,17 +312,8 @@ def plot_divergence(results: Mapping, activation: str):
 
 # -- several activations ------------------------------------------------------------------------------------------
 
-_SIX = {
-    "loss": several.losses,
-    "pd": several.pds,
-    "mismatch": several.mismatches,
-    "time": several.times,
-    "ranks": several.ranks,
-    "trade_off": several.trade_off,
-}
 
-
-@figure("comprehensive_comparison", several.comparison, **_SIX)
+@figure("comprehensive_comparison", several.comparison, **several.SIX)
 def plot_all_activation_results(save_dir: str | os.PathLike = "plots", results_dir: str | os.PathLike = "results"):
     """All activations of a folder of results in six panels: validation loss, relative PD, top-1 mismatch, training
     time, ranks, and PD against loss. Writes `comprehensive_comparison.png`.
@@ -353,7 +330,7 @@ def plot_all_activation_results(save_dir: str | os.PathLike = "plots", results_d
     return Study(all_results)
 
 
-@figure("comprehensive_comparison", several.comparison, **_SIX)
+@figure("comprehensive_comparison", several.comparison, **several.SIX)
 def _plot_six_panels(all_results: Mapping[str, dict] | Study):
     """plot_all_activation_results of results in memory."""
     return _study(all_results)
@@ -409,7 +386,7 @@ def plot_frontiers(all_results: Mapping[str, dict] | Study):
     return found
 
 
-@figure("beta_sweep", several.beta_sweep, pd=several.pd_by_beta, loss=several.loss_by_beta)
+@figure("beta_sweep", several.beta_sweep, **several.BETA)
 def plot_beta_sweep(all_results: Mapping[str, dict] | Study):
     """Relative PD and validation loss of SmeLU against β, with ReLU as its limit β → 0.
     Writes `beta_sweep.png`. Panels: pd, loss.
@@ -426,7 +403,7 @@ def plot_beta_sweep(all_results: Mapping[str, dict] | Study):
     return study
 
 
-@figure("activation_functions", several.activation_functions, function=several.functions, derivative=several.slopes)
+@figure("activation_functions", several.activation_functions, **several.FUNCTIONS)
 def plot_activation_functions(save_dir: str | os.PathLike = "plots", names: Iterable[str] | None = None):
     """Activation functions and their derivatives (for a gated one, those of its gate). Needs torch.
     Writes `activation_functions.png`. Panels: function, derivative.

@@ -10,7 +10,7 @@ import significance
 from analysis.records import Branch
 from analysis.results import matrix
 from measures.table import BY_KEY as METRIC
-from plotting.style import activation_style, headline, legend_below, legend_rows, named, panels, ticks
+from plotting.style import activation_style, draw, headline, legend_below, legend_rows, named, panels, ticks
 
 Frontiers = dict[str, list[Branch]]
 
@@ -24,8 +24,7 @@ def frontiers(data: Frontiers) -> Figure:
         "PD over pairs of trials.\nbars: 95 % over trials (of PD by the jackknife); none with fewer than three trials"
     )
     headline(figure, "PD of annealed models against their loss", note)
-    pd_by_loss(axes[0, 0], data)
-    loss_by_steps(axes[0, 1], data)
+    draw(axes.flat, data, (pd_by_loss, loss_by_steps))
     legend_below(figure, names, 0.42)
     return figure
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,15 +24,19 @@ from plotting.style import (
     PAGE,
     SMALL,
     activation_style,
+    bars,
+    draw,
     gaps,
     headline,
     limits,
     message_figure,
     named,
+    numbered,
     numbers,
     panels,
     plain,
     positions,
+    row_labels,
     say,
     shades,
     subject,
@@ -51,15 +56,14 @@ def training_curves(m: Measured) -> Figure:
     _, curves = _histories(m)
     if not any(np.isfinite(y).any() for (_, key), (_, y) in curves.items() if "loss" in key):
         return message_figure(subject(m), "no loss along training was recorded")
-    found = {key for _, key in curves}
-    extra = [panel for key, panel in _BESIDES.items() if key in found]
+    recorded = {key for _, key in curves}
+    extra = [panel for key, panel in _BESIDES.items() if key in recorded]
     rows = 2 if extra else 1
     figure, axes = panels(rows, 2, 4.8 if extra else 3.1, heights=[1.6, 1][:rows], down=0.6, bottom=0.58)
     probe, final = positions(m, "divergence"), positions(m, "evaluation")
     note = f"each loss: on {probe:,} fixed positions of its split" if probe else ""
     headline(figure, subject(m), note + (f" (in tables: on {final:,})" if probe and final else ""))
-    for panel, ax in zip((loss, late_loss, *extra), axes.flat, strict=False):
-        panel(ax, m)
+    draw(axes.flat, m, (loss, late_loss, *extra))
     if len(extra) == 1:
         axes[1, 1].set_axis_off()
     return figure
@@ -124,17 +128,10 @@ def learning_rate(ax: Axes, m: Measured) -> None:
         ax.plot(steps, rates, color=activation_style(m.name)[0], zorder=1, gid="schedule")
 
 
-def gradient_norm(ax: Axes, m: Measured) -> None:
-    _draw_history(ax, m, "grad_norm_history", "Gradient norm")
-
-
 def _measured_from(x: np.ndarray, y: np.ndarray, key: str) -> np.ndarray:
     """A gradient norm of 0 before the first step stands for none: nothing was measured there."""
     unmeasured = (key == "grad_norm_history") & (x == 0) & (y == 0)
     return np.where(unmeasured, math.nan, y)
-
-
-_BESIDES = {"learning_rate_history": learning_rate, "grad_norm_history": gradient_norm}
 
 
 def _draw_history(ax: Axes, m: Measured, key: str, title: str) -> None:
@@ -145,6 +142,11 @@ def _draw_history(ax: Axes, m: Measured, key: str, title: str) -> None:
     limits(ax, [y for (k, found), (_, y) in curves.items() if found == key and k in (m.trials or m.planned) for y in y])
     ticks(ax.xaxis, 6, integer=True)
     return ax.set(title=title, xlabel=label_x, ylabel=title.lower())
+
+
+gradient_norm = functools.partial(_draw_history, key="grad_norm_history", title="Gradient norm")
+_BESIDES = {"learning_rate_history": learning_rate, "grad_norm_history": gradient_norm}
+CURVES = {"loss": loss, "late": late_loss, "learning_rate": learning_rate, "gradient_norm": gradient_norm}
 
 
 def _draw_losses(ax: Axes, m: Measured):
@@ -232,8 +234,7 @@ def divergence(m: Measured) -> Figure:
     notes += [note] if (note := at_the_start([m])) else []
     figure, axes = panels(1, 3, 3.0, bottom=0.6 + 0.1 * len(notes))
     headline(figure, subject(m), "\n".join(notes))
-    for panel, ax in zip((pd_along, mismatch_along, loss_along), axes[0], strict=True):
-        panel(ax, m)
+    draw(axes[0], m, DIVERGENCE.values())
     return figure
 
 
@@ -242,14 +243,6 @@ def pd_along(ax: Axes, m: Measured) -> None:
     pairs = recorded_divergence(m)[1]
     if 1 <= len(pairs) <= 10:
         ax.legend(loc="lower right", title="trials", title_fontsize=SMALL, ncols=1 + (len(pairs) > 5))
-
-
-def mismatch_along(ax: Axes, m: Measured) -> None:
-    _pairs_along(ax, m, "top1_mismatch_pct", "Top-1 mismatch")
-
-
-def loss_along(ax: Axes, m: Measured) -> None:
-    _pairs_along(ax, m, "val_loss_difference", "Loss difference")
 
 
 def _pairs_along(ax: Axes, m: Measured, key: str, title: str) -> None:
@@ -271,6 +264,13 @@ def _pairs_along(ax: Axes, m: Measured, key: str, title: str) -> None:
     heading = METRIC[key].heading
     unit = heading.replace(" (", "\n(") if len(heading) > 25 else heading
     return ax.set(title=title, xlabel="training step", ylabel=unit)
+
+
+DIVERGENCE = {
+    "pd": pd_along,
+    "mismatch": functools.partial(_pairs_along, key="top1_mismatch_pct", title="Top-1 mismatch"),
+    "loss": functools.partial(_pairs_along, key="val_loss_difference", title="Loss difference"),
+}
 
 
 def recorded_divergence(m: Measured) -> tuple[np.ndarray, dict[str, dict]]:
@@ -322,8 +322,7 @@ def reproducibility(m: Measured) -> Figure:
         notes.append("±: 95 % interval of a pair's PD over positions, given the two trials")
     final = positions(m, "evaluation")
     headline(figure, subject(m), "; ".join(notes) + (f"\non {final:,} fixed positions" if final else ""))
-    for panel, ax in zip((pd_matrix, trial_means, mismatch, other_metrics), axes.flat, strict=True):
-        panel(ax, m)
+    draw(axes.flat, m, REPRODUCIBILITY.values())
     return figure
 
 
@@ -337,21 +336,25 @@ def why_no_pairs(m: Measured) -> str:
 LARGEST = {"relative_pd": 1.0, "top1_mismatch_pct": 100.0}
 
 
-def pair_interval(m: Measured, key: str) -> tuple[float | None, float | None, float | None]:
-    """Mean over pairs of a non-negative metric, with its 95 % interval over trials by the jackknife; the limits are
-    None where there are fewer than three trials, or pairs without the metric. It is made on a log scale,
-    where that of three trials can go beyond what the metric can be: it ends there."""
+def measured_values(m: Measured, key: str) -> np.ndarray:
+    """Those of a metric: one per pair, or per trial."""
+    of_pairs = METRIC[key].of == "pair"
+    return numbers([p.value(key) for p in m.pairs.values()] if of_pairs else m.trial_values(key))
+
+
+def interval(m: Measured, key: str) -> tuple[float | None, float | None, float | None]:
+    """Mean of a metric with its 95 % interval over trials: by Student's t of one number per trial, by the jackknife of
+    a non-negative metric of pairs; the limits are None where there are fewer than three trials, or pairs without the
+    metric. The jackknife's is made on a log scale, where that of three trials can go beyond what the metric can be: it
+    ends there."""
+    if METRIC[key].of == "trial":
+        values = measured_values(m, key)
+        return significance.mean_interval(values) if len(values) else (None, None, None)
     values = {pair: number(record.value(key)) for pair, record in m.pairs.items() if set(pair) <= set(m.pd_ids)}
     if not values or None in values.values():
         return mean(values.values()), None, None
     middle, low, high = significance.mean_pd_interval(matrix(values, m.pd_ids))
     return middle, low, high if high is None else min(high, LARGEST.get(key, math.inf))
-
-
-def trial_interval(m: Measured, key: str) -> tuple[float | None, float | None, float | None]:
-    """Mean over trials of one number per trial, with its 95 % interval (Student's t)."""
-    values = numbers(m.trial_values(key))
-    return significance.mean_interval(values) if len(values) else (None, None, None)
 
 
 def pd_matrix(ax: Axes, m: Measured) -> None:
@@ -365,9 +368,8 @@ def pd_matrix(ax: Axes, m: Measured) -> None:
         values[rows.index(j), columns.index(i)] = pair.relative_pd
     image = ax.imshow(values, cmap="Blues", aspect="equal", vmin=0, vmax=np.nanmax(values) * 1.25 or 1)
     ax.set(title="Relative PD of each pair", xlabel="trial", ylabel="trial")
-    step = math.ceil(len(rows) / 12)
-    ax.set_xticks(range(len(columns))[::step], columns[::step])
-    ax.set_yticks(range(len(rows))[::step], rows[::step])
+    numbered(ax.xaxis, columns)
+    numbered(ax.yaxis, rows)
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -394,8 +396,7 @@ def trial_means(ax: Axes, m: Measured) -> None:
     own = m.pd().sum(axis=1) / (len(ids) - 1)
     ax.plot(range(len(ids)), own, marker, color=colour, gid="trials", zorder=3)
     _mean_line(ax, colour, *m.pd_interval)
-    step = math.ceil(len(ids) / 12)
-    ax.set_xticks(range(len(ids))[::step], ids[::step])
+    numbered(ax.xaxis, list(ids))
     ax.set_xlim(-0.6, len(ids) - 0.4)
     ticks(ax.yaxis, 6)
     ax.grid(False, axis="x")
@@ -417,7 +418,7 @@ def mismatch(ax: Axes, m: Measured) -> None:
     colour, marker = activation_style(m.name)
     x, names = np.arange(len(m.pairs)), [f"{i}–{j}" for i, j in m.pairs]
     ax.plot(x, churn, marker, color=colour, gid="mismatch", markersize=4 if len(x) <= 30 else 2.5, zorder=3)
-    average, low, high = pair_interval(m, "top1_mismatch_pct")
+    average, low, high = interval(m, "top1_mismatch_pct")
     _mean_line(ax, colour, average, low, high)
     room = ax.get_window_extent().width / ax.figure.dpi
     every = math.ceil((len(x) + 0.2) * (text_width(names) + 0.08) / room)  # labels that fit side by side
@@ -453,9 +454,10 @@ def other_metrics(ax: Axes, m: Measured) -> None:
         ax.set_xlim(10**first, 10 ** max(last, first + 1))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_yticks(range(len(rows)), [metric.heading for metric in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    return ax.grid(False, axis="y")
+    return row_labels(ax, [metric.heading for metric in rows])
+
+
+REPRODUCIBILITY = {"matrix": pd_matrix, "trials": trial_means, "mismatch": mismatch, "metrics": other_metrics}
 
 
 def summary(m: Measured) -> Figure:
@@ -463,25 +465,8 @@ def summary(m: Measured) -> Figure:
     final = positions(m, "evaluation")
     note = "points: the trials in order (of PD: the pairs); beside them their mean with its 95 % interval over trials"
     headline(figure, subject(m), note + (f"\nlosses and accuracies: on {final:,} fixed positions" if final else ""))
-    for panel, ax in zip((final_loss, accuracy, final_pd, time), axes[0], strict=True):
-        panel(ax, m)
+    draw(axes[0], m, SUMMARY.values())
     return figure
-
-
-def final_loss(ax: Axes, m: Measured) -> None:
-    _columns(ax, m, "Loss", LOSS, {"training": "train_loss", "validation": "val_loss"})
-
-
-def accuracy(ax: Axes, m: Measured) -> None:
-    _columns(ax, m, "Accuracy", "accuracy (%)", {"training": "train_accuracy", "validation": "val_accuracy"})
-
-
-def final_pd(ax: Axes, m: Measured) -> None:
-    _columns(ax, m, "Relative PD", METRIC["relative_pd"].heading, {"pairs": "relative_pd"})
-
-
-def time(ax: Axes, m: Measured) -> None:
-    _columns(ax, m, "Training time", METRIC["training_time"].heading, {"trials": "training_time"})
 
 
 def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str, str]) -> None:
@@ -489,17 +474,16 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
     colour, marker = activation_style(m.name)
     names = {}
     for x, (name, key) in enumerate(columns.items()):
-        of_pairs = METRIC[key].of == "pair"
-        ys = numbers([p.value(key) for p in m.pairs.values()] if of_pairs else m.trial_values(key))
+        ys = measured_values(m, key)
         if not len(ys):
             continue
         xs = x - 0.08 + np.linspace(-0.22, 0.14, len(ys)) * (len(ys) > 1)
         ax.scatter(xs, ys, gid=f"{title} {name}", **_dot(ys, colour, marker))
-        average, low, high = (pair_interval if of_pairs else trial_interval)(m, key)
+        average, low, high = interval(m, key)
         names[x] = f"{name}\n{average:#.4g}"
         if len(ys) > 1:
-            error = None if low is None else [[average - low], [high - average]]
-            ax.errorbar(x + 0.26, average, error, fmt="_", color="black", markersize=9, elinewidth=0.9)
+            style = {"fmt": "_", "color": "black", "markersize": 9, "elinewidth": 0.9}
+            ax.errorbar(x + 0.26, average, bars(average, low, high), **style)
     ax.set(title=title, ylabel=unit)
     if not names:
         why = why_no_pairs(m) if METRIC[key].of == "pair" else "no trial finished" if not m.trials else "not recorded"
@@ -509,6 +493,18 @@ def _columns(ax: Axes, m: Measured, title: str, unit: str, columns: Mapping[str,
     ax.margins(y=0.12)
     ax.grid(False, axis="x")
     return ticks(ax.yaxis, 6)
+
+
+def _summarised(title: str, unit: str, **columns: str) -> Callable:
+    return functools.partial(_columns, title=title, unit=unit, columns=columns)
+
+
+SUMMARY = {
+    "loss": _summarised("Loss", LOSS, training="train_loss", validation="val_loss"),
+    "accuracy": _summarised("Accuracy", "accuracy (%)", training="train_accuracy", validation="val_accuracy"),
+    "pd": _summarised("Relative PD", METRIC["relative_pd"].heading, pairs="relative_pd"),
+    "time": _summarised("Training time", METRIC["training_time"].heading, trials="training_time"),
+}
 
 
 SOURCE_LABELS = {
@@ -551,11 +547,9 @@ def source_rows(ax: Axes, data: tuple[Mapping[str, Iterable[float]], str]) -> No
         if len(pds):
             share = f"  ({100 * pds.mean() / together:.0f} % of all)" if together and key != "all" else ""
             beside(ax, y, f"{pds.mean():.4f}{share}")
-    ax.set_yticks(range(len(order)), [SOURCE_LABELS.get(key) or plain(key, 28) for key in order])
-    ax.set_ylim(len(order) - 0.5, -0.5)
+    row_labels(ax, [SOURCE_LABELS.get(key) or plain(key, 28) for key in order])
     ax.set_xlim(left=min(0, *ax.get_xlim()))
     ax.set_xlabel(METRIC["relative_pd"].heading)
-    ax.grid(False, axis="y")
 
 
 def dots(ax: Axes, y: float, values, colour: str, marker: str, center=None, low=None, high=None, missing="") -> None:
@@ -566,8 +560,7 @@ def dots(ax: Axes, y: float, values, colour: str, marker: str, center=None, low=
     ax.scatter(values, y - 0.14 + _spread(values, 0.34), gid=f"row {y:g}", **_dot(values, colour, marker))
     if len(values) > 1:
         style = {"fmt": "|", "color": "black", "markersize": 6, "markeredgewidth": 1.2, "elinewidth": 0.9}
-        error = None if low is None else [[center - low], [high - center]]
-        ax.errorbar(center, y + 0.2, xerr=error, **style)
+        ax.errorbar(center, y + 0.2, xerr=bars(center, low, high), **style)
 
 
 def _dot(values, colour: str, marker: str) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,20 +20,14 @@ from analysis.results import Measured
 from analysis.study import WEIGHTINGS, Study
 from config import UserError
 from measures.table import BY_KEY as METRIC
-from plotting.one import (
-    LOSS,
-    at_the_start,
-    beside,
-    dots,
-    pair_interval,
-    recorded_divergence,
-    trial_interval,
-)
+from plotting.one import LOSS, at_the_start, beside, dots, interval, measured_values, recorded_divergence
 from plotting.style import (
     GREY,
     PAGE,
     SMALL,
     activation_style,
+    bars,
+    draw,
     fitting,
     gaps,
     headline,
@@ -46,6 +40,7 @@ from plotting.style import (
     panels,
     plain,
     positions,
+    row_labels,
     say,
     text_width,
     ticks,
@@ -73,8 +68,7 @@ def comparison(study: Study) -> Figure:
         note += "; † failed its audit: not ranked"
     title = f"{n} activation{'s' * (n != 1)}  ·  {model_and_corpus(first.results)}"
     headline(figure, title, note)
-    for panel, ax in zip((losses, pds, mismatches, times, ranks, trade_off), axes.flat, strict=True):
-        panel(ax, study)
+    draw(axes.flat, study, SIX.values())
     for ax in axes.flat[:-1]:
         if not ax.get_subplotspec().is_first_col():
             ax.set_yticklabels([])
@@ -91,47 +85,26 @@ def _labels(study: Study) -> dict[str, str]:
 
 def _rows(ax: Axes, study: Study) -> None:
     """An activation per row, by name."""
-    n = len(study.measured)
-    room = max(0, 5 - n) / 2  # a single row stays a row
-    ax.set_yticks(range(n), list(_labels(study).values()))
-    ax.set_ylim(n - 0.5 + room, -0.5 - room)
+    row_labels(ax, _labels(study).values(), max(0, 5 - len(study.measured)) / 2)  # a single row stays a row
     ax.tick_params(axis="y", length=0)
-    ax.grid(False, axis="y")
 
 
-def _dot_plot(ax: Axes, study: Study, key: str, title: str, summary: Callable) -> None:
+def _dot_plot(ax: Axes, study: Study, key: str, title: str, unit: str = "") -> None:
     for y, (name, m) in enumerate(study.measured.items()):
         of_pairs = METRIC[key].of == "pair"
-        values = numbers(m.pair_values(key) if of_pairs else m.trial_values(key))
-        missing = ("no pairs" if len(m.pd_ids) < 2 else "not recorded") if of_pairs else "not recorded"
+        values = numbers(m.pair_values(key)) if of_pairs else measured_values(m, key)
+        missing = "no pairs" if of_pairs and len(m.pd_ids) < 2 else "not recorded"
         if not m.trials:
             missing = "no trial finished"
-        dots(ax, y, values, *activation_style(name), *(summary(m, key) if len(values) else ()), missing=missing)
-    ax.set(title=title, xlabel=METRIC[key].unit or METRIC[key].label)
+        centre = (study.time[name],) if key == "training_time" else interval(m, key)
+        dots(ax, y, values, *activation_style(name), *(centre if len(values) else ()), missing=missing)
+    ax.set(title=title, xlabel=unit or METRIC[key].unit or METRIC[key].label)
     _rows(ax, study)
     ax.margins(x=0.1)
     if ax.collections:
         ticks(ax.xaxis, 5)
     else:
         ax.set_xticks([])
-
-
-def losses(ax: Axes, study: Study) -> None:
-    _dot_plot(ax, study, "val_loss", "Validation loss", trial_interval)
-
-
-def pds(ax: Axes, study: Study) -> None:
-    _dot_plot(ax, study, "relative_pd", "Relative PD", pair_interval)
-
-
-def mismatches(ax: Axes, study: Study) -> None:
-    _dot_plot(ax, study, "top1_mismatch_pct", "Top-1 mismatch", pair_interval)
-    ax.set_xlabel("positions (%)")
-
-
-def times(ax: Axes, study: Study) -> None:
-    _dot_plot(ax, study, "training_time", "Training time", lambda m, _: (study.time[m.name],))
-    ax.set_xlabel("s per trial")
 
 
 def ranks(ax: Axes, study: Study) -> None:
@@ -160,13 +133,12 @@ def ranks(ax: Axes, study: Study) -> None:
 def trade_off(ax: Axes, study: Study) -> None:
     """Mean PD against mean loss of the trials that have a PD, each with its interval."""
     for name, m in study.measured.items():
-        pd, low, high = pair_interval(m, "relative_pd")
+        pd, low, high = interval(m, "relative_pd")
         if pd is None:
             continue
-        loss, left, right = trial_interval(m, "val_loss")
+        loss, left, right = interval(m, "val_loss")
         colour, marker = activation_style(name)
-        up = None if low is None else [[pd - low], [high - pd]]
-        across = None if left is None else [[loss - left], [right - loss]]
+        up, across = bars(pd, low, high), bars(loss, left, right)
         style = {"elinewidth": 0.9, "capsize": 3, "zorder": 3, "ecolor": colour}
         ax.errorbar(loss, pd, up, across, fmt=marker, color=colour, markersize=3.5, label=named(name), **style)
     ax.set(title="PD against loss", xlabel=LOSS, ylabel=METRIC["relative_pd"].heading)
@@ -176,6 +148,16 @@ def trade_off(ax: Axes, study: Study) -> None:
     ax.margins(0.1)
     ticks(ax.xaxis, 4)
     ticks(ax.yaxis, 4)
+
+
+SIX = {
+    "loss": functools.partial(_dot_plot, key="val_loss", title="Validation loss"),
+    "pd": functools.partial(_dot_plot, key="relative_pd", title="Relative PD"),
+    "mismatch": functools.partial(_dot_plot, key="top1_mismatch_pct", title="Top-1 mismatch", unit="positions (%)"),
+    "time": functools.partial(_dot_plot, key="training_time", title="Training time", unit="s per trial"),
+    "ranks": ranks,
+    "trade_off": trade_off,
+}
 
 
 # -- along training -----------------------------------------------------------------------------------------------
@@ -189,8 +171,7 @@ def divergence_comparison(study: Study) -> Figure:
     note = "thick: mean over pairs of trials" + ("; thin: the pairs" if len(names) <= _FEW else "")
     note += "; † failed its audit" if any(name.endswith("†") for name in names.values()) else ""
     headline(figure, "How trials part along training", note + f"\n{start}" * bool(start))
-    pd_by_step(axes[0, 0], study)
-    pd_by_loss(axes[0, 1], study)
+    draw(axes.flat, study, (pd_by_step, pd_by_loss))
     legend_below(figure, names, foot - 0.08)
     return figure
 
@@ -358,8 +339,7 @@ def ratios(ax: Axes, rows: list[Mapping]) -> None:
         if "together" in row:
             ax.axhline(y - 0.5, color=GREY, linewidth=0.5)
     forest(ax, lines)
-    ax.set_yticks(range(len(rows)), map(_row_name, rows))
-    ax.set_ylim(len(rows) - 0.5, -0.5)
+    row_labels(ax, map(_row_name, rows))
     ax.set_xlabel(f"mean relative PD as a ratio to {_baseline(rows)}'s (log scale)")
     above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "bottom", "fontsize": SMALL}
     ax.annotate(f"← more reproducible than {_baseline(rows)}", (1, 1), xytext=(-4, 2), ha="right", **above)
@@ -524,8 +504,7 @@ def one_of_studies(ax: Axes, data: tuple[list[Mapping], list[Mapping]], name: st
             _diamond(ax, len(order), name, *(number(row.get(key)) for key in ("ratio", "low", "high")))
             ax.axhline(len(order) - 0.5, color=GREY, linewidth=0.5)
     ax.set(title=named(name, 20), xlabel=f"PD ratio to {_baseline(table)}")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
+    row_labels(ax, names)
 
 
 def _diamond(ax: Axes, y: float, activation: str, ratio, low, high) -> None:
@@ -555,35 +534,25 @@ def beta_sweep(study: Study) -> Figure:
     figure, axes = panels(1, 2, 3.0, bottom=0.78)
     note = "points: trials (of PD: pairs of trials); bars: their mean with its 95 % interval over trials"
     headline(figure, "SmeLU: the width β of its quadratic part", note)
-    pd_by_beta(axes[0, 0], study)
-    loss_by_beta(axes[0, 1], study)
+    draw(axes.flat, study, BETA.values())
     return figure
 
 
-def pd_by_beta(ax: Axes, study: Study) -> None:
-    _by_beta(ax, study, "relative_pd", "Relative PD", pair_interval)
-
-
-def loss_by_beta(ax: Axes, study: Study) -> None:
-    _by_beta(ax, study, "val_loss", "Validation loss", trial_interval)
-    ax.set_ylabel(LOSS)
-
-
-def _by_beta(ax: Axes, study: Study, key: str, title: str, summary: Callable) -> None:
+def _by_beta(ax: Axes, study: Study, key: str, title: str, unit: str) -> None:
     studied = {name: b for name in study.measured if (b := beta(name)) is not None}
     betas = sorted(set(filter(None, studied.values())))
     zero = betas[0] / 2.5  # where ReLU stands on the log axis
     means = {}
     for name, b in studied.items():
         m, (colour, marker), x = study.measured[name], activation_style(name), b or zero
-        values = numbers([p.value(key) for p in m.pairs.values()] if METRIC[key].of == "pair" else m.trial_values(key))
+        values = measured_values(m, key)
         if not len(values):
             continue
         style = {"s": 14, "color": colour, "marker": marker, "alpha": 0.7, "linewidths": 0, "gid": "values"}
         ax.scatter(np.full(len(values), x), values, **style)
-        average, low, high = summary(m, key)
-        error = None if low is None else [[average - low], [high - average]]
-        ax.errorbar(x * 1.12, average, error, fmt="_", color=colour, markersize=7, elinewidth=0.9, gid=f"mean {name}")
+        average, low, high = interval(m, key)
+        style = {"fmt": "_", "color": colour, "markersize": 7, "elinewidth": 0.9, "gid": f"mean {name}"}
+        ax.errorbar(x * 1.12, average, bars(average, low, high), **style)
         if b:
             means[x] = average
         else:
@@ -597,7 +566,13 @@ def _by_beta(ax: Axes, study: Study, key: str, title: str, summary: Callable) ->
     ax.set_xlim(min(shown) / 1.4, betas[-1] * 1.4)
     ax.margins(y=0.1)
     ticks(ax.yaxis, 6)
-    ax.set(title=title, xlabel="β", ylabel=METRIC[key].heading)
+    ax.set(title=title, xlabel="β", ylabel=unit)
+
+
+BETA = {
+    "pd": functools.partial(_by_beta, key="relative_pd", title="Relative PD", unit=METRIC["relative_pd"].heading),
+    "loss": functools.partial(_by_beta, key="val_loss", title="Validation loss", unit=LOSS),
+}
 
 
 def activation_functions(names: list[str]) -> Figure:
@@ -605,8 +580,7 @@ def activation_functions(names: list[str]) -> Figure:
     foot = 0.16 * legend_rows(labels.values())
     figure, axes = panels(1, 2, 3.1 + foot, bottom=0.55 + foot)
     headline(figure, "Activation functions")
-    functions(axes[0, 0], names)
-    slopes(axes[0, 1], names)
+    draw(axes.flat, names, FUNCTIONS.values())
     legend_below(figure, labels, 0.04, axes[0, 0].get_lines())
     return figure
 
@@ -622,16 +596,6 @@ def _curve(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return points.detach().numpy(), y.detach().numpy(), slope.numpy()
 
 
-def functions(ax: Axes, names: Iterable[str]) -> None:
-    """f(x); a panel of names."""
-    _draw_functions(ax, names, 1, title="Function", ylabel="f(x)", ylim=(-1.3, 3.1))
-
-
-def slopes(ax: Axes, names: Iterable[str]) -> None:
-    """f′(x); a panel of names."""
-    _draw_functions(ax, names, 2, title="Derivative", ylabel="f′(x)", ylim=(-0.3, 1.4))
-
-
 def _draw_functions(ax: Axes, names: Iterable[str], which: int, **texts) -> None:
     for index, name in enumerate(names):
         colour, marker = activation_style(name)
@@ -639,3 +603,9 @@ def _draw_functions(ax: Axes, names: Iterable[str], which: int, **texts) -> None
         mark = {"marker": marker, "markersize": 3.5, "markevery": (7 + 11 * index % 60, 60)}
         ax.plot(curves[0], curves[which], color=colour, gid=name, label=named(name, 26), **mark)
     ax.set(xlabel="x", xlim=(-3, 3), **texts)
+
+
+FUNCTIONS = {
+    "function": functools.partial(_draw_functions, which=1, title="Function", ylabel="f(x)", ylim=(-1.3, 3.1)),
+    "derivative": functools.partial(_draw_functions, which=2, title="Derivative", ylabel="f′(x)", ylim=(-0.3, 1.4)),
+}

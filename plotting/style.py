@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 import matplotlib
@@ -341,6 +341,31 @@ def limits(ax: Axes, values: Iterable, axis: str = "y", margin: float = 0.08) ->
         low, high = values.min(), values.max()
         pad = margin * (high - low) or 0.01 * abs(high) or 1
         getattr(ax, f"set_{axis}lim")(low - pad, high + pad)
+
+
+def draw(axes: Iterable[Axes], data, drawn: Iterable[Callable]) -> None:
+    """A panel on each of the axes."""
+    for ax, panel in zip(axes, drawn, strict=False):
+        panel(ax, data)
+
+
+def bars(center: float, low: float | None, high: float | None) -> list[list[float]] | None:
+    """An interval as `errorbar` takes it; None where there is none."""
+    return None if low is None else [[center - low], [high - center]]
+
+
+def row_labels(ax: Axes, labels: Iterable[str], room: float = 0.0) -> None:
+    """A row of the panel for each label, from the top down."""
+    labels = list(labels)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5 + room, -0.5 - room)
+    ax.grid(False, axis="y")
+
+
+def numbered(axis, labels: list) -> None:
+    """Labels at 0, 1, 2, …: at most twelve of them."""
+    step = math.ceil(len(labels) / 12)
+    axis.set_ticks(range(len(labels))[::step], labels[::step])
 
 
 def ticks(axis, most: int, **options) -> None:
