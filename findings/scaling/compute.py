@@ -59,8 +59,10 @@ def loss_at(width: int, rate: float, ends: float) -> float | None:
 
 
 def rate_of(width: int, ends: float) -> float | None:
-    """The rate of a width by the plan's rule, recorded once; None: the time is over."""
+    """The rate of a width by the plan's rule, recorded once or published; None: the time is over."""
     path = ROOT / "studies" / f"rate_{width}.json"
+    if (MEASURED / path.name).exists():
+        path = MEASURED / path.name
     if not path.exists():
         losses: dict[float, float] = {}
         for more in (lambda: RATES, lambda: _beyond(chosen(losses))):
@@ -88,6 +90,12 @@ def planned(name: str, ends: float) -> run.Planned | None:
     return run.Planned(("relu", "gelu"), seeds, SEEDS, SEEDS, AT_MOST, settings)
 
 
+def published(name: str, trials: int) -> bool:
+    """Whether as many trials of both activations are published: they aren't trained again on another machine."""
+    paths = list((MEASURED / name / "results").glob("*_results.json"))
+    return len(paths) == 2 and all(len(storage.read_results(path)["trials"]) >= trials for path in paths)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--hours", type=float, default=24.0, help="stop after so many")
@@ -103,6 +111,8 @@ def main() -> None:
         rate_of(width, ends)
     for trials in (SEEDS, AT_MOST):
         for name in (*FITTED, *LONGEST, *DEEP, *WIDEST):
+            if published(name, trials):
+                continue
             if name not in FITTED and not PREDICTION.exists():
                 raise SystemExit(f"{PREDICTION.name} comes before {name}, and is not there")
             study = planned(name, ends)

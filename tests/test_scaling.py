@@ -1,0 +1,79 @@
+"""The third study: its numbers counted again from the published results with NumPy alone; its text; its rule."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FINDINGS = Path(__file__).parent.parent / "findings"
+
+
+def loaded(name):
+    """By its place: findings/edge has modules of the same names."""
+    spec = importlib.util.spec_from_file_location(f"scaling_{name}", FINDINGS / "scaling" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+compute, predict, tell = map(loaded, ("compute", "predict", "tell"))
+
+
+def counted_again(study, activation):
+    """{steps: mean PD over the pairs of the branch}, of the JSON alone."""
+    path = FINDINGS / "scaling" / "measured" / study / "results" / f"{activation}_results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    found = {results["config"]["max_iters"]: results["reproducibility_metrics"]}
+    found |= {branch["ends"]: branch["pairs"] for branch in results["frontier"]}
+    return {steps: np.mean([pair["relative_pd"] for pair in pairs]) for steps, pairs in found.items()}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return tell.cells()
+
+
+def test_every_pd_is_that_of_the_results(published):
+    for study, of in published.items():
+        for activation, cells in of.items():
+            again = counted_again(study, activation)
+            assert sorted(again) == [cell.steps for cell in cells]
+            for cell in cells:
+                n = len(cell.pd)
+                assert cell.pd.sum() / (n * (n - 1)) == pytest.approx(again[cell.steps], rel=1e-12)
+
+
+def test_the_prediction_is_that_of_the_rule(published):
+    """Least squares over twelve cells, read at the held-out ones, whose width and length are in none of them."""
+    prediction = json.loads((FINDINGS / "scaling" / "prediction.json").read_text(encoding="utf-8"))
+    for activation, of in prediction.items():
+        cells = [cell for study in predict.FITTED for cell in published[study][activation]]
+        design = np.array([[1, math.log(c.width), math.log(c.steps)] for c in cells])
+        y = np.log([c.pd.sum() / (len(c.pd) * (len(c.pd) - 1)) for c in cells])
+        law = np.linalg.lstsq(design, y, rcond=None)[0]
+        assert of["exponents"]["width"][0] == pytest.approx(law[1], rel=1e-9)
+        for p in of["cells"]:
+            pd = math.exp(law @ [1, math.log(p["width"]), math.log(p["steps"])])
+            assert p["pd"] == pytest.approx(pd, rel=1e-9)
+            assert p["width"] > 128 or p["steps"] > 5200
+
+
+def test_the_text_is_up_to_date():
+    assert (FINDINGS / "FINDINGS3.md").read_text(encoding="utf-8") == tell.told()
+
+
+def test_rates_are_the_lowest_within_two_thousandths():
+    for width in (32, 64, 128):
+        chosen = json.loads((FINDINGS / "scaling" / "measured" / f"rate_{width}.json").read_text(encoding="utf-8"))
+        assert compute.chosen({float(k): v for k, v in chosen["losses"].items()}) == chosen["rate"]
+        assert compute.rate_of(width, 0) == chosen["rate"]
+    assert compute.chosen({1e-3: 2.0015, 2e-3: 2.0}) == 1e-3
+
+
+def test_what_is_published_is_not_trained_again():
+    assert compute.published("W64", 5)
+    assert not compute.published("W64", 8)
+    assert not compute.published("nowhere", 5)
