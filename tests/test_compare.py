@@ -141,6 +141,11 @@ def test_the_files_are_read_by_everything_else(found):
     for name in ("matrix.csv", "matrix.json", "summary.csv", "significance.csv", "results.parquet"):
         assert (out / "results" / name).is_file()
     assert (out / "plots" / "gpt2_reproducibility.png").is_file()
+    page = (out / "plots" / "disagreement.html").read_text(encoding="utf-8")
+    assert (
+        all(f'"{kind}/seed_{k}"' in page for kind in KINDS for k in (1, 2, 3))
+        and "](../plots/disagreement.html)" in report
+    )
     import pandas as pd
 
     frame = pd.read_parquet(out / "results" / "results.parquet")
