@@ -627,6 +627,33 @@ class Config:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
+    def how_computed(self) -> str:
+        """One line: the precision and the kernels of training, and what they follow from.
+
+        The rule: bfloat16 where it is fast, else float32. On the CPU, with one thread a trial and in bfloat16, the
+        kernels of native.cpp where they can be compiled, else torch's. Every evaluation is in float32 with torch's.
+        """
+        where = "" if self.device == "cpu" else f" on {self.device}"
+        by = "kernels that torch.compile makes" if self.compile else "torch's kernels"
+        by = "the kernels of native.cpp" if self.native else by
+        return f"{self.precision}{where} with {by}: {self._computed_so_because()}"
+
+    def _computed_so_because(self) -> str:
+        if self.native:
+            return "a C++ compiler and fast bfloat16 are here"
+        if self.compile:
+            return "compile=True"
+        fast = fast_bfloat16(self.device)
+        if self.precision == "float32":
+            return "precision=float32" if fast else "no fast bfloat16 on this processor"
+        if not fast:
+            return "precision=bfloat16"
+        if self.device != "cpu":
+            return "bfloat16 is fast there"
+        if self.threads > 1:
+            return f"those of native.cpp are for one thread, not {self.threads}"
+        return toolchain.problem() or "native=False"
+
     # -- comparing ------------------------------------------------------------------------------------------------
 
     def fingerprint(self) -> str:

@@ -289,7 +289,6 @@ def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str
         UserError: what is there was trained on another text, or this machine can't train such trials.
     """
     from training import experiment
-    from training.computed import how_computed
 
     experiment.refuse_other_settings(config, names, there, corpus)
     tasks = []
@@ -309,7 +308,7 @@ def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str
     if lacks := lacking(config):
         rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
         raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
-    display.line(how_computed(config))
+    display.line(config.how_computed())
     return tasks
 
 

@@ -325,7 +325,7 @@ def test_planted_repetition(config, tmp_path):
 
 @planted("one random stream for batches and evaluation", "evaluation draws nothing")
 def test_planted_shared_generator(before, monkeypatch):
-    make, probe = trial.Training.__init__, metrics.evaluate_probe
+    make, probe = trial.Training.__init__, trial.windows.evaluate_probe
 
     def seeded(self, *args):
         make(self, *args)
@@ -344,7 +344,7 @@ def test_planted_shared_generator(before, monkeypatch):
         np.random.rand()  # noqa: NPY002
         return probe(*args)
 
-    monkeypatch.setattr(metrics, "evaluate_probe", drawing)
+    monkeypatch.setattr(trial.windows, "evaluate_probe", drawing)
     checks = before()
     assert status(checks)["evaluation draws nothing"] == "fail"
     assert "changes the weights" in measured(checks, "evaluation draws nothing")

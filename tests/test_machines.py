@@ -18,8 +18,6 @@ from kernels import toolchain
 from plotting.style import plain
 from test_layers import LEVEL
 from tools import doctor
-from training import computed
-from training.computed import how_computed
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/export", "tools/doctor")
@@ -293,7 +291,7 @@ def test_doctor_says_what_training_would(settings, capsys):
     """The line that train.py begins with is among its lines."""
     config = Config(preset="smoke", device="cpu", **settings)
     doctor.print_report(config)
-    assert how_computed(config) in capsys.readouterr().out
+    assert config.how_computed() in capsys.readouterr().out
 
 
 def test_doctor_without_a_compiler(monkeypatch, capsys):
@@ -307,7 +305,7 @@ def test_doctor_without_a_compiler(monkeypatch, capsys):
 
 
 def test_doctor_on_a_processor_without_fast_bfloat16(monkeypatch, capsys):
-    for module in (config_module, computed, doctor):
+    for module in (config_module, doctor):
         monkeypatch.setattr(module, "fast_bfloat16", lambda device: False)
     doctor.print_report(Config(preset="smoke", device="cpu"))
     shown = capsys.readouterr().out

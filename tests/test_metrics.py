@@ -188,7 +188,7 @@ def test_many_blocks_equal_one(monkeypatch):
     p, q = close_pair(rng, 300, 40, 0.5)
     y = rng.integers(40, size=300)
     whole, of_set = metrics.compare_predictions(p, q, y), metrics.set_prediction_difference([p, q, p])
-    monkeypatch.setattr(metrics, "_row_blocks", lambda n, size: (slice(i, min(i + 7, n)) for i in range(0, n, 7)))
+    monkeypatch.setattr(metrics, "row_blocks", lambda n, size: (slice(i, min(i + 7, n)) for i in range(0, n, 7)))
     parts = metrics.compare_predictions(p, q, y)
     for key in KEYS:
         assert parts[key] == pytest.approx(whole[key], rel=1e-13), key

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import activations
+import config as config_module
 from config import Config, UserError
 from kernels import native, toolchain
 from model import GPT
 from models.architectures import RotaryAttention, build_model
 from prepare_data import load_corpus
-from training import arithmetic, computed, machine, trial
+from training import arithmetic, machine, trial
 
 pytestmark = pytest.mark.skipif(toolchain.problem() is not None, reason="needs a C++ compiler")
 
@@ -424,7 +425,7 @@ def test_what_was_chosen_automatically_falls_back(unmade, monkeypatch):
     chosen = {"preset": "smoke", "device": "cpu", "precision": "bfloat16"}
     config = Config(**chosen)
     assert not config.native
-    line = machine.how_computed(config)
+    line = config.how_computed()
     assert line.startswith("bfloat16 with torch's kernels: can't write into") and "\n" not in line
     assert Config(**chosen, native=True).native
     with pytest.raises(UserError, match=r"can't write into .*first .*second .*native=False"):
@@ -534,8 +535,8 @@ def test_an_access_outside_of_an_array_is_seen(tmp_path, right, wrong):
 
 def test_how_it_is_computed(monkeypatch):
     def line(fast=True, **settings):
-        monkeypatch.setattr(computed, "fast_bfloat16", lambda device: fast)
-        return computed.how_computed(Config(preset="smoke", device="cpu", **settings))
+        monkeypatch.setattr(config_module, "fast_bfloat16", lambda device: fast)
+        return Config(preset="smoke", device="cpu", **settings).how_computed()
 
     bfloat16 = {"precision": "bfloat16", "native": False}
     assert line(precision="bfloat16") == (
@@ -547,7 +548,7 @@ def test_how_it_is_computed(monkeypatch):
     assert line(fast=False, **bfloat16) == "bfloat16 with torch's kernels: precision=bfloat16"
     assert line(threads=2, precision="bfloat16").endswith("those of native.cpp are for one thread, not 2")
     there = {**Config(preset="smoke", device="cpu", precision="float32").to_dict(), "device": "cuda", "compile": True}
-    said = computed.how_computed(Config.from_dict(there))
+    said = Config.from_dict(there).how_computed()
     assert said == "float32 on cuda with kernels that torch.compile makes: compile=True"
     monkeypatch.setattr(
         toolchain, "_built", {toolchain.SOURCE: toolchain.Unavailable("there is no C++ compiler here (…)")}

@@ -818,8 +818,8 @@ def test_divergence_while_being_stopped(make, no_figures, monkeypatch):
 def test_exploding_without_nan(make, no_figures, monkeypatch):
     """A finite but absurd loss counts too, also where it shows at the point of a stop."""
     study = make("explodes")
-    original = trial.metrics.evaluate_loss
-    monkeypatch.setattr(trial.metrics, "evaluate_loss", lambda *a, **k: (1e6, original(*a, **k)[1]))
+    original = trial.windows.evaluate_loss
+    monkeypatch.setattr(trial.windows, "evaluate_loss", lambda *a, **k: (1e6, original(*a, **k)[1]))
     record = train.train_trial(study.config, "relu", 1)
     assert (record["status"], record["diverged_at_step"]) == ("diverged", 0)
 

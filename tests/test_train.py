@@ -23,7 +23,7 @@ from prepare_data import load_corpus
 from synthetic import synthetic_results
 from tools import verify
 from tools.sample import print_samples
-from training import experiment, machine
+from training import experiment
 from training import trial as trials
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -209,7 +209,7 @@ def test_how_it_is_computed_is_said_before_training(smoke_config, capsys, monkey
     config = smoke_config.replace(trials_per_activation=1, max_iters=20)
     train.run_study(config, ["relu"])
     lines = capsys.readouterr().out.splitlines()
-    said = lines.index(machine.how_computed(config))
+    said = lines.index(config.how_computed())
     assert said < next(i for i, line in enumerate(lines) if line.startswith("relu trial 1"))
 
 

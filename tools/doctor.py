@@ -24,7 +24,6 @@ import cli as streams
 from config import PACKAGES, Config, Parser, UserError, add_arguments, command_line, fast_bfloat16, from_args, option
 from kernels import toolchain
 from training import pool
-from training.computed import how_computed
 
 OPTIONAL = {
     "datasets": "reads corpora of the Hugging Face Hub, and brings what reads parquet and zstd",
@@ -68,7 +67,7 @@ def print_report(config: Config) -> None:
     chosen = {
         "preset": config.preset,
         "device": config.device,
-        "computed": how_computed(config),
+        "computed": config.how_computed(),
         "side by side": f"{workers} of {config.trials_per_activation} trials, threads for each: {config.threads}",
     }
     for title, rows in (("This machine", machine()), ("What is chosen", chosen)):

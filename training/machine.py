@@ -16,7 +16,6 @@ import torch
 import storage
 from config import Config
 from kernels import toolchain
-from training.computed import how_computed
 
 # -- torch's settings ---------------------------------------------------------------------------------------------
 
@@ -149,7 +148,7 @@ def environment(config: Config) -> dict:
         "threads": config.threads,
         "precision": config.precision,
         "deterministic": config.deterministic,
-        "computed": how_computed(config),
+        "computed": config.how_computed(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "compiler": toolchain.compiler_version() if config.native else None,
         "native_cpp_sha256": storage.sha256_file(toolchain.SOURCE) if config.native else None,

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import metrics
 import storage
 from config import Config, UserError, option
+from measures import windows
 from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums
@@ -72,9 +72,9 @@ class Training:
             self.objective = part.objective(self.objective)
         self.optimiser = Optimiser(self.model, config, self.dtype)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
-        self.buckets = metrics.probe_buckets(corpus.train, corpus.vocab_size)
+        self.buckets = windows.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
-            metrics.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
+            windows.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
             for tokens in (corpus.val, corpus.train)
         )
         self.legs = legs(config)
@@ -154,8 +154,8 @@ class Training:
         """A point of the training curves, and the predictions on the probe, at the current step."""
         c, corpus, model = self.config, self.corpus, self.model
         with self.evaluating():
-            train_loss, _ = metrics.evaluate_loss(model, corpus.train, self.train_starts, c.block_size, c.device)
-            probe = metrics.evaluate_probe(model, corpus.val, self.probe_starts, c.block_size, c.device, self.buckets)
+            train_loss, _ = windows.evaluate_loss(model, corpus.train, self.train_starts, c.block_size, c.device)
+            probe = windows.evaluate_probe(model, corpus.val, self.probe_starts, c.block_size, c.device, self.buckets)
         values = (
             train_loss,
             probe.loss,
@@ -318,8 +318,8 @@ class Training:
     def final_loss(self) -> tuple[float, float]:
         """Mean loss and accuracy on the windows of the training split that final models are evaluated on."""
         c, tokens = self.config, self.corpus.train
-        starts = metrics.evaluation_windows(len(tokens), c.block_size, c.eval_tokens)
-        return metrics.evaluate_loss(self.model, tokens, starts, c.block_size, c.device)
+        starts = windows.evaluation_windows(len(tokens), c.block_size, c.eval_tokens)
+        return windows.evaluate_loss(self.model, tokens, starts, c.block_size, c.device)
 
     def _sample(self) -> str:
         """What the model writes after the first token of the validation split."""
