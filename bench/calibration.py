@@ -647,6 +647,8 @@ LAWS = {  # the mean PD of models of width w after s steps
     "floor": lambda w, s: 0.1 + 0.04 * (64 / w) * (s / 1300) ** -0.2,
     "kink": lambda w, s: 0.14 * (w / 64) ** -0.1 * (max(w, 128) / 128) ** -0.3 * (max(s, 2600) / 2600) ** -0.15,
     "one diverged": lambda w, s: 0.14 * (2 if w == 128 else 1),
+    "slight floor": lambda w, s: 0.12 + 0.02 * (64 / w) ** 0.5 * (s / 1300) ** -0.2,
+    "slight kink": lambda w, s: 0.14 * (w / 64) ** -0.1 * (max(w, 64) / 64) ** -0.05 * (max(s, 1300) / 1300) ** -0.03,
 }
 
 
