@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from config import UserError
+from corpora.source import one_line
 
 UNKNOWN = "\ufffd"  # what decoding shows for a character that the training split lacks
 BPE_TRAINING_CHARACTERS = 20_000_000  # merges settle long before; more text costs memory and minutes
@@ -97,7 +98,7 @@ class CharTokenizer:
             at = int(np.argmin(ids))
             raise UserError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not in the vocabulary of "
-                f"{self.vocab_size} characters: {_shortened(self.characters)}"
+                f"{self.vocab_size} characters: {one_line(repr(self.characters), 120)}"
             )
         return ids.astype(token_dtype(self.vocab_size))
 
@@ -321,11 +322,6 @@ def _utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         bad = text[error.start]
         raise UserError(f"character U+{ord(bad):04X} at position {error.start} is half of a pair, not text") from None
-
-
-def _shortened(characters: str) -> str:
-    shown = repr(characters)
-    return shown if len(shown) <= 120 else shown[:120] + "…"
 
 
 def _tokenizers():

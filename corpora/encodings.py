@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from config import UserError
-from corpora.source import PIECE, one_line
+from corpora.source import PIECE, beginning, one_line
 
 MARKS = (  # UTF-32's before UTF-16's, which they begin with
     (codecs.BOM_UTF8, "utf-8"),
@@ -230,7 +230,7 @@ def advice(read: Callable[[], Iterator[bytes]], tried: str) -> str:
     lines = _telling_lines(read)
     if tried == "utf-8" and (damage := _damaged_utf8(lines)):
         return damage
-    head = _head(read)
+    head = beginning(read(), SAMPLE)
     try:
         found = _unmarked(head) if b"\0" in head else _recognised(lines)
     except ImportError:
@@ -247,15 +247,6 @@ def advice(read: Callable[[], Iterator[bytes]], tried: str) -> str:
             f"parts of it look like {found[0][0]} ({found[0][1]}), but not all of it can be read so: mixed or damaged"
         )
     return "nothing in it is recognised as text; if it is text, name its encoding with --encoding NAME"
-
-
-def _head(read: Callable[[], Iterator[bytes]], size: int = SAMPLE) -> bytes:
-    head = b""
-    for data in read():
-        head += data
-        if len(head) >= size:
-            break
-    return head[:size]
 
 
 def _telling_lines(read: Callable[[], Iterator[bytes]]) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 from config import UserError
 from corpora import encodings, packed, tables
 from corpora.hub import HUB
-from corpora.source import PIECE, one_line
+from corpora.source import PIECE, beginning, one_line
 
 # -- which files --------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,9 @@ def _files_of_folder(dataset: str, folder: Path) -> tuple[list[Path], int]:
         return kinds[known[0]], left_out
     kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
     has = ", ".join(f"{len(files)} {'*' + kind if kind else 'without a suffix'}" for kind, files in kinds.items())
-    texts = known or [kind for kind, files in kinds.items() if kind and b"\0" not in _head(files[0], None, None)]
+    texts = known or [
+        kind for kind, files in kinds.items() if kind and b"\0" not in beginning(packed.unpacked(files[0], None), PIECE)
+    ]
     hint = f"name a glob, for example --dataset '{folder}/**/*{texts[0]}'" if texts else "name a file"
     has = f"it has {one_line(has, 200)}" if kinds else "it has no files"
     raise UserError(f"dataset={dataset!r}: no *.txt file in this folder; {has}; {hint}")
@@ -162,7 +164,7 @@ def parts_of(file: Path, encoding: str | None, text_column: str) -> list[Part]:
     Raises:
         UserError: unreadable, damaged, an unknown encoding, or known to be no text.
     """
-    packing = packed.packing(_head(file, None, None))
+    packing = packed.packing(beginning(packed.unpacked(file, None), PIECE))
     if packing != "zip":
         return [_part(file, None, packing, encoding, text_column)]
     members = packed.zip_members(file)
@@ -178,18 +180,8 @@ def parts_of(file: Path, encoding: str | None, text_column: str) -> list[Part]:
     return [_part(file, member, packing, encoding, text_column) for member in chosen]
 
 
-def _head(file: Path, packing: str | None, member: str | None) -> bytes:
-    """The first PIECE bytes, fewer only where there are no more."""
-    head = b""
-    for data in packed.unpacked(file, packing, member):
-        head += data
-        if len(head) >= PIECE:
-            break
-    return head[:PIECE]
-
-
 def _part(file: Path, member: str | None, packing: str | None, encoding: str | None, text_column: str) -> Part:
-    head, name = _head(file, packing, member), packed.shown(file, member)
+    head, name = beginning(packed.unpacked(file, packing, member), PIECE), packed.shown(file, member)
     what = next((what for magic, what in NO_TEXT if head.startswith(magic)), None)
     if packing and packed.packing(head):
         what = f"{packed.packing(head)} inside {packing}"

@@ -30,16 +30,7 @@ MAGIC = (
 SUFFIXES = (".gz", ".zip", ".zst", ".xz", ".bz2")
 TIMES, ALWAYS_ALLOWED = 200, 64 << 20  # a bomb unpacks to more than so many times its size and so many bytes
 XZ_MEMORY = 256 << 20
-BROKEN = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-    zlib.error,
-    lzma.LZMAError,
-    zipfile.BadZipFile,
-)
+BROKEN = (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 def packing(head: bytes) -> str | None:

@@ -59,6 +59,16 @@ def joined(pieces: Iterator[str]) -> Iterator[str]:
         yield "".join(parts)
 
 
+def beginning(chunks: Iterator[bytes], size: int) -> bytes:
+    """The first `size` bytes of what comes in pieces, fewer only where there are no more."""
+    head = b""
+    for data in chunks:
+        head += data
+        if len(head) >= size:
+            break
+    return head[:size]
+
+
 def one_line(x, limit: int = 160) -> str:
     """What an error, a path or any value says, in one line of at most `limit` characters and an ellipsis."""
     text = " ".join(str(x).split()) or type(x).__name__

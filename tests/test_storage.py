@@ -126,16 +126,6 @@ def test_a_file_where_a_folder_should_be(tmp_path):
         storage.write_json(tmp_path / "results" / "x.json", 1)
 
 
-def test_appending_makes_the_folder_and_refuses_in_one_line(tmp_path):
-    for data in (b"one", b"two"):
-        storage.append_bytes(tmp_path / "a" / "log", data)
-    assert (tmp_path / "a" / "log").read_bytes() == b"onetwo"
-    with pytest.raises(StorageError, match="a: there is a folder of that name"):
-        storage.append_bytes(tmp_path / "a", b"")
-    with pytest.raises(StorageError, match="file where a folder is needed"):
-        storage.append_bytes(tmp_path / "a" / "log" / "x", b"")
-
-
 def test_temporaries_of_dead_processes_are_cleaned_and_of_live_ones_kept(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
