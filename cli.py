@@ -16,6 +16,7 @@ import errno
 import importlib.util
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
@@ -108,13 +109,13 @@ def add_arguments(parser: argparse.ArgumentParser, title: str, fields: Iterable[
             flags.append("--trials")
         default = "" if f.default is None or f.name == "vary" else f" (default: {_shown(f.default)})"
         help_text = (meta["help"] + default).replace("%", "%%")
-        if meta["kind"] is bool:
+        if kind(f) is bool:
             group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
-        elif meta["kind"] is tuple:
+        elif kind(f) is tuple:
             many = "+" if f.default else "*"
             group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
         else:
-            metavar = {int: "N", float: "X", str: "NAME"}[meta["kind"]]
+            metavar = {int: "N", float: "X", str: "NAME"}[kind(f)]
             group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
 
 
@@ -128,20 +129,25 @@ def given(args: argparse.Namespace, fields: Iterable[dataclasses.Field]) -> dict
     return {f.name: _parsed(f, values[f.name]) for f in fields if values[f.name] is not None}
 
 
+def kind(f: dataclasses.Field) -> type:
+    """The type of a setting's values, None apart, as its annotation (a text) begins."""
+    return {"int": int, "float": float, "str": str, "bool": bool, "tuple": tuple}[re.match(r"\w+", f.type)[0]]
+
+
 def _shown(value) -> str:
     return " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
 
 
 def _parsed(f: dataclasses.Field, text):
-    kind = f.metadata["kind"]
     if f.name == "teacher":  # paths, which may have spaces in them
         return tuple(text)
-    if kind is tuple:
+    of_kind = kind(f)
+    if of_kind is tuple:
         return tuple(word for part in text for word in part.replace(",", " ").split())
-    if kind in (int, float) and isinstance(text, str):
+    if of_kind in (int, float) and isinstance(text, str):
         try:
             # int("1e3") is an error although 1e3 is a whole number that people do write
-            return kind(text) if kind is float or "e" not in text.lower() else _whole(float(text))
+            return of_kind(text) if of_kind is float or "e" not in text.lower() else _whole(float(text))
         except (ValueError, OverflowError):
             raise UserError(f"{f.name}={text!r}: {expected(f)}") from None
     return text
@@ -155,7 +161,7 @@ def _whole(x: float) -> int:
 
 def expected(f: dataclasses.Field) -> str:
     meta = f.metadata
-    noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[meta["kind"]]
+    noun = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind(f)]
     if meta["choices"]:
         return "must be one of " + ", ".join(meta["choices"])
     bounds = []

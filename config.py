@@ -39,61 +39,28 @@ VARY_ALONE = ("bit", "none")  # choices of `vary` that stand by themselves
 #   learning rate, less momentum and fewer steps that reach the same loss sooner (see bench/RESULTS.md).
 # `full`: nanoGPT's config/train_shakespeare_char.py.
 # `smoke`: seconds; for tests and for a first look at the tool, never for conclusions.
+_PRESETS = {
+    # setting: (quick, full, smoke)
+    "n_layer": (4, 6, 2),
+    "n_head": (4, 6, 2),
+    "n_embd": (128, 384, 64),
+    "block_size": (64, 256, 32),
+    "dropout": (0.0, 0.2, 0.0),
+    "batch_size": (12, 64, 16),
+    "max_iters": (1300, 5000, 200),
+    "learning_rate": (5e-3, 1e-3, 1e-2),
+    "min_lr": (0.0, 1e-4, 0.0),
+    "warmup_iters": (130, 100, 10),
+    "weight_decay": (0.1, 0.1, 0.1),
+    "beta1": (0.7, 0.9, 0.7),
+    "beta2": (0.99, 0.99, 0.99),
+    "eval_interval": (130, 250, 50),
+    "eval_tokens": (32768, 98304, 1024),
+    "probe_tokens": (4096, 16384, 512),
+}
 PRESETS: dict[str, dict] = {
-    "quick": {
-        "n_layer": 4,
-        "n_head": 4,
-        "n_embd": 128,
-        "block_size": 64,
-        "dropout": 0.0,
-        "batch_size": 12,
-        "max_iters": 1300,
-        "learning_rate": 5e-3,
-        "min_lr": 0.0,
-        "warmup_iters": 130,
-        "weight_decay": 0.1,
-        "beta1": 0.7,
-        "beta2": 0.99,
-        "eval_interval": 130,
-        "eval_tokens": 32768,
-        "probe_tokens": 4096,
-    },
-    "full": {
-        "n_layer": 6,
-        "n_head": 6,
-        "n_embd": 384,
-        "block_size": 256,
-        "dropout": 0.2,
-        "batch_size": 64,
-        "max_iters": 5000,
-        "learning_rate": 1e-3,
-        "min_lr": 1e-4,
-        "warmup_iters": 100,
-        "weight_decay": 0.1,
-        "beta1": 0.9,
-        "beta2": 0.99,
-        "eval_interval": 250,
-        "eval_tokens": 98304,
-        "probe_tokens": 16384,
-    },
-    "smoke": {
-        "n_layer": 2,
-        "n_head": 2,
-        "n_embd": 64,
-        "block_size": 32,
-        "dropout": 0.0,
-        "batch_size": 16,
-        "max_iters": 200,
-        "learning_rate": 1e-2,
-        "min_lr": 0.0,
-        "warmup_iters": 10,
-        "weight_decay": 0.1,
-        "beta1": 0.7,
-        "beta2": 0.99,
-        "eval_interval": 50,
-        "eval_tokens": 1024,
-        "probe_tokens": 512,
-    },
+    name: {setting: values[i] for setting, values in _PRESETS.items()}
+    for i, name in enumerate(("quick", "full", "smoke"))
 }
 
 REPLICATION_STEP = 10_000  # between the seeds of two replications: as many as a study can have trials
@@ -117,37 +84,15 @@ class Branch:
     ends: int
 
 
-def setting(
-    default,
-    help,
-    *,
-    kind,
-    low=None,
-    high=None,
-    choices=None,
-    above=None,
-    affects_results=True,
-    affects_weights=None,
-    before=MISSING,
-):
-    """A field of Config: its default (None: from the preset), its type and range, whether it changes results and (as
-    far, unless said otherwise) the trained weights and curves, and for a setting that came later what was done
-    `before` there was a choice: at that value it is left out of the fingerprint, so that what was trained then stays
-    valid."""
-    return field(
-        default=default,
-        metadata={
-            "help": help,
-            "kind": kind,
-            "low": low,
-            "high": high,
-            "above": above,
-            "choices": choices,
-            "affects_results": affects_results,
-            "affects_weights": affects_results if affects_weights is None else affects_weights,
-            "before": before,
-        },
-    )
+def setting(default, help, *, affects_results=True, affects_weights=None, before=MISSING, **limits):
+    """A field of Config: its default (None: from the preset), its range (low, high, above) or choices, whether it
+    changes results and (as far, unless said otherwise) the trained weights and curves, and for a setting that came
+    later what was done `before` there was a choice: at that value it is left out of the fingerprint, so that what was
+    trained then stays valid."""
+    affects_weights = affects_results if affects_weights is None else affects_weights
+    effects = {"affects_results": affects_results, "affects_weights": affects_weights, "before": before}
+    none = dict.fromkeys(("low", "high", "above", "choices"))
+    return field(default=default, metadata={"help": help, **none, **limits, **effects})
 
 
 @dataclass
@@ -161,93 +106,80 @@ class Config:
 
     # corpus
     preset: str | None = setting(
-        None,
-        "quick (default without a GPU), full (default with one) or smoke",
-        kind=str,
-        affects_results=False,
+        None, "quick (default without a GPU), full (default with one) or smoke", affects_results=False
     )
-    dataset: str = setting("shakespeare", "a corpus by name, hf:NAME[/CONFIG], or a file, folder or glob", kind=str)
+    dataset: str = setting("shakespeare", "a corpus by name, hf:NAME[/CONFIG], or a file, folder or glob")
     # what these two change is in the corpus' own checksum
     encoding: str | None = setting(
         None,
         "encoding of text files that have no byte-order mark (default: UTF-8, anything else is refused)",
-        kind=str,
         affects_results=False,
     )
     text_column: str = setting(
         "text",
         "column of text in tables: jsonl, json, parquet, hf:NAME, csv (or its number); '' takes files as they are",
-        kind=str,
         affects_results=False,
     )
     train_split: float = setting(
-        0.9, "fraction of the text that is trained on; the rest validates", kind=float, above=0.0, high=0.999
+        0.9, "fraction of the text that is trained on; the rest validates", above=0.0, high=0.999
     )
-    tokenizer: str = setting("char", "char, byte, bpe, or the path of a tokenizer.json", kind=str)
+    tokenizer: str = setting("char", "char, byte, bpe, or the path of a tokenizer.json")
     bpe_vocab_size: int = setting(
-        1024, "vocabulary of the bpe tokenizer, trained on the training split", kind=int, low=257, high=2**17
+        1024, "vocabulary of the bpe tokenizer, trained on the training split", low=257, high=2**17
     )
-    data_dir: str = setting("data", "where prepared corpora are kept", kind=str, affects_results=False)
+    data_dir: str = setting("data", "where prepared corpora are kept", affects_results=False)
     # model
-    model: str = setting("gpt", "gpt, llama, lstm, conv, hybrid, or module:function", kind=str)
-    n_layer: int | None = setting(None, "layers", kind=int, low=1, high=512)
-    n_head: int | None = setting(None, "attention heads", kind=int, low=1, high=512)
-    n_embd: int | None = setting(None, "width of the residual stream", kind=int, low=2, high=2**16)
-    block_size: int | None = setting(None, "context length in tokens", kind=int, low=2, high=2**20)
-    dropout: float | None = setting(None, "dropout probability", kind=float, low=0.0, high=0.95)
-    bias: bool = setting(False, "biases in linear layers and layer norms", kind=bool)
+    model: str = setting("gpt", "gpt, llama, lstm, conv, hybrid, or module:function")
+    n_layer: int | None = setting(None, "layers", low=1, high=512)
+    n_head: int | None = setting(None, "attention heads", low=1, high=512)
+    n_embd: int | None = setting(None, "width of the residual stream", low=2, high=2**16)
+    block_size: int | None = setting(None, "context length in tokens", low=2, high=2**20)
+    dropout: float | None = setting(None, "dropout probability", low=0.0, high=0.95)
+    bias: bool = setting(False, "biases in linear layers and layer norms")
     # training
-    batch_size: int | None = setting(None, "windows per step", kind=int, low=1, high=2**20)
+    batch_size: int | None = setting(None, "windows per step", low=1, high=2**20)
     sampling: str = setting(
         "replacement",
         "replacement: windows at places drawn anew for each batch; or shuffle: epochs, in which each window comes once",
-        kind=str,
         choices=("replacement", "shuffle"),
         before="replacement",
     )
-    max_iters: int | None = setting(None, "training steps of the final model", kind=int, low=1, high=10**9)
-    learning_rate: float | None = setting(None, "peak learning rate of AdamW", kind=float, above=0.0, high=10.0)
+    max_iters: int | None = setting(None, "training steps of the final model", low=1, high=10**9)
+    learning_rate: float | None = setting(None, "peak learning rate of AdamW", above=0.0, high=10.0)
     schedule: str = setting(
         "cosine",
         "cosine; or trunk: a constant rate, and branches cooled from several of its steps, each a trained model",
-        kind=str,
         choices=("cosine", "trunk"),
         before="cosine",
     )
     branch_points: tuple[float, ...] = setting(
         BRANCH_POINTS,
         "of the trunk: lengths of its branches as parts of max_iters, the last one 1",
-        kind=tuple,
         before=list(BRANCH_POINTS),
     )
     cooldown: float = setting(
         COOLDOWN,
         "of the trunk: steps that a branch cools, as a part of those before it",
-        kind=float,
         above=0.0,
         high=9.0,
         before=COOLDOWN,
     )
-    min_lr: float | None = setting(None, "learning rate at the end of the schedule", kind=float, low=0.0, high=10.0)
-    warmup_iters: int | None = setting(None, "steps of linear warm-up (at most max_iters)", kind=int, low=0, high=10**9)
-    weight_decay: float | None = setting(
-        None, "decoupled weight decay, on matrices only", kind=float, low=0.0, high=10.0
-    )
-    beta1: float | None = setting(None, "AdamW's first-moment decay", kind=float, low=0.0, high=0.9999)
-    beta2: float | None = setting(None, "AdamW's second-moment decay", kind=float, low=0.0, high=0.99999)
-    grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", kind=float, low=0.0, high=1e6)
+    min_lr: float | None = setting(None, "learning rate at the end of the schedule", low=0.0, high=10.0)
+    warmup_iters: int | None = setting(None, "steps of linear warm-up (at most max_iters)", low=0, high=10**9)
+    weight_decay: float | None = setting(None, "decoupled weight decay, on matrices only", low=0.0, high=10.0)
+    beta1: float | None = setting(None, "AdamW's first-moment decay", low=0.0, high=0.9999)
+    beta2: float | None = setting(None, "AdamW's second-moment decay", low=0.0, high=0.99999)
+    grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", low=0.0, high=1e6)
     # remedies: what may bring trials together
     remedy: str = setting(
         "none",
         "none; distil: learn from the predictions of a teacher; or warm: start from its weights",
-        kind=str,
         choices=("none", "distil", "warm"),
         before="none",
     )
     strength: float = setting(
         1.0,
         "of the remedy: the teacher's share of what is learnt from, or of the initial weights; 0 is none",
-        kind=float,
         low=0.0,
         high=1.0,
         before=1.0,
@@ -256,92 +188,79 @@ class Config:
         (),
         "checkpoints of earlier trials; {activation} in a path stands for the name of the one trained; distil learns "
         "from the mean prediction of several",
-        kind=tuple,
         before=[],
     )
     averages: tuple[str, ...] = setting(
         (),
         "means of the weights along training, kept beside the final ones: lawa_P (over the last P percent of the "
         "steps), ema_D (exponential, decay D a step)",
-        kind=tuple,
         before=[],
     )
     # evaluation
-    eval_interval: int | None = setting(
-        None, "steps between two points of the training curves", kind=int, low=1, high=10**9
-    )
+    eval_interval: int | None = setting(None, "steps between two points of the training curves", low=1, high=10**9)
     eval_tokens: int | None = setting(
         None,
         "positions at which final losses and predictions are compared; with another number the trained models are "
         "measured anew",
-        kind=int,
         low=2,
         high=10**9,
         affects_weights=False,
     )
     probe_tokens: int | None = setting(
-        None, "positions of each point of the curves, whose predictions are stored too", kind=int, low=2, high=10**7
+        None, "positions of each point of the curves, whose predictions are stored too", low=2, high=10**7
     )
     # trials
-    trials_per_activation: int = setting(
-        3, "models trained per activation", kind=int, low=1, high=10_000, affects_results=False
-    )
-    seed_base: int = setting(1337, "trial k uses seed_base + k - 1", kind=int, low=0, high=2**31 - 1)
+    trials_per_activation: int = setting(3, "models trained per activation", low=1, high=10_000, affects_results=False)
+    seed_base: int = setting(1337, "trial k uses seed_base + k - 1", low=0, high=2**31 - 1)
     vary: tuple[str, ...] = setting(
         SOURCES,
         "what differs between trials: any of init order dropout; or bit; or none (order: which windows of the text are "
         "drawn, and when; with shuffle, of whole epochs only when)",
-        kind=tuple,
     )
     # what is asked
     baseline: str | None = setting(
         None,
         "what the others are compared with, here or of analyze_results.py (default: relu, else the first one named)",
-        kind=str,
         affects_results=False,
     )
     contrast: tuple[str, ...] = setting(
         (),
         "those that are compared together with the baseline (default: the smooth ones with relu, else none)",
-        kind=tuple,
         affects_results=False,
     )
     # how it is run
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps", kind=str)
-    precision: str = setting("auto", "auto, float32 or bfloat16", kind=str, choices=("auto", "float32", "bfloat16"))
+    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
+    precision: str = setting("auto", "auto, float32 or bfloat16", choices=("auto", "float32", "bfloat16"))
     threads: int | None = setting(
-        None, "CPU threads per trial (part of the result: sums are split by it); default: 1", kind=int, low=1
+        None, "CPU threads per trial (part of the result: sums are split by it); default: 1", low=1
     )
-    deterministic: bool = setting(True, "the same seed gives the same bits", kind=bool)
+    deterministic: bool = setting(True, "the same seed gives the same bits")
     compile: bool = setting(
         False,
         "train on a CUDA GPU with kernels that torch.compile makes (they round differently); evaluation stays as it is",
-        kind=bool,
         before=False,
     )
     native: bool | None = setting(
         None,
         "train in bfloat16 on one CPU thread with the kernels of native.cpp (they round differently); evaluation stays "
         "as it is; default: where there is a C++ compiler",
-        kind=bool,
         before=False,
     )
     workers: int | None = setting(
         None,
         "trials trained side by side; default: as many as keep the cores busy, or one on each GPU",
-        kind=int,
         low=1,
         high=1024,
         affects_results=False,
     )
     snapshot_seconds: float = setting(
-        30.0, "seconds between snapshots of a running trial", kind=float, low=0.0, affects_results=False
+        30.0, "seconds between snapshots of a running trial", low=0.0, affects_results=False
     )
     # where it is written
-    study: str | None = setting(None, "keep this study's files under studies/NAME", kind=str, affects_results=False)
-    results_dir: str = setting("results", "folder of results and report", kind=str, affects_results=False)
-    plots_dir: str = setting("plots", "folder of figures", kind=str, affects_results=False)
-    checkpoint_dir: str = setting("checkpoints", "folder of trained models", kind=str, affects_results=False)
+    study: str | None = setting(None, "keep this study's files under studies/NAME", affects_results=False)
+    results_dir: str = setting("results", "folder of results and report", affects_results=False)
+    plots_dir: str = setting("plots", "folder of figures", affects_results=False)
+    checkpoint_dir: str = setting("checkpoints", "folder of trained models", affects_results=False)
 
     def __new__(cls, *_, **settings):
         _refuse_unknown(settings)
@@ -811,7 +730,7 @@ def _is_number(x) -> bool:
 
 def _checked(f: dataclasses.Field, value):
     """The value in its field's type, or a UserError."""
-    meta, kind = f.metadata, f.metadata["kind"]
+    meta, kind = f.metadata, cli.kind(f)
     wrong = UserError(f"{f.name}={value!r}: {cli.expected(f)}" if kind is not tuple else "")
     if kind is tuple:
         return value
