@@ -31,14 +31,13 @@ if __name__ == "__main__":  # before anything that may be missing is imported
 
 import cli as streams
 import questions
-import storage
 from analysis import products, report, tables
 from analysis.products import Folder, Product
 from analysis.question import Question, ask
 from analysis.results import load_all_results
 from analysis.study import REDUCTIONS, Study
 from analysis.tables import save_results_summary
-from config import Config, Parser, RunFailed, UserError, command_line
+from config import Config, Parser
 from plotting import WIDTH_HELP
 from plotting import width as inches
 
@@ -208,6 +207,7 @@ def all_products() -> tuple[Product, ...]:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
+@streams.answers("analyze_results.py")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done; 1 a file is damaged, --check found something, or there was nothing to
     measure; 2 wrong input."""
@@ -237,29 +237,20 @@ def main(argv: list[str] | None = None) -> int:
         for name, options in query.options.items():
             parser.add_argument(f"--{name.replace('_', '-')}", **options)
     args = parser.parse_args(argv)
-    try:
-        given = {
-            k: v for k in ("results_dir", "plots_dir", "checkpoint_dir", "data_dir", "study") if (v := getattr(args, k))
-        }
-        # only the folders are asked of it; a device named outright spares a look for a GPU
-        config = Config(preset="smoke", device="cpu", precision="float32", **given)
-        with command_line():
-            products.refuse_unknown_study(config)
-        if args.baseline or args.contrast:
-            with command_line():
-                ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
-        for query in queries:
-            if studies := getattr(args, query.flag.strip("-").replace("-", "_")):
-                print(query.run(studies, Folder.of(config, args.studies_dir), args))
-                return 0
-        with _page(args.width):
-            return args.mode(Folder.of(config, args.studies_dir), args)
-    except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except (storage.StorageError, RunFailed) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    given = {
+        k: v for k in ("results_dir", "plots_dir", "checkpoint_dir", "data_dir", "study") if (v := getattr(args, k))
+    }
+    # only the folders are asked of it; a device named outright spares a look for a GPU
+    config = Config(preset="smoke", device="cpu", precision="float32", **given)
+    products.refuse_unknown_study(config)
+    if args.baseline or args.contrast:
+        ask(config.results_dir, load_all_results(config.results_dir), args.baseline, args.contrast)
+    for query in queries:
+        if studies := getattr(args, query.flag.strip("-").replace("-", "_")):
+            print(query.run(studies, Folder.of(config, args.studies_dir), args))
+            return 0
+    with _page(args.width):
+        return args.mode(Folder.of(config, args.studies_dir), args)
 
 
 def _page(width: float | None) -> contextlib.AbstractContextManager:

@@ -18,6 +18,7 @@ import torch
 import activations
 import metrics
 import storage
+from cli import counted
 from config import Config, UserError, option
 from corpora import overlap
 from models.architectures import build_model
@@ -67,7 +68,9 @@ def before_study(config: Config, names: list[str], corpus, strict: bool, display
                 f"{failed[0]['threshold']}); {option('strict_audit', False)} records it and goes on"
             )
         if not failed:
-            display.line(f"audit of {name}: {sum(c['status'] == 'pass' for c in checks[name])} checks passed")
+            display.line(
+                f"audit of {name}: {counted(sum(c['status'] == 'pass' for c in checks[name]), 'check')} passed"
+            )
     return checks
 
 

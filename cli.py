@@ -13,12 +13,15 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import importlib.util
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import storage
 
 # -- errors -------------------------------------------------------------------------------------------------------
 
@@ -71,6 +74,35 @@ def option(name: str, value=True) -> str:
     return f"{flag} {value}"
 
 
+def answers(script: str, interrupted: str = "interrupted") -> Callable:
+    """Makes of the `main(argv)` of a command line one that ends in one line on stderr, which names flags, where the
+    work can't be done. Its exit status is 0 done, 1 failed or damaged, 2 wrong input, 130 `interrupted`."""
+
+    def decorated(main: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(main)
+        def answering(argv: Sequence[str] | None = None) -> int:
+            try:
+                with command_line():
+                    return main(argv)
+            except UserError as error:
+                complaint, status = error, 2
+            except (storage.StorageError, RunFailed) as error:
+                complaint, status = error, 1
+            except KeyboardInterrupt as stopped:
+                complaint, status = str(stopped) or interrupted, 130
+            print(f"{script}: {complaint}".replace("\n", " "), file=sys.stderr)
+            return status
+
+        return answering
+
+    return decorated
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """'1 trial', '1,200 trials'."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
 # -- flags --------------------------------------------------------------------------------------------------------
 
 # Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}
@@ -79,11 +111,35 @@ GONE: dict[str, tuple[object, str]] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaint is one line on stderr with exit status 2, without the page of usage."""
+class _Help(argparse.Action):
+    """--help shows the flags that most need, `--help all` all of them."""
 
-    def __init__(self, **kwargs):
-        super().__init__(allow_abbrev=False, **kwargs)
+    def __call__(self, parser, namespace, values, option_string=None):
+        parser._print_message(parser.format_help() if values == "all" else parser.format_first(), sys.stdout)
+        parser.exit()
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one line on stderr with exit status 2, without the page of usage.
+
+    Args:
+        examples: command lines, with what they do behind them, with which --help begins.
+        first: the flags that --help then shows, the others only with `--help all`; without any it shows all.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), first: Sequence[str] = (), **kwargs):
+        super().__init__(allow_abbrev=False, add_help=not first, **kwargs)
+        self.examples, self.first = examples, first
+        if first:
+            self.add_argument(
+                "-h", "--help", action=_Help, nargs="?", choices=["all"], help="these flags, or with all every flag"
+            )
+
+    def format_first(self) -> str:
+        named = {flag: action for action in self._actions for flag in action.option_strings}
+        formatter = self._get_formatter()
+        formatter.add_arguments(named[flag] for flag in (*self.first, "--help"))
+        return "\n".join([self.description, "", *(f"    {x}" for x in self.examples), "", formatter.format_help()])
 
     def error(self, message):
         known = [name for action in self._actions for name in action.option_strings]
@@ -99,15 +155,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n".replace("\n", " ").strip() + "\n")
 
 
-def add_arguments(parser: argparse.ArgumentParser, title: str, fields: Iterable[dataclasses.Field]) -> None:
-    """Add a flag for every field of a dataclass, as the field's metadata describes it (config.setting)."""
-    group = parser.add_argument_group(title)
+def add_arguments(
+    parser: argparse.ArgumentParser, fields: Iterable[dataclasses.Field], titles: Mapping[str, str]
+) -> None:
+    """Add a flag for every field of a dataclass, as the field's metadata describes it (config.setting).
+
+    Args:
+        titles: {the first field of a group: the group's title}.
+    """
     for f in fields:
+        if f.name in titles:
+            group = parser.add_argument_group(titles[f.name])
         meta = f.metadata
         flags = ["--" + f.name.replace("_", "-")]
         if f.name == "trials_per_activation":
             flags.append("--trials")
-        default = "" if f.default is None or f.name == "vary" else f" (default: {_shown(f.default)})"
+        default = "" if f.default in (None, ()) or f.name == "vary" else f" (default: {_shown(f.default)})"
         help_text = (meta["help"] + default).replace("%", "%%")
         if kind(f) is bool:
             group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)

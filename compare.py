@@ -35,7 +35,6 @@ if __name__ == "__main__":  # before anything that may be missing is imported
     require_packages("compare.py")
 
 import cli as streams
-import storage
 from config import Config, Parser, UserError
 
 NUMBERS = (
@@ -92,7 +91,6 @@ def compare_models(
     """
     import torch
 
-    from analysis.markdown import counted
     from analysis.question import Question
     from questions.foreign import measure, passage, results, suite, tell, write
     from questions.foreign.member import Opening
@@ -108,7 +106,7 @@ def compare_models(
     how = measure.How(device, dtype, batch, int(max_spool_gb * 2**30))
     display = _Display(quiet)
     with display, torch.inference_mode():
-        sizes = f"{counted(len(members), 'member')} in {counted(len(groups), 'group')}"
+        sizes = f"{streams.counted(len(members), 'member')} in {streams.counted(len(groups), 'group')}"
         display.line(f"{sizes} at {where.described}")
         noise = _look(members, where, how, display)
         _check_vocabulary(members)
@@ -293,6 +291,7 @@ def exceeded(found, pd: float | None = None, mismatch: float | None = None, wors
     return problems
 
 
+@streams.answers("compare.py", "interrupted; what was finished is kept: the same command goes on")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 fine; 1 a check failed, a limit was exceeded, or a file is damaged; 2 wrong
     input; 130 interrupted."""
@@ -343,24 +342,14 @@ def main(argv: list[str] | None = None) -> int:
     options = vars(parser.parse_args(argv))
     group, paths = options.pop("group"), options.pop("paths")
     pd, mismatch, worse = (options.pop(name) for name in ("fail_above", "fail_above_mismatch", "fail_if_worse"))
-    try:
-        if paths:
-            raise UserError(f"{paths[0]}: of which group? Did you mean --group NAME {' '.join(paths)}")
-        if worse and len(group) < 2:
-            raise UserError("fail_if_worse: needs two groups: the last one's loss is compared with the first one's")
-        found = compare_models(_groups(group), **options)
-        problems = exceeded(found, pd, mismatch, worse)
-        for problem in problems:
-            print(f"compare.py: {problem}", file=sys.stderr)
-    except UserError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    except storage.StorageError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("compare.py: interrupted; what was finished is kept: the same command goes on", file=sys.stderr)
-        return 130
+    if paths:
+        raise UserError(f"{paths[0]}: of which group? Did you mean --group NAME {' '.join(paths)}")
+    if worse and len(group) < 2:
+        raise UserError("fail_if_worse: needs two groups: the last one's loss is compared with the first one's")
+    found = compare_models(_groups(group), **options)
+    problems = exceeded(found, pd, mismatch, worse)
+    for problem in problems:
+        print(f"compare.py: {problem}", file=sys.stderr)
     return 0 if found.passed and not problems else 1
 
 

@@ -73,6 +73,17 @@ TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0
 BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
 COOLDOWN = 0.25
 
+TITLES = {  # of the groups of settings, by the first of each
+    "preset": "text (settings left out come from the preset)",
+    "model": "model",
+    "batch_size": "training",
+    "remedy": "remedies: what may bring trials together",
+    "eval_interval": "evaluation",
+    "trials_per_activation": "trials",
+    "baseline": "what is asked",
+    "device": "how it is run",
+    "study": "where it is written",
+}
 LISTS = ("vary", "branch_points", "teacher", "averages", "contrast")  # settings of several values
 
 
@@ -692,7 +703,7 @@ def _refuse_unknown(names: Iterable[str]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of Config. Values are checked by Config itself, so the messages are the same."""
-    cli.add_arguments(parser, "settings (defaults come from the preset)", dataclasses.fields(Config))
+    cli.add_arguments(parser, dataclasses.fields(Config), TITLES)
 
 
 def from_args(args: argparse.Namespace) -> Config:

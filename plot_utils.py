@@ -480,6 +480,7 @@ EACH = Product("figures of each activation", _each)
 SEVERAL = Product("comparison figures", lambda folder: comparisons(folder.study, folder.plots))
 
 
+@streams.answers("plot_utils.py")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done; 1 a file is damaged or the disk refuses; 2 wrong input."""
     parser = Parser(prog="plot_utils.py", description="Draw every figure of the results on disk once more.")
@@ -497,21 +498,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     formats = ["png", *(kind for kind in ("pdf", "svg") if getattr(args, kind))]
-    try:
-        given = {k: v for k in ("results_dir", "plots_dir", "study") if (v := getattr(args, k))}
-        # only the folders are asked of it; a device named outright spares a look for a GPU
-        folders = Config(preset="smoke", device="cpu", precision="float32", **given)
-        with page(width=args.width):
-            if args.functions is not None:
-                written = [plot_activation_functions(folders.plots_dir, args.functions or None, formats)]
-            else:
-                written = _redraw(Folder.of(folders), formats)
-    except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    except storage.StorageError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
+    given = {k: v for k in ("results_dir", "plots_dir", "study") if (v := getattr(args, k))}
+    # only the folders are asked of it; a device named outright spares a look for a GPU
+    folders = Config(preset="smoke", device="cpu", precision="float32", **given)
+    with page(width=args.width):
+        if args.functions is not None:
+            written = [plot_activation_functions(folders.plots_dir, args.functions or None, formats)]
+        else:
+            written = _redraw(Folder.of(folders), formats)
     for path in written:
         for kind in formats:
             print(f"written: {path.with_suffix('.' + kind)}")

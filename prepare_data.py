@@ -126,7 +126,7 @@ def _too_small(name: str, config, characters: int, tokens: dict[str, int]) -> Us
     enough = math.ceil(needed * per_token / min(config.train_split, 1 - config.train_split)) + 1
     split, size = min(tokens.items(), key=lambda item: item[1])
     return UserError(
-        f"dataset {name!r}: too small: its {characters:,} characters leave {size} tokens in the {split} split, and "
+        f"dataset {name!r}: too small: its {streams.counted(characters, 'character')} leave {streams.counted(size, 'token')} in the {split} split, and "
         f"block_size={config.block_size} needs {needed}; give about {enough:,} characters or a smaller block_size"
     )
 
@@ -269,7 +269,7 @@ def _account(source: Source, characters: int, notes: list[str]) -> dict:
     """What was read as what, and what may be wrong with it; said now where it isn't plain UTF-8 or is doubtful."""
     read_as, notes = source.account.read_as, source.account.notes + notes
     if read_as:
-        read_as = f"{source.name}: {read_as}, {characters:,} characters"
+        read_as = f"{source.name}: {read_as}, {streams.counted(characters, 'character')}"
         if source.account.worth_saying:
             announce(read_as)
     for note in notes:
@@ -399,26 +399,18 @@ def _open_or_none(folder: Path, source: Source, aloud: bool = False) -> Corpus |
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
+@streams.answers("prepare_data.py")
 def main(argv: list[str] | None = None) -> int:
     """Prepare a corpus and print what it is. Returns the exit status."""
     parser = Parser(prog="prepare_data.py", description="Prepare a corpus and print what it is.")
     parser.add_argument("--list-datasets", action="store_true", help="what --dataset may be, and stop")
     add_arguments(parser)
     args = parser.parse_args(argv)
-    try:
-        if args.list_datasets:
-            for name, description in list_datasets():
-                print(f"{name:18} {description}")
-            return 0
-        describe(load_corpus(from_args(args)))
-    except UserError as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
-        return 2
-    except StorageError as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    if args.list_datasets:
+        for name, description in list_datasets():
+            print(f"{name:18} {description}")
+        return 0
+    describe(load_corpus(from_args(args)))
     return 0
 
 

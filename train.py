@@ -40,7 +40,6 @@ from config import (
     RunFailed,
     UserError,
     add_arguments,
-    command_line,
     from_args,
     lacking,
     option,
@@ -499,8 +498,24 @@ def _remove(config: Config, name: str) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
+EXAMPLES = (
+    "python train.py --preset smoke                           a first look: five activations in seconds",
+    "python train.py --activation gelu swish --study mine     two activations, in folders of their own",
+    "python train.py --dataset my.txt --baseline gelu         on a text of one's own, all compared with GELU",
+)
+FIRST = (  # the flags that most need; the others are shown by --help all
+    *("--activation", "--trials", "--preset", "--dataset", "--model", "--max-iters"),
+    *("--baseline", "--study", "--until-decided", "--status"),
+)
+
+
 def _parser() -> Parser:
-    parser = Parser(prog="train.py", description="Train, measure and plot one activation after another.")
+    parser = Parser(
+        prog="train.py",
+        description="Train, measure and plot one activation after another.",
+        examples=EXAMPLES,
+        first=FIRST,
+    )
     parser.add_argument(
         "--activation", nargs="+", metavar="NAME", help="one or more activations, or all (default; relu to --decompose)"
     )
@@ -803,22 +818,14 @@ def _shown_in_one_line(stopped: Interrupted) -> Interrupted:
     return stopped
 
 
+@streams.answers("train.py")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 a run failed, 2 wrong input, 130 interrupted with everything saved."""
     try:
-        with _on_interrupt(_leave), command_line():
+        with _on_interrupt(_leave):
             return _main(argv)
-    except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except (storage.StorageError, RunFailed) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as stopped:
-        print(
-            f"train.py: {AT_ONCE if stopped.args[:1] in (('at once',), (AT_ONCE,)) else INTERRUPTED}", file=sys.stderr
-        )
-        return 130
+        raise KeyboardInterrupt(AT_ONCE if stopped.args[:1] in (("at once",), (AT_ONCE,)) else INTERRUPTED) from None
     except BrokenPipeError:  # the reader of our output left, as in `| head`
         return 1
 

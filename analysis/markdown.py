@@ -10,6 +10,7 @@ from pathlib import Path
 
 import activations
 from analysis.study import ALPHA
+from cli import counted  # noqa: F401 — one of the words that reports are made of
 from significance import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -87,10 +88,6 @@ def trials_planned(needed: int | None, low: int | None, high: int | None) -> str
 def duration(hours: float) -> str:
     minutes = 60 * hours
     return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
-
-
-def counted(n: int, noun: str, plural: str | None = None) -> str:
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

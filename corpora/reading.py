@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import storage
+from cli import counted
 from config import UserError
 from corpora import tables
 from corpora.encodings import NotText, Plausible, advice
@@ -111,7 +112,7 @@ def _in_words(forms: Counter, parts: list[Part], of_tables: list[tables.Table], 
     if members:
         words += f" ({one_line(', '.join(members), 200)}, in this order)" if members[1:] else f" ({members[0]})"
     if rows:
-        words += f", column {of_tables[0].column!r} of {rows:,} rows"
+        words += f", column {of_tables[0].column!r} of {counted(rows, 'row')}"
         words += "".join(f", {remark}" for remark in dict.fromkeys(t.remark for t in of_tables) if remark)
         words += f" ({without:,} without it left out)" if without else ""
     if left_out:

@@ -5,6 +5,7 @@ The rows of WRONG run in this process, through `main(argv)`; some of them again 
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import analyze_results
+import cli
 import plot_utils
 import prepare_data
 import storage
@@ -275,7 +277,8 @@ def test_as_real_commands(program, arguments, named, files, tmp_path):
 
 
 QUESTIONS = [
-    ("train", ["--help"], ["--activation", "--n-layer", "--snapshot-seconds"]),
+    ("train", ["--help"], ["python train.py --preset smoke", "--activation", "--status", "--help [{all}]"]),
+    ("train", ["--help", "all"], ["--activation", "--n-layer", "--snapshot-seconds"]),
     ("train", ["--list-activations"], ["smelu_05", "swish"]),
     ("train", ["--list-datasets"], ["shakespeare", "PATH"]),
     ("train", ["--status", "--device", "cpu"], ["no trial has begun"]),
@@ -332,11 +335,34 @@ def test_every_setting_has_a_flag_in_help(capsys):
     from config import Config
 
     with pytest.raises(SystemExit) as stopped:
-        train.main(["--help"])
+        train.main(["--help", "all"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for field in dataclasses.fields(Config):
         assert "--" + field.name.replace("_", "-") in shown
+
+
+def test_help_begins_with_examples_and_the_flags_that_most_need(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.count("    python train.py ") == 3 and set(re.findall(r"^--[a-z-]+", shown, re.M)) == {
+        flag.replace("--trials", "--trials-per-activation") for flag in train.FIRST
+    }
+
+
+@pytest.mark.parametrize("arguments", [["--activatoin", "relu"], ["--activation", "relu", "--activatoin", "gelu"]])
+def test_a_misspelt_flag_does_not_swallow_its_value(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert "did you mean --activation?" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(("n", "text"), [(0, "0 trials"), (1, "1 trial"), (1200, "1,200 trials")])
+def test_one_is_not_a_plural(n, text):
+    assert cli.counted(n, "trial") == text
 
 
 SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", "tools/export")
@@ -347,7 +373,8 @@ def test_every_script_answers_help(program, tmp_path):
     command = [sys.executable, str(PROJECT / f"{program}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
     script = program.removeprefix("tools/")
-    assert done.stdout.startswith(f"usage: {script}.py ") and not done.stderr
+    begins = "Train, measure and plot" if program == "train" else f"usage: {script}.py "
+    assert done.stdout.startswith(begins) and not done.stderr
     assert not list(tmp_path.iterdir())
 
 

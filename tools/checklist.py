@@ -11,6 +11,7 @@ from analysis import checks
 from analysis.products import Folder, Product, is_of
 from analysis.results import Measured, results_files, study_order
 from analysis.study import Study
+from cli import counted
 from config import UserError
 from storage import number
 
@@ -111,7 +112,7 @@ def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
             elif storage.sha256_file(path) != expected:
                 problems.append(f"{path} is not the file that the results were measured on")
     if trials and len(missing) == trials:
-        return Line(what, note=f"not shipped: {trials} checkpoints")
+        return Line(what, note=f"not shipped: {counted(trials, 'checkpoint')}")
     return Line(what, _listed(missing + problems))
 
 

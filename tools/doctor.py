@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import cli as streams
-from config import PACKAGES, Config, Parser, UserError, add_arguments, command_line, fast_bfloat16, from_args, option
+from config import PACKAGES, Config, Parser, add_arguments, fast_bfloat16, from_args, option
 from kernels import toolchain
 from training import pool
 
@@ -98,16 +98,12 @@ def _version(package: str) -> str | None:
         return "without a version" if importlib.util.find_spec(package) else None
 
 
+@streams.answers("doctor.py")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 2 wrong input."""
     parser = Parser(prog="doctor.py", description="What this machine has, what will be chosen and why.")
     add_arguments(parser)
-    try:
-        with command_line():
-            print_report(from_args(parser.parse_args(argv)))
-    except UserError as error:
-        print(f"doctor.py: {error}", file=sys.stderr)
-        return 2
+    print_report(from_args(parser.parse_args(argv)))
     return 0
 
 

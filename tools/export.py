@@ -338,6 +338,7 @@ def fast_tokenizer(tokenizer):
     return fast
 
 
+@streams.answers("export.py")
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 it failed, 2 wrong input, 130 interrupted."""
     parser = Parser(prog="export.py", description="A trained GPT as a GPT-2 of the library transformers.")
@@ -345,17 +346,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="where to write: a new folder")
     parser.add_argument("--results-dir", help="results for the model card (default: where the study put them)")
     args = parser.parse_args(argv)
-    try:
-        folder = export_to_huggingface(args.checkpoint, args.folder, args.results_dir)
-    except UserError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 2
-    except storage.StorageError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("export.py: interrupted", file=sys.stderr)
-        return 130
+    folder = export_to_huggingface(args.checkpoint, args.folder, args.results_dir)
     print(f'{folder}: load it with GPT2LMHeadModel.from_pretrained("{folder}")')
     return 0
 

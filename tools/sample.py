@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import storage
+from cli import counted
 from config import Config, UserError, option
 
 
@@ -64,9 +65,9 @@ def print_samples(
     if len(texts) == 1:
         print("one trial: nothing to compare it with")
     elif at == min(map(len, texts)):
-        print(f"the {len(texts)} trials agree on all {at} characters")
+        print(f"the {len(texts)} trials agree on all {counted(at, 'character')}")
     else:
         seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in found.items())
-        print(f"they part after {at} characters (▸): {seen}")
+        print(f"they part after {counted(at, 'character')} (▸): {seen}")
     for number in diverged:
         print(f"trial {number} diverged: it has no model to write with")

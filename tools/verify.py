@@ -25,6 +25,7 @@ import storage
 from analysis import checks, question
 from analysis.products import Drawing, Folder, Product
 from analysis.results import results_files
+from cli import counted
 from config import GONE, Config, RunFailed, UserError, lacking
 from prepare_data import Corpus, load_corpus
 from training import experiment, machine
@@ -162,7 +163,9 @@ def _without_checkpoints(found: Verified, recorded: dict) -> Verified:
     again = experiment.averages(done, recorded["reproducibility_metrics"])
     found.problems = list(differences({key: recorded.get(key) for key in again}, again))
     found.not_shipped = len(recorded["trials"])
-    found.note = f"not shipped: {found.not_shipped} checkpoints; its averages follow from its trials and pairs"
+    found.note = (
+        f"not shipped: {counted(found.not_shipped, 'checkpoint')}; its averages follow from its trials and pairs"
+    )
     return found
 
 
@@ -482,7 +485,7 @@ def print_verification(folder: Folder, products: Iterable[Product]) -> int:
             print(f"    … and {len(found.problems) - 10} more")
         wrong += bool(found.problems)
     if not_shipped:
-        print(f"not shipped: {not_shipped} checkpoints; what follows from them alone is not verified")
+        print(f"not shipped: {counted(not_shipped, 'checkpoint')}; what follows from them alone is not verified")
     print("recorded, not derivable:")
     for what, why in RECORDED_ONLY.items():
         print(f"    {what}: {why}")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import storage
+from cli import counted
 from config import Config
 from training import pool
 from training.forecast import Forecast, Outlook, Task
@@ -213,7 +214,7 @@ def in_notebook() -> bool:
 
 def duration(seconds: float) -> str:
     if seconds < 89.5:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     if seconds < 597.5:  # to five seconds: whole minutes would be off by a quarter
         minutes, rest = divmod(5 * round(seconds / 5), 60)
         return f"{minutes} min {rest} s" if rest else f"{minutes} minutes"
