@@ -68,9 +68,8 @@ def before_study(config: Config, names: list[str], corpus, strict: bool, display
                 f"{failed[0]['threshold']}); {option('strict_audit', False)} records it and goes on"
             )
         if not failed:
-            display.line(
-                f"audit of {name}: {counted(sum(c['status'] == 'pass' for c in checks[name]), 'check')} passed"
-            )
+            passed = sum(one["status"] == "pass" for one in checks[name])
+            display.line(f"audit of {name}: {counted(passed, 'check')} passed")
     return checks
 
 

@@ -94,6 +94,7 @@ def compare_models(
     from analysis.question import Question
     from questions.foreign import measure, passage, results, suite, tell, write
     from questions.foreign.member import Opening
+    from training.progress import Display
 
     _check_groups(groups)
     baseline, contrast = baseline or next(iter(groups)), list(contrast or ())
@@ -104,7 +105,7 @@ def compare_models(
     where = _windows(members, text, block_size, positions)
     batch = None if batch_size is None else _whole(batch_size, "batch_size")
     how = measure.How(device, dtype, batch, int(max_spool_gb * 2**30))
-    display = _Display(quiet)
+    display = Display(quiet)
     with display, torch.inference_mode():
         sizes = f"{streams.counted(len(members), 'member')} in {streams.counted(len(groups), 'group')}"
         display.line(f"{sizes} at {where.described}")
@@ -229,40 +230,6 @@ def _check_vocabulary(members) -> None:
 
 
 # -- the command line ---------------------------------------------------------------------------------------------
-
-
-class _Display:
-    """Lines on stdout, and on a terminal a bar with the time left."""
-
-    def __init__(self, quiet: bool):
-        self.quiet, self.bar = quiet, None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._close()
-
-    def _close(self):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    def line(self, text: str) -> None:
-        if not self.quiet:
-            self._close()
-            print(text, flush=True)
-
-    def step(self, what: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if self.quiet:
-            return
-        if self.bar is None or self.bar.total != total:
-            self._close()
-            self.bar = tqdm(total=total, initial=done, disable=None, leave=False, unit_scale=True)
-        self.bar.set_description(what)
-        self.bar.update(done - self.bar.n)
 
 
 def exceeded(found, pd: float | None = None, mismatch: float | None = None, worse: bool = False) -> list[str]:

@@ -42,6 +42,7 @@ import numpy as np
 
 import cli as streams
 import storage
+from cli import counted
 from config import Parser, UserError, add_arguments, from_args
 from corpora.characters import drift_note, entropy, noise_note
 from corpora.hub import HUB, hub_source
@@ -126,7 +127,8 @@ def _too_small(name: str, config, characters: int, tokens: dict[str, int]) -> Us
     enough = math.ceil(needed * per_token / min(config.train_split, 1 - config.train_split)) + 1
     split, size = min(tokens.items(), key=lambda item: item[1])
     return UserError(
-        f"dataset {name!r}: too small: its {streams.counted(characters, 'character')} leave {streams.counted(size, 'token')} in the {split} split, and "
+        f"dataset {name!r}: too small: its {counted(characters, 'character')} leave {counted(size, 'token')} in the "
+        f"{split} split, and "
         f"block_size={config.block_size} needs {needed}; give about {enough:,} characters or a smaller block_size"
     )
 
@@ -269,7 +271,7 @@ def _account(source: Source, characters: int, notes: list[str]) -> dict:
     """What was read as what, and what may be wrong with it; said now where it isn't plain UTF-8 or is doubtful."""
     read_as, notes = source.account.read_as, source.account.notes + notes
     if read_as:
-        read_as = f"{source.name}: {read_as}, {streams.counted(characters, 'character')}"
+        read_as = f"{source.name}: {read_as}, {counted(characters, 'character')}"
         if source.account.worth_saying:
             announce(read_as)
     for note in notes:

@@ -28,6 +28,7 @@ class Display:
     def __init__(self, quiet: bool):
         self.quiet, self.started, self.depth, self.bar = quiet, time.monotonic(), 0, None
         self.doing, self.since = "starting", self.started
+        self.share: float | None = None  # of work without trials
         self.outlook: Outlook | None = None
         self.first: dict[Task, float] = {}  # of each trial the steps that were done before this run, in their order
         self.steps = 0  # that a trial takes in all
@@ -62,6 +63,10 @@ class Display:
     def phase(self, doing: str) -> None:
         """What is being done from now on."""
         self.doing, self.since = doing, time.monotonic()
+
+    def step(self, doing: str, done: int, total: int) -> None:
+        """What is being done now, and how much of all work without trials is done."""
+        self.doing, self.share = doing, done / total
 
     def expect(self, expected: Forecast, left: dict[Task, float], steps: int) -> None:
         """The rest takes so long from now on; a trial has so many steps, of which the share `left` is to be taken."""
@@ -142,7 +147,8 @@ class Display:
         """What the line shows: the share that is done (None: not known yet), what is being done, and the rest."""
         now = time.monotonic()
         if self.outlook is None:
-            return None, f"{self.doing} … {now - self.since:.0f} s", ""
+            seconds = f" … {now - self.since:.0f} s" if self.share is None else ""
+            return self.share, f"{self.doing}{seconds}", ""
         if self.elsewhere is not None and now - self.asked > 4:
             self.asked = now
             for task in self.first.keys() - self.ended - self.losses.keys():
