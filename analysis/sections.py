@@ -248,8 +248,6 @@ def rankings(s: Study) -> list[str]:
             moved = "" if low == high == rank else f", {low}{DASH}{high}"
             cells.setdefault(name, {})[use] = f"{rank} ({row['Score']:.2f}{moved})"
     header = [f"{capital(u)}, {'/'.join(f'{100 * w:.0f}' for w in ws.values())}" for u, ws in WEIGHTINGS.items()]
-    of, pairs = s.differ("PD")
-    supported = f" The tests show a difference in PD for {of} of {counted(pairs, 'pair')}." if pairs else ""
     lines = [
         "A score weighs reproducibility (mean PD), accuracy (mean validation loss) and speed (median training time) in "
         "the proportions at the head of its column, each scaled from 0, the worst here, to 1, the best. Cells: rank "
@@ -259,7 +257,7 @@ def rankings(s: Study) -> list[str]:
             [[label(n), *(c.get(u, DASH) for u in WEIGHTINGS)] for n, c in cells.items()],
         ),
         "The scaling stretches every difference to the full range, those that are chance included: a rank is a "
-        f"summary of means, not a test.{supported}",
+        "summary of means, not a test.",
         *[line for point in fastest(s) for line in ("", point)],
     ]
     return lines + (["", "Not ranked:", "", *not_ranked] if not_ranked else [])
@@ -344,10 +342,9 @@ def the_order(s: Study) -> list[str]:
         "### Which claims share an error rate",
         "",
         f"Claims about PD are tested in this order: {order}. Each step counts only as far as those before it found "
-        "something (serial gatekeeping, Maurer, Hothorn & Lehmacher 1995). Losses have such an order of their own. So "
-        "where nothing differs, at most 5 % of such reports claim anything about PD, and at most 10 % anything at all "
-        "(simulated: `bench/calibration.py --tables claims`). *Practically equal* is shown by two one-sided tests, "
-        "Holm-corrected in each family.",
+        "something (serial gatekeeping, Maurer, Hothorn & Lehmacher 1995). Losses have such an order of their own. How "
+        "often reports err was simulated (`bench/calibration.py --tables claims`). *Practically equal* is shown by two "
+        "one-sided tests, Holm-corrected in each family.",
     ]
 
 
@@ -515,7 +512,7 @@ def finding_title(s: Study) -> str:
 
 
 def smooth_finding(s: Study) -> list[str]:
-    c, baseline = s.contrast, s.question.baseline
+    baseline = s.question.baseline
     kinds = {True: "Smooth (differentiable everywhere)", False: "With a kink", None: "Not known"}
     groups = {kind: [n for n in s.fit if smooth(n) is kind] for kind in kinds}
     told = [f"{words}: {labels(groups[kind])}." for kind, words in kinds.items() if groups[kind]]
@@ -525,11 +522,8 @@ def smooth_finding(s: Study) -> list[str]:
         below = sum(pd < s.pd[baseline] for pd in means)
         noun = "smooth activation" if s.question.about_smoothness else s.question.arm
         told.append(f"The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}.")
-    if c.tested("PD"):
-        how = "seed by seed" if c.paired else "not paired"
-        told.append(f"Together, by mean ln PD, {how}: {effect(c.tests['PD'])}, {s.headline_kind('PD')} (section 4).")
-    if c.left_out:
-        told.append(f"Left out of the contrast because they have too few trials: {labels(c.left_out)}.")
+    if s.contrast.left_out:
+        told.append(f"Left out of the contrast because they have too few trials: {labels(s.contrast.left_out)}.")
     return [" ".join(told)] if told else []
 
 
