@@ -40,7 +40,7 @@ from analysis.results import (
     median,
     seeds_shared,
 )
-from config import UserError, option
+from config import UserError
 from storage import number
 
 ALPHA = 0.05
@@ -180,14 +180,18 @@ class Study:
 
     def command(self, flags: str) -> str:
         """What trains more of this study, from where it was trained: a named one remembers its settings, another goes
-        on with those that its results record, as long as they are there."""
+        on with those that its results record. It follows from the record alone, so that a report is the same wherever
+        its results lie."""
         name, first = next(iter(self.measured.items()))
-        config, path = first.record("config"), storage.results_path(self.folder, name)
+        config = first.record("config")
         if config.get("study"):
             flags = f"--study {config['study']} {flags}"
-        elif path.is_file():
+        elif config:
+            path = storage.results_path(config.get("results_dir", "results"), name)
             usual = {"results_dir": "results", "plots_dir": "plots", "checkpoint_dir": "checkpoints"}
-            moved = [option(key, config[key]) for key, place in usual.items() if config.get(key, place) != place]
+            moved = [
+                f"--{k.replace('_', '-')} {config[k]}" for k, place in usual.items() if config.get(k, place) != place
+            ]
             arms = [] if "--activation" in flags else ["--activation", *self.measured]
             flags = " ".join([f"--like {path}", *moved, *arms, flags])
         return f"`python train.py {flags}`"

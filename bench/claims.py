@@ -250,6 +250,7 @@ PRODUCTS = {  # folders of questions/: how what they say is counted
     "until_decided": "calibration.py --tables looks; the report is that of the study",
     "sources": "described with intervals",
     "scores": "simulated here, its rulings",
+    "extrapolate": "described with intervals, of each activation by itself",
     "foreign": "its report is that of the study",
 }
 

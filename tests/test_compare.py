@@ -943,7 +943,8 @@ def test_the_report_of_groups_has_everything_once(found):
     assert "512 positions, 16 windows of 32 tokens" in text and "`my.txt` (4,000 characters, 4,000 tokens)" in text
     assert text.count("| causal ") == 1
     page = (out / "results/FINAL_REPORT.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 4 and "../plots" not in page
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("../plots") == page.count("../plots/disagreement.html") == 1
 
 
 def test_the_baseline_is_the_first_group_or_the_one_that_is_named(runs, tmp_path, capsys):

@@ -138,7 +138,10 @@ def test_the_answer_follows_from_planted_numbers(monkeypatch, smooth, kept):
     assert "The grid is not whole" in tell.text({"S1": {"cells": cells}})
     monkeypatch.setattr(tell, "GRID", len(RATES))
     said = tell.text({"S1": {"cells": cells}})
-    assert ("every smooth activation forgets a difference of one bit up to a critical learning rate: GELU " in said.replace("\n  ", " ")) is kept and ("refuted" in said) is not kept
+    assert (
+        "every smooth activation forgets a difference of one bit up to a critical learning rate: GELU "
+        in said.replace("\n  ", " ")
+    ) is kept and ("refuted" in said) is not kept
 
 
 def planted_tables():

@@ -207,7 +207,7 @@ def test_paths_with_anything_in_them(tmp_path, corpus_file, name):
 @pytest.mark.parametrize("flag", ["-O", "-OO"])
 def test_help_without_docstrings(script, flag, tmp_path):
     done = shell(f"$PY {flag} $ROOT/{script}.py --help", tmp_path, **NOT_UTF8)
-    assert done.returncode == 0 and done.stdout.startswith("usage:") and not done.stderr
+    assert done.returncode == 0 and "--help" in done.stdout and not done.stderr
 
 
 def test_nothing_hangs_on_assertions_or_docstrings():
@@ -256,7 +256,7 @@ def test_isolated_and_strict_python(tmp_path):
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     for script in SCRIPTS:
         done = shell(f"$PY -I -X dev -W error $ROOT/{script}.py --help", tmp_path)
-        assert done.returncode == 0 and done.stdout.startswith("usage: ") and not done.stderr, script
+        assert done.returncode == 0 and "--help" in done.stdout and not done.stderr, script
 
 
 # -- tools/doctor.py ----------------------------------------------------------------------------------------------

@@ -550,6 +550,8 @@ def test_no_section_and_no_product_is_left_out_of_the_simulation():
     tell = [*root.glob("analysis/*.py"), *(root / "questions" / name / "tell.py" for name in PRODUCTS)]
     sources = "".join(path.read_text(encoding="utf-8") for path in tell if path.is_file())
     headings = re.findall(r'"#{2,3} ([^"{}]+)"', sources)
+    for path in root.glob("templates/*.md"):
+        headings += re.findall(r"^#{2,3} ([^{}\n]+)$", path.read_text(encoding="utf-8"), re.M)
     assert len(headings) > 15 and set(headings) <= READ
 
 

@@ -74,7 +74,7 @@ def test_what_is_refused_is_not_remembered(command, tmp_path):
 def test_the_config_flag_takes_every_name_of_the_command_line(command, tmp_path):
     text = 'preset = "smoke"\ndevice = "cpu"\ntrials = 1\nactivation = "relu gelu"\nstudy = "other"\nmax_iters = 4\n'
     (tmp_path / "mine.toml").write_text(f"{text}warmup_iters = 1\nbaseline = 'gelu'\n", encoding="utf-8")
-    assert command("--config", "mine.toml", *command.first[10:14]) == 0  # the flags beside it win
+    assert command("--config", "mine.toml", *command.first[len(SMALL) :][:4]) == 0  # the flags beside it win
     remembered = read_toml(study_file.path_of("other"))
     assert remembered["activation"] == ["relu"] and remembered["max_iters"] == 4 and remembered["baseline"] == "gelu"
     with pytest.raises(UserError, match=r"mine.toml: unknown setting 'activations'"):
