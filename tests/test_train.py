@@ -158,6 +158,14 @@ def without_the_last_metric(results):
     return {**results, "metrics": results["metrics"][:-1]}
 
 
+def test_results_with_fewer_metrics_are_said_to_be_measured_again(finished, tmp_path):
+    config, results, _, _ = finished
+    storage.write_results(without_the_last_metric(results), tmp_path)
+    folder = Folder.of(config.replace(results_dir=str(tmp_path)))
+    (found,) = (v for v in verify.verify(folder, analyze_results.all_products()) if v.name.endswith("_results.json"))
+    assert found.problems == ["tokens_per_second not measured yet; train.py measures it again"]
+
+
 @pytest.mark.parametrize(
     ("older", "reason"),
     [

@@ -140,6 +140,8 @@ def _activations(folder: Folder) -> Iterator[Verified]:
             if not shipped:
                 yield _without_checkpoints(found, recorded)
                 continue
+            if reason := experiment.outdated(recorded, config):
+                raise UserError(f"{reason}; train.py measures it again")
             if config.fingerprint() not in corpora:
                 corpora[config.fingerprint()] = load_corpus(config)
             corpus = corpora[config.fingerprint()]
