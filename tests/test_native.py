@@ -314,6 +314,17 @@ def test_a_copy_computes_with_weights_of_its_own(smoke_config):
     assert torch.equal(other(x), plain(x))
 
 
+def test_another_code_of_the_kernels_is_said_where_a_trial_goes_on(smoke_config, monkeypatch):
+    config, corpus = fitting(smoke_config), load_corpus(fitting(smoke_config))
+    trial.Training(config, "gelu", 1, corpus).save_snapshot()
+    assert trial.Training(config, "gelu", 1, corpus).resume() is None
+    monkeypatch.setattr(trial, "kernels_sha256", lambda: "0" * 64)
+    note = trial.Training(config, "gelu", 1, corpus).resume()
+    assert (
+        note == "the kernels' code is another one since it began: it rounds otherwise from here — going on from step 0"
+    )
+
+
 def test_two_passes_before_one_backward(smoke_config):
     """Each keeps what its own gradients need."""
     model = with_kernels(build_model(fitting(smoke_config), "gelu", 20).to(BF16))

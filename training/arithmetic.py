@@ -9,7 +9,9 @@ gradients of every activation and model, before it is trained.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from types import MethodType
 
 import torch
@@ -17,7 +19,7 @@ from torch import nn
 from torch.optim.adamw import adamw
 
 from config import Config, UserError, option
-from kernels import native
+from kernels import native, toolchain
 from model import Attention, LanguageModel, LayerNorm
 
 EPSILON = 1e-8  # of AdamW
@@ -53,6 +55,13 @@ def use_kernels(model: LanguageModel) -> None:
                 tables[function] = native.Table(module.forward)
             module.forward = tables[function]
     model.cross_entropy = MethodType(_cross_entropy, model)
+
+
+@functools.cache
+def kernels_sha256() -> str:
+    """Of the code that says how a step with kernels is rounded."""
+    sources = (toolchain.SOURCE, Path(native.__file__), Path(__file__))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _layer_norm(self: LayerNorm, x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from measures import windows
 from model import LanguageModel, generate
 from models import own_code
 from models.architectures import build_model, code_checksums
-from training.arithmetic import Optimiser, compiled_loss, training_loss, use_kernels
+from training.arithmetic import Optimiser, compiled_loss, kernels_sha256, training_loss, use_kernels
 from training.batches import Batches, move_one_bit, stream, trial_seeds
 from training.machine import Stopwatch, draw_from, environment, own_randomness, torch_settings
 from training.parts import kinds
@@ -189,6 +189,7 @@ class Training:
             "last_norm": self.last_norm.detach().cpu().reshape(1),
             "training_time": self.watch.seconds,
             "elapsed": self.elapsed(),
+            "kernels": kernels_sha256() if c.native else None,
         }
         for part in self.parts:
             contents |= part.state()
@@ -198,8 +199,9 @@ class Training:
         storage.remove_snapshots(c.checkpoint_dir, self.activation, self.trial, keep=2)
 
     def resume(self) -> str | None:
-        """Go on from the newest intact snapshot, if there is one. Returns a note on damaged ones that were skipped."""
-        damaged = []
+        """Go on from the newest intact snapshot, if there is one. Returns a note on damaged ones that were skipped, and
+        where the kernels' code has changed."""
+        notes = []
         paths = storage.snapshot_paths(self.config.checkpoint_dir, self.activation, self.trial)
         for path in paths:
             try:
@@ -208,7 +210,7 @@ class Training:
                     self.config, self.activation, self.trial, saved, self.corpus, path, kind="snapshot"
                 )
             except storage.StorageError as error:
-                damaged.append(str(error))
+                notes.append(str(error))
                 continue
             self.step = saved["step"]
             self.optimiser.load(saved["optimiser"])
@@ -220,10 +222,10 @@ class Training:
             self.last_norm = saved["last_norm"].reshape(())
             self.watch.seconds = saved["training_time"]
             self.elapsed_before = saved["elapsed"]
+            if self.config.native and saved.get("kernels") != kernels_sha256():
+                notes.append("the kernels' code is another one since it began: it rounds otherwise from here")
             break
-        if not damaged:
-            return None
-        return "; ".join(damaged) + f" — going on from step {self.step}"
+        return "; ".join(notes) + f" — going on from step {self.step}" if notes else None
 
     def elapsed(self) -> float:
         return self.elapsed_before + time.monotonic() - self.started
