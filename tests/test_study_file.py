@@ -53,6 +53,7 @@ def test_a_study_is_gone_on_with_by_its_name(command, tmp_path, capsys):
         (["--max-iters", "5"], ["max_iters=4 there, 5 now", "leave --max-iters 5 out", "--study NAME"]),
         (["--preset", "quick"], ["preset='smoke' there, 'quick' now"]),
         (["--dropout", "0.25"], ["dropout=0.0 there, 0.25 now"]),
+        (["--baseline", "gelu"], ["baseline=", "python analyze_results.py --study paper --baseline gelu"]),
         (["--learning-rate", "0.25"], ["learning_rate=0.005 there, 0.25 now"]),
     ],
 )

@@ -47,9 +47,12 @@ def fill_in(args: argparse.Namespace, many: Collection[str]) -> str:
         value = _typed(name, values[0] if name in many else values)
         mine = Config(**{**settings, name: value}, study=args.study)
         if getattr(mine, name) != getattr(theirs, name):
+            flag, another = option(name, getattr(mine, name)), f"use another study ({option('study', 'NAME')})"
+            if name in ("baseline", "contrast"):  # it changes no training
+                another = f"ask it of the results: python analyze_results.py --study {args.study} {flag}"
             raise UserError(
-                f"{path}: {name}={getattr(theirs, name)!r} there, {getattr(mine, name)!r} now; leave "
-                f"{option(name, getattr(mine, name))} out, or use another study ({option('study', 'NAME')})"
+                f"{path}: {name}={getattr(theirs, name)!r} there, {getattr(mine, name)!r} now; leave {flag} out, or "
+                f"{another}"
             )
     return f"{path}: going on with {', '.join(filled)}" if filled else ""
 
