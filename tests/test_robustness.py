@@ -234,7 +234,7 @@ def test_killed_at_thirty_random_moments(make, undisturbed, record_property):
     """Several studies, each killed again and again until it is done; every one of the kills is followed by a run
     that ends with the bits of the undisturbed study."""
     expected, seconds = undisturbed
-    kills_wanted, done = cases(30), []
+    kills_wanted = cases(30)
 
     def chain(seed):
         """Kill one study up to five times at moments spread over a whole run, then let it finish. Every third study
@@ -255,14 +255,14 @@ def test_killed_at_thirty_random_moments(make, undisturbed, record_property):
         assert not study.left_over()
         return kills
 
-    seeds = iter(range(100))
+    seeds, moments = iter(range(30)), []
     with ThreadPoolExecutor(2) as two:
-        while sum(map(len, done)) < kills_wanted:
-            done += two.map(chain, [next(seeds), next(seeds)])
-    moments = [moment for kills in done for moment in kills]
+        while (
+            len(moments) < kills_wanted or len(set(moments)) < 3
+        ):  # where a kill hits is a matter of the machine's pace
+            moments += [moment for kills in two.map(chain, [next(seeds), next(seeds)]) for moment in kills]
     record_property("kills", str({m: moments.count(m) for m in moments}))
     print({m: moments.count(m) for m in moments})
-    assert len(moments) >= kills_wanted and len(set(moments)) >= 3
 
 
 MOMENTS = (
