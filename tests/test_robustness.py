@@ -336,7 +336,7 @@ def test_asked_to_stop_during_start_up(make):
     study = make("startup")
     rng = random.Random(0)
     for moment in (0.0, 0.4, 0.8, 1.2, 1.6, 2.1):
-        process = study.start(bare=True)
+        process = study.start(slow=0.2, bare=True)  # a slow disk: not done before the last moment
         # of the interpreter's own start nobody can say how long it takes on a busy machine
         wait_for(process, lambda pid=process.pid: catches(pid, signal.SIGTERM))
         time.sleep(moment + 0.3 * rng.random())
