@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -318,3 +319,10 @@ def test_what_is_published_follows_from_the_results():
     tables = tell.published()
     assert recount.compare_text(tables) == [] and recount.compare_numbers(tables) == []
     assert sum(path.stat().st_size for path in tell.MEASURED.glob("*.json")) < 1e6
+
+
+def test_a_published_record_names_a_corpus_and_no_place_of_one_machine(tmp_path):
+    for path in tell.MEASURED.glob("*.json"):
+        assert '":"/' not in path.read_text(encoding="utf-8"), path.name
+    held_out = {"model": "wide", "rate": 1e-3, "dataset": decoder.LIBRARY}
+    assert Path(decoder.config_of(held_out, 1, str(tmp_path)).dataset) == Path(os.__file__).parent / "*.py"

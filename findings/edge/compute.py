@@ -15,7 +15,6 @@ import json
 import math
 import os
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -96,8 +95,7 @@ def decoder_cells(table: str, some: tuple[str, ...] = ALL) -> list[dict]:
     elif table == "Q":
         cells = _cells("quick", TWO, (1e-3, 2e-3, 5e-3))
     elif table == "H":
-        library = f"{sysconfig.get_paths()['stdlib']}/*.py"
-        cells = _cells("wide", TWO, held_out_rates(), dataset=library)
+        cells = _cells("wide", TWO, held_out_rates(), dataset=decoder.LIBRARY)
     elif table == "P":
         cells = [
             cell
