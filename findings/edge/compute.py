@@ -42,6 +42,8 @@ TWO = ("relu", "gelu")
 CONTROL = ("relu", "smelu_05", "gelu", "swish")
 CLICK_RATES = (3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 1.4e-2, 2e-2, 2.8e-2, 4e-2, 1e-1)
 SMALL_RATES = (3e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 1.2e-2, 2e-2, 3e-2)
+SMOOTH = ("gelu", "smelu_1", "smelu_05", "swish", "smelu_2")
+AROUND = (3e-3, 4e-3, 6e-3, 8e-3)  # rates of S1 that hold every critical rate of a smooth activation and its interval
 TABLES = ("C1", "C2", "K1", "S1", "L", "M", "Q", "H", "P", "T", "N")
 FIRST_SEEDS = {"S1": 30000, "L": 31000, "M": 32000, "Q": 33000, "H": 34000, "P": 35000, "T": 36000}
 
@@ -95,7 +97,7 @@ def decoder_cells(table: str, some: tuple[str, ...] = ALL) -> list[dict]:
     elif table == "Q":
         cells = _cells("quick", TWO, (1e-3, 2e-3, 5e-3))
     elif table == "H":
-        cells = _cells("wide", TWO, held_out_rates(), dataset=decoder.LIBRARY)
+        cells = _cells("wide", TWO, held_out()["rates"], dataset=decoder.LIBRARY)
     elif table == "P":
         cells = [
             cell
@@ -114,8 +116,10 @@ def _cells(model: str, activations: tuple[str, ...], rates, kind: str = "twins",
     ]
 
 
-def held_out_rates() -> list[float]:
-    """g/3 and 3g, g GELU's critical rate in S1 as it is when this is first asked for; recorded then."""
+def held_out() -> dict:
+    """GELU's critical rate g in S1 as it was when this was first asked for, and the rates g/3 and 3g; recorded then."""
+    if (MEASURED / "H.json").exists():
+        return storage.read_json(MEASURED / "H.json")["prediction"]
     path = FOLDER / "H" / "prediction.json"
     if not path.exists():
         cells = [published_cell(cell) for cell in decoder_cells("S1", ("gelu",))]
@@ -124,7 +128,7 @@ def held_out_rates() -> list[float]:
             raise SystemExit("H: GELU has no critical rate within the grid of S1, so the rule predicts nothing")
         path.parent.mkdir(parents=True, exist_ok=True)
         storage.write_json(path, {"critical_rate": g, "rates": [round(g / 3, 7), round(3 * g, 7)]})
-    return storage.read_json(path)["rates"]
+    return storage.read_json(path)
 
 
 def seed_of(table: str, k: int) -> int:
@@ -174,7 +178,14 @@ def units(only: str | None = None) -> Iterator[tuple]:
     for table in ("P", "T"):
         yield from decoders(table, range(2))
     yield from decoders("S1", range(5))
-    for table in ("L", "M", "Q", "H", "P", "T"):
+    # of the plan's third round what the critical rates rest on comes first
+    for table in ("L", "M", "H"):
+        yield from decoders(table, range(5))
+    if only != "clicks":
+        yield from (
+            unit for unit in decoders("S1", range(12)) if unit[1]["activation"] in SMOOTH and unit[1]["rate"] in AROUND
+        )
+    for table in ("P", "Q", "T"):
         yield from decoders(table, range(5))
     yield from decoders("S1", range(12))
     for table in ("L", "M", "Q", "H"):
@@ -197,10 +208,37 @@ def compute(kind: str, cell: dict, seeds) -> None:
         if not cell["rungs"]:  # the control's predictions are judged as dumps
             np.save(path.with_suffix(".npy"), p.astype(np.float32))
     else:
-        found, p = decoder.record(cell, seeds, str(FOLDER / "data"))
+        found, p = _gone_on_with(cell, seeds) or decoder.record(cell, seeds, str(FOLDER / "data"))
         np.save(path.with_suffix(".npy"), p.astype(np.float32))
     path.with_suffix(".tmp").write_text(json.dumps(found), encoding="utf-8")
     path.with_suffix(".tmp").rename(path)
+
+
+def earlier(cell: dict) -> dict | None:
+    """A cell as an earlier sitting published it."""
+    path = MEASURED / f"{cell['table']}.json"
+    cells = storage.read_json(path)["cells"] if path.exists() else []
+    return next((c for c in cells if name_of(c) == name_of(cell)), None)
+
+
+def _gone_on_with(cell: dict, seed: int) -> tuple[dict, np.ndarray] | None:
+    """A seed that is published, with its base trained again for the predictions, which aren't published.
+
+    None where it isn't published, or where the base has other weights here, as it may on another make of processor.
+    """
+    published = earlier(cell)
+    if published is None or seed not in published["seeds"]:
+        return None
+    i = published["seeds"].index(seed)
+    base, p = decoder.record({**cell, "kind": "base"}, seed, str(FOLDER / "data"))
+    if not base["weights_sha256"].startswith(published["weights_sha256"][i]):
+        print(f"{cell['table']} {name_of(cell)}, seed {seed}: other weights than published; computed anew", flush=True)
+        return None
+    twins = {
+        name: {key: values if key == "steps" else values[i] for key, values in twin.items()}
+        for name, twin in published["twins"].items()
+    }
+    return {**base, "kind": cell["kind"], "loss": published["loss"][i], "twins": twins}, p
 
 
 # -- to publish ---------------------------------------------------------------------------------------------------
@@ -209,6 +247,8 @@ def compute(kind: str, cell: dict, seeds) -> None:
 def published_cell(cell: dict) -> dict:
     """A decoder's cell with all seeds there are, and PD between their bases."""
     files = sorted((FOLDER / cell["table"] / name_of(cell)).glob("*.json"))
+    if not files and (published := earlier(cell)):
+        return published
     records = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     bases = [np.load(path.with_suffix(".npy")).astype(np.float64) for path in files]
     twins: dict[str, dict] = {}
@@ -273,15 +313,19 @@ def publish(tables: Sequence[str]) -> None:
         cells = []
         if table in ("C1", "C2", "K1", "L", "T", "N"):
             paths = [path_of("clicks", cell, seeds) for cell, seeds in clicks_cells(table)]
-            cells += [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-            cells = judged(cells) if table in ("C1", "C2") else cells
-        if table in FIRST_SEEDS and (table != "H" or (FOLDER / "H" / "prediction.json").exists()):
+            new = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+            new = judged(new) if table in ("C1", "C2") else new
+            old = (
+                earlier(cell) for (cell, _), path in zip(clicks_cells(table), paths, strict=True) if not path.exists()
+            )
+            cells += [cell for cell in old if cell] + new
+        if table in FIRST_SEEDS:
             cells += [cell for cell in map(published_cell, decoder_cells(table)) if cell["seeds"]]
         if not cells:
             continue
         whole = {"table": table, "machine": machine, "cells": rounded(cells)}
         if table == "H":
-            whole["prediction"] = storage.read_json(FOLDER / "H" / "prediction.json")
+            whole["prediction"] = held_out()
         path = MEASURED / f"{table}.json"
         path.write_text(json.dumps(whole, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
         print(f"{path.relative_to(ROOT)}: {len(cells)} cells, {path.stat().st_size / 1000:.0f} kB")
@@ -310,8 +354,11 @@ def main() -> None:
         if time.time() > ends:
             break
         began = time.time()
-        if path_of(kind, cell, seeds).exists():
+        published = (earlier(cell) or {}).get("seeds", [])
+        if path_of(kind, cell, seeds).exists() or (seeds == published if kind == "clicks" else seeds in published):
             continue
+        for seed in published if kind == "decoder" else ():  # their bases, for the differences from the new one
+            compute(kind, cell, seed)
         compute(kind, cell, seeds)
         done += 1
         which = f"seed {seeds}" if kind == "decoder" else f"{len(seeds)} seeds"
