@@ -215,7 +215,7 @@ def test_the_figure_has_a_line_for_each_activation(tmp_path):
 
 def test_every_unit_has_a_file_of_its_own(monkeypatch):
     """Those of the plan, each once, with seeds that no other table has."""
-    monkeypatch.setattr(compute, "held_out_rates", lambda: [1e-3, 1e-2])
+    monkeypatch.setattr(compute, "held_out", lambda: {"rates": [1e-3, 1e-2]})
     paths, seeds = {}, {}
     for kind, made, own in compute.units():
         path = compute.path_of(kind, made, own)
