@@ -142,44 +142,37 @@ class Parser(argparse.ArgumentParser):
         return "\n".join([self.description, "", *(f"    {x}" for x in self.examples), "", formatter.format_help()])
 
     def error(self, message):
-        known = [name for action in self._actions for name in action.option_strings]
+        flags = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments:"):
             first, *more = message.split(":", 1)[1].split() or [""]
             name = first.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
             if name in GONE:
                 self.exit(2, f"{self.prog}: {first.split('=')[0]}: is gone: {GONE[name][1]}\n")
-            near = difflib.get_close_matches(first.split("=")[0], known, n=1)
-            if not first.startswith("-") and "--activation" in known:
+            near = difflib.get_close_matches(first.split("=")[0], flags, n=1)
+            if not first.startswith("-") and "--activation" in flags:
                 near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]
             message += f" (did you mean {near[0]}?)" if near else ""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n".replace("\n", " ").strip() + "\n")
 
 
 def add_arguments(
-    parser: argparse.ArgumentParser, fields: Iterable[dataclasses.Field], titles: Mapping[str, str]
+    parser: argparse.ArgumentParser, fields: Mapping[str, dataclasses.Field], groups: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Add a flag for every field of a dataclass, as the field's metadata describes it (config.setting).
-
-    Args:
-        titles: {the first field of a group: the group's title}.
-    """
-    for f in fields:
-        if f.name in titles:
-            group = parser.add_argument_group(titles[f.name])
-        meta = f.metadata
-        flags = ["--" + f.name.replace("_", "-")]
-        if f.name == "trials_per_activation":
-            flags.append("--trials")
-        default = "" if f.default in (None, ()) or f.name == "vary" else f" (default: {_shown(f.default)})"
-        help_text = (meta["help"] + default).replace("%", "%%")
-        if kind(f) is bool:
-            group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=None, dest=f.name, help=help_text)
-        elif kind(f) is tuple:
-            many = "+" if f.default else "*"
-            group.add_argument(*flags, nargs=many, default=None, dest=f.name, metavar="X", help=help_text)
-        else:
-            metavar = {int: "N", float: "X", str: "NAME"}[kind(f)]
-            group.add_argument(*flags, default=None, dest=f.name, metavar=metavar, help=help_text)
+    """Add a flag for every field of a dataclass: {title of a group: {name of a field: what it is}}."""
+    for title, words in groups.items():
+        group = parser.add_argument_group(title)
+        for name, text in words.items():
+            f, flags = fields[name], ["--" + name.replace("_", "-")]
+            if name == "trials_per_activation":
+                flags.append("--trials")
+            text += "" if f.default in (None, ()) or name == "vary" else f" (default: {_shown(f.default)})"
+            options = {"default": None, "dest": name, "help": text.replace("%", "%%")}
+            if kind(f) is bool:
+                group.add_argument(*flags, action=argparse.BooleanOptionalAction, **options)
+            elif kind(f) is tuple:
+                group.add_argument(*flags, nargs="+" if f.default else "*", metavar="X", **options)
+            else:
+                group.add_argument(*flags, metavar={int: "N", float: "X", str: "NAME"}[kind(f)], **options)
 
 
 def given(args: argparse.Namespace, fields: Iterable[dataclasses.Field]) -> dict:
@@ -237,12 +230,12 @@ def expected(f: dataclasses.Field) -> str:
     return f"must be {noun}" + (" " + " and ".join(bounds) if bounds else "")
 
 
-def choices(given, known: Iterable[str]) -> str:
-    """'must be one of …', with the nearest known name first when one is near."""
-    known = list(known)
-    near = difflib.get_close_matches(str(given), known, n=1)
+def choices(given, names: Iterable[str]) -> str:
+    """'must be one of …', with the nearest name first when one is near."""
+    names = sorted(names)
+    near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{hint}must be one of {', '.join(sorted(known))}"
+    return f"{hint}must be one of {', '.join(names)}"
 
 
 # -- streams ------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 
 import cli
 import storage
@@ -73,17 +74,6 @@ TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0
 BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
 COOLDOWN = 0.25
 
-TITLES = {  # of the groups of settings, by the first of each
-    "preset": "text (settings left out come from the preset)",
-    "model": "model",
-    "batch_size": "training",
-    "remedy": "remedies: what may bring trials together",
-    "eval_interval": "evaluation",
-    "trials_per_activation": "trials",
-    "baseline": "what is asked",
-    "device": "how it is run",
-    "study": "where it is written",
-}
 LISTS = ("vary", "branch_points", "teacher", "averages", "contrast")  # settings of several values
 
 
@@ -95,15 +85,14 @@ class Branch:
     ends: int
 
 
-def setting(default, help, *, affects_results=True, affects_weights=None, before=MISSING, **limits):
+def setting(default=None, *, affects_results=True, affects_weights=None, before=MISSING, **limits):
     """A field of Config: its default (None: from the preset), its range (low, high, above) or choices, whether it
     changes results and (as far, unless said otherwise) the trained weights and curves, and for a setting that came
     later what was done `before` there was a choice: at that value it is left out of the fingerprint, so that what was
-    trained then stays valid."""
+    trained then stays valid. What it is stands in templates/settings.toml."""
     affects_weights = affects_results if affects_weights is None else affects_weights
     effects = {"affects_results": affects_results, "affects_weights": affects_weights, "before": before}
-    none = dict.fromkeys(("low", "high", "above", "choices"))
-    return field(default=default, metadata={"help": help, **none, **limits, **effects})
+    return field(default=default, metadata={**dict.fromkeys(("low", "high", "above", "choices")), **limits, **effects})
 
 
 @dataclass
@@ -116,162 +105,67 @@ class Config:
     """
 
     # corpus
-    preset: str | None = setting(
-        None, "quick (default without a GPU), full (default with one) or smoke", affects_results=False
-    )
-    dataset: str = setting("shakespeare", "a corpus by name, hf:NAME[/CONFIG], or a file, folder or glob")
+    preset: str | None = setting(affects_results=False)
+    dataset: str = setting("shakespeare")
     # what these two change is in the corpus' own checksum
-    encoding: str | None = setting(
-        None,
-        "encoding of text files that have no byte-order mark (default: UTF-8, anything else is refused)",
-        affects_results=False,
-    )
-    text_column: str = setting(
-        "text",
-        "column of text in tables: jsonl, json, parquet, hf:NAME, csv (or its number); '' takes files as they are",
-        affects_results=False,
-    )
-    train_split: float = setting(
-        0.9, "fraction of the text that is trained on; the rest validates", above=0.0, high=0.999
-    )
-    tokenizer: str = setting("char", "char, byte, bpe, or the path of a tokenizer.json")
-    bpe_vocab_size: int = setting(
-        1024, "vocabulary of the bpe tokenizer, trained on the training split", low=257, high=2**17
-    )
-    data_dir: str = setting("data", "where prepared corpora are kept", affects_results=False)
+    encoding: str | None = setting(affects_results=False)
+    text_column: str = setting("text", affects_results=False)
+    train_split: float = setting(0.9, above=0.0, high=0.999)
+    tokenizer: str = setting("char")
+    bpe_vocab_size: int = setting(1024, low=257, high=2**17)
+    data_dir: str = setting("data", affects_results=False)
     # model
-    model: str = setting("gpt", "gpt, llama, lstm, conv, hybrid, or module:function")
-    n_layer: int | None = setting(None, "layers", low=1, high=512)
-    n_head: int | None = setting(None, "attention heads", low=1, high=512)
-    n_embd: int | None = setting(None, "width of the residual stream", low=2, high=2**16)
-    block_size: int | None = setting(None, "context length in tokens", low=2, high=2**20)
-    dropout: float | None = setting(None, "dropout probability", low=0.0, high=0.95)
-    bias: bool = setting(False, "biases in linear layers and layer norms")
+    model: str = setting("gpt")
+    n_layer: int | None = setting(low=1, high=512)
+    n_head: int | None = setting(low=1, high=512)
+    n_embd: int | None = setting(low=2, high=2**16)
+    block_size: int | None = setting(low=2, high=2**20)
+    dropout: float | None = setting(low=0.0, high=0.95)
+    bias: bool = setting(False)
     # training
-    batch_size: int | None = setting(None, "windows per step", low=1, high=2**20)
-    sampling: str = setting(
-        "replacement",
-        "replacement: windows at places drawn anew for each batch; or shuffle: epochs, in which each window comes once",
-        choices=("replacement", "shuffle"),
-        before="replacement",
-    )
-    max_iters: int | None = setting(None, "training steps of the final model", low=1, high=10**9)
-    learning_rate: float | None = setting(None, "peak learning rate of AdamW", above=0.0, high=10.0)
-    schedule: str = setting(
-        "cosine",
-        "cosine; or trunk: a constant rate, and branches cooled from several of its steps, each a trained model",
-        choices=("cosine", "trunk"),
-        before="cosine",
-    )
-    branch_points: tuple[float, ...] = setting(
-        BRANCH_POINTS,
-        "of the trunk: lengths of its branches as parts of max_iters, the last one 1",
-        before=list(BRANCH_POINTS),
-    )
-    cooldown: float = setting(
-        COOLDOWN,
-        "of the trunk: steps that a branch cools, as a part of those before it",
-        above=0.0,
-        high=9.0,
-        before=COOLDOWN,
-    )
-    min_lr: float | None = setting(None, "learning rate at the end of the schedule", low=0.0, high=10.0)
-    warmup_iters: int | None = setting(None, "steps of linear warm-up (at most max_iters)", low=0, high=10**9)
-    weight_decay: float | None = setting(None, "decoupled weight decay, on matrices only", low=0.0, high=10.0)
-    beta1: float | None = setting(None, "AdamW's first-moment decay", low=0.0, high=0.9999)
-    beta2: float | None = setting(None, "AdamW's second-moment decay", low=0.0, high=0.99999)
-    grad_clip: float = setting(1.0, "largest gradient norm; 0 turns clipping off", low=0.0, high=1e6)
+    batch_size: int | None = setting(low=1, high=2**20)
+    sampling: str = setting("replacement", choices=("replacement", "shuffle"), before="replacement")
+    max_iters: int | None = setting(low=1, high=10**9)
+    learning_rate: float | None = setting(above=0.0, high=10.0)
+    schedule: str = setting("cosine", choices=("cosine", "trunk"), before="cosine")
+    branch_points: tuple[float, ...] = setting(BRANCH_POINTS, before=list(BRANCH_POINTS))
+    cooldown: float = setting(COOLDOWN, above=0.0, high=9.0, before=COOLDOWN)
+    min_lr: float | None = setting(low=0.0, high=10.0)
+    warmup_iters: int | None = setting(low=0, high=10**9)
+    weight_decay: float | None = setting(low=0.0, high=10.0)
+    beta1: float | None = setting(low=0.0, high=0.9999)
+    beta2: float | None = setting(low=0.0, high=0.99999)
+    grad_clip: float = setting(1.0, low=0.0, high=1e6)
     # remedies: what may bring trials together
-    remedy: str = setting(
-        "none",
-        "none; distil: learn from the predictions of a teacher; or warm: start from its weights",
-        choices=("none", "distil", "warm"),
-        before="none",
-    )
-    strength: float = setting(
-        1.0,
-        "of the remedy: the teacher's share of what is learnt from, or of the initial weights; 0 is none",
-        low=0.0,
-        high=1.0,
-        before=1.0,
-    )
-    teacher: tuple[str, ...] = setting(
-        (),
-        "checkpoints of earlier trials; {activation} in a path stands for the name of the one trained; distil learns "
-        "from the mean prediction of several",
-        before=[],
-    )
-    averages: tuple[str, ...] = setting(
-        (),
-        "means of the weights along training, kept beside the final ones: lawa_P (over the last P percent of the "
-        "steps), ema_D (exponential, decay D a step)",
-        before=[],
-    )
+    remedy: str = setting("none", choices=("none", "distil", "warm"), before="none")
+    strength: float = setting(1.0, low=0.0, high=1.0, before=1.0)
+    teacher: tuple[str, ...] = setting((), before=[])
+    averages: tuple[str, ...] = setting((), before=[])
     # evaluation
-    eval_interval: int | None = setting(None, "steps between two points of the training curves", low=1, high=10**9)
-    eval_tokens: int | None = setting(
-        None,
-        "positions at which final losses and predictions are compared; with another number the trained models are "
-        "measured anew",
-        low=2,
-        high=10**9,
-        affects_weights=False,
-    )
-    probe_tokens: int | None = setting(
-        None, "positions of each point of the curves, whose predictions are stored too", low=2, high=10**7
-    )
+    eval_interval: int | None = setting(low=1, high=10**9)
+    eval_tokens: int | None = setting(low=2, high=10**9, affects_weights=False)
+    probe_tokens: int | None = setting(low=2, high=10**7)
     # trials
-    trials_per_activation: int = setting(3, "models trained per activation", low=1, high=10_000, affects_results=False)
-    seed_base: int = setting(1337, "trial k uses seed_base + k - 1", low=0, high=2**31 - 1)
-    vary: tuple[str, ...] = setting(
-        SOURCES,
-        "what differs between trials: any of init order dropout; or bit; or none (order: which windows of the text are "
-        "drawn, and when; with shuffle, of whole epochs only when)",
-    )
+    trials_per_activation: int = setting(3, low=1, high=10_000, affects_results=False)
+    seed_base: int = setting(1337, low=0, high=2**31 - 1)
+    vary: tuple[str, ...] = setting(SOURCES)
     # what is asked
-    baseline: str | None = setting(
-        None,
-        "what the others are compared with, here or of analyze_results.py (default: relu, else the first one named)",
-        affects_results=False,
-    )
-    contrast: tuple[str, ...] = setting(
-        (),
-        "those that are compared together with the baseline (default: the smooth ones with relu, else none)",
-        affects_results=False,
-    )
+    baseline: str | None = setting(affects_results=False)
+    contrast: tuple[str, ...] = setting((), affects_results=False)
     # how it is run
-    device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
-    precision: str = setting("auto", "auto, float32 or bfloat16", choices=("auto", "float32", "bfloat16"))
-    threads: int | None = setting(
-        None, "CPU threads per trial (part of the result: sums are split by it); default: 1", low=1
-    )
-    deterministic: bool = setting(True, "the same seed gives the same bits")
-    compile: bool = setting(
-        False,
-        "train on a CUDA GPU with kernels that torch.compile makes (they round differently); evaluation stays as it is",
-        before=False,
-    )
-    native: bool | None = setting(
-        None,
-        "train in bfloat16 on one CPU thread with the kernels of native.cpp (they round differently); evaluation stays "
-        "as it is; default: where there is a C++ compiler",
-        before=False,
-    )
-    workers: int | None = setting(
-        None,
-        "trials trained side by side; default: as many as keep the cores busy, or one on each GPU",
-        low=1,
-        high=1024,
-        affects_results=False,
-    )
-    snapshot_seconds: float = setting(
-        30.0, "seconds between snapshots of a running trial", low=0.0, affects_results=False
-    )
+    device: str = setting("auto")
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))
+    threads: int | None = setting(low=1)
+    deterministic: bool = setting(True)
+    compile: bool = setting(False, before=False)
+    native: bool | None = setting(before=False)
+    workers: int | None = setting(low=1, high=1024, affects_results=False)
+    snapshot_seconds: float = setting(30.0, low=0.0, affects_results=False)
     # where it is written
-    study: str | None = setting(None, "keep this study's files under studies/NAME", affects_results=False)
-    results_dir: str = setting("results", "folder of results and report", affects_results=False)
-    plots_dir: str = setting("plots", "folder of figures", affects_results=False)
-    checkpoint_dir: str = setting("checkpoints", "folder of trained models", affects_results=False)
+    study: str | None = setting(affects_results=False)
+    results_dir: str = setting("results", affects_results=False)
+    plots_dir: str = setting("plots", affects_results=False)
+    checkpoint_dir: str = setting("checkpoints", affects_results=False)
 
     def __new__(cls, *_, **settings):
         _refuse_unknown(settings)
@@ -334,10 +228,6 @@ class Config:
                 setattr(self, small, min(preset_value, limit))
         if self.threads is None:
             self.threads = 1
-        if isinstance(self.vary, str):
-            self.vary = tuple(self.vary.replace(",", " ").split())
-        elif isinstance(self.vary, Iterable):
-            self.vary = tuple(self.vary)
         if self.study is not None:
             _check_name("study", self.study)
             base = os.path.join("studies", self.study)
@@ -347,13 +237,14 @@ class Config:
                     setattr(self, attribute, os.path.join(base, name))
 
     def _validate(self):
-        for f in dataclasses.fields(self):
-            if (
-                f.name not in ("preset", "study", "encoding", "baseline", *LISTS, "workers", "native")
-                or getattr(self, f.name) is not None
-            ):
-                setattr(self, f.name, _checked(f, getattr(self, f.name)))
-        self._validate_model()
+        for name, f in _FIELDS.items():
+            if name not in LISTS and not (getattr(self, name) is None and f.type.endswith("None")):
+                setattr(self, name, _checked(f, getattr(self, name)))
+        if self.n_embd < 3 and self.model in ("gpt", "lstm", "conv", "hybrid"):
+            raise UserError(
+                f"n_embd={self.n_embd}: must be at least {-(-3 // self.n_head) * self.n_head}; layer norm makes 1 and "
+                f"-1 of any two numbers, so that tokens can't be told apart"
+            )
         if self.n_embd % self.n_head:
             near = self.n_head * max(1, round(self.n_embd / self.n_head))
             raise UserError(f"n_embd={self.n_embd}: must be a multiple of n_head={self.n_head}, for example {near}")
@@ -369,8 +260,20 @@ class Config:
             )
         self._validate_vary()
         self._validate_branches()
-        self._validate_remedy()
-        self._validate_question()
+        for name, example in (
+            ("teacher", "checkpoints/relu/trial_1.pt"),
+            ("averages", "lawa_10 ema_0.99"),
+            ("contrast", "gelu swish"),
+        ):
+            given = getattr(self, name)
+            given = (os.fspath(given),) if isinstance(given, str | os.PathLike) else given
+            if not isinstance(given, Iterable) or not all(isinstance(x, str) and x for x in given):
+                raise UserError(f"{name}={given!r}: must be one or more, such as {example}")
+            setattr(self, name, tuple(dict.fromkeys(given)))
+        for name in self.averages:
+            average(name)
+        if self.baseline in self.contrast:
+            raise UserError(f"contrast={self.baseline!r}: it is the baseline; name those that are compared with it")
         if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
             choices = cli.choices(self.tokenizer, TOKENIZERS)
             raise UserError(f"tokenizer={self.tokenizer!r}: {choices}, or the path of a tokenizer.json")
@@ -382,14 +285,6 @@ class Config:
                 raise UserError(f"{name}={path!r}: must be the path of a folder")
             if os.path.exists(path) and not os.path.isdir(path):
                 raise UserError(f"{name}={path!r}: there is a file of that name; give a folder")
-
-    def _validate_model(self):
-        """Layer norm subtracts the mean and divides by the deviation: of two numbers it keeps which one is larger."""
-        if self.n_embd < 3 and self.model in ("gpt", "lstm", "conv", "hybrid"):
-            raise UserError(
-                f"n_embd={self.n_embd}: must be at least {-(-3 // self.n_head) * self.n_head}; layer norm makes 1 and "
-                f"-1 of any two numbers, so that tokens can't be told apart"
-            )
 
     def _validate_branches(self):
         try:
@@ -414,34 +309,17 @@ class Config:
                 f"warmup_iters={self.warmup_iters}: must be at most {leaves[1]}, where the first branch begins"
             )
 
-    def _validate_remedy(self):
-        for name, example in (("teacher", "checkpoints/relu/trial_1.pt"), ("averages", "lawa_10 ema_0.99")):
-            given = getattr(self, name)
-            given = (os.fspath(given),) if isinstance(given, str | os.PathLike) else given
-            if not isinstance(given, Iterable) or not all(isinstance(x, str) and x for x in given):
-                raise UserError(f"{name}={given!r}: must be one or more, such as {example}")
-            setattr(self, name, tuple(dict.fromkeys(given)))
-        for name in self.averages:
-            average(name)
-
-    def _validate_question(self):
-        contrast = (self.contrast,) if isinstance(self.contrast, str) else self.contrast
-        if not isinstance(contrast, Iterable) or not all(isinstance(x, str) and x for x in contrast):
-            raise UserError(f"contrast={contrast!r}: must be one or more names, such as gelu swish")
-        self.contrast = tuple(dict.fromkeys(contrast))
-        if self.baseline in self.contrast:
-            raise UserError(f"contrast={self.baseline!r}: it is the baseline; name those that are compared with it")
-
     def _validate_vary(self):
-        allowed = SOURCES + VARY_ALONE
-        if not isinstance(self.vary, tuple) or not self.vary:
+        allowed, given = SOURCES + VARY_ALONE, self.vary
+        given = given.replace(",", " ").split() if isinstance(given, str) else given
+        if not isinstance(given, Iterable) or not (given := list(given)):
             raise UserError(f"vary={self.vary!r}: give any of init, order, dropout; or bit; or none")
-        for name in self.vary:
+        for name in given:
             if name not in allowed:
                 raise UserError(f"vary={name!r}: {cli.choices(name, allowed)}")
-        if len(self.vary) > 1 and set(self.vary) & set(VARY_ALONE):
-            raise UserError(f"vary={' '.join(self.vary)}: bit and none stand alone")
-        self.vary = tuple(name for name in allowed if name in self.vary)  # one order, so one fingerprint
+        if len(given) > 1 and set(given) & set(VARY_ALONE):
+            raise UserError(f"vary={' '.join(given)}: bit and none stand alone")
+        self.vary = tuple(name for name in allowed if name in given)  # one order, so one fingerprint
 
     @property
     def branches(self) -> list[Branch]:
@@ -602,15 +480,15 @@ class Config:
         """The settings that the fingerprint covers. One that changes nothing beside the others has its default, or 1
         where that is the preset's."""
         values = self.to_dict()
-        kept = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}
-        kept["device"] = kept["device"].split(":")[0]
-        for name in without_effect(kept):
+        settings = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}
+        settings["device"] = settings["device"].split(":")[0]
+        for name in without_effect(settings):
             default = _FIELDS[name].default
-            kept[name] = 1 if default is None else list(default) if isinstance(default, tuple) else default
+            settings[name] = 1 if default is None else list(default) if isinstance(default, tuple) else default
         if not self.dropout and set(self.vary) <= set(SOURCES):
             rest = [source for source in self.vary if source != "dropout"]
-            kept["vary"] = list(SOURCES) if rest == ["init", "order"] else rest or ["none"]
-        return kept
+            settings["vary"] = list(SOURCES) if rest == ["init", "order"] else rest or ["none"]
+        return settings
 
     def differences(self, other: Config | dict, weights: bool = False) -> dict[str, tuple]:
         """{field: (mine, theirs)} for the settings of the fingerprint that differ; `weights`: of those alone that
@@ -625,7 +503,7 @@ class Config:
         the presets differ they come first, and whether the other preset is all that is needed."""
         theirs = other if isinstance(other, Config) else Config.from_dict(other)
         changed = self.differences(theirs, weights)
-        text = ", ".join(f"{name}={there!r} there, {mine!r} now" for name, (mine, there) in changed.items())
+        text = ", ".join(f"{name}={recorded!r} there, {mine!r} now" for name, (mine, recorded) in changed.items())
         if not changed or theirs.preset == self.preset:
             return text
         values = {name: None if name in self._left else value for name, value in self.to_dict().items()}
@@ -703,7 +581,8 @@ def _refuse_unknown(names: Iterable[str]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of Config. Values are checked by Config itself, so the messages are the same."""
-    cli.add_arguments(parser, dataclasses.fields(Config), TITLES)
+    groups = tomllib.loads(Path(__file__).with_name("templates").joinpath("settings.toml").read_text(encoding="utf-8"))
+    cli.add_arguments(parser, _FIELDS, groups)
 
 
 def from_args(args: argparse.Namespace) -> Config:
@@ -767,12 +646,12 @@ def _checked(f: dataclasses.Field, value):
     return value
 
 
-def _check_name(what: str, name) -> None:
+def _check_name(setting: str, name) -> None:
     """A name that becomes a folder: one plain path component."""
     if not isinstance(name, str) or not name or name in (".", "..") or any(c in name for c in "/\\\0:\n"):
-        raise UserError(f"{what}={name!r}: must be a plain name without slashes or colons")
+        raise UserError(f"{setting}={name!r}: must be a plain name without slashes or colons")
     if name.startswith(("-", ".")) or len(name) > 100:
-        raise UserError(f"{what}={name!r}: must not begin with a dash or dot, nor be longer than 100 characters")
+        raise UserError(f"{setting}={name!r}: must not begin with a dash or dot, nor be longer than 100 characters")
 
 
 # -- what this machine has ----------------------------------------------------------------------------------------

@@ -83,8 +83,8 @@ MUTATIONS = (
     ("kernels/native.cpp", "if (j > i) power =", "if (j > i + 8) power =", "native"),
     (
         "config.py",
-        'kept = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}',
-        "kept = dict(values)",
+        'settings = {name: values[name] for name, f in _FIELDS.items() if f.metadata["affects_results"]}',
+        "settings = dict(values)",
         "config",
     ),
 )
