@@ -1,6 +1,13 @@
 """The path of an accelerator without one: on torch's `meta` device, whose tensors have shapes and a device but no
 values, in the place of the GPU. What is computed there can't be seen; that every tensor is where it must be can, since
-operations refuse to mix devices. The list of what only a GPU can show is in CLUSTER_GUIDE.md.
+operations refuse to mix devices. Only a GPU can show
+
+- numbers: that its kernels compute what the CPU's do, in both precisions, and that the same seed gives the same bits;
+- that every operation has a deterministic kernel there, since `meta` computes none;
+- `--compile` with its CUDA graph, pinned memory and copies that nothing waits for;
+- cuDNN's LSTM, which wants its weights in one piece; the fused attention and the fused update;
+- random streams of its own: dropout from a seed, and their state put back after an evaluation;
+- time, memory, several GPUs, and what happens where the memory does not suffice.
 """
 
 import pytest

@@ -22,19 +22,14 @@ TABLES = {
 
 
 def tables() -> str:
-    """The metrics in Markdown, a table for each kind."""
+    """The metrics in Markdown, a table for each kind; with a column of sources where there are any."""
     lines = []
     for kind, title in TABLES.items():
-        lines += [
-            f"**{title}**",
-            "",
-            "| key in the JSON | definition | range | better | source |",
-            "|---|---|---|---|---|",
-        ]
-        for m in metrics_of(kind):
-            cells = f"`{m.key}`", m.definition, f"{m.range} {m.unit}".strip(), m.better, m.source
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        lines.append("")
+        columns = 4 if any(m.source for m in metrics_of(kind)) else 3
+        header = ("key in the JSON", "definition", "range", "source")
+        rows = [(f"`{m.key}`", m.definition, f"{m.range} {m.unit}".strip(), m.source) for m in metrics_of(kind)]
+        head, *body = ["| " + " | ".join(c.replace("|", "\\|") for c in r[:columns]) + " |" for r in [header, *rows]]
+        lines += [f"**{title}**", "", head, "|---" * columns + "|", *body, ""]
     return "\n".join(lines)
 
 
