@@ -3,8 +3,9 @@
     python compare.py --group base runs/base/* --group smooth runs/smooth/* --text my.txt
 
     from compare import compare_models
-    found = compare_models({"base": ["runs/base/1", …], "smooth": […]}, text="my.txt", out="comparison")
-    found.results["base"]["avg_relative_pd"];  found.matrix         # {group: results}; a DataFrame over all members
+    comparison = compare_models({"base": ["runs/base/1", …], "smooth": […]}, text="my.txt", out="comparison")
+    comparison.results["base"]["avg_relative_pd"]  # of {group: results}
+    comparison.matrix  # a DataFrame over all members
 
 A member is a checkpoint of ours (or a folder of them), a folder that transformers' AutoModelForCausalLM loads, or a
 dump of predictions (.npy, .npz, .safetensors, .parquet: see dumps.py). All are compared at the same windows of one text
@@ -62,7 +63,7 @@ def compare_models(
     contrast: Sequence[str] | None = None,
     quiet: bool = True,
 ):
-    """Compare groups of models at the same positions of a text, and write what was found below `out`.
+    """Compare groups of models at the same positions of a text, and write what they say below `out`.
 
     Args:
         groups: {name: paths}; see `questions.foreign.loaders.find_members` for what a path may be.
@@ -93,49 +94,46 @@ def compare_models(
 
     from analysis.question import Question
     from questions.foreign import measure, passage, results, suite, tell, write
-    from questions.foreign.member import Opening
+    from questions.foreign.member import How
     from training.progress import Display
 
     _check_groups(groups)
     baseline, contrast = baseline or next(iter(groups)), list(contrast or ())
     Question.of(dict.fromkeys(groups, {}), baseline, contrast)  # refuses what is no group
-    device = _device(device, dtype)
-    opening = Opening(device, dtype, _path(tokenizer, "tokenizer"), bool(trust_remote_code), _path(targets, "targets"))
-    members, numbers = _find(groups, opening)
-    where = _windows(members, text, block_size, positions)
-    batch = None if batch_size is None else _whole(batch_size, "batch_size")
-    how = measure.How(device, dtype, batch, int(max_spool_gb * 2**30))
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype={dtype!r}: must be float32 or bfloat16")
+    device = Config(preset="smoke", device=device, precision="float32").device  # which resolves and checks it
+    how = How(
+        device, dtype, _path(tokenizer, "tokenizer"), bool(trust_remote_code), _path(targets, "targets"),
+        None if batch_size is None else _whole(batch_size, "batch_size"), int(max_spool_gb * 2**30),
+    )  # fmt: skip
+    members = _members(groups, how)
+    windows = _positions(members, text, block_size, positions)
     display = Display(quiet)
     with display, torch.inference_mode():
         sizes = f"{streams.counted(len(members), 'member')} in {streams.counted(len(groups), 'group')}"
-        display.line(f"{sizes} at {where.described}")
-        noise = _look(members, where, how, display)
+        display.line(f"{sizes} at {windows.described}")
+        for k, member in enumerate(members):
+            display.step(f"looking at {member.name}", k, len(members))
+            if not member.is_dump:
+                measure.look_at(member, windows)
         _check_vocabulary(members)
         spool = Path(out) / "spool"
-        evaluator = measure.measure(members, list(numbers.values()), where, how, spool, display)
-        found = results.collected(members, numbers, where, how, evaluator, noise, text)
-        found.asked = baseline, contrast
-        page = passage.told(found, members, numbers, where, how, text, display) if report else ""
-        write.write(found, Path(out), report, page)
+        evaluator = measure.measure(members, windows, spool, display)
+        comparison = results.collected(members, windows, evaluator, text)
+        comparison.asked = baseline, contrast
+        page = passage.html_of(comparison, members, windows, text, display) if report else ""
+        write.write(comparison, Path(out), report, page)
         shutil.rmtree(spool, ignore_errors=True)
-        for line in suite.named({group: entry["audit"]["checks"] for group, entry in found.results.items()}):
-            display.line(f"audit: {line}")
-        for line in tell.headlines(found):
+        problems = suite.named({group: entry["audit"]["checks"] for group, entry in comparison.results.items()})
+        for line in [*(f"audit: {problem}" for problem in problems), *tell.headlines(comparison)]:
             display.line(line)
-        display.line(f"audit {'passed' if found.passed else 'FAILED'}; written: {', '.join(map(str, found.written))}")
-    return found
+        verdict = "passed" if comparison.passed else "FAILED"
+        display.line(f"audit {verdict}; written: {', '.join(map(str, comparison.written))}")
+    return comparison
 
 
 # -- input --------------------------------------------------------------------------------------------------------
-
-
-def _windows(members, text, block_size: int | None, positions: int):
-    """Where the members are compared: the rows of dumps, or windows of the text."""
-    from questions.foreign import windows
-
-    if all(m.is_dump for m in members):
-        return windows.of_dumps(members, block_size)
-    return windows.of_text(members, _read(text), block_size, _whole(positions, "positions"))
 
 
 def _check_groups(groups) -> None:
@@ -148,74 +146,57 @@ def _check_groups(groups) -> None:
             raise UserError(f"group {name!r}: must be a list of one or more paths")
 
 
-def _whole(value, what: str) -> int:
+def _whole(value, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{what}={value!r}: must be a whole number of at least 1")
+        raise UserError(f"{name}={value!r}: must be a whole number of at least 1")
     return value
 
 
-def _path(path, what: str) -> str | None:
+def _path(path, name: str) -> str | None:
     if path is not None and not Path(path).exists():
-        raise UserError(f"{what}={os.fspath(path)!r}: no such file or folder")
+        raise UserError(f"{name}={os.fspath(path)!r}: no such file or folder")
     return None if path is None else os.fspath(path)
 
 
-def _device(device: str, dtype: str) -> str:
-    if dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype={dtype!r}: must be float32 or bfloat16")
-    return Config(preset="smoke", device=device, precision="float32").device  # which resolves and checks it
-
-
-def _read(text) -> str:
+def _positions(members, text, block_size: int | None, positions: int):
+    """Where the members are compared: the rows of dumps, or windows of the text."""
     from corpora.reading import file_source
+    from questions.foreign import windows
 
+    if all(m.is_dump for m in members):
+        return windows.of_dumps(members, block_size)
     if text is None:
         raise UserError("text: models need a text to predict; name a file, folder or glob (--text PATH)")
-    return "".join(file_source(os.fspath(text), None, "text").pieces())
+    pieces = file_source(os.fspath(text), None, "text").pieces()
+    return windows.of_text(members, "".join(pieces), block_size, _whole(positions, "positions"))
 
 
-def _find(groups, opening) -> tuple[list, dict[str, list[int]]]:
-    """All members, named, and the numbers of each group's."""
+def _members(groups, how) -> list:
+    """All members, with their names."""
     from questions.foreign.loaders import find_members
 
-    members, numbers, places = [], {}, {}
+    members, group_of = [], {}
     for group, paths in groups.items():
-        numbers[group] = []
-        for member in find_members(list(paths), opening):
+        for member in find_members(list(paths), how):
             place = os.path.realpath(member.path)
-            if place in places:
-                raise UserError(f"{member.path}: given twice, in {places[place]} and in {group}")
-            places[place] = group
-            member.name = _name(group, member, {m.name for m in members})
-            numbers[group].append(len(members))
+            if place in group_of:
+                raise UserError(f"{member.path}: given twice, in {group_of[place]} and in {group}")
+            group_of[place] = member.group = group
+            member.name = _name(member, {m.name for m in members})
             members.append(member)
-    kinds = {getattr(m, "is_top_k", None) if m.is_dump else False for m in members}
-    if kinds == {True, False}:
-        short = next(m for m in members if getattr(m, "is_top_k", False))
-        raise UserError(f"{short.path}: holds the most likely tokens only; compare it with others of its kind")
-    return members, numbers
+    partly = [m for m in members if m.is_top_k]
+    if 0 < len(partly) < len(members):
+        raise UserError(f"{partly[0].path}: holds the most likely tokens only; compare it with others of its kind")
+    return members
 
 
-def _name(group: str, member, taken: set[str]) -> str:
+def _name(member, taken: set[str]) -> str:
     """group/what the path ends in, with as much of the path as tells members apart; the run that a checkpoint-N of
     Trainer is of."""
     parts = Path(member.path).with_suffix("").parts if member.kind == "checkpoint" else Path(member.path).parts
     least = 2 if parts[-1].startswith("checkpoint-") else 1
-    for length in range(least, len(parts) + 1):
-        name = f"{group}/{'/'.join(parts[-length:])}"
-        if name not in taken:
-            return name
-    return f"{group}/{member.path}"
-
-
-def _look(members, where, how, display) -> list[dict]:
-    from questions.foreign import measure
-
-    noise = []
-    for k, member in enumerate(members):
-        display.step(f"looking at {member.name}", k, len(members))
-        noise.append({} if member.is_dump else measure.look_at(member, where, how))
-    return noise
+    names = (f"{member.group}/{'/'.join(parts[-length:])}" for length in range(least, len(parts) + 1))
+    return next((name for name in names if name not in taken), f"{member.group}/{member.path}")
 
 
 def _check_vocabulary(members) -> None:
@@ -232,7 +213,7 @@ def _check_vocabulary(members) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
-def exceeded(found, pd: float | None = None, mismatch: float | None = None, worse: bool = False) -> list[str]:
+def exceeded(comparison, pd: float | None = None, mismatch: float | None = None, worse: bool = False) -> list[str]:
     """What a comparison is refused for, in words: [] where it keeps within all limits.
 
     Args:
@@ -241,18 +222,18 @@ def exceeded(found, pd: float | None = None, mismatch: float | None = None, wors
         worse: whether the last group's loss may not be above the first's by more than chance explains (one-sided, 5 %):
             of single models over windows of the text, of several by Welch's test.
     """
-    pairs = [p for p in found.pairs if p["within"]] or found.pairs
+    pairs = [p for p in comparison.pairs if p["within"]] or comparison.pairs
     problems = []
     for key, limit, unit in (("relative_pd", pd, ""), ("top1_mismatch_pct", mismatch, " %")):
         largest = max(pairs, key=lambda p: p[key], default=None)
         if limit is not None and largest and largest[key] > limit:
             names = f"{largest['a']} and {largest['b']}"
             problems.append(f"{names} differ by {largest[key]:.4g}{unit}, at most {limit:g}{unit} is allowed")
-    if worse and len(found.results) > 1:
+    if worse and len(comparison.results) > 1:
         from questions.foreign.results import loss_increase
 
-        first, last = list(found.results)[0], list(found.results)[-1]
-        increase, p = loss_increase(found.results[first]["trials"], found.results[last]["trials"])
+        first, last = list(comparison.results)[0], list(comparison.results)[-1]
+        increase, p = loss_increase(comparison.results[first]["trials"], comparison.results[last]["trials"])
         if increase > 0 and p < 0.05:
             problems.append(f"the loss of {last} is {increase:.4f} nats/token above that of {first} (p = {p:.2g})")
     return problems
@@ -263,49 +244,30 @@ def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 fine; 1 a check failed, a limit was exceeded, or a file is damaged; 2 wrong
     input; 130 interrupted."""
     parser = Parser(prog="compare.py", description="How much models differ in what they predict.", epilog=NUMBERS)
-    parser.add_argument(
-        "--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[],
-        help="a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions",
-    )  # fmt: skip
-    parser.add_argument("paths", nargs="*", help=argparse.SUPPRESS)  # models without a group's name
-    parser.add_argument("--text", help="the text to predict: a file, folder or glob")
-    parser.add_argument("--out", default="comparison", help="where to write (default: comparison)")
-    parser.add_argument(
-        "--positions", type=_number(int), default=POSITIONS, help=f"predictions compared (default: {POSITIONS})"
-    )
-    parser.add_argument(
-        "--block-size", type=_number(int), help="tokens in a window (default: the shortest context, at most 2048)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
-    parser.add_argument("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
-    parser.add_argument(
-        "--batch-size", type=_number(int), help="windows in one forward pass (default: what makes 2048 positions)"
-    )
-    parser.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or folder, for models without their own")
-    parser.add_argument("--targets", metavar="FILE", help="targets of dumps that hold none (.npy)")
-    parser.add_argument(
-        "--max-spool-gb", type=_number(float), default=8.0, help="disk for predictions on their way (default: 8)"
-    )
-    parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that a folder of transformers brings"
-    )
-    parser.add_argument(
-        "--baseline", metavar="NAME", help="group that the others are compared with (default: the first)"
-    )
-    parser.add_argument("--contrast", nargs="+", metavar="NAME", help="groups that are compared with it together")
-    limits = parser.add_argument_group("limits, which end it with 1")
-    limits.add_argument(
-        "--fail-above", type=_number(float, 1, zero=True), metavar="PD", help="two models differ by more"
-    )
-    limits.add_argument(
-        "--fail-above-mismatch", type=_number(float, 100, zero=True), metavar="PERCENT",
-        help="more of their likeliest tokens differ",
-    )  # fmt: skip
-    limits.add_argument("--fail-if-worse", action="store_true", help="the last group's loss is above the first's")
-    parser.add_argument(
-        "--no-report", action="store_false", dest="report", help="write the results alone: no figures, no report"
-    )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    flag, above_0 = parser.add_argument, _number(int)
+    members = "a group's name and its members: our checkpoints, folders of transformers, or dumps of predictions"
+    flag("--group", nargs="+", action="append", metavar=("NAME", "PATH"), default=[], help=members)
+    flag("paths", nargs="*", help=argparse.SUPPRESS)  # models without a group's name
+    flag("--text", help="the text to predict: a file, folder or glob")
+    flag("--out", default="comparison", help="where to write (default: comparison)")
+    flag("--positions", type=above_0, default=POSITIONS, help=f"predictions compared (default: {POSITIONS})")
+    flag("--block-size", type=above_0, help="tokens in a window (default: the shortest context, at most 2048)")
+    flag("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    flag("--dtype", default="float32", help="float32 or bfloat16 (default: float32)")
+    flag("--batch-size", type=above_0, help="windows in one forward pass (default: what makes 2048 positions)")
+    flag("--tokenizer", metavar="PATH", help="a tokenizer.json or folder, for models without their own")
+    flag("--targets", metavar="FILE", help="targets of dumps that hold none (.npy)")
+    flag("--max-spool-gb", type=_number(float), default=8.0, help="disk for predictions on their way (default: 8)")
+    flag("--trust-remote-code", action="store_true", help="run code that a folder of transformers brings")
+    flag("--baseline", metavar="NAME", help="group that the others are compared with (default: the first)")
+    flag("--contrast", nargs="+", metavar="NAME", help="groups that are compared with it together")
+    flag("--no-report", action="store_false", dest="report", help="write the results alone: no figures, no report")
+    flag("--quiet", action="store_true", help="print nothing but errors")
+    flag = parser.add_argument_group("limits, which end it with 1").add_argument
+    share, percent = _number(float, 1, zero=True), _number(float, 100, zero=True)
+    flag("--fail-above", type=share, metavar="PD", help="two models differ by more")
+    flag("--fail-above-mismatch", type=percent, metavar="PERCENT", help="more of their likeliest tokens differ")
+    flag("--fail-if-worse", action="store_true", help="the last group's loss is above the first's")
     options = vars(parser.parse_args(argv))
     group, paths = options.pop("group"), options.pop("paths")
     pd, mismatch, worse = (options.pop(name) for name in ("fail_above", "fail_above_mismatch", "fail_if_worse"))
@@ -313,11 +275,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"{paths[0]}: of which group? Did you mean --group NAME {' '.join(paths)}")
     if worse and len(group) < 2:
         raise UserError("fail_if_worse: needs two groups: the last one's loss is compared with the first one's")
-    found = compare_models(_groups(group), **options)
-    problems = exceeded(found, pd, mismatch, worse)
+    comparison = compare_models(_groups(group), **options)
+    problems = exceeded(comparison, pd, mismatch, worse)
     for problem in problems:
         print(f"compare.py: {problem}", file=sys.stderr)
-    return 0 if found.passed and not problems else 1
+    return 0 if comparison.passed and not problems else 1
 
 
 def _groups(given: list[list[str]]) -> dict[str, list[str]]:

@@ -26,6 +26,7 @@ from tabulate import tabulate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from questions.foreign import suite  # noqa: E402
+from questions.foreign.member import Member  # noqa: E402
 
 ENTROPY = 3.0
 # what is planted: (smallest group of honest members, the check that finds it)
@@ -86,7 +87,7 @@ def planted(rng, pd, losses, fault: str) -> tuple[np.ndarray, np.ndarray]:
 
 def alarms(pd: np.ndarray, losses: np.ndarray, broken: int = 0, entropy: float = ENTROPY) -> dict[str, str]:
     """{check: what it says} of one group, but for what is said about its broken members alone."""
-    members = [suite.Examined(f"m{k}", "g", float(loss)) for k, loss in enumerate(losses)]
+    members = [Member(group="g", name=f"m{k}", measured={"val_loss": float(loss)}) for k, loss in enumerate(losses)]
     checks = suite.check(members, pd, entropy, 64, 256)["g"]
     said = {c["name"]: c["measured"] for c in checks if c["status"] == "fail"}
     assert ("not broken" in said) == (broken > 0)

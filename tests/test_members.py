@@ -15,7 +15,7 @@ from config import UserError
 from conftest import cases, pseudo_english
 from questions.foreign import measure, suite
 from questions.foreign.loaders import find_members
-from questions.foreign.member import Opening
+from questions.foreign.member import How
 from questions.foreign.windows import Positions
 
 transformers = pytest.importorskip("transformers")
@@ -25,7 +25,6 @@ from own_models import CONTEXT, save, trained  # noqa: E402
 
 ARCHITECTURES = ("gpt2", "llama", "gpt_neox", "opt", "qwen2")
 TEXT = pseudo_english(20_000)
-HOW = measure.How("cpu", "float32", None, 2**30)
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +38,19 @@ def runs(tmp_path_factory):
 
 
 def opened(folder):
-    """What compare.py does with a member before it measures: its record for the suite, and its logits (4, T, V)."""
+    """What compare.py does with a member before it measures: the member for the suite, and its logits (4, T, V)."""
     tokens = np.frombuffer(TEXT.encode(), np.uint8)[: 4 * CONTEXT + 1].astype(np.int64)
-    starts = np.arange(4) * CONTEXT
-    positions = Positions(CONTEXT, tokens[1:], starts, tokens)
-    (member,) = find_members([folder], Opening())
-    member.name = folder.name
+    positions = Positions(CONTEXT, tokens[1:], np.arange(4) * CONTEXT, tokens)
+    (member,) = find_members([folder], How())
+    member.name, member.group = folder.name, "g"
     with torch.inference_mode():
-        noise = measure.look_at(member, positions, HOW)
+        measure.look_at(member, positions)
         if member.context and member.context < CONTEXT:
             raise UserError("windows are longer than its context")  # as windows.of_text says
         with measure.loaded(member) as model:
-            logits = measure.predict(member, model, positions.inputs(0, 4), "cpu")
-    examined = suite.Examined(
-        member.name, "g", 2.0, member.weights, sees_later_tokens=noise["sees_later_tokens"], settings=member.settings
-    )
-    return examined, torch.softmax(logits.double(), -1)
+            logits = measure.predict(member, model, positions.inputs(0, 4))
+    member.measured = {"val_loss": 2.0}
+    return member, torch.softmax(logits.double(), -1)
 
 
 def outcome(folder, original) -> str:

@@ -10,8 +10,7 @@ from bench import suites as bench
 from compare import compare_models
 from conftest import cases, pseudo_english
 from questions.foreign import suite
-from questions.foreign.member import Weights, copied_at, describe_weights
-from questions.foreign.suite import Examined
+from questions.foreign.member import Member, Weights, copied_at, describe_weights
 
 transformers = pytest.importorskip("transformers")
 from own_models import save, trained  # noqa: E402
@@ -28,13 +27,10 @@ def examined(n=8, groups=("a", "b"), **changes):
     for k in range(n):
         group = groups[k * len(groups) // n]
         sample = [rng.standard_normal((64, 64)).astype(np.float32)]
-        fields = {
-            "val_loss": 2.0 + 0.01 * rng.standard_normal(),
-            "weights": Weights(4096, f"w{k}", "float32", {}, sample),
-        }
-        fields |= {"steps": 100, "context": 64, "own_pd": 1e-8}
+        fields = {"measured": {"val_loss": 2.0 + 0.01 * rng.standard_normal()}, "noise": {"own_pd_batch": 1e-8}}
+        fields |= {"weights": Weights(4096, f"w{k}", "float32", {}, sample), "steps": 100, "context": 64}
         fields |= {name: values[k] for name, values in changes.items() if k in values}
-        members.append(Examined(f"{group}/{k}", group, **fields))
+        members.append(Member(group=group, name=f"{group}/{k}", **fields))
     return members
 
 
@@ -113,7 +109,7 @@ def test_different_steps_are_a_hint_that_fails_nothing():
 
 
 def test_what_is_not_known_is_not_applicable():
-    bare = [Examined(f"a/{k}", "a", None) for k in range(2)]
+    bare = [Member(group="a", name=f"a/{k}") for k in range(2)]
     checks = suite.check(bare, distances(bare), 3.0, 64, None)["a"]
     assert {c["name"] for c in checks if c["status"] == "not applicable"} == {
         "causal", "weights taken", "text given back", "one vocabulary", "within context", "own noise", "not broken",
@@ -146,8 +142,8 @@ def alarms(runs, out, paths, **options):
     return {c["name"]: c["measured"] for c in results["audit"]["checks"] if c["status"] in ("fail", "hint")}
 
 
-def sound(runs, but=()):
-    return [runs / f"seed_{k}" for k in SEEDS if k not in but]
+def sound(runs):
+    return [runs / f"seed_{k}" for k in SEEDS]
 
 
 def half(model):
@@ -160,57 +156,43 @@ def test_a_sound_suite_of_models_raises_no_alarm(runs, tmp_path):
     assert alarms(runs, tmp_path, sound(runs)) == {}
 
 
-def fault_identical(runs, seeds, folder, text):
-    return [save(seeds[2], folder / "seed_5")], "distinct members", ["g/seed_2 and g/seed_5", "identical weights"]
-
-
-def fault_outlier(runs, seeds, folder, text):
-    return [save(trained("gpt2", text, 5, steps=30), folder / "seed_5")], "no outlier", ["g/seed_5"]
-
-
-def fault_other_text(runs, seeds, folder, text):
-    return (
-        [save(trained("gpt2", pseudo_english(60_000, seed=7), 5), folder / "seed_5")],
-        "no outlier",
-        ["g/seed_5 has loss"],
-    )
-
-
-def fault_copy(runs, seeds, folder, text):
-    return (
-        [save(half(seeds[3]), folder / "seed_5")],
-        "no copies",
-        ["g/seed_3 and g/seed_5", "another precision (bfloat16)"],
-    )
-
-
-def fault_quantised(runs, seeds, folder, text):
-    copy = transformers.AutoModelForCausalLM.from_config(seeds[1].config)
-    copy.load_state_dict(seeds[1].state_dict())
+def quantised(model):
+    copy = transformers.AutoModelForCausalLM.from_config(model.config)
+    copy.load_state_dict(model.state_dict())
     with torch.no_grad():
         for p in copy.parameters():  # 8 bits to each tensor
             scale = p.abs().max() / 127
             p.copy_((p / scale).round() * scale)
-    return [save(copy, folder / "seed_5")], "no copies", ["g/seed_1 and g/seed_5", "another precision (quantised)"]
+    return copy
 
 
-def fault_random(runs, seeds, folder, text):
-    return [save(trained("gpt2", text, 5, steps=0), folder / "seed_5")], "not broken", ["g/seed_5 has loss"]
+# what is planted beside the sound members: (the model, from those by seed and the text; the check; what it says)
+FAULTS = {
+    "identical": (
+        lambda seeds, text: seeds[2], "distinct members", ["g/seed_2 and g/seed_5", "identical weights"]),
+    "outlier": (lambda seeds, text: trained("gpt2", text, 5, steps=30), "no outlier", ["g/seed_5"]),
+    "other text": (
+        lambda seeds, text: trained("gpt2", pseudo_english(60_000, seed=7), 5), "no outlier", ["g/seed_5 has loss"]),
+    "copy": (
+        lambda seeds, text: half(seeds[3]), "no copies", ["g/seed_3 and g/seed_5", "another precision (bfloat16)"]),
+    "quantised": (
+        lambda seeds, text: quantised(seeds[1]), "no copies",
+        ["g/seed_1 and g/seed_5", "another precision (quantised)"]),
+    "random": (lambda seeds, text: trained("gpt2", text, 5, steps=0), "not broken", ["g/seed_5 has loss"]),
+}  # fmt: skip
 
 
-def fault_steps(runs, seeds, folder, text):
-    late = [save(seeds[k], folder / f"run_{k}", steps=100) for k in (1, 2, 3)]
-    early = save(seeds[4], folder / "run_4", steps=50)
-    return ["only", *late, early], "same steps", ["100", "50"]
-
-
-@pytest.mark.parametrize(
-    "fault", [fault_identical, fault_outlier, fault_other_text, fault_copy, fault_quantised, fault_random, fault_steps]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_named(runs, seeds, tmp_path, corpus_file, fault):
-    added, name, says = fault(runs, seeds, tmp_path / "added", corpus_file.read_text(encoding="utf-8"))
-    paths = added[1:] if added[0] == "only" else [*sound(runs), *added]
-    found = alarms(runs, tmp_path / "out", paths)
-    assert name in found and all(part in found[name] for part in says), found
-    others = {"degenerate"} if fault in (fault_random, fault_outlier) else set()  # which they are, too
-    assert set(found) - (others - {name}) == {name}
+    planted, name, says = FAULTS[fault]
+    added = save(planted(seeds, corpus_file.read_text(encoding="utf-8")), tmp_path / "seed_5")
+    measured = alarms(runs, tmp_path / "out", [*sound(runs), added])
+    assert name in measured and all(part in measured[name] for part in says), measured
+    others = {"degenerate"} if fault in ("random", "outlier") else set()  # which they are, too
+    assert set(measured) - (others - {name}) == {name}
+
+
+def test_a_member_of_fewer_steps_is_named(runs, seeds, tmp_path):
+    paths = [save(model, tmp_path / f"run_{k}", steps=50 if k == 4 else 100) for k, model in seeds.items()]
+    ((name, measured),) = alarms(runs, tmp_path / "out", paths).items()
+    assert name == "same steps" and "100" in measured and "50" in measured

@@ -14,22 +14,22 @@ from questions.foreign.results import Comparison
 NUMBERED = 12  # members: with more, numbers in cells can't be read
 
 
-def drawn(found: Comparison, folder: Path) -> dict[str, Path]:
+def drawn(comparison: Comparison, folder: Path) -> dict[str, Path]:
     """Draw all figures; {what: its file}, the matrix as 'matrix'."""
     figures = {}
-    if len(found.members) > 1:
+    if len(comparison.members) > 1:
         figures["matrix"] = folder / "matrix.png"
         with house_style(), storage.atomic_path(figures["matrix"]) as temporary:
-            matrix(found).savefig(temporary, format="png", metadata={})
-    for group, results in found.results.items():
+            matrix(comparison).savefig(temporary, format="png", metadata={})
+    for group, results in comparison.results.items():
         if len(results["trials"]) > 1:
             figures[group] = plot_utils.plot_reproducibility_metrics(results, group, folder)
     return figures
 
 
-def matrix(found: Comparison) -> Figure:
+def matrix(comparison: Comparison) -> Figure:
     """Relative PD of each two members as a heat map that begins at 0, lines between the groups."""
-    table = found.matrix
+    table = comparison.matrix
     values, names, n = table.to_numpy(), list(table.index), len(table)
     short = [name if len(name) <= 32 else f"…{name[-31:]}" for name in names]
     left, cell = 0.07 * max(map(len, short)) + 0.15, min(0.62, max(0.22, 4.6 / n))
@@ -43,7 +43,7 @@ def matrix(found: Comparison) -> Figure:
     ax.grid(False)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    groups = [m["group"] for m in found.members]
+    groups = [m["group"] for m in comparison.members]
     for k in range(1, n):
         if groups[k] != groups[k - 1]:
             ax.axhline(k - 0.5, color="black", lw=0.8)

@@ -15,14 +15,13 @@ of log-probabilities.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from config import UserError
-from questions.foreign.member import Member
+from questions.foreign.member import Member, steps_of_name
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 VALUES = ("probabilities", "logprobs", "logits")
@@ -32,10 +31,9 @@ TOLERANCE = 0.01  # of a row's sum: float16 rounds each of its values by 0.05 %
 
 class Dump(Member):
     kind, is_dump = "predictions", True
-    context = None
 
     def __post_init__(self):
-        self.path = Path(self.path)
+        self.path, self.steps = Path(self.path), steps_of_name(self.path)
         self._arrays = self._open()
         given = [name for name in VALUES if name in self._arrays]
         if len(given) != 1:
@@ -56,8 +54,14 @@ class Dump(Member):
     # reading
 
     def _open(self) -> dict:
+        size = self.path.stat().st_size
+        if self.path.suffix in (".npz", ".parquet") and size > MAX_WHOLE_BYTES:
+            raise UserError(
+                f"{self.path}: {size / 2**30:.1f} GiB in a format that is read as a whole; save it as .npy or "
+                f".safetensors, which are read in parts"
+            )
         try:
-            return getattr(self, f"_open_{self.path.suffix[1:]}")()
+            return READERS[self.path.suffix](self.path)
         except UserError:
             raise
         except ImportError as error:
@@ -65,50 +69,6 @@ class Dump(Member):
         except Exception as error:  # a damaged file makes these readers raise nearly anything
             line = " ".join(str(error).split())[:200]
             raise UserError(f"{self.path}: can't be read as {self.path.suffix}: {line}") from None
-
-    def _open_npy(self) -> dict:
-        values = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return {self._kind_of(self._wide(values[:64])) if values.ndim == 2 and values.size else "logits": values}
-
-    def _open_npz(self) -> dict:
-        self._refuse_large()
-        with np.load(self.path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
-    def _open_safetensors(self) -> dict:
-        from safetensors import safe_open
-
-        file = safe_open(self.path, "pt")
-        arrays = {}
-        for name in file.keys():  # noqa: SIM118 — not a dict
-            part = file.get_slice(name)
-            arrays[name] = _Slices(part) if name in VALUES else file.get_tensor(name).numpy()
-        return arrays
-
-    def _open_parquet(self) -> dict:
-        self._refuse_large()
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(self.path)
-        arrays = {}
-        for name in table.column_names:
-            column = table[name].combine_chunks()
-            if hasattr(column, "flatten") and hasattr(column, "value_lengths"):
-                lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
-                if len(lengths) != 1:
-                    raise UserError(f"{self.path}: the rows of {name} have different lengths, {lengths[:3].tolist()}…")
-                arrays[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-            else:
-                arrays[name] = column.to_numpy(zero_copy_only=False)
-        return arrays
-
-    def _refuse_large(self) -> None:
-        size = self.path.stat().st_size
-        if size > MAX_WHOLE_BYTES:
-            raise UserError(
-                f"{self.path}: {size / 2**30:.1f} GiB in a format that is read as a whole; save it as .npy or "
-                f".safetensors, which are read in parts"
-            )
 
     # checking
 
@@ -130,47 +90,31 @@ class Dump(Member):
     def _checked_targets(self) -> np.ndarray:
         targets = self._arrays.get("targets")
         if targets is None:
-            beside = [self.opening.targets] if self.opening.targets else []
-            beside += [self.path.with_suffix(".targets.npy"), self.path.parent / "targets.npy"]
-            found = next((Path(p) for p in beside if Path(p).is_file()), None)
-            if found is None:
+            named = [self.how.targets] if self.how.targets else []
+            beside = [*named, self.path.with_suffix(".targets.npy"), self.path.parent / "targets.npy"]
+            file = next((Path(p) for p in beside if Path(p).is_file()), None)
+            if file is None:
                 raise UserError(
                     f"{self.path}: its targets are missing: put them into the file, beside it as targets.npy, or name "
                     f"them with --targets FILE"
                 )
             try:
-                targets = np.load(found, allow_pickle=False)
+                targets = np.load(file, allow_pickle=False)
             except (ValueError, OSError, EOFError) as error:
-                raise UserError(f"{found}: can't be read as .npy: {' '.join(str(error).split())[:200]}") from None
-        targets = np.asarray(targets)
+                raise UserError(f"{file}: can't be read as .npy: {' '.join(str(error).split())[:200]}") from None
+        targets, largest = np.asarray(targets), (self.vocab_size or 2**62) - 1
         if targets.shape != (self.positions,) or targets.dtype.kind not in "iu":
-            raise UserError(
-                f"{self.path}: targets must be {self.positions} integers, not {targets.dtype} of shape {targets.shape}"
-            )
-        if targets.min() < 0 or (self.vocab_size is not None and targets.max() >= self.vocab_size):
-            raise UserError(
-                f"{self.path}: targets must be tokens 0…{(self.vocab_size or 0) - 1}, not {targets.min()}…"
-                f"{targets.max()}"
-            )
+            had = f"{targets.dtype} of shape {targets.shape}"
+            raise UserError(f"{self.path}: targets must be {self.positions} integers, not {had}")
+        if targets.min() < 0 or targets.max() > largest:
+            had = f"{targets.min()}…{targets.max()}"
+            tokens = f"tokens 0…{largest}" if self.vocab_size else "at least 0"
+            raise UserError(f"{self.path}: targets must be {tokens}, not {had}")
         return targets.astype(np.int64)
-
-    def _kind_of(self, rows: np.ndarray) -> str:
-        """Which of VALUES some rows are."""
-        if not np.isfinite(rows).all() and not (rows == -np.inf).any():
-            return "logits"  # `rows` will say which is not finite
-        if rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=TOLERANCE):
-            return "probabilities"
-        if rows.max() <= 1e-6 and np.allclose(np.exp(rows).sum(1), 1, atol=TOLERANCE):
-            return "logprobs"
-        return "logits"
-
-    def _wide(self, rows) -> np.ndarray:
-        rows = rows.float().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
-        return rows.astype(np.float32) if rows.dtype != np.float64 else rows
 
     def rows_as_stored(self, lo: int, hi: int) -> np.ndarray:
         """(hi - lo, V) numbers, checked."""
-        rows = self._wide(self.values[lo:hi])
+        rows = _wide(self.values[lo:hi])
         allowed = np.isfinite(rows) | ((rows == -np.inf) & (self._values == "logprobs"))
         if not allowed.all():
             raise UserError(f"{self.path}: row {lo + int((~allowed.all(1)).argmax())} holds NaN or infinity")
@@ -203,19 +147,54 @@ class Dump(Member):
                 nll = np.where(hit.any(1), np.log((p * hit).sum(1)), np.nan)
         return tokens, p, nll
 
-    @cached_property
-    def tokenizer_key(self) -> None:
-        return None
+
+# -- readers: each returns {name: array}, of which VALUES may lie on disk ------------------------------------------
 
 
-class _Slices:
-    """Rows of one tensor of a safetensors file, read when they are asked for."""
+def _npy(path: Path) -> dict:
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    return {_kind_of(_wide(values[:64])) if values.ndim == 2 and values.size else "logits": values}
 
-    def __init__(self, part):
-        self._part, self.shape = part, tuple(part.get_shape())
-        self.dtype = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}.get(
-            part.get_dtype(), part.get_dtype()
-        )
 
-    def __getitem__(self, rows) -> torch.Tensor:
-        return self._part[rows]
+def _npz(path: Path) -> dict:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _safetensors(path: Path) -> dict:
+    from safetensors.torch import load_file  # whose tensors are read from the file as they are asked for
+
+    return {name: array if name in VALUES else array.numpy() for name, array in load_file(path).items()}
+
+
+def _parquet(path: Path) -> dict:
+    import pandas as pd
+
+    arrays = {}
+    for name, column in pd.read_parquet(path).items():
+        arrays[name] = column.to_numpy()
+        if column.dtype == object:  # a list in each row
+            lengths = sorted(column.map(len).unique())
+            if len(lengths) > 1:
+                raise UserError(f"{path}: the rows of {name} have different lengths, {lengths[:3]}…")
+            arrays[name] = np.stack(column)
+    return arrays
+
+
+READERS = dict(zip(SUFFIXES, (_npy, _npz, _safetensors, _parquet), strict=True))
+
+
+def _kind_of(rows: np.ndarray) -> str:
+    """Which of VALUES some rows are."""
+    if not np.isfinite(rows).all() and not (rows == -np.inf).any():
+        return "logits"  # `rows_as_stored` will say which is not finite
+    if rows.min() >= 0 and np.allclose(rows.sum(1), 1, atol=TOLERANCE):
+        return "probabilities"
+    if rows.max() <= 1e-6 and np.allclose(np.exp(rows).sum(1), 1, atol=TOLERANCE):
+        return "logprobs"
+    return "logits"
+
+
+def _wide(rows) -> np.ndarray:
+    rows = rows.float().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows)
+    return rows.astype(np.float32) if rows.dtype != np.float64 else rows

@@ -16,14 +16,15 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import storage
+import tokenizer as tokenizers
 from config import UserError
+from models.architectures import model_from
 from questions.foreign import dumps
-from questions.foreign.folders import WEIGHTS, Adapter, Transformers, names_in, one_line
-from questions.foreign.member import Member, Opening, describe_weights
+from questions.foreign.folders import WEIGHTS, Adapter, Transformers, one_line, tensors_in
+from questions.foreign.member import How, Member
 from questions.foreign.nanogpt import NanoGPT
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -37,10 +38,9 @@ class OurCheckpoint(Member):
 
     def __post_init__(self):
         saved = self._read()
-        self.context = saved["config"]["block_size"]
-        self.vocab_size, self.record = saved["vocab_size"], saved["record"]
+        self.context, self.steps = saved["config"]["block_size"], saved["config"].get("max_iters")
+        self.vocab_size, self.trial = saved["vocab_size"], saved["record"]
         self._tokenizer_record = saved["tokenizer"]
-        self.config = saved["config"]
 
     def _read(self) -> dict:
         saved = storage.load_checkpoint(self.path)
@@ -50,38 +50,22 @@ class OurCheckpoint(Member):
             raise UserError(f"{self.path}: this trial diverged; there is no model in it: leave it out")
         return saved
 
-    @property
-    def steps(self):
-        return self.config.get("max_iters")
-
     @cached_property
+    def tokenizer(self):
+        return tokenizers.from_dict(self._tokenizer_record)
+
+    @property
     def tokenizer_key(self) -> str:
         return storage.sha256_json(self._tokenizer_record)
 
-    def encode(self, text: str) -> np.ndarray:
-        import tokenizer as tokenizers
-
-        return np.asarray(tokenizers.from_dict(self._tokenizer_record).encode(text), np.int64)
-
-    def decode(self, tokens: np.ndarray) -> str:
-        import tokenizer as tokenizers
-
-        return tokenizers.from_dict(self._tokenizer_record).decode(tokens)
-
     def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Tokens (B, T) -> logits (B, T, V), in evaluation mode."""
-        from models.architectures import model_from
-
-        model = model_from(self._read())
-        if self.weights is None:
-            self.weights = describe_weights(model.named_parameters(), self.path)
-        return model.to(self.opening.device, getattr(torch, self.opening.dtype)).eval()
+        return self.placed(model_from(self._read()))
 
 
 # -- finding them -------------------------------------------------------------------------------------------------
 
 
-def find_members(paths: list, opening: Opening) -> list[Member]:
+def find_members(paths: list, how: How) -> list[Member]:
     """The members that paths name: each a file or folder of one model, or a folder of our trials, which is all of
     them. Of a folder that Trainer wrote and that holds no model itself, the last checkpoint is meant.
 
@@ -89,42 +73,42 @@ def find_members(paths: list, opening: Opening) -> list[Member]:
         UserError: nothing is there, or nothing that can be compared.
         storage.StorageError: a checkpoint of ours is damaged.
     """
-    return [member for path in paths for member in _found(path, opening)]
+    return [member for path in paths for member in _members_at(path, how)]
 
 
-def _found(path, opening: Opening) -> list[Member]:
+def _members_at(path, how: How) -> list[Member]:
     folder = Path(path)
     if folder.is_file():
-        return [_file(folder, opening)]
+        return [_file(folder, how)]
     if not folder.exists():
-        return [_elsewhere(folder, opening)]
+        return [_elsewhere(folder, how)]
     if (folder / "adapter_config.json").is_file():
-        return [Adapter(folder, opening)]
+        return [Adapter(folder, how)]
     if (folder / "config.json").is_file():
         if not any(list(folder.glob(pattern)) for pattern in WEIGHTS):
             raise UserError(f"{path}: it has a config.json but no weights ({' or '.join(WEIGHTS)})")
-        return [Transformers(folder, opening)]
+        return [Transformers(folder, how)]
     if trials := sorted(folder.glob("trial_*.pt"), key=lambda p: (len(p.name), p.name)):
-        return [OurCheckpoint(p, opening) for p in trials]
+        return [OurCheckpoint(p, how) for p in trials]
     checkpoints = {
         int(m[1]): p for p in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))
     }
     if checkpoints:
-        return _found(checkpoints[max(checkpoints)], opening)
+        return _members_at(checkpoints[max(checkpoints)], how)
     if (folder / "snapshots").is_dir():
-        return _found(_snapshot(folder), opening)
+        return _members_at(_snapshot(folder), how)
     if (folder / "ckpt.pt").is_file():
-        return [_file(folder / "ckpt.pt", opening)]
+        return [_file(folder / "ckpt.pt", how)]
     raise UserError(
         f"{path}: a folder with neither a model of transformers (config.json and weights), checkpoints (checkpoint-*, "
         f"ckpt.pt) nor trials of ours (trial_*.pt)"
     )
 
 
-def _elsewhere(path: Path, opening: Opening) -> Member:
+def _elsewhere(path: Path, how: How) -> Member:
     """A model of the hub, which alone is named by something that isn't here; never one beside an existing folder."""
     if _HUB_NAME.fullmatch(path.as_posix()) and not path.parent.exists():
-        return Transformers(path.as_posix(), opening)
+        return Transformers(path.as_posix(), how)
     beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     like = difflib.get_close_matches(path.name, beside, 1)
     hint = f"; did you mean {path.parent / like[0]}?" if like else ""
@@ -143,7 +127,7 @@ def _snapshot(folder: Path) -> Path:
     return snapshots[0]
 
 
-def _file(path: Path, opening: Opening) -> Member:
+def _file(path: Path, how: How) -> Member:
     head = path.open("rb").read(8)
     if head[:4] == b"GGUF":
         raise UserError(
@@ -151,20 +135,20 @@ def _file(path: Path, opening: Opening) -> Member:
             f"predictions (OWN_MODELS_GUIDE.md)"
         )
     if re.fullmatch(r"trial_\d+\.pt", path.name):
-        return OurCheckpoint(path, opening)
+        return OurCheckpoint(path, how)
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
-        return _of_torch(path, opening)
-    if path.suffix == ".safetensors" and names_in(path) is not None and not {*dumps.VALUES} & names_in(path):
+        return _of_torch(path, how)
+    if path.suffix == ".safetensors" and not {*dumps.VALUES} & (tensors_in(path) or dict.fromkeys(dumps.VALUES)).keys():
         raise UserError(f"{path}: weights without the config.json that says what model they are of; name their folder")
     if path.suffix in dumps.SUFFIXES:
-        return dumps.Dump(path, opening)
+        return dumps.Dump(path, how)
     raise UserError(
         f"{path}: a model is a folder of transformers, a ckpt.pt of nanoGPT or a .pt of ours, predictions are "
         f"{', '.join(dumps.SUFFIXES)}; not {path.suffix or 'a file without a suffix'}"
     )
 
 
-def _of_torch(path: Path, opening: Opening) -> Member:
+def _of_torch(path: Path, how: How) -> Member:
     """What a file that torch.save or torch.jit.save wrote is; nothing in it is run."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -181,9 +165,9 @@ def _of_torch(path: Path, opening: Opening) -> Member:
             f"{path}: not a file of weights that torch reads without running code: {one_line(error)}"
         ) from None
     if isinstance(contents, dict) and contents.get("kind") == "trial" and "content_sha256" in contents:
-        return OurCheckpoint(path, opening)
+        return OurCheckpoint(path, how)
     if isinstance(contents, dict) and {"model", "model_args"} <= contents.keys():
-        return NanoGPT(path, opening)
+        return NanoGPT(path, how)
     raise UserError(
         f"{path}: weights alone don't say what model they are of; save it for transformers (save_pretrained), or dump "
         f"its predictions (OWN_MODELS_GUIDE.md)"

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,20 +27,10 @@ import torch
 import metrics
 import storage
 from config import UserError
-from questions.foreign.member import Member
+from questions.foreign.member import How, Member
 from questions.foreign.windows import Positions
 
 BLOCK_BYTES = 256 * 2**20  # probabilities of all members held at a time
-
-
-@dataclass(frozen=True)
-class How:
-    """How members are run. None of it changes a member's predictions beyond rounding; `own_noise` measures that."""
-
-    device: str
-    dtype: str
-    batch_size: int | None  # windows in one forward pass; None: as many as `batch_of` says
-    max_bytes: int
 
 
 # -- one model ----------------------------------------------------------------------------------------------------
@@ -57,11 +47,11 @@ def loaded(member: Member):
         del model
         if member.weights is not None and member.weights.parameters > 10**7:
             gc.collect()  # before the next one comes
-        if member.opening.device.startswith("cuda"):
+        if member.how.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
 
-def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Tensor:
+def predict(member: Member, model, inputs: np.ndarray) -> torch.Tensor:
     """Logits (B, T, V) of windows (B, T), in the precision that they were computed in.
 
     Raises:
@@ -73,7 +63,7 @@ def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Ten
             f"model and tokenizer do not belong together"
         )
     try:
-        logits = model(torch.from_numpy(inputs).to(device))
+        logits = model(torch.from_numpy(inputs).to(member.how.device))
     except (IndexError, RuntimeError, ValueError) as error:
         line = " ".join(str(error).split())[:200]
         raise UserError(f"{member.name}: can't predict windows of {inputs.shape[1]} tokens: {line}") from None
@@ -84,11 +74,10 @@ def predict(member: Member, model, inputs: np.ndarray, device: str) -> torch.Ten
     return logits
 
 
-def look_at(member: Member, positions: Positions, how: How) -> dict:
+def look_at(member: Member, positions: Positions) -> None:
     """Load a model once before the long work: its weights are described, its vocabulary measured, and it is asked what
-    would make its numbers something else than they seem.
+    would make its numbers something else than they seem. `member.noise` has the answers:
 
-    Returns:
         `sees_later_tokens`: how far predictions move when tokens to come are changed, as a share of how far those after
         the change do (None for windows of one token); `own_pd_batch`, `own_pd_dtype`: its own relative PD on the first
         windows with another batch size, and against float32.
@@ -98,23 +87,22 @@ def look_at(member: Member, positions: Positions, how: How) -> dict:
     """
     with loaded(member) as model:
         inputs = positions.inputs(0, min(2, positions.windows))[:, :256]
-        together = predict(member, model, inputs, how.device)[-1].float().cpu()
+        together = predict(member, model, inputs)[-1].float().cpu()
         member.vocab_size = together.shape[-1]
-        alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
-        sees = _sees_later_tokens(member, model, inputs[0], np.unique(positions.tokens), how)
-    record = {"sees_later_tokens": sees, "own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
-    if how.dtype != "float32":
-        exact = type(member)(member.path, replace(member.opening, dtype="float32"), member.name)
+        alone = predict(member, model, inputs[-1:])[0].float().cpu()
+        sees = _sees_later_tokens(member, model, inputs[0], np.unique(positions.tokens))
+    member.noise = {"sees_later_tokens": sees, "own_pd_batch": _own_pd(together, alone), "own_pd_dtype": None}
+    if member.how.dtype != "float32":
+        exact = type(member)(member.path, replace(member.how, dtype="float32"), name=member.name)
         with loaded(exact) as model:
-            alone = predict(member, model, inputs[-1:], how.device)[0].float().cpu()
-        record["own_pd_dtype"] = _own_pd(together, alone)
-    return record
+            alone = predict(exact, model, inputs[-1:])[0].float().cpu()
+        member.noise["own_pd_dtype"] = _own_pd(together, alone)
 
 
 SEES = {"float32": 1e-4, "bfloat16": 0.02}  # beyond rounding
 
 
-def _sees_later_tokens(member: Member, model, window: np.ndarray, tokens: np.ndarray, how: How) -> float | None:
+def _sees_later_tokens(member: Member, model, window: np.ndarray, tokens: np.ndarray) -> float | None:
     """How far logits before a place move when all tokens from it on are others, as a share of how far those from it on
     do: of two places, the larger. `tokens`: those that the text has."""
     T, largest = len(window), 0.0
@@ -123,10 +111,10 @@ def _sees_later_tokens(member: Member, model, window: np.ndarray, tokens: np.nda
     others = tokens[(np.searchsorted(tokens, window) + len(tokens) // 2) % len(tokens)]  # none stays the same
     for place in sorted({max(1, T // 3), max(1, 2 * T // 3)}):
         changed = np.where(np.arange(T) < place, window, others)
-        before, after = predict(member, model, np.stack([window, changed]), how.device).float()
+        before, after = predict(member, model, np.stack([window, changed])).float()
         moved = (before - after).abs().amax(-1)
         largest = max(largest, float(moved[:place].max() / moved[place:].max().clamp_min(1e-30)))
-    if largest > SEES[how.dtype]:
+    if largest > SEES[member.how.dtype]:
         raise UserError(
             f"{member.name}: predicts with the tokens to come: a masked model, or `is_decoder` forgotten? (with later "
             f"tokens changed its earlier predictions move, by {100 * largest:.2g} % of what those after the change do)"
@@ -152,23 +140,22 @@ def batch_of(how: How, block_size: int, vocab_size: int) -> int:
 # -- all of them --------------------------------------------------------------------------------------------------
 
 
-def measure(
-    members: Sequence[Member], groups: Sequence[Sequence[int]], positions: Positions, how: How, folder: Path, display
-) -> metrics.Evaluator:
-    """All sums over the positions; goes on from what `folder` holds of the same comparison.
+def measure(members: Sequence[Member], positions: Positions, folder: Path, display) -> metrics.Evaluator:
+    """All sums over the positions; goes on from what `folder` holds of the same comparison. `member.measured` has what
+    they say of each member.
 
     Args:
         members: looked at, all of one vocabulary.
-        groups: the members of each group, by number.
         folder: for the logits of a chunk and the sums so far; at the end it holds the sums alone.
         display: `.step(what, done, total)` as the work goes on.
     """
-    top_k = any(getattr(m, "is_top_k", False) for m in members)
-    sums = metrics.Evaluator(len(members), positions.windows, positions.block_size, groups=groups, bounds=top_k)
+    how, top_k = members[0].how, any(m.is_top_k for m in members)
+    groups = list(grouped(members).values())
+    evaluator = metrics.Evaluator(len(members), positions.windows, positions.block_size, groups=groups, bounds=top_k)
     key = storage.sha256_json(
         {
             "members": [m.weights.sha256 if m.weights else _dump_key(m) for m in members],
-            "groups": [list(g) for g in groups],
+            "groups": groups,
             "positions": positions.sha256,
             "block_size": positions.block_size,
             "dtype": how.dtype,
@@ -176,38 +163,44 @@ def measure(
         }
     )
     path = folder / "sums.npz"
-    if not _go_on(sums, path, key):
+    if not _go_on(evaluator, path, key):
         _clear(folder)
     models = [k for k, m in enumerate(members) if not m.is_dump]
-    N, chunk = len(positions.targets), _chunk(members, models, positions, how)
+    N, chunk = len(positions.targets), _chunk([members[k] for k in models], positions)
     total = len(members) * N
-    while (lo := int(sums.over.positions)) < N:
+    while (lo := int(evaluator.over.positions)) < N:
         hi = min(N, _end(lo, chunk, positions.block_size))
+        spools = [folder / f"{key[:12]}_{lo}_{hi}_{k}.npy" for k in range(len(members))]
         for k in models:
-            spool = folder / f"{key[:12]}_{lo}_{hi}_{k}.npy"
-            if not spool.exists():
+            if not spools[k].exists():
                 display.step(f"predicting: {members[k].name}", lo * len(members) + k * (hi - lo), total)
-                _spool(members[k], positions, how, lo, hi, spool)
+                _spool(members[k], positions, lo, hi, spools[k])
         display.step("comparing", lo * len(members) + len(models) * (hi - lo), total)
-        compare = _compare_top_k if top_k else _compare
-        compare(members, sums, positions, how, lo, hi, folder / f"{key[:12]}_{lo}_{hi}_{{}}.npy")
+        (_compare_top_k if top_k else _compare)(members, evaluator, positions, lo, hi, spools)
         with storage.atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, key=key, **sums.state())
+            np.savez(file, key=key, **evaluator.state())
         _clear(folder, but=path)
         display.step("comparing", hi * len(members), total)
-    return sums
+    for member, entry in zip(members, evaluator.models(), strict=True):
+        member.measured = entry
+    return evaluator
 
 
-def _go_on(sums: metrics.Evaluator, path: Path, key: str) -> bool:
+def grouped(members: Sequence[Member]) -> dict[str, list[int]]:
+    """{group: the numbers of its members}."""
+    groups: dict[str, list[int]] = {}
+    for k, member in enumerate(members):
+        groups.setdefault(member.group, []).append(k)
+    return groups
+
+
+def _go_on(evaluator: metrics.Evaluator, path: Path, key: str) -> bool:
     """Take up the sums of the same comparison; False where there are none."""
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            if str(saved["key"]) != key:
-                return False
-            sums.go_on_from(saved)
-    except (OSError, ValueError, KeyError, EOFError):
-        return False
-    return True
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(path, allow_pickle=False) as saved:
+        if str(saved["key"]) == key:
+            evaluator.go_on_from(saved)
+            return True
+    return False
 
 
 def _dump_key(dump) -> str:
@@ -222,16 +215,15 @@ def _clear(folder: Path, but: Path | None = None) -> None:
     storage.clean_temporaries(folder)
 
 
-def _chunk(members, models, positions: Positions, how: How) -> int:
+def _chunk(models: Sequence[Member], positions: Positions) -> int:
     """Positions in a chunk: whole windows where one fits."""
     if not models:
         return len(positions.targets)
-    width = max(members[k].vocab_size for k in models) * (2 if how.dtype == "bfloat16" else 4)
-    fits = how.max_bytes // (width * len(models))
+    how = models[0].how
+    position = len(models) * max(m.vocab_size for m in models) * (2 if how.dtype == "bfloat16" else 4)
+    fits = how.max_bytes // position
     if fits < 1:
-        raise UserError(
-            f"max_bytes={how.max_bytes}: one position of {len(models)} models takes {width * len(models)} bytes"
-        )
+        raise UserError(f"max_bytes={how.max_bytes}: one position of {len(models)} models takes {position} bytes")
     T = positions.block_size
     return int(fits // T * T or fits)
 
@@ -241,23 +233,22 @@ def _end(lo: int, chunk: int, T: int) -> int:
     return lo + chunk if chunk % T == 0 else min(lo + chunk, (lo // T + 1) * T)
 
 
-def _spool(member: Member, positions: Positions, how: How, lo: int, hi: int, path: Path) -> None:
+def _spool(member: Member, positions: Positions, lo: int, hi: int, path: Path) -> None:
     """Write a member's logits of positions lo…hi - 1."""
     T, rows = positions.block_size, 0
-    half = how.dtype == "bfloat16"
+    half = member.how.dtype == "bfloat16"
     with storage.atomic_path(path) as temporary, loaded(member) as model:
         shape = (hi - lo, member.vocab_size)
         array = np.lib.format.open_memmap(temporary, "w+", np.uint16 if half else np.float32, shape)
-        batch = batch_of(how, T, member.vocab_size)
+        batch = batch_of(member.how, T, member.vocab_size)
         for first in range(lo // T, -(-hi // T), batch):
             last = min(first + batch, -(-hi // T))
-            logits = predict(member, model, positions.inputs(first, last), how.device).flatten(0, 1)
+            logits = predict(member, model, positions.inputs(first, last)).flatten(0, 1)
             if logits.shape[1] != member.vocab_size:
                 raise UserError(f"{member.name}: gives {logits.shape[1]} logits, {member.vocab_size} before")
             logits = logits[max(0, lo - first * T) : hi - first * T].cpu()
-            values = logits.view(torch.uint16).numpy() if half else logits.float().numpy()
-            array[rows : rows + len(values)] = values
-            rows += len(values)
+            array[rows : rows + len(logits)] = logits.view(torch.uint16).numpy() if half else logits.float().numpy()
+            rows += len(logits)
         array.flush()
         del array
 
@@ -272,12 +263,12 @@ def outcomes(members: Sequence[Member]) -> tuple[int | None, bool]:
     return (None, False) if None in widths else (min(widths), len(widths) > 1)
 
 
-def _logits_of(member: Member, spool: str, k: int, lo: int, a: int, b: int, half: bool) -> torch.Tensor:
+def _logits_of(member: Member, spool: Path, lo: int, a: int, b: int) -> torch.Tensor:
     """(b - a, V) float32: logits of positions a…b - 1, of a chunk that begins at `lo`."""
     if member.is_dump:
         return member.logits(a, b)
-    rows = np.array(np.load(str(spool).format(k), mmap_mode="r")[a - lo : b - lo])
-    return torch.from_numpy(rows).view(torch.bfloat16).float() if half else torch.from_numpy(rows)
+    rows = torch.from_numpy(np.array(np.load(spool, mmap_mode="r")[a - lo : b - lo]))
+    return rows.view(torch.bfloat16).float() if member.how.dtype == "bfloat16" else rows
 
 
 def _bucketed(logits: torch.Tensor, common: int, padded: bool) -> torch.Tensor:
@@ -287,36 +278,35 @@ def _bucketed(logits: torch.Tensor, common: int, padded: bool) -> torch.Tensor:
     return torch.cat((logits[:, :common], logits[:, common:].logsumexp(-1, keepdim=True)), 1)
 
 
-def _compare(members, sums: metrics.Evaluator, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+def _compare(members, evaluator: metrics.Evaluator, positions: Positions, lo: int, hi: int, spools) -> None:
     """All pairs at positions lo…hi - 1, a block of rows at a time."""
-    n, (common, padded) = len(members), outcomes(members)
+    n, (common, padded), device = len(members), outcomes(members), members[0].how.device
     V = common + padded
-    rows = min(hi - lo, metrics.positions_at_once(n, V, BLOCK_BYTES, how.device))
-    buffer = torch.empty(n, rows, V, device=how.device)
+    rows = min(hi - lo, metrics.positions_at_once(n, V, BLOCK_BYTES, device))
+    buffer = torch.empty(n, rows, V, device=device)
     for a in range(lo, hi, rows):
         b = min(a + rows, hi)
-        targets = torch.from_numpy(positions.targets[a:b]).to(how.device)
-        half = how.dtype == "bfloat16"
-        logits = (_logits_of(m, spool, k, lo, a, b, half).to(how.device) for k, m in enumerate(members))
+        targets = torch.from_numpy(positions.targets[a:b]).to(device)
+        logits = (_logits_of(*both, lo, a, b).to(device) for both in zip(members, spools, strict=True))
         block = metrics.block_of((_bucketed(x, common, padded) for x in logits), targets, buffer)
         for member, nll, p in zip(members, block.nll, block.p, strict=True):
             if padded:
                 member.beyond = max(member.beyond or 0.0, float(p[:, common].double().mean()))
-                if member.beyond > MAX_BEYOND:
-                    raise UserError(
-                        f"{member.name}: gives tokens from {common} on, which not all members have, "
-                        f"{100 * member.beyond:.2g} % of its probability: that is no padding, these are different "
-                        f"vocabularies"
-                    )
+            if (member.beyond or 0.0) > MAX_BEYOND:
+                raise UserError(
+                    f"{member.name}: gives tokens from {common} on, which not all members have, "
+                    f"{100 * member.beyond:.2g} % of its probability: that is no padding, these are different "
+                    f"vocabularies"
+                )
             if not np.isfinite(nll).all():
                 row = a + int((~np.isfinite(nll)).argmax())
                 raise UserError(
                     f"{member.name}: gives the true token at row {row} no probability: its loss is infinite"
                 )
-        sums.add(block)
+        evaluator.add(block)
 
 
-def _compare_top_k(members, sums: metrics.Evaluator, positions: Positions, how: How, lo: int, hi: int, spool) -> None:
+def _compare_top_k(members, evaluator: metrics.Evaluator, positions: Positions, lo: int, hi: int, spools) -> None:
     """All pairs of top-k dumps. Tokens that both name are compared; all others are one outcome. Relative PD over
     these outcomes is a lower bound of the whole one (a coarser partition has no larger total variation), and so are
     the Hellinger distance and the Jensen–Shannon divergence; were the two models' other tokens all different ones, it
@@ -326,11 +316,11 @@ def _compare_top_k(members, sums: metrics.Evaluator, positions: Positions, how: 
         b = min(a + rows, hi)
         tops, probabilities, logprobs = zip(*(m.top_k(a, b) for m in members), strict=True)
         best = np.stack([t[np.arange(len(t)), p.argmax(1)] for t, p in zip(tops, probabilities, strict=True)])
-        each = [top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j]) for i, j in sums.pairs]
+        each = [top_k_distances(tops[i], probabilities[i], tops[j], probabilities[j]) for i, j in evaluator.pairs]
         distances = {key: np.stack([pair[key] for pair in each]) for key in (each[0] if each else ())}
         logprobs, unknown = np.stack(logprobs), np.full(b - a, np.nan)
-        spreads = [unknown] * len(sums.groups)
-        sums.add_values(-logprobs, np.exp(logprobs), best, positions.targets[a:b], distances, spreads)
+        spreads = [unknown] * len(evaluator.groups)
+        evaluator.add_values(-logprobs, np.exp(logprobs), best, positions.targets[a:b], distances, spreads)
 
 
 def top_k_distances(tokens_p, p, tokens_q, q) -> dict[str, np.ndarray]:

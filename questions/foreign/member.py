@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,16 @@ _STEPS = re.compile(r"(?:checkpoint|global_step|steps?|iters?)[-_=]?(\d+)(?!\d)"
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How members are opened."""
+class How:
+    """How members are opened and run. None of it changes a member's predictions beyond rounding, which is measured."""
 
     device: str = "cpu"
     dtype: str = "float32"
     tokenizer: str | None = None  # a folder or tokenizer.json in the place of the members' own
     trust_remote_code: bool = False
     targets: str | None = None  # of dumps that hold none
+    batch_size: int | None = None  # windows in one forward pass; None: as many as `measure.batch_of` says
+    max_bytes: int = 2**33  # of disk for logits
 
 
 @dataclass(eq=False)
@@ -41,28 +42,68 @@ class Weights:
 
 @dataclass(eq=False)
 class Member:
-    """One model, known by the path it was given by."""
+    """One model, known by the path it was given by. A kind of model says what it is without its weights being loaded
+    (`context`, `vocab_size`, `steps`, `settings`, `tokenizer`) and, when it is its turn, gives a function from tokens
+    to logits (`load`)."""
 
-    path: Path | str
-    opening: Opening
+    path: Path | str = ""
+    how: How = How()
+    group: str = ""
     name: str = ""  # unique within a comparison: group/what its path ends in
     weights: Weights | None = field(default=None, repr=False)
     notes: list[str] = field(default_factory=list, repr=False)  # what was done to open it
     text_given_back: float | None = None  # by decoding the text's tokens, as a share
     beyond: float | None = None  # the probability of tokens that not all members have, at most
+    noise: dict = field(default_factory=dict, repr=False)  # as `measure.look_at` says
+    measured: dict = field(default_factory=dict, repr=False)  # its entry of metrics.Evaluator
+    context: int | None = None
+    vocab_size: int | None = None
+    steps: int | None = None  # of training, from what the files say or else, a hint, from the path
+    settings: dict = field(default_factory=dict, repr=False)  # its architecture, apart from what changes no prediction
 
     kind = ""
-    is_dump = False
+    is_dump = is_top_k = False
 
     def __post_init__(self):
         """Read what is known without the weights."""
 
-    @cached_property
-    def steps(self) -> int | None:
-        """Training steps, from what the files say or else, a hint, from the path."""
-        return steps_of_name(self.path)
+    def encode(self, text: str) -> np.ndarray:
+        return np.asarray(self.tokenizer.encode(text), np.int64).reshape(-1)
 
-    def summary(self) -> dict:
+    def decode(self, tokens: np.ndarray) -> str:
+        return self.tokenizer.decode(tokens)
+
+    @property
+    def tokenizer_key(self) -> str:
+        """The same for tokenizers that take any text for the same tokens."""
+        return self.tokenizer.key
+
+    def load(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Tokens (B, T) -> logits (B, T, V), in evaluation mode."""
+        raise NotImplementedError
+
+    def placed(self, model: torch.nn.Module, dtype: str = "") -> torch.nn.Module:
+        """A model that was read, where it is to run; its weights are described if they weren't. `dtype`: as stored."""
+        self.weights = self.weights or describe_weights(model.named_parameters(), self.path, dtype)
+        return model.to(self.how.device, getattr(torch, self.how.dtype)).eval()
+
+    # what is known after it was measured
+
+    @property
+    def val_loss(self) -> float | None:
+        return self.measured.get("val_loss")
+
+    @property
+    def sees_later_tokens(self) -> float | None:
+        return self.noise.get("sees_later_tokens")
+
+    @property
+    def own_pd(self) -> float | None:
+        """How far it differs from itself at another batch size or precision."""
+        own = [value for key, value in self.noise.items() if key.startswith("own_pd") and value is not None]
+        return max(own, default=None)
+
+    def record(self) -> dict:
         """For the record of results: plain JSON."""
         w = self.weights
         return {
@@ -77,18 +118,15 @@ class Member:
             "text_given_back": self.text_given_back,
             "beyond_common_vocabulary": self.beyond,
             "notes": self.notes,
+            **self.noise,
+            **self.measured,
         }
-
-    @property
-    def settings(self) -> dict:
-        """What its files say of its architecture, apart from names and what changes no prediction."""
-        return {}
 
 
 def steps_of_name(path) -> int | None:
     """The steps that the last two parts of a path name; None where they name none or two numbers."""
-    found = {int(n) for part in Path(path).parts[-2:] for n in _STEPS.findall(part)}
-    return found.pop() if len(found) == 1 else None
+    numbers = {int(n) for part in Path(path).parts[-2:] for n in _STEPS.findall(part)}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 SAMPLED_TENSORS, SAMPLED_VALUES = 8, 8192
@@ -100,22 +138,19 @@ def describe_weights(named: Iterator[tuple[str, torch.Tensor]], where, dtype: st
     Raises:
         UserError: a value is not finite.
     """
-    checksums, shapes, count, kinds = {}, {}, 0, set()
-    named = {name: tensor for name, tensor in sorted(named) if tensor.is_floating_point()}
-    for name, tensor in named.items():
-        wide = tensor.detach().cpu().float().contiguous()
+    checksums, lines = {}, []
+    tensors = {name: tensor.detach() for name, tensor in sorted(named) if tensor.is_floating_point()}
+    for name, tensor in tensors.items():
+        wide = tensor.cpu().float().contiguous()
         if not bool(torch.isfinite(wide).all()):
             raise UserError(f"{where}: its weights are not finite ({name}); leave it out")
-        shapes[name] = tuple(tensor.shape)
         checksums[name] = hashlib.sha256(wide.view(-1).numpy().data).hexdigest()
-        count += tensor.numel()
-        kinds.add(str(tensor.dtype).removeprefix("torch."))
-    matrices = sorted((n for n in named if named[n].ndim > 1), key=lambda n: (-named[n].numel(), n))
-    sample = [
-        named[n].detach().reshape(-1)[:SAMPLED_VALUES].cpu().float().numpy().copy() for n in matrices[:SAMPLED_TENSORS]
-    ]
-    whole = hashlib.sha256("\n".join(f"{n} {shapes[n]} {checksums[n]}" for n in checksums).encode()).hexdigest()
-    return Weights(count, whole, dtype or "+".join(sorted(kinds)), checksums, sample)
+        lines.append(f"{name} {tuple(tensor.shape)} {checksums[name]}")
+    whole = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    matrices = sorted((t for t in tensors.values() if t.ndim > 1), key=lambda t: -t.numel())[:SAMPLED_TENSORS]
+    sample = [tensor.reshape(-1)[:SAMPLED_VALUES].cpu().float().numpy().copy() for tensor in matrices]
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+    return Weights(sum(t.numel() for t in tensors.values()), whole, dtype or "+".join(sorted(kinds)), checksums, sample)
 
 
 def copied_at(fine: Weights, coarse: Weights) -> str | None:
@@ -124,16 +159,15 @@ def copied_at(fine: Weights, coarse: Weights) -> str | None:
     few values that the coarser tensor has."""
     if [a.shape for a in fine.sample] != [b.shape for b in coarse.sample] or not fine.sample:
         return None
+    own, values = np.concatenate(fine.sample), np.concatenate(coarse.sample)
     rounded = {
-        "float16": [a.astype(np.float16).astype(np.float32) for a in fine.sample],
-        "bfloat16": [torch.from_numpy(a).bfloat16().float().numpy() for a in fine.sample],
-        "quantised": [_nearest(a, np.unique(b)) for a, b in zip(fine.sample, coarse.sample, strict=True)],
+        "float16": own.astype(np.float16).astype(np.float32),
+        "bfloat16": torch.from_numpy(own).bfloat16().float().numpy(),
     }
-    if len(np.unique(coarse.sample[0])) > min(1024, len(coarse.sample[0]) // 4):
-        del rounded["quantised"]
-    values, own = np.concatenate(coarse.sample), np.concatenate(fine.sample)
-    for precision, parts in rounded.items():
-        copy = np.concatenate(parts)
+    if len(np.unique(coarse.sample[0])) <= min(1024, len(coarse.sample[0]) // 4):
+        nearest = [_nearest(a, np.unique(b)) for a, b in zip(fine.sample, coarse.sample, strict=True)]
+        rounded["quantised"] = np.concatenate(nearest)
+    for precision, copy in rounded.items():
         if np.mean(copy == values) > 0.995 and np.mean(copy == own) < 0.9:
             return precision
     return None
@@ -141,8 +175,4 @@ def copied_at(fine: Weights, coarse: Weights) -> str | None:
 
 def _nearest(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """The nearest of the ascending grid to each value."""
-    above = (
-        np.searchsorted(grid, values).clip(1, max(1, len(grid) - 1)) if len(grid) > 1 else np.zeros(len(values), int)
-    )
-    below = np.maximum(above - 1, 0)
-    return np.where(values - grid[below] < grid[above] - values, grid[below], grid[above])
+    return grid[np.searchsorted((grid[1:] + grid[:-1]) / 2, values)]

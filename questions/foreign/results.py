@@ -20,6 +20,8 @@ from analysis.question import Question
 from analysis.results import mean, std
 from config import UserError
 from questions.foreign import measure, suite
+from questions.foreign.member import Member
+from questions.foreign.windows import Positions
 
 # of analysis.checks.after_training: what is left of the study's own checks where nobody recorded the training
 MEASURED = ("degenerate", "consistent", "suspicious loss", "same positions compared")
@@ -64,15 +66,14 @@ class Comparison:
     def checks(self) -> list[dict]:
         """Each check once, with what it found in all groups; the worst status counts."""
         merged = {}
-        for group, results in self.results.items():
-            for check in results["audit"]["checks"]:
-                merged.setdefault(check["name"], []).append((group, check))
+        for check in (check for results in self.results.values() for check in results["audit"]["checks"]):
+            merged.setdefault(check["name"], []).append(check)
         worst = ("fail", "hint", "caution", "pass", "not applicable")
         rows = []
         for entries in merged.values():
-            status = min((check["status"] for _, check in entries), key=worst.index)
-            found = dict.fromkeys(check["measured"] for _, check in entries if check["status"] == status)
-            rows.append({**entries[0][1], "status": status, "measured": "; ".join(found)})
+            status = min((check["status"] for check in entries), key=worst.index)
+            measured = dict.fromkeys(check["measured"] for check in entries if check["status"] == status)
+            rows.append({**entries[0], "status": status, "measured": "; ".join(measured)})
         return rows
 
     @property
@@ -116,86 +117,53 @@ def loss_increase(first: Sequence[Mapping], last: Sequence[Mapping]) -> tuple[fl
     return increase, float(scipy.stats.ttest_rel(b, a, alternative="greater").pvalue)
 
 
-def collected(
-    members, numbers: Mapping[str, list[int]], where, how, evaluator, noise: Sequence[dict], text
-) -> Comparison:
-    """The results of all groups, checked.
-
-    Args:
-        members, noise: the members and what `measure.look_at` said of each.
-        numbers: the members of each group, by number.
-        where, how: the positions, and how members were run.
-        evaluator: what was measured there.
-    """
-    models, pairs, sets = evaluator.models(), evaluator.pair_entries(), evaluator.set_differences()
-    group_of = {k: group for group, ks in numbers.items() for k in ks}
+def collected(members: Sequence[Member], positions: Positions, evaluator, text) -> Comparison:
+    """The results of all groups, checked. `members`: looked at and measured, by `evaluator`, at the `positions`."""
+    pairs, sets = evaluator.pair_entries(), evaluator.set_differences()
     pd = np.zeros((len(members), len(members)))
     for (i, j), entry in zip(itertools.combinations(range(len(members)), 2), pairs, strict=True):
+        a, b = members[i], members[j]
         pd[i, j] = pd[j, i] = entry["relative_pd"]
         low, high = interval(entry["relative_pd_by_block"]) or (None, None)
-        losses = [models[k]["val_loss"] for k in (i, j)]
-        change = None if None in losses else losses[1] - losses[0]
-        entry.update(a=members[i].name, b=members[j].name, within=group_of[i] == group_of[j])
+        change = None if None in (a.val_loss, b.val_loss) else b.val_loss - a.val_loss
+        entry.update(a=a.name, b=b.name, within=a.group == b.group)
         entry.update(relative_pd_low=low, relative_pd_high=high, val_loss_change=change)
-    unigram = where.unigram()
-    vocab_size = measure.outcomes(members)[0]
-    examined = [_examined(m, group_of[k], models[k], noise[k]) for k, m in enumerate(members)]
-    checks = suite.check(examined, pd, unigram["unigram_entropy"], where.block_size, vocab_size)
-    shared = _shared(members, where, how, text, unigram)
-    all_results = {}
-    for (group, ks), set_pd in zip(numbers.items(), sets, strict=True):
-        own = [_trial(number, members[k], models[k], noise[k]) for number, k in enumerate(ks, 1)]
-        place = {members[k].name: number for number, k in enumerate(ks, 1)}
-        mine = [_pair(p, place) for p in pairs if p["a"] in place and p["b"] in place]
-        results = {**_group(group, own, mine, set_pd), **shared}
-        every = [c for c in study_checks.after_training(results) if c["name"] in MEASURED] + checks[group]
-        results["audit"] = {"passed": all(c["status"] != "fail" for c in every), "checks": every}
-        all_results[group] = results
-    records = [{"group": group_of[k], **m.summary(), **noise[k], **models[k]} for k, m in enumerate(members)]
-    return Comparison(all_results, records, pairs, shared)
+    shared = _shared(members, positions, text)
+    entropy, vocab_size = shared["dataset"]["unigram_entropy"], shared["dataset"]["vocab_size"]
+    checks = suite.check(members, pd, entropy, positions.block_size, vocab_size)
+    groups = {}
+    for (group, numbers), set_pd in zip(measure.grouped(members).items(), sets, strict=True):
+        results = {**_group([members[k] for k in numbers], pairs, set_pd), **shared}
+        measured = [c for c in study_checks.after_training(results) if c["name"] in MEASURED]
+        passed = all(c["status"] != "fail" for c in measured + checks[group])
+        groups[group] = {**results, "audit": {"passed": passed, "checks": measured + checks[group]}}
+    return Comparison(groups, [{"group": m.group, **m.record()} for m in members], pairs, shared)
 
 
-def _examined(member, group, model, noise):
-    own = [noise[key] for key in ("own_pd_batch", "own_pd_dtype") if noise.get(key) is not None]
-    return suite.Examined(
-        name=member.name,
-        group=group,
-        val_loss=model["val_loss"],
-        weights=member.weights,
-        steps=member.steps,
-        context=member.context,
-        own_pd=max(own) if own else None,
-        sees_later_tokens=noise.get("sees_later_tokens"),
-        text_given_back=member.text_given_back,
-        beyond=member.beyond,
-        settings=member.settings,
-        notes=member.notes,
-    )
-
-
-def _shared(members, where, how, text, unigram) -> dict:
+def _shared(members: Sequence[Member], positions: Positions, text) -> dict:
     """What all groups have in common: where and how they were measured."""
+    how, tokens = members[0].how, positions.tokens
     vocab_size = measure.outcomes(members)[0]
-    batch = None if members[0].is_dump else measure.batch_of(how, where.block_size, vocab_size)
-    settings = {"block_size": where.block_size, "positions": len(where.targets), "dtype": how.dtype}
+    batch = None if members[0].is_dump else measure.batch_of(how, positions.block_size, vocab_size)
+    settings = {"block_size": positions.block_size, "positions": len(positions.targets), "dtype": how.dtype}
     dataset = {
-        "name": "targets of the dumps" if where.tokens is None else os.fspath(text),
-        "sha256": where.sha256 if where.tokens is None else storage.sha256_bytes(where.tokens.astype("<i8").tobytes()),
+        "name": "targets of the dumps" if tokens is None else os.fspath(text),
+        "sha256": positions.sha256 if tokens is None else storage.sha256_bytes(tokens.astype("<i8").tobytes()),
         "vocab_size": vocab_size,
         "train_tokens": 0,
-        "val_tokens": len(where.targets if where.tokens is None else where.tokens),
-        "characters": where.characters,
-        **unigram,
+        "val_tokens": len(positions.targets if tokens is None else tokens),
+        "characters": positions.characters,
+        **positions.unigram(),
     }
     return {
-        "fingerprint": storage.sha256_json({**settings, "text": dataset["sha256"], "positions": where.sha256}),
+        "fingerprint": storage.sha256_json({**settings, "text": dataset["sha256"], "positions": positions.sha256}),
         "comparison": {**settings, "device": how.device, "batch_size": batch},
         "dataset": dataset,
         "evaluation": {
-            "positions": len(where.targets),
-            "windows": where.windows,
-            "block_size": where.block_size,
-            "sha256": where.sha256,
+            "positions": len(positions.targets),
+            "windows": positions.windows,
+            "block_size": positions.block_size,
+            "sha256": positions.sha256,
         },
         "environment": {
             "python": platform.python_version(),
@@ -208,47 +176,34 @@ def _shared(members, where, how, text, unigram) -> dict:
     }
 
 
-def _trial(number: int, member, model: dict, noise: dict) -> dict:
-    """A member as a trial of its group; what nobody recorded is None."""
-    record = getattr(member, "record", {})
-    recorded = ("seed", "train_loss", "train_accuracy", "training_time")
+RECORDED = ("seed", "train_loss", "train_accuracy", "training_time")  # of a trial of ours; else None
+CURVES = ("train_loss_history", "val_loss_history", "steps")
+
+
+def _group(members: Sequence[Member], pairs: Sequence[Mapping], set_pd: float | None) -> dict:
+    """The members of one group as trials of a study."""
+    trials = []
+    for number, member in enumerate(members, 1):
+        trial = getattr(member, "trial", {})
+        recorded = {key: trial.get(key) for key in RECORDED} | {key: trial.get(key) or [] for key in CURVES}
+        trials.append({"trial_id": number, "status": "done", **recorded, **member.record()})
+    numbers = {trial["member"]: trial["trial_id"] for trial in trials}
+    mine = [
+        {"model_pair": f"{numbers[p['a']]}_vs_{numbers[p['b']]}", **p} for p in pairs if {p["a"], p["b"]} <= {*numbers}
+    ]
+    for pair in mine:
+        del pair["a"], pair["b"], pair["within"]
+    averages = {f"avg_{key}": mean(t[key] for t in trials) for key in (*RECORDED[1:], "val_loss", "val_accuracy")}
     return {
-        "trial_id": number,
-        "status": "done",
-        **{key: record.get(key) for key in recorded},
-        "train_loss_history": record.get("train_loss_history") or [],
-        "val_loss_history": record.get("val_loss_history") or [],
-        "steps": record.get("steps") or [],
-        **member.summary(),
-        **noise,
-        **model,
-    }
-
-
-def _pair(pair: dict, place: dict[str, int]) -> dict:
-    rest = {k: v for k, v in pair.items() if k not in ("a", "b", "within")}
-    return {"model_pair": f"{place[pair['a']]}_vs_{place[pair['b']]}", **rest}
-
-
-def _group(group: str, trials: list[dict], pairs: list[dict], set_pd: float | None) -> dict:
-    def values(key):
-        return [t[key] for t in trials]
-
-    return {
-        "activation": group,
-        "model_name": ", ".join(dict.fromkeys(t["kind"] for t in trials)),
+        "activation": members[0].group,
+        "model_name": ", ".join(dict.fromkeys(m.kind for m in members)),
         "timestamp": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seeds": values("seed"),
+        "seeds": [t["seed"] for t in trials],
         "parameters": trials[0]["parameters"],
         "trials": trials,
-        "reproducibility_metrics": pairs,
+        "reproducibility_metrics": mine,
         "set_prediction_difference": set_pd,
-        "avg_train_loss": mean(values("train_loss")),
-        "avg_val_loss": mean(values("val_loss")),
-        "std_val_loss": std(values("val_loss")),
-        "avg_train_accuracy": mean(values("train_accuracy")),
-        "avg_val_accuracy": mean(values("val_accuracy")),
-        "std_val_accuracy": std(values("val_accuracy")),
-        "avg_relative_pd": mean(p["relative_pd"] for p in pairs),
-        "avg_training_time": mean(values("training_time")),
+        **averages,
+        **{f"std_{key}": std(t[key] for t in trials) for key in ("val_loss", "val_accuracy")},
+        "avg_relative_pd": mean(p["relative_pd"] for p in mine),
     }

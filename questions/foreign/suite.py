@@ -1,5 +1,5 @@
 """Is this a sound suite? Checks of a comparison's members, of each by itself and against one another, each naming the
-members that fail it.
+members that fail it. What each says and why it matters is in templates/suite.toml.
 
 Published suites of seeds have had members that were copies of one another, or of another training than their name
 said. The checks have the form of the audit's. Beside "pass", "fail" and "not applicable" one has the status "hint": it
@@ -9,13 +9,15 @@ one is measured by them; bench/suites.py has the rates of false and missed alarm
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
+from scipy.sparse import csgraph
 
-from questions.foreign.member import Weights, copied_at
+from analysis.template import plain
+from questions.foreign.member import Member, copied_at
 from training.check import check as _check
 from training.check import listed as _list
 
@@ -28,169 +30,79 @@ APART_OF_THREE = 2.0  # where one distance is all there is to compare with
 OUTLIER_DEVIATIONS = 6
 OUTLIER_LOSS = 0.1
 NOISE = 0.1  # of the smallest PD between two members
+LIMITS = {name: value for name, value in vars().items() if name.isupper()} | {"outlier_percent": 100 * OUTLIER_LOSS}
 
-
-@dataclass(frozen=True)
-class Examined:
-    """What the checks need to know of one member."""
-
-    name: str
-    group: str
-    val_loss: float | None
-    weights: Weights | None = None
-    steps: int | None = None
-    context: int | None = None
-    own_pd: float | None = None  # with another batch size or precision
-    sees_later_tokens: float | None = None
-    text_given_back: float | None = None
-    beyond: float | None = None
-    settings: Mapping = field(default_factory=dict)
-    notes: Sequence[str] = ()
+Problems = Iterator[tuple[tuple[Member, ...], str]]  # the members that have one, and what it is
 
 
 def check(
-    members: Sequence[Examined], pd: np.ndarray, unigram_entropy: float, block_size: int, vocab_size: int | None
+    members: Sequence[Member], pd: np.ndarray, unigram_entropy: float, block_size: int, vocab_size: int | None
 ) -> dict[str, list[dict]]:
     """{group: checks}: those of the whole suite, each failed in the groups of the members that it names.
 
     Args:
+        members: looked at and measured.
         pd: (n, n) relative PD between members.
         unigram_entropy: nats per token that token frequencies alone give.
         vocab_size: the members' common one; None if it is not known.
     """
-    distances = _Distances(members, pd, unigram_entropy)
-    rows = [
-        _causal(members),
-        _taken(members),
-        _given_back(members),
-        _vocabulary(members, vocab_size),
-        _context(members, block_size),
-        _own_noise(members, pd),
-        _learned(members, unigram_entropy),
-        _distinct(members, pd),
-        _copies(members, distances),
-        _outliers(members, distances),
-        _settings(members),
-        _parts(members),
-        _steps(members),
-    ]
-    checks = {}
-    for group in dict.fromkeys(m.group for m in members):
-        checks[group] = []
-        for name, problems, otherwise, threshold, why, kind in rows:
-            mine = [text for who, text in problems if any(m.group == group for m in who)]
-            passed = None if otherwise is None and not mine else not mine
-            entry = _check(name, passed, _list(mine, otherwise or "not known"), threshold, why)
-            if mine and kind == "hint":
-                entry["status"] = "hint"
-            checks[group].append(entry)
+    suite = Suite(members, pd, unigram_entropy, block_size, vocab_size)
+    checks: dict[str, list[dict]] = {group: [] for group in suite.groups}
+    for name, words in tomllib.loads(plain("suite.toml")).items():
+        values, problems = CHECKS[name](suite)
+        problems, values = list(problems), None if values is None else {**suite.values, **values}
+        otherwise = "not known" if values is None else words["passes"].format_map(values)
+        for group, entries in checks.items():
+            own = [text for concerned, text in problems if any(m.group == group for m in concerned)]
+            passed = None if values is None and not own else not own
+            needed = words["needed"].format_map(suite.values)
+            entries.append(_check(name, passed, _list(own, otherwise), needed, words["why"]))
+            if own and words.get("hint"):
+                entries[-1]["status"] = "hint"
     return checks
 
 
 def named(checks: Mapping[str, list[dict]]) -> list[str]:
     """Every problem once, in words: for the screen."""
-    lines = [
-        f"{c['name']}: {c['measured']}" for group in checks.values() for c in group if c["status"] in ("fail", "hint")
-    ]
-    return list(dict.fromkeys(lines))
+    every = (c for group in checks.values() for c in group if c["status"] in ("fail", "hint"))
+    return list(dict.fromkeys(f"{c['name']}: {c['measured']}" for c in every))
 
 
-def _pairs(members):
-    return itertools.combinations(range(len(members)), 2)
-
-
-def _alike(members, pd, i, j) -> str | None:
-    """What two members have in common to the last bit."""
-    a, b = members[i], members[j]
-    if a.weights and b.weights and a.weights.sha256 == b.weights.sha256:
-        return "weights"
-    return "predictions" if pd[i, j] < SAME else None
-
-
-# -- each by itself: what fails these is refused before anything is measured, and so is here for the record -----------
-
-
-def _said_of(values: Sequence, all_of_them: int) -> str:
-    """How many members a statement is about, where not all."""
-    rest = all_of_them - len(values)
-    return f"; {rest} dumps of predictions can't be asked" if rest else ""
-
-
-def _causal(members):
-    asked = [m.sees_later_tokens for m in members if m.sees_later_tokens is not None]
-    return (
-        "causal",
-        [],
-        f"with later tokens changed, earlier predictions of {len(asked)} members move by at most {max(asked):.2g} of "
-        f"what later ones do{_said_of(asked, len(members))}"
-        if asked
-        else None,
-        "no more than rounding (anything else is refused)",
-        "a model that sees the token it predicts has nothing to predict",
-        "fail",
-    )
-
-
-def _taken(members):
-    loaded = [m for m in members if m.weights]
-    notes = list(dict.fromkeys(f"{m.name}: {note}" for m in loaded for note in m.notes))
-    return (
-        "weights taken",
-        [],
-        "; ".join([f"every weight of {len(loaded)} members' files, none missing, all finite", *notes])
-        + _said_of(loaded, len(members))
-        if loaded
-        else None,
-        "every weight on disk is the model's, and the other way round (anything else is refused)",
-        "a model with random or without some of its weights is another model",
-        "fail",
-    )
-
-
-def _given_back(members):
-    shares = [m.text_given_back for m in members if m.text_given_back is not None]
-    return (
-        "text given back",
-        [],
-        f"decoding the tokens gives {100 * min(shares):.4g} % of the text's characters{_said_of(shares, len(members))}"
-        if shares
-        else None,
-        "at least 95 % (anything less is refused)",
-        "a tokenizer that leaves out what it doesn't know leaves an easier text",
-        "fail",
-    )
-
-
-# -- distances ----------------------------------------------------------------------------------------------------
-
-
-class _Distances:
-    """What is typical within each group, and who stands apart from it.
+class Suite:
+    """The members, what is typical of the distances within each group, and who stands apart from it.
 
     Members that have not learned, and all but one of identical ones, are left out. The others are joined by the
     shortest distances that connect them all (a minimum spanning tree): its edges within a recipe are alike; one far
     longer leads to a member of another kind or to several, one far shorter to a copy. Typical is the median edge.
     """
 
-    def __init__(self, members, pd, unigram_entropy):
+    def __init__(self, members, pd, unigram_entropy, block_size, vocab_size):
         self.members, self.pd = members, pd
+        self.pairs = [(i, j, members[i], members[j]) for i, j in combinations(range(len(members)), 2)]
+        self.values = {"unigram_entropy": unigram_entropy, "block_size": block_size, "vocab_size": vocab_size}
+        self.values |= {**LIMITS, "all": len(members)}
+        self.groups = list(dict.fromkeys(m.group for m in members))
         self.typical: dict[str, float] = {}
         self.apart: dict[int, float] = {}  # member: its distance from the group's larger part
         self.near: list[tuple[int, int, float]] = []  # pairs, and what is typical of their group
-        self.healthy: set[int] = set()
         self.odd_loss: dict[int, float] = {}  # member: the others' typical loss
         self.undecided: list[tuple[int, ...]] = []  # three of which two are one training, or one is of another
-        for group in dict.fromkeys(m.group for m in members):
-            mine = [k for k, m in enumerate(members) if m.group == group]
-            healthy = [k for k in mine if members[k].val_loss is None or members[k].val_loss < unigram_entropy]
-            self.healthy |= set(healthy)
+        self.healthy = [k for k, m in enumerate(members) if m.val_loss is None or m.val_loss < unigram_entropy]
+        for group in self.groups:
+            healthy = [k for k in self.healthy if members[k].group == group]
             self._examine_losses(healthy)
             sound = [k for k in healthy if k not in self.odd_loss]
-            distinct = [k for k in sound if not any(_alike(members, pd, i, k) for i in sound if i < k)]
-            self._examine(group, distinct)
+            self._examine_distances(group, [k for k in sound if not any(self.alike(i, k) for i in sound if i < k)])
 
-    def _examine_losses(self, ks: list[int]) -> None:
-        losses = {k: self.members[k].val_loss for k in ks if self.members[k].val_loss is not None}
+    def alike(self, i: int, j: int) -> str | None:
+        """What two members have in common to the last bit."""
+        a, b = self.members[i].weights, self.members[j].weights
+        if a and b and a.sha256 == b.sha256:
+            return "weights"
+        return "predictions" if self.pd[i, j] < SAME else None
+
+    def _examine_losses(self, numbers: list[int]) -> None:
+        losses = {k: self.members[k].val_loss for k in numbers if self.members[k].val_loss is not None}
         for k, loss in losses.items():
             others = np.array([losses[i] for i in losses if i != k])
             if len(others) > 1:
@@ -199,261 +111,191 @@ class _Distances:
                 if abs(loss - typical) > max(OUTLIER_LOSS * typical, OUTLIER_DEVIATIONS * spread):
                     self.odd_loss[k] = typical
 
-    def _examine(self, group: str, ks: list[int]) -> None:
-        if len(ks) == 2:
-            i, j = ks
-            self.typical[group] = self.pd[i, j]
-            if self.pd[i, j] < NEAR:
-                self.near.append((i, j, NEAR))
-        if len(ks) < 3:
+    def _examine_distances(self, group: str, numbers: list[int]) -> None:
+        n = len(numbers)
+        if n < 2:
             return
-        edges = _tree(self.pd, ks)
-        lengths = sorted(length for *_, length in edges)
-        if len(ks) == 3 and lengths[0] < COPY * lengths[1]:
-            self.undecided.append(tuple(ks))
+        distances = self.pd[np.ix_(numbers, numbers)]
+        tree = csgraph.minimum_spanning_tree(distances).tocoo()
+        edges = sorted(zip(tree.row, tree.col, tree.data.tolist(), strict=True), key=lambda edge: edge[2])
+        lengths = [length for *_, length in edges]
+        if n == 3 and lengths[0] < COPY * lengths[1]:
+            self.undecided.append(tuple(numbers))
             return
-        typical = lengths[0] if len(ks) == 3 else float(np.median(lengths))
-        self.typical[group] = typical
-        parts = [{k} for k in ks]
-        for i, j, length in edges:
-            if length <= (APART_OF_THREE if len(ks) == 3 else APART) * typical:
-                one, other = (next(p for p in parts if k in p) for k in (i, j))
-                parts = [p for p in parts if p not in (one, other)] + [one | other]
-            if length < max(COPY * typical, NEAR):
-                self.near.append((i, j, typical))
-        core = max(parts, key=len)
-        for k in ks:
-            if k not in core:
-                self.apart[k] = float(np.median([self.pd[k, i] for i in core]))
+        typical = self.typical[group] = lengths[0] if n <= 3 else float(np.median(lengths))
+        limit = max(COPY * typical, NEAR)
+        pairs = [(*sorted((numbers[i], numbers[j])), length) for i, j, length in edges if length < limit]
+        self.near += [(i, j, NEAR if n == 2 else typical) for i, j, _ in pairs]
+        tree.data[tree.data > (APART_OF_THREE if n == 3 else APART) * typical] = 0
+        tree.eliminate_zeros()
+        parts = csgraph.connected_components(tree, directed=False)[1]
+        larger = np.bincount(parts).argmax()
+        for k in np.flatnonzero(parts != larger):
+            self.apart[numbers[k]] = float(np.median(distances[k, parts == larger]))
 
 
-def _tree(pd, ks: list[int]) -> list[tuple[int, int, float]]:
-    """The edges (i, j, length) of the minimum spanning tree (Prim 1957)."""
-    inside, edges = [ks[0]], []
-    while len(inside) < len(ks):
-        i, j = min(((i, j) for i in inside for j in ks if j not in inside), key=lambda pair: pd[pair])
-        edges.append((i, j, float(pd[i, j])))
-        inside.append(j)
-    return edges
+# -- each: (values for the words that say that it passes, or None where it isn't known; problems) ----------------------
 
 
-def _distinct(members, pd):
-    problems = [
-        ((members[i], members[j]), f"{members[i].name} and {members[j].name} have identical {what}")
-        for i, j in _pairs(members)
-        if (what := _alike(members, pd, i, j))
-    ]
-    return (
-        "distinct members",
-        problems,
-        f"{len(members)} members, no two alike",
-        "no two members with identical weights or predictions",
-        "a model counted twice makes a suite look reproducible",
-        "fail",
+def _asked(suite: Suite, asked: Sequence, **values) -> dict | None:
+    """Of a check of the members that could be asked."""
+    rest = suite.values["all"] - len(asked)
+    others = f"; {rest} dumps of predictions can't be asked" if rest else ""
+    return {"asked": len(asked), "others": others, **values} if asked else None
+
+
+def _causal(suite: Suite):
+    moved = [m.sees_later_tokens for m in suite.members if m.sees_later_tokens is not None]
+    return _asked(suite, moved, largest=max(moved, default=0)), ()
+
+
+def _taken(suite: Suite):
+    loaded = [m for m in suite.members if m.weights]
+    notes = dict.fromkeys(f"; {m.name}: {note}" for m in loaded for note in m.notes)
+    return _asked(suite, loaded, notes="".join(notes)), ()
+
+
+def _given_back(suite: Suite):
+    shares = [m.text_given_back for m in suite.members if m.text_given_back is not None]
+    return _asked(suite, shares, least=100 * min(shares, default=0)), ()
+
+
+def _vocabulary(suite: Suite):
+    beyond = [m.beyond for m in suite.members if m.beyond is not None]
+    padded = "; those that only some members have are one outcome, of probability {:.2g} at most"
+    return {"padded": padded.format(max(beyond)) if beyond else ""} if suite.values["vocab_size"] else None, ()
+
+
+def _context(suite: Suite):
+    limited = [m for m in suite.members if m.context]
+    short = [m for m in limited if m.context < suite.values["block_size"]]
+    values = {"least": min(m.context for m in limited)} if limited else None
+    return values, (((m,), f"{m.name} has a context of {m.context}") for m in short)
+
+
+def _own_noise(suite: Suite):
+    least = min((suite.pd[i, j] for i, j, *_ in suite.pairs if not suite.alike(i, j)), default=0.0)
+    tried = [m for m in suite.members if m.own_pd is not None]
+    noisy = [m for m in tried if m.own_pd > max(NOISE * least, 1e-5)]
+    text = "{0.name} differs from itself by {0.own_pd:.2g} at another batch size or precision"
+    return {"largest": max(m.own_pd for m in tried)} if tried else None, (((m,), text.format(m)) for m in noisy)
+
+
+def _learned(suite: Suite):
+    entropy, losses = suite.values["unigram_entropy"], [m.val_loss for m in suite.members if m.val_loss is not None]
+    broken = [m for k, m in enumerate(suite.members) if k not in suite.healthy]
+    text = "{0.name} has loss {0.val_loss:.4f}, token frequencies alone give {1:.4f}"
+    return {"largest": max(losses)} if losses else None, (((m,), text.format(m, entropy)) for m in broken)
+
+
+def _distinct(suite: Suite):
+    alike = ((a, b, suite.alike(i, j)) for i, j, a, b in suite.pairs)
+    return {"asked": len(suite.members)}, (
+        ((a, b), f"{a.name} and {b.name} have identical {common}") for a, b, common in alike if common
     )
 
 
-def _copies(members, distances):
-    pd, problems, named = distances.pd, [], set()
-    for i, j in _pairs(members):
-        a, b = members[i], members[j]
-        if not (a.weights and b.weights) or _alike(members, pd, i, j):
+def _copies(suite: Suite):
+    return {}, _each_copy(suite)
+
+
+def _each_copy(suite: Suite) -> Problems:
+    pd, named = suite.pd, set()
+    for i, j, a, b in suite.pairs:
+        if not (a.weights and b.weights) or suite.alike(i, j):
             continue
         if precision := copied_at(a.weights, b.weights) or copied_at(b.weights, a.weights):
-            text = f"{a.name} and {b.name} have the same weights at another precision ({precision})"
-            problems.append(((a, b), text))
             named.add((i, j))
-    for i, j, typical in distances.near:
-        if (min(i, j), max(i, j)) not in named:
-            a, b = members[i], members[j]
-            text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, others of their group by {typical:.2g}"
-            if typical == NEAR:
-                text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, less than two trainings do"
-            problems.append(((a, b), f"{text}: a copy at another precision, or one training at two points?"))
-    for i, j in _pairs(members):
-        a, b = members[i], members[j]
-        typical = [distances.typical.get(m.group) for m in (a, b)]
-        if (
-            a.group != b.group
-            and all(typical)
-            and (i, j) not in named
-            and SAME <= pd[i, j] < COPY_ACROSS * min(typical)
-        ):
-            text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, others of their groups by {min(typical):.2g}"
-            problems.append(((a, b), f"{text}: a copy at another precision, or one training at two points?"))
-    for ks in distances.undecided:
-        (i, j), third = min(
-            ((pair, set(ks) - set(pair)) for pair in itertools.combinations(ks, 2)), key=lambda x: pd[x[0]]
-        )
-        a, b, c = members[i], members[j], members[third.pop()]
-        text = (
-            f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, {c.name} from both by far more: two of one training, or "
-        )
-        problems.append(((a, b, c), f"{text}one of another kind? Three members can't tell"))
-    return (
-        "no copies",
-        problems,
-        "no two members are closer than others of their groups",
-        f"relative PD of two members at least {COPY:g} of what is typical of their group, {COPY_ACROSS:g} between "
-        f"groups, {NEAR:g} in any; no weights that are another's, rounded",
-        "a copy is no second training: PD among copies says nothing about seeds",
-        "fail",
-    )
+            yield (a, b), f"{a.name} and {b.name} have the same weights at another precision ({precision})"
+    nearer = "less than two trainings do"
+    close = [(i, j, nearer if x == NEAR else f"others of their group by {x:.2g}") for i, j, x in suite.near]
+    for i, j, a, b in suite.pairs:
+        typical = [suite.typical.get(m.group, 0) for m in (a, b)]
+        if a.group != b.group and SAME <= pd[i, j] < COPY_ACROSS * min(typical):
+            close.append((i, j, f"others of their groups by {min(typical):.2g}"))
+    for i, j, others in close:
+        if (i, j) not in named:
+            a, b = suite.members[i], suite.members[j]
+            text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, {others}"
+            yield (a, b), f"{text}: a copy at another precision, or one training at two points?"
+    for three in suite.undecided:
+        i, j = min(combinations(three, 2), key=lambda pair: pd[pair])
+        a, b, c = (suite.members[k] for k in (i, j, *({*three} - {i, j})))
+        text = f"{a.name} and {b.name} differ by {pd[i, j]:.2g}, {c.name} from both by far more"
+        yield (a, b, c), f"{text}: two of one training, or one of another kind? Three members can't tell"
 
 
-def _outliers(members, distances):
+def _outliers(suite: Suite):
+    groups = [suite.members[k].group for k in suite.healthy]
+    return {} if any(groups.count(group) > 2 for group in groups) else None, _each_outlier(suite)
+
+
+def _each_outlier(suite: Suite) -> Problems:
     """A member is an outlier when its group's larger part is far from it, as its members are not from one another, or
     its loss is far from theirs: by more than their own spread explains and by more than a few percent."""
-    problems = []
-    for k, typical in distances.odd_loss.items():
-        m = members[k]
-        text = f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"
-        problems.append(((m,), text))
-    for k, distance in distances.apart.items():
-        m = members[k]
-        text = f"{m.name} differs from its group by {distance:.3g}, the others among themselves by"
-        problems.append(((m,), f"{text} {distances.typical[m.group]:.3g}"))
-    groups = [members[k].group for k in distances.healthy]
-    tested = any(groups.count(group) > 2 for group in groups)
-    return (
-        "no outlier",
-        problems,
-        "no member stands apart from its group" if tested else None,
-        f"PD with the nearest other at most {APART:g} times what is typical ({APART_OF_THREE:g} in a group of three), "
-        f"loss within {100 * OUTLIER_LOSS:g} % of the group's median or {OUTLIER_DEVIATIONS} of its deviations",
-        "one model of another kind, size or text raises the PD of a whole group",
-        "fail",
-    )
+    for k, typical in suite.odd_loss.items():
+        m = suite.members[k]
+        yield (m,), f"{m.name} has loss {m.val_loss:.4f}, the others of its group {typical:.4f}"
+    for k, distance in suite.apart.items():
+        m = suite.members[k]
+        typical = suite.typical[m.group]
+        yield (m,), f"{m.name} differs from its group by {distance:.3g}, the others among themselves by {typical:.3g}"
 
 
-def _settings(members):
-    problems = []
-    described = [m for m in members if m.settings]
-    for group in dict.fromkeys(m.group for m in described):
-        mine = [m for m in described if m.group == group]
-        keys = sorted({key for m in mine for key in m.settings})
-        for key in keys if len({m.settings.get("model_type") for m in mine}) < 2 else ["model_type"]:
-            values = [repr(m.settings.get(key)) for m in mine]
+def _settings(suite: Suite):
+    described = [m for m in suite.members if m.settings]
+    return {"asked": len(described)} if described else None, _each_setting(suite, described)
+
+
+def _each_setting(suite: Suite, described: Sequence[Member]) -> Problems:
+    for group in suite.groups:
+        own = [m for m in described if m.group == group]
+        kinds = {m.settings.get("model_type") for m in own}
+        for key in sorted({key for m in own for key in m.settings}) if len(kinds) < 2 else ["model_type"]:
+            values = [repr(m.settings.get(key)) for m in own]
             if len(set(values)) > 1:
                 usual = max(set(values), key=values.count)
-                other = [m for m, value in zip(mine, values, strict=True) if value != usual]
-                each = ", ".join(f"{m.name} {m.settings.get(key)!r}" for m in other[:3])
-                problems.append((tuple(mine), f"{key}: {each}, the others {usual}"))
-    return (
-        "one architecture",
-        problems,
-        f"the settings of {len(described)} members are the same within each group" if described else None,
-        "no setting of config.json that changes predictions differs within a group",
-        "models of two kinds, or one whose settings were edited after training, are no seeds of one recipe",
-        "fail",
-    )
+                other = [f"{m.name} {value}" for m, value in zip(own, values, strict=True) if value != usual]
+                yield tuple(own), f"{key}: {', '.join(other[:3])}, the others {usual}"
 
 
-def _parts(members):
+def _parts(suite: Suite):
     """Two trainings share no tensor to the last bit, but for those that were not trained."""
+    loaded = [m for m in suite.members if m.weights and m.weights.tensors]
+    return {"asked": len(loaded)} if loaded else None, _each_shared_part(loaded)
+
+
+def _each_shared_part(loaded: Sequence[Member]) -> Problems:
+    for a, b in combinations(loaded, 2):
+        tensors = a.weights.tensors
+        common = sum(b.weights.tensors.get(name) == checksum for name, checksum in tensors.items())
+        if a.weights.sha256 != b.weights.sha256 and 2 * common >= len(tensors):
+            yield (a, b), f"{a.name} and {b.name} have {common} of {len(tensors)} tensors in common to the last bit"
+
+
+def _steps(suite: Suite):
+    dated = [m for m in suite.members if m.steps is not None]
     problems = []
-    loaded = [m for m in members if m.weights and m.weights.tensors]
-    for a, b in itertools.combinations(loaded, 2):
-        common = sum(b.weights.tensors.get(name) == checksum for name, checksum in a.weights.tensors.items())
-        if a.weights.sha256 != b.weights.sha256 and 2 * common >= len(a.weights.tensors):
-            of = f"{common} of {len(a.weights.tensors)} tensors"
-            problems.append(((a, b), f"{a.name} and {b.name} have {of} in common to the last bit"))
-    return (
-        "nothing in common",
-        problems,
-        f"the tensors of {len(loaded)} members differ" if loaded else None,
-        "less than half of two members' tensors the same to the last bit (a hint: parts may have been frozen)",
-        "a file that was changed after training is not another training",
-        "hint",
-    )
+    for group in suite.groups:
+        own = [m for m in dated if m.group == group]
+        if len({m.steps for m in own}) > 1:
+            each = ", ".join(f"{m.name} {m.steps}" for m in own)
+            problems.append((tuple(own), f"trained to different steps, by their names or records: {each}"))
+    return {"asked": len(dated)} if dated else None, problems
 
 
-# -- and the rest -------------------------------------------------------------------------------------------------
-
-
-def _learned(members, unigram_entropy):
-    losses = [(m, m.val_loss) for m in members if m.val_loss is not None]
-    problems = [
-        ((m,), f"{m.name} has loss {loss:.4f}, token frequencies alone give {unigram_entropy:.4f}")
-        for m, loss in losses
-        if loss >= unigram_entropy
-    ]
-    return (
-        "not broken",
-        problems,
-        f"losses at most {max(loss for _, loss in losses):.4f} nats/token" if losses else None,
-        f"below {unigram_entropy:.4f} nats/token, what this text's token frequencies alone give",
-        "a random or damaged model, or one on a text it was not made for, has nothing to reproduce",
-        "fail",
-    )
-
-
-def _steps(members):
-    problems = []
-    for group in dict.fromkeys(m.group for m in members):
-        mine = [m for m in members if m.group == group and m.steps is not None]
-        if len({m.steps for m in mine}) > 1:
-            each = ", ".join(f"{m.name} {m.steps}" for m in mine)
-            problems.append((tuple(mine), f"trained to different steps, by their names or records: {each}"))
-    dated = [m for m in members if m.steps is not None]
-    return (
-        "same steps",
-        problems,
-        f"{len(dated)} of {len(members)} members name their steps; within each group all the same" if dated else None,
-        "one number of training steps within a group (a hint: it goes by names and records)",
-        "models at different points of training differ by how far they have come, too",
-        "hint",
-    )
-
-
-def _context(members, block_size):
-    problems = [
-        ((m,), f"{m.name} has a context of {m.context}") for m in members if m.context and m.context < block_size
-    ]
-    contexts = [m.context for m in members if m.context]
-    otherwise = f"windows of {block_size} tokens, contexts of {min(contexts)} or more" if contexts else None
-    return (
-        "within context",
-        problems,
-        otherwise,
-        f"contexts of at least {block_size} tokens",
-        "beyond the context it was trained with a model says anything",
-        "fail",
-    )
-
-
-def _vocabulary(members, vocab_size):
-    beyond = [m.beyond for m in members if m.beyond is not None]
-    padded = (
-        f"; those that only some members have are one outcome, of probability {max(beyond):.2g} at most"
-        if beyond
-        else ""
-    )
-    return (
-        "one vocabulary",
-        [],
-        f"all members take the text for the same tokens and predict {vocab_size:,}{padded}" if vocab_size else None,
-        "one tokenizer, one number of tokens predicted, padding apart (anything else is refused)",
-        "distributions over different outcomes have no difference",
-        "fail",
-    )
-
-
-def _own_noise(members, pd):
-    pairs = [pd[i, j] for i, j in _pairs(members) if not _alike(members, pd, i, j)]
-    least = min(pairs, default=0.0)
-    measured = [(m, m.own_pd) for m in members if m.own_pd is not None]
-    problems = [
-        ((m,), f"{m.name} differs from itself by {own:.2g} at another batch size or precision")
-        for m, own in measured
-        if own > max(NOISE * least, 1e-5)
-    ]
-    return (
-        "own noise",
-        problems,
-        f"a member differs from itself by {max(own for _, own in measured):.2g} at most" if measured else None,
-        f"relative PD with itself at another batch size, or in float32, at most {NOISE:g} of the smallest between "
-        f"two members",
-        "a difference that the machine makes is none between models",
-        "fail",
-    )
+CHECKS: dict[str, Callable[[Suite], tuple]] = {
+    "causal": _causal,
+    "weights taken": _taken,
+    "text given back": _given_back,
+    "one vocabulary": _vocabulary,
+    "within context": _context,
+    "own noise": _own_noise,
+    "not broken": _learned,
+    "distinct members": _distinct,
+    "no copies": _copies,
+    "no outlier": _outliers,
+    "one architecture": _settings,
+    "nothing in common": _parts,
+    "same steps": _steps,
+}

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from analysis import tables
-from analysis.markdown import MINUS, counted, fixed, listed, safe, signed, table
+from analysis.markdown import DASH, MINUS, counted, fixed, listed, safe, signed, table
 from analysis.results import mean
 from analysis.study import Study
+from analysis.template import rendered
 from questions.foreign.results import Comparison
 
 LARGEST_TABLE = 12  # members: more are in matrix.csv and the figure
-TWO_MODELS = (
-    "These are models, not recipes: two trainings of one recipe differ too, and how much of a change is more than that "
-    "only several trainings of each can tell (a group of each)."
-)
 
 
-def headlines(found: Comparison) -> list[str]:
+def headlines(comparison: Comparison) -> list[str]:
     """What was asked, a sentence each: how much models of a group differ, or what changed from version to version."""
-    if found.versions:
-        groups = list(found.results)
-        return [f"{safe(a)} → {safe(b)}: {change(found.of(a, b)[0])}" for a, b in itertools.pairwise(groups)]
-    lines = [_group(group, results) for group, results in found.results.items()]
-    return [*lines, *_verdicts(found)]
+    if comparison.versions:
+        groups = list(comparison.results)
+        return [f"{safe(a)} → {safe(b)}: {change(comparison.of(a, b)[0])}" for a, b in itertools.pairwise(groups)]
+    lines = [_group(group, results) for group, results in comparison.results.items()]
+    return [*lines, *_verdicts(comparison)]
 
 
 def change(pair: Mapping) -> str:
@@ -63,14 +60,14 @@ def _group(group: str, results: Mapping) -> str:
     )
 
 
-def _verdicts(found: Comparison) -> Iterator[str]:
+def _verdicts(comparison: Comparison) -> Iterator[str]:
     """What the tests of the study say of each two groups of several models."""
     import pandas as pd
 
-    several = {g: r for g, r in found.results.items() if len(r["trials"]) > 1}
+    several = {g: r for g, r in comparison.results.items() if len(r["trials"]) > 1}
     if len(several) < 2:
         return
-    for row in tables.significance(Study(several, question=found.question(several))).to_dict("records"):
+    for row in tables.significance(Study(several, question=comparison.question(several))).to_dict("records"):
         for quantity in ("PD", "Loss"):
             p = row.get(f"{quantity}_p_Holm")
             if not pd.isna(p):
@@ -80,137 +77,93 @@ def _verdicts(found: Comparison) -> Iterator[str]:
 # -- the report ---------------------------------------------------------------------------------------------------
 
 
-def report(found: Comparison, figures: Mapping[str, str], page: str = "") -> str:
-    """FINAL_REPORT.md; `figures`: {what: its address}, the matrix as 'matrix'; `page`: that of disagreement.html."""
-    groups, members = list(found.results), found.members
-    title = f"How much {listed(map(safe, groups))} differ" if found.versions else "How much these models differ"
+def report(comparison: Comparison, figures: Mapping[str, str], page: str = "") -> str:
+    """FINAL_REPORT.md; `figures`: {group, or 'matrix': the figure's address}; `page`: that of disagreement.html."""
+    groups, members = list(comparison.results), comparison.members
+    title = f"How much {listed(map(safe, groups))} differ" if comparison.versions else "How much these models differ"
     if len(groups) == 1:
         title = f"How much the models of {safe(groups[0])} differ"
-    sections = [
-        ("In short", _in_short(found)),
-        ("Every member", _members(found)),
-        ("Every two members", _matrix(found, figures) if len(members) > 1 else []),
-        (
-            "On which text",
-            [f"[The text's beginning, coloured by how much the models disagree]({page})"] if page else [],
-        ),
-        ("Within and between groups", _between(found) if len(groups) > 1 and not found.versions else []),
-        (
-            "Each group",
-            [line for g in groups if g in figures for line in (f"![{safe(g)}: its pairs]({figures[g]})", "")],
-        ),
-        ("Is it sound?", _checks(found)),
-        ("What was compared", _compared(found)),
-    ]
-    lines = [f"# {title}"]
-    for name, text in sections:
-        lines += ["", f"## {name}", "", *text] if text else []
-    single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
-    return "\n".join(single).rstrip() + "\n"
+    data, evaluation, settings = (comparison.shared[key] for key in ("dataset", "evaluation", "comparison"))
+    size = f" ({data['characters']:,} characters, {data['val_tokens']:,} tokens)" if data["characters"] else ""
+    shown = len(members) if 1 < len(members) <= LARGEST_TABLE else 0
+    text = rendered(
+        "comparison.md",
+        safe=safe,
+        title=title,
+        headlines=headlines(comparison),
+        versions=comparison.versions,
+        failed=[check for check in comparison.checks if check["status"] == "fail"],
+        members=_members(members),
+        over_windows=members[0]["val_loss_se"],
+        matrix=figures.get("matrix"),
+        distances=_distances(comparison) if shown else "",
+        pairs=_pairs(comparison.pairs) if shown else "",
+        intervals=comparison.pairs and comparison.pairs[0]["relative_pd_low"] is not None,
+        page=page,
+        between=_between(comparison) if len(groups) > 1 and not comparison.versions else "",
+        figures={group: figures[group] for group in groups if group in figures},
+        checks=_checks(comparison.checks),
+        dumps=any(m["kind"] == "predictions" for m in members),
+        text=f"`{os.path.basename(data['name'])}`{size}" if data["characters"] else data["name"],
+        evaluation=evaluation,
+        windows=counted(evaluation["windows"], "window"),
+        vocabulary=f" over {data['vocab_size']:,} tokens of vocabulary" if data["vocab_size"] else "",
+        **{key: settings[key] for key in ("dtype", "device")},
+    )
+    return text.rstrip() + "\n"
 
 
-def _in_short(found: Comparison) -> list[str]:
-    lines = [f"- {line}." for line in headlines(found)]
-    if found.versions:
-        lines += ["", TWO_MODELS]
-    failed = [c for c in found.checks if c["status"] == "fail"]
-    for check in failed:
-        lines += ["", f"**{safe(check['name'])} FAILED:** {safe(check['measured'])}."]
-    if not failed:
-        lines += ["", "Every check of the members passed: see *Is it sound?*"]
-    return lines
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> str:
+    return "\n".join(table(header, rows, left))
 
 
-def _members(found: Comparison) -> list[str]:
-    def number(value, digits=4, error=None):
-        limits = f" ± {fixed(1.96 * error, digits)}" if error else ""
-        return fixed(value, digits) + limits
+def _members(members: Sequence[Mapping]) -> str:
+    def number(m, key, digits):
+        error = m[f"{key}_se"]
+        return fixed(m[key], digits) + (f" ± {fixed(1.96 * error, digits)}" if error else "")
 
     rows = [
+        [safe(m["member"]), m["kind"], fixed(m["training_steps"], 0), fixed(m["parameters"], 0)]
+        + [number(m, "val_loss", 4), number(m, "val_accuracy", 1)]
+        for m in members
+    ]
+    return _table(["Member", "What it is", "Steps", "Parameters", "Loss (nats/token)", "Accuracy (%)"], rows, left=2)
+
+
+def _distances(comparison: Comparison) -> str:
+    values = comparison.matrix.to_numpy()
+    rows = [
+        [f"{k + 1} {safe(m['member'])}", *("" if j == k else fixed(x, 3) for j, x in enumerate(values[k]))]
+        for k, m in enumerate(comparison.members)
+    ]
+    return _table(["", *(str(k + 1) for k in range(len(rows)))], rows)
+
+
+def _pairs(pairs: Sequence[Mapping]) -> str:
+    rows = [
         [
-            safe(m["member"]),
-            m["kind"],
-            fixed(m["training_steps"], 0),
-            fixed(m["parameters"], 0),
-            number(m["val_loss"], 4, m["val_loss_se"]),
-            number(m["val_accuracy"], 1, m["val_accuracy_se"]),
+            f"{safe(p['a'])} → {safe(p['b'])}",
+            f"{percent(p['relative_pd'])}{_limits(p)}",
+            f"{fixed(p['top1_mismatch_pct'], 1)} %",
+            DASH if p["val_loss_change"] is None else signed(p["val_loss_change"], 4),
         ]
-        for m in found.members
+        for p in pairs
     ]
-    head = ["Member", "What it is", "Steps", "Parameters", "Loss (nats/token)", "Accuracy (%)"]
-    said = [
-        "Loss and accuracy over the positions compared; ±: 95 % over windows."
-        if found.members[0]["val_loss_se"]
-        else ""
-    ]
-    return [*table(head, rows, left=2), *said]
+    return _table(["Pair", "Probability that moved", "Likeliest tokens that differ", "Loss"], rows)
 
 
-def _matrix(found: Comparison, figures: Mapping[str, str]) -> list[str]:
-    names = [m["member"] for m in found.members]
-    lines = [f"![Relative PD of each two members, from 0 (white)]({figures['matrix']})"] if "matrix" in figures else []
-    if len(names) <= LARGEST_TABLE:
-        values = found.matrix.to_numpy()
-        rows = [
-            [f"{k + 1} {safe(name)}", *(fixed(values[k, j], 3) if j != k else "" for j in range(len(names)))]
-            for k, name in enumerate(names)
-        ]
-        lines += ["", "Relative PD:", *table(["", *(str(k + 1) for k in range(len(names)))], rows)]
-        rows = [
-            [
-                f"{safe(p['a'])} → {safe(p['b'])}",
-                f"{percent(p['relative_pd'])}{_limits(p)}",
-                f"{fixed(p['top1_mismatch_pct'], 1)} %",
-                "–" if p["val_loss_change"] is None else signed(p["val_loss_change"], 4),
-            ]
-            for p in found.pairs
-        ]
-        lines += table(["Pair", "Probability that moved", "Likeliest tokens that differ", "Loss"], rows)
-        if found.pairs[0]["relative_pd_low"] is not None:
-            lines.append(
-                "In brackets: 95 % over windows of the text, of these models; another training is another model."
-            )
-    return [*lines, "", "All pairs with all measures: matrix.json and matrix.csv."]
-
-
-def _between(found: Comparison) -> list[str]:
-    groups = list(found.results)
-
+def _between(comparison: Comparison) -> str:
     def cell(a, b):
-        pairs = found.of(a, b)
-        if not pairs:
-            return "–"
+        pairs = comparison.of(a, b)
         pd, mismatch = (mean(p[key] for p in pairs) for key in ("relative_pd", "top1_mismatch_pct"))
-        return f"{fixed(pd)} ({fixed(mismatch, 1)} %)"
+        return f"{fixed(pd)} ({fixed(mismatch, 1)} %)" if pairs else DASH
 
+    groups = list(comparison.results)
     rows = [[safe(a), *(cell(a, b) for b in groups)] for a in groups]
-    return [
-        "Mean relative PD of two members, and in brackets how many of the likeliest tokens differ:",
-        *table(["", *map(safe, groups)], rows),
-        "Two groups differ as recipes where pairs between them differ by more than pairs within each.",
-    ]
+    return _table(["", *map(safe, groups)], rows)
 
 
-def _checks(found: Comparison) -> list[str]:
+def _checks(checks: Sequence[Mapping]) -> str:
     marks = {"pass": "✓", "fail": "✗ failed", "hint": "! look", "caution": "! look", "not applicable": MINUS}
-    rows = [[safe(c["name"]), marks[c["status"]], safe(c["measured"]), safe(c["threshold"])] for c in found.checks]
-    said = []
-    if any(m["kind"] == "predictions" for m in found.members):
-        said = ["Dumps of predictions can't be asked whether their model saw later tokens or lacked weights."]
-    return [*table(["Check", "", "Found", "Needed"], rows, left=4), *said]
-
-
-def _compared(found: Comparison) -> list[str]:
-    data, evaluation, how = (found.shared[key] for key in ("dataset", "evaluation", "comparison"))
-    windows = f"{counted(evaluation['windows'], 'window')} of {evaluation['block_size']} tokens"
-    text = f"`{os.path.basename(data['name'])}`" if data["characters"] else data["name"]
-    size = f" ({data['characters']:,} characters, {data['val_tokens']:,} tokens)" if data["characters"] else ""
-    vocabulary = f" over {data['vocab_size']:,} tokens of vocabulary" if data["vocab_size"] else ""
-    return [
-        f"Text: {text}{size}. Every member predicted the same {evaluation['positions']:,} positions, {windows} "
-        f"(sha256 {evaluation['sha256'][:12]}…),{vocabulary}, in {how['dtype']} on {how['device']}.",
-        "",
-        "Relative PD is the mean over positions of half the absolute difference of two predicted distributions: the "
-        "share of probability that lies on other tokens (total variation; the normalised L1 prediction difference of "
-        "Shamir & Coviello 2020). 0: the same predictions; 1: no token in common.",
-    ]
+    rows = [[safe(c["name"]), marks[c["status"]], safe(c["measured"]), safe(c["threshold"])] for c in checks]
+    return _table(["Check", "", "Found", "Needed"], rows, left=4)

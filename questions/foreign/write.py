@@ -16,49 +16,49 @@ from questions.foreign.results import Comparison
 from questions.where.tell import PAGE_FILE
 
 
-def write(found: Comparison, out: Path, report: bool, page_of_text: str = "") -> None:
-    """Everything of a comparison below `out`, in results and plots; `found.written` names it."""
-    folder, plots = out / "results", out / "plots"
-    for group, results in found.results.items():
-        found.written.append(storage.write_results(results, folder))
-        found.results[group] = storage.read_results(found.written[-1])
+def write(comparison: Comparison, out: Path, report: bool, page_of_text: str = "") -> None:
+    """Everything of a comparison below `out`, in results and plots; `comparison.written` names it."""
+    folder, plots, written = out / "results", out / "plots", comparison.written
+    for group, results in comparison.results.items():
+        written.append(storage.write_results(results, folder))
+        comparison.results[group] = storage.read_results(written[-1])
+    study = Study(comparison.results, question=comparison.question(comparison.results))
+    several = len(comparison.results) > 1
+    if several:
+        ask(folder, comparison.results, *comparison.asked)  # for whoever analyses the folder later
 
-    study = Study(found.results, question=found.question(found.results))
-    if len(found.results) > 1:
-        ask(folder, found.results, *found.asked)  # for whoever analyses the folder later
+    def text(path: Path, contents: str) -> None:
+        storage.write_text(path, contents)
+        written.append(path)
 
-    def text(name: str, contents: str) -> None:
-        storage.write_text(folder / name, contents)
-        found.written.append(folder / name)
-
-    record = {**found.shared, "members": found.members, "pairs": found.pairs, "mean_relative_pd": _between(found)}
+    record = {"members": comparison.members, "pairs": comparison.pairs, "mean_relative_pd": _between(comparison)}
+    record = {**comparison.shared, **record}
     storage.write_json(folder / "matrix.json", {**record, "content_sha256": storage.sha256_json(record)})
-    found.written.append(folder / "matrix.json")
-    text("matrix.csv", found.matrix.to_csv(index_label="Member", lineterminator="\n"))
+    written.append(folder / "matrix.json")
+    text(folder / "matrix.csv", comparison.matrix.to_csv(index_label="Member", lineterminator="\n"))
     with storage.atomic_path(folder / "results.parquet") as temporary:
         tables.everything(study).to_parquet(temporary, index=False)
-    found.written.append(folder / "results.parquet")
+    written.append(folder / "results.parquet")
     if not report:
         return
-    if len(found.results) > 1:
-        text("summary.csv", tables.csv(tables.summary(study)))
-        text("significance.csv", tables.csv(tables.significance(study)))
-    figures = draw.drawn(found, plots)
-    found.written += figures.values()
+    if several:
+        text(folder / "summary.csv", tables.csv(tables.summary(study)))
+        text(folder / "significance.csv", tables.csv(tables.significance(study)))
+    figures = draw.drawn(comparison, plots)
+    written += figures.values()
     if page_of_text:
-        found.written.append(plots / PAGE_FILE)
-        storage.write_text(plots / PAGE_FILE, page_of_text)
+        text(plots / PAGE_FILE, page_of_text)
     address = os.path.relpath(plots / PAGE_FILE, folder) if page_of_text else ""
-    lines = tell.report(found, {key: os.path.relpath(path, folder) for key, path in figures.items()}, address)
-    text("FINAL_REPORT.md", lines)
+    lines = tell.report(comparison, {key: os.path.relpath(path, folder) for key, path in figures.items()}, address)
+    text(folder / "FINAL_REPORT.md", lines)
     images = {os.path.relpath(path, folder): path for path in figures.values()}
-    text("FINAL_REPORT.html", page.to_html(lines, images))
+    text(folder / "FINAL_REPORT.html", page.to_html(lines, images))
 
 
-def _between(found: Comparison) -> dict[str, dict[str, float]]:
+def _between(comparison: Comparison) -> dict[str, dict[str, float]]:
     """The mean relative PD of pairs within each group and between each two."""
-    groups, means = list(found.results), {}
+    groups, means = list(comparison.results), {}
     for a, b in itertools.combinations_with_replacement(groups, 2):
-        if pairs := found.of(a, b):
+        if pairs := comparison.of(a, b):
             means.setdefault(a, {})[b] = mean(p["relative_pd"] for p in pairs)
     return means
