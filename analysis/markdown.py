@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import activations
@@ -43,6 +44,11 @@ def span(values: Iterable[float], digits: int, unit: str = "") -> str:
     values = list(values)
     low, high = fixed(min(values), digits), fixed(max(values), digits)
     return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def limits(low: float | None, high: float | None, digits: int = 4, write: Callable = fixed) -> str:
+    """' [0.1, 0.2]', behind a number; '' where there is no interval."""
+    return "" if low is None else f" [{write(low, digits)}, {write(high, digits)}]"
 
 
 def p_value(p: float | None) -> str:
@@ -118,8 +124,17 @@ def listed(items: Iterable[str], last: str = "and") -> str:
     return f" {last} ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def grouped(pairs: Iterable[tuple]) -> dict:
+    """{key: its items} of (key, item), in their order."""
+    groups: dict = {}
+    for key, item in pairs:
+        groups.setdefault(key, []).append(item)
+    return groups
+
+
 def undressed(text: str) -> str:
     """Markdown as plain text, for a terminal."""
+    text = re.sub("^#+ ", "", text, flags=re.MULTILINE)
     for mark in ("**", "*", "`", "\\"):
         text = text.replace(mark, "")
     return html.unescape(text)

@@ -77,6 +77,13 @@ class Folder:
             raise UserError("its fingerprint is not that of the settings it records")
         return config
 
+    def drawn(self, name: str) -> dict[str, Path]:
+        """{its address in the report: a figure or page}; {} where it isn't there."""
+        from analysis.markdown import address
+
+        path = self.plots / name
+        return {address(path, self.results): path} if path.is_file() else {}
+
 
 def refuse_unknown_study(config: Config) -> None:
     """Raises UserError where the named study has no folder, with the name that was probably meant."""
@@ -236,6 +243,19 @@ def load(path: Path, schema: str) -> dict:
             raise storage.StorageError(f"{path}: damaged; move it away, and run the command that wrote it again")
         return contents
     return {"schema": schema, "activations": {}}
+
+
+def entries_of(contents, name: str) -> Mapping[str, dict]:
+    """{activation: entry} of the contents of NAME.json.
+
+    Raises:
+        UserError: it is something else.
+    """
+    entries = contents.get("activations") if isinstance(contents, Mapping) else None
+    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
+        needed = f"the contents of results/{name}.json are needed, as analyze_results.py --{name} writes it"
+        raise UserError(f"{name}: {needed}")
+    return entries
 
 
 def measured(folder: Folder, measure_one: Callable[[str, dict], dict]) -> dict[str, dict]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -158,6 +159,11 @@ def std(values: Iterable) -> float | None:
 def median(values: Iterable) -> float | None:
     kept = _numbers(values)
     return float(np.median(kept)) if kept else None
+
+
+def exponentials(logs: Iterable[float | None]) -> tuple[float | None, ...]:
+    """What logarithms stand for; None stays None."""
+    return tuple(None if x is None else math.exp(x) for x in logs)
 
 
 @dataclass(frozen=True)

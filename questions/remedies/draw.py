@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 import significance
+from analysis import products
 from analysis.products import Folder
 from analysis.tables import csv, frame
 from config import UserError
@@ -27,6 +28,7 @@ from questions.remedies.tell import (
     mean_pd,
     records,
     whole_time,
+    with_remedies,
 )
 
 # beside a point: to the right or left, and how many points (1/72 inch) above it; the first is the best
@@ -127,21 +129,16 @@ def plot_remedies(remedies: Mapping):
         UserError: it is something else, or no activation has a remedy.
         storage.StorageError: the disk refuses.
     """
-    entries = remedies.get("activations") if isinstance(remedies, Mapping) else None
-    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        raise UserError(
-            "remedies: the contents of results/remedies.json are needed, as analyze_results.py --remedies writes it"
-        )
-    told = {name: entry for name, entry in entries.items() if len(entry.get("arms", [])) > 1}
-    if not told:
+    remedied = with_remedies(products.entries_of(remedies, "remedies"))
+    if not remedied:
         raise UserError("remedies: no activation has one (train.py --averages or --remedy, or four trials)")
-    return told
+    return remedied
 
 
 def make(folder: Folder) -> dict[Path, object]:
     """Table and figure."""
     measured = entries(folder)
     made = {folder.results / TABLE_FILE: csv(frame(records(measured)))}
-    if any(len(entry.get("arms", [])) > 1 for entry in measured.values()):
+    if with_remedies(measured):
         made[folder.plots / FIGURE_FILE] = partial(plot_remedies, {"activations": measured})
     return made

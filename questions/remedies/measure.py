@@ -33,7 +33,7 @@ def measure(folder: Folder) -> dict[Path, object]:
     """
     others = other_studies(folder)
     entries = measured(folder, lambda name, results: _activation(folder, name, results, others))
-    if all(len(entry.get("arms", ())) < 2 for entry in entries.values()):
+    if not remedies.with_remedies(entries):
         why = "".join(f"; {line}" for line in remedies.lacking(entries))
         raise RunFailed(f"no remedies to compare (train.py --averages or --remedy, or four trials){why}")
     return {folder.results / remedies.REMEDIES_FILE: {"schema": remedies.SCHEMA, "activations": entries}}

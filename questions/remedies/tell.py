@@ -17,8 +17,8 @@ import numpy as np
 
 import significance
 import storage
-from analysis import products
-from analysis.markdown import DASH, address, effect, fixed, label, labels, listed, safe, table, undressed
+from analysis import products, template
+from analysis.markdown import DASH, effect, fixed, grouped, labels, safe, undressed
 from analysis.products import Folder, Section
 from config import Config, UserError
 
@@ -38,12 +38,12 @@ def entries(folder: Folder) -> dict[str, dict]:
         StorageError: the file is damaged.
     """
     path = folder.results / REMEDIES_FILE
-    found = products.fitting(products.load(path, SCHEMA)["activations"], folder.study.all_results)
+    entries = products.fitting(products.load(path, SCHEMA)["activations"], folder.study.all_results)
     try:
-        records(found)
+        records(entries)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise storage.StorageError(f"{path}: damaged ({error}); run analyze_results.py --remedies again") from None
-    return found
+    return entries
 
 
 # -- which arms there are -----------------------------------------------------------------------------------------
@@ -92,32 +92,24 @@ class Compared:
 def grouped_pd(pd, rows: Sequence[int], units: Sequence[Sequence[int]]) -> np.ndarray:
     """The mean PD between the trials of each two units: (U, U), of the matrix `pd` whose rows are the trials `rows`."""
     pd, at = np.asarray(pd, float), {k: i for i, k in enumerate(rows)}
-    found = np.zeros((len(units), len(units)))
-    for g, one in enumerate(units):
-        for h, other in enumerate(units):
-            if g != h:
-                found[g, h] = pd[np.ix_([at[k] for k in one], [at[k] for k in other])].mean()
-    return found
+    places = [[at[k] for k in unit] for unit in units]
+    means = np.array([[pd[np.ix_(one, other)].mean() for other in places] for one in places])
+    np.fill_diagonal(means, 0)
+    return means
 
 
 def compare(none: Mapping, arm: Mapping) -> tuple[significance.Comparison, significance.Comparison]:
     """PD and loss of an arm against the study as it is, unit by unit where the seeds are shared: the jackknife is over
     units on both sides, so that an ensemble is weighed against the very trials that it is made of."""
     rows = [k for unit in none["units"] for k in unit]
-    units = [unit for unit in arm["units"] if set(unit) <= set(rows)] if arm["paired"] else arm["units"]
-    kept = [i for i, unit in enumerate(arm["units"]) if unit in units]
-    pd, losses = np.asarray(arm["pd"], float)[np.ix_(kept, kept)], np.asarray(arm["losses"], float)[kept]
-    if not arm["paired"] or len(units) < 2:
-        return (
-            significance.compare_pd(arm["pd"], none["pd"], paired=False),
-            significance.compare_loss(arm["losses"], none["losses"], paired=False),
-        )
-    by_trial = dict(zip(rows, none["losses"], strict=True))
-    own = [float(np.mean([by_trial[k] for k in unit])) for unit in units]
-    return (
-        significance.compare_pd(pd, grouped_pd(none["pd"], rows, units)),
-        significance.compare_loss(losses, own),
-    )
+    pd, losses, places = np.asarray(arm["pd"], float), np.asarray(arm["losses"], float), range(len(arm["units"]))
+    theirs, own, shared = none["pd"], none["losses"], [i for i in places if set(arm["units"][i]) <= set(rows)]
+    paired = arm["paired"] and len(shared) > 1
+    if paired:
+        pd, losses, units = pd[np.ix_(shared, shared)], losses[shared], [arm["units"][i] for i in shared]
+        by_trial = dict(zip(rows, own, strict=True))
+        theirs, own = grouped_pd(theirs, rows, units), [float(np.mean([by_trial[k] for k in unit])) for unit in units]
+    return significance.compare_pd(pd, theirs, paired=paired), significance.compare_loss(losses, own, paired=paired)
 
 
 def compared(entry: Mapping) -> list[Compared]:
@@ -129,12 +121,8 @@ def compared(entry: Mapping) -> list[Compared]:
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Those of some (loss, PD) that no other beats in one without losing in the other, by rising loss."""
     order = sorted(range(len(points)), key=lambda i: points[i])
-    kept, best = [], math.inf
-    for i in order:
-        if points[i][1] < best:
-            kept.append(i)
-            best = points[i][1]
-    return kept
+    lowest = np.minimum.accumulate([math.inf, *(points[i][1] for i in order)])
+    return [i for i, below in zip(order, lowest[:-1], strict=True) if points[i][1] < below]
 
 
 def mean_pd(arm: Mapping) -> float | None:
@@ -154,6 +142,11 @@ def whole_time(arm: Mapping, none: Mapping) -> float | None:
     return arm["time"] + arm.get("teachers", 0) * none["time"]
 
 
+def with_remedies(entries: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The activations that have an arm beside none."""
+    return {name: entry for name, entry in entries.items() if len(entry.get("arms", ())) > 1}
+
+
 # -- in words -----------------------------------------------------------------------------------------------------
 
 HEADER = "Remedy|Units|PD|Change [95 %]|Loss|Change [95 %]|Training time|Parameters".split("|")
@@ -161,94 +154,67 @@ HEADER = "Remedy|Units|PD|Change [95 %]|Loss|Change [95 %]|Training time|Paramet
 
 def rows(entry: Mapping) -> list[list[str]]:
     """The table of an activation."""
-    none = entry["arms"][0]
-    found = [[NONE, str(len(none["units"])), fixed(mean_pd(none)), DASH, fixed(mean_loss(none)), DASH]]
-    found[0] += [f"{fixed(none['time'], 1)} s", f"{none['parameters']:,}"]
-    for c in compared(entry):
-        cells = [safe(c.name), str(len(c.arm["units"])), fixed(mean_pd(c.arm)), effect(c.pd)]
-        cells += [fixed(mean_loss(c.arm)), effect(c.loss)]
-        cells += [_times(whole_time(c.arm, none), none["time"]), _times(c.arm["parameters"], none["parameters"])]
-        found.append(cells)
-    return found
+    none, changes = entry["arms"][0], [None, *compared(entry)]
+    cells = []
+    for arm, change in zip(entry["arms"], changes, strict=True):
+        values = [safe(arm["arm"]), str(len(arm["units"])), fixed(mean_pd(arm)), effect(change and change.pd)]
+        values += [fixed(mean_loss(arm)), effect(change and change.loss)]
+        if arm is none:
+            values += [f"{fixed(none['time'], 1)} s", f"{none['parameters']:,}"]
+        else:
+            ours = whole_time(arm, none), arm["parameters"]
+            values += [_times(x, none[of]) for x, of in zip(ours, ("time", "parameters"), strict=True)]
+        cells.append(values)
+    return cells
 
 
 def _times(ours: float | None, theirs: float | None) -> str:
     return f"× {ours / theirs:.2f}" if ours and theirs else DASH
 
 
-def lines(entries: Mapping[str, dict]) -> list[str]:
-    """The report's lines; [] where no activation has an arm beside none."""
-    told = {name: e for name, e in entries.items() if len(e.get("arms", [])) > 1}
-    if not told:
+def lines(entries: Mapping[str, dict], figure: str = "") -> list[str]:
+    """The report's lines; [] where no activation has an arm beside none. `figure`: a link to it."""
+    remedied = with_remedies(entries)
+    if not remedied:
         return []
-    text = [
-        "### What buys how much",
-        "",
-        "What brings the trials of an activation together, against the study as it is (none). Units are the models "
-        "compared: trials, or disjoint ensembles of them, whose mean predictions are taken; of the same seed with one "
-        "another where seeds are shared. Changes of PD in percent, of loss in nats per token. This is a description, "
-        "and no tests of the report: each interval is by itself, and of twenty remedies that do nothing one is "
-        "expected to seem to do something. Training time is that of a unit: of all its trials, and of the earlier "
-        "models that it learns from or starts from.",
-    ]
-    for name, entry in told.items():
-        text += ["", f"**{label(name)}**", *table(HEADER, rows(entry))]
-    return [*text, *(f"- {line}" for line in (*_ensembles(told), *_costs(told), *lacking(entries)))]
+    arms = [arm for entry in remedied.values() for arm in entry["arms"]]
+    tests = [(c.name, (name, c.pd)) for name, entry in remedied.items() for c in compared(entry)]
+    by_arm = grouped(test for test in tests if test[1][1].effect is not None)
+    return template.lines(
+        "remedies.md",
+        header=HEADER,
+        tables={name: rows(entry) for name, entry in remedied.items()},
+        # against what independence would give
+        ensembles={k: by_arm[f"ensemble of {k}"] for k in SIZES if f"ensemble of {k}" in by_arm},
+        seconds=max(arm.get("seconds") or 0 for arm in arms),
+        teachers=max(arm.get("teachers", 0) for arm in arms),
+        lacking=lacking(entries),
+        figure=figure,
+        fronts={name: _front_arms(entry["arms"]) for name, entry in remedied.items()},
+    )
 
 
-def _ensembles(told: Mapping) -> list[str]:
-    """Against what independence would give."""
-    lines = []
-    for k in SIZES:
-        parts = []
-        for name, entry in told.items():
-            for c in compared(entry):
-                if c.name == f"ensemble of {k}" and c.pd.effect is not None:
-                    limits = f" [{fixed(c.pd.low, 3)}, {fixed(c.pd.high, 3)}]" if c.pd.low is not None else ""
-                    parts.append(f"{label(name)} {fixed(c.pd.effect, 3)}{limits}")
-        if parts:
-            lines.append(
-                f"**Ensembles of {k}**: PD as a part of that of single trials: {'; '.join(parts)}; "
-                f"1/√{k} = {fixed(k**-0.5, 3)} would be that of independent, equally spread deviations."
-            )
-    return lines
-
-
-def _costs(told: Mapping) -> list[str]:
-    arms = [arm for entry in told.values() for arm in entry["arms"]]
-    lines = []
-    if seconds := [arm["seconds"] for arm in arms if arm.get("seconds")]:
-        most = fixed(max(seconds), 2)
-        lines.append(f"**Means of weights** took up to {most} s of a trial's training, all of them together.")
-    if teachers := max(arm.get("teachers", 0) for arm in arms):
-        lines.append(
-            f"**Earlier models**, up to {teachers}, from which a remedy learns or starts, count as a trial of the "
-            "study each; trained once, they serve all trials."
-        )
-    return lines
+def _front_arms(arms: Sequence[Mapping]) -> list[str]:
+    return [safe(arms[i]["arm"]) for i in front([(mean_loss(arm), mean_pd(arm)) for arm in arms])]
 
 
 def lacking(entries: Mapping[str, dict]) -> list[str]:
-    reasons: dict[str, list[str]] = {}
-    for name, entry in entries.items():
-        for text in [entry["reason"]] if "reason" in entry else entry.get("notes", []):
-            reasons.setdefault(text, []).append(name)
+    notes = {name: [e["reason"]] if "reason" in e else e.get("notes", []) for name, e in entries.items()}
+    reasons = grouped((text, name) for name, texts in notes.items() for text in texts)
     return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
 
 
 def overview(folder: Folder) -> str:
     """The section for a terminal."""
-    return undressed("\n".join(lines(entries(folder)))).replace("### ", "")
+    return undressed("\n".join(lines(entries(folder))))
 
 
 def records(entries: Mapping[str, dict]) -> list[dict]:
     """One row per activation and arm, for the CSV."""
-    found = []
+    rows = []
     for name, entry in entries.items():
-        if "arms" not in entry:
-            continue
-        tests = {c.name: c for c in compared(entry)}
-        for arm in entry["arms"]:
+        tests = {c.name: c for c in compared(entry)} if "arms" in entry else {}
+        for arm in entry.get("arms", ()):
             c = tests.get(arm["arm"])
             row = {
                 "Activation": name,
@@ -263,28 +229,12 @@ def records(entries: Mapping[str, dict]) -> list[dict]:
             }
             for q, test in (("PD_Ratio", c and c.pd), ("Loss_Difference", c and c.loss)):
                 row |= {q: test and test.effect, f"{q}_Low": test and test.low, f"{q}_High": test and test.high}
-            found.append(row | {"Independent": arm["size"] ** -0.5 if arm["size"] > 1 else None})
-    return found
+            rows.append(row | {"Independent": arm["size"] ** -0.5 if arm["size"] > 1 else None})
+    return rows
 
 
 def section(folder: Folder) -> Section | None:
     """What the report tells."""
-    measured = entries(folder)
-    text, images = lines(measured), {}
-    if not text:
-        return None
-    if (folder.plots / FIGURE_FILE).is_file():
-        link = address(folder.plots / FIGURE_FILE, folder.results)
-        images = {link: folder.plots / FIGURE_FILE}
-        text += ["", f"![{_in_words(measured)}]({link})"]
-    return Section(text, images)
-
-
-def _in_words(entries: Mapping) -> str:
-    parts = []
-    for name, entry in entries.items():
-        if len(entry.get("arms", [])) > 1:
-            arms = [(mean_loss(a), mean_pd(a)) for a in entry["arms"]]
-            best = [entry["arms"][i]["arm"] for i in front(arms)]
-            parts.append(f"{label(name)}: {listed(map(safe, best))}")
-    return f"PD against loss of each remedy; on the front: {'; '.join(parts)}"
+    images = folder.drawn(FIGURE_FILE)
+    text = lines(entries(folder), next(iter(images), ""))
+    return Section(text, images) if text else None

@@ -132,13 +132,11 @@ def plot_where(where: Mapping):
         UserError: it is something else, or holds no activation with predictions of two trials.
         storage.StorageError: the disk refuses.
     """
-    entries = where.get("activations") if isinstance(where, Mapping) else None
-    if not isinstance(entries, Mapping) or not all(isinstance(entry, Mapping) for entry in entries.values()):
-        raise UserError("where: the contents of results/where.json are needed, as analyze_results.py --where writes it")
-    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
-    if not told:
+    entries = products.entries_of(where, "where")
+    measured = {name: entry for name, entry in entries.items() if "reason" not in entry}
+    if not measured:
         raise UserError("where: no activation has predictions of two trials (each entry says why)")
-    return told
+    return measured
 
 
 def make(folder: Folder) -> dict[Path, object]:

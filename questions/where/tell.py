@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from analysis import products
-from analysis.markdown import DASH, address, fixed, label, labels, safe, signed, span, table, undressed
+from analysis import products, template
+from analysis.markdown import DASH, fixed, grouped, label, limits, signed, span, table, undressed
 from analysis.products import Folder, Section
 from analysis.question import default_baseline
 from questions.where import page as disagreement_page
@@ -30,164 +30,110 @@ def entries(folder: Folder) -> dict[str, dict]:
 
 # -- the report -------------------------------------------------------------------------------------------------------
 
+MARK = "<!-- the passage -->"
 
-def lines(entries: Mapping[str, dict]) -> list[str]:
-    """The report's lines; [] where nothing was measured."""
-    told = {name: entry for name, entry in entries.items() if "reason" not in entry}
-    if not told:
+
+def lines(entries: Mapping[str, dict], **links: str) -> list[str]:
+    """The report's lines; [] where nothing was measured. `links`: to `figure` and `page`; `shown`: the activation of
+    the passage."""
+    measured = {name: entry for name, entry in entries.items() if "reason" not in entry}
+    if not measured:
         return []
-    return [
-        "### Where the trials differ",
-        "",
-        *_where(told),
-        "",
-        "### Is a difference an error?",
-        "",
-        *_error(told),
-        "",
-        *(f"- {line}" for line in _lacking(entries)),
-    ]
-
-
-def _where(told: Mapping) -> list[str]:
-    rows = []
-    for name, entry in told.items():
-        pd = entry["pd"]
-        quantiles = [fixed(pd[q]) for q in ("mean", "q50", "q90", "q99")]
-        rows.append([label(name), *quantiles, fixed(pd["kl"]), _percent(pd["largest_tenth_share"])])
-    header = ["Activation", "Mean PD", "Median", "90 %", "99 %", "KL (nats)", "Share of all PD in the largest tenth"]
-    text = (
-        "PD over the positions: its mean, the quantiles over positions of the mean over pairs, and how much of all PD "
-        "lies in the tenth of the positions where it is largest."
+    errors = {name: entry["error"] for name, entry in measured.items()}
+    equality = {name: error["disagreement"] for name, error in errors.items()}
+    failing = {name: d for name, d in equality.items() if d["verdict"] == "fails"}
+    return template.lines(
+        "where.md",
+        positions=_positions(measured),
+        tenths=_tenths(measured),
+        kinds=_kinds(measured),
+        errors=_errors(errors),
+        biases=grouped((e["calibration"]["verdict"], name) for name, e in errors.items() if e["calibration"]),
+        failing=failing,
+        holding=[name for name in equality if name not in failing],
+        fewer=all(d["difference"]["mean"] > 0 for d in failing.values()),
+        ratios=failing and span([d["disagreement"] / d["error"] for d in failing.values() if d["error"]], 2),
+        lacking=grouped((reason, name) for name, entry in entries.items() for reason in _lacking(entry)),
+        mark=MARK,
+        **{"figure": "", "page": "", **links},
     )
-    lines = [text, *table(header, rows)]
-    lines += [f"{_tenths(told)}Each kind of token holds this share of all PD (in brackets its mean PD):"]
-    kinds = dict.fromkeys(s["label"] for e in told.values() for s in e["where"]["kind"])
+
+
+def _positions(measured: Mapping) -> str:
+    header = "Activation|Mean PD|Median|90 %|99 %|KL (nats)|Share of all PD in the largest tenth"
+    rows = [
+        [label(name), *(fixed(pd[q]) for q in ("mean", "q50", "q90", "q99", "kl")), _percent(pd["largest_tenth_share"])]
+        for name, pd in ((name, entry["pd"]) for name, entry in measured.items())
+    ]
+    return "\n".join(table(header.split("|"), rows))
+
+
+def _kinds(measured: Mapping) -> str:
+    by_kind = grouped((s["label"], (name, s)) for name, e in measured.items() for s in e["where"]["kind"])
     rows = []
-    for kind in kinds:
-        slices = {n: s for n, e in told.items() for s in e["where"]["kind"] if s["label"] == kind}
-        shares = [100 * s["share_of_positions"] for s in slices.values()]
-        cells = [f"{_percent(s['share'])} ({fixed(s['pd'])})" if (s := slices.get(n)) else DASH for n in told]
-        rows.append([kind, span(shares, 1, " %"), *cells])
-    return [*lines, *table(["Kind", "Positions", *map(label, told)], rows)]
+    for kind, slices in by_kind.items():
+        shares = span([100 * s["share_of_positions"] for _, s in slices], 1, " %")
+        cells = {name: f"{_percent(s['share'])} ({fixed(s['pd'])})" for name, s in slices}
+        rows.append([kind, shares, *(cells.get(name, DASH) for name in measured)])
+    return "\n".join(table(["Kind", "Positions", *map(label, measured)], rows))
 
 
-def _tenths(told: Mapping) -> str:
-    shares = [[s["share"] for s in entry["where"]["entropy"]] for entry in told.values()]
+def _tenths(measured: Mapping) -> dict:
+    """What the first, the last and the largest tenth hold; {} where shares are not known."""
+    shares = [[s["share"] for s in entry["where"]["entropy"]] for entry in measured.values()]
     shares = np.array([row for row in shares if None not in row and len(row) == len(shares[0])])
     if not shares.size:
-        return ""
+        return {}
     most = int(shares.mean(0).argmax())
-    first, last, largest = (span(100 * shares[:, k], 1, " %") for k in (0, -1, most))
-    return (
-        f"Of {shares.shape[1]} tenths of the positions, sorted by the mean entropy of the trials' predictions, the one "
-        f"at which they are surest holds {first} of all PD, the one at which they are least sure {last}; the most, "
-        f"{largest}, lies in tenth {most + 1}. "
-    )
+    held = {key: span(100 * shares[:, k], 1, " %") for key, k in (("first", 0), ("last", -1), ("largest", most))}
+    return {**held, "number": shares.shape[1], "most": most + 1}
 
 
 def _percent(share: float | None) -> str:
     return DASH if share is None else f"{100 * share:.1f} %"
 
 
-def _error(told: Mapping) -> list[str]:
-    rows = [[label(name), *_cells(entry["error"])] for name, entry in told.items()]
+def _errors(errors: Mapping) -> str:
     header = (
         "Activation|Loss|Of the mean prediction|Diversity|ECE|Confidence − accuracy [95 %]|Top-1 error|"
         "Top-1 disagreement"
-    ).split("|")
-    return [
-        "Loss in nats per token, of the trials and of the mean of their predictions, which is never higher. Diversity "
-        "is the mean KL divergence from the trials' normalised geometric mean to each of them, exactly what that mean "
-        "saves in loss (Wood et al. 2023, arXiv 2301.03962). ECE is the expected calibration error. Intervals are over "
-        "windows of text.",
-        *table(header, rows),
-        *(f"- {point}" for point in (_bias(told), _equality(told)) if point),
-    ]
-
-
-def _cells(error: Mapping) -> list[str]:
-    ensemble, calibration = error["ensemble"], error["calibration"]
-    cells = [fixed(ensemble[k]) for k in ("loss", "mean_prediction", "diversity")] if ensemble else [DASH] * 3
-    if calibration:
-        gap = calibration["gap"]
-        inside = f" [{signed(gap['low'], 4)}, {signed(gap['high'], 4)}]" if gap["low"] is not None else ""
-        cells += [fixed(calibration["ece"]), signed(gap["mean"], 4) + inside]
-    else:
-        cells += [DASH] * 2
-    both = error["disagreement"]
-    return [*cells, _percent(both["error"]), _percent(both["disagreement"])]
-
-
-def _bias(told: Mapping) -> str:
-    verdicts: dict[str, list[str]] = {}
-    for name, entry in told.items():
-        if entry["error"]["calibration"]:
-            verdicts.setdefault(entry["error"]["calibration"]["verdict"], []).append(name)
-    parts = [f"{what} for {labels(names)}" for what, names in verdicts.items()]
-    return f"**Calibration** (mean confidence against accuracy): {'; '.join(parts)}." if parts else ""
-
-
-def _equality(told: Mapping) -> str:
-    found = {name: entry["error"]["disagreement"] for name, entry in told.items()}
-    fails = [name for name, d in found.items() if d["verdict"] == "fails"]
-    open_ = [name for name in found if name not in fails]
-    parts = []
-    if fails:
-        more = [d["difference"]["mean"] > 0 for n, d in found.items() if n in fails]
-        how = "trials differ less often than they err" if all(more) else "the two are not alike"
-        ratios = [d["disagreement"] / d["error"] for n, d in found.items() if n in fails and d["error"]]
-        parts.append(f"fails for {labels(fails)}: {how}, {span(ratios, 2)} times as often")
-    if open_:
-        parts.append(f"is not shown to fail for {labels(open_)}")
-    return (
-        "**Disagreement as an estimate of error** (the generalisation-disagreement equality, Jiang et al. 2022, arXiv "
-        f"2106.13799): it {'; it '.join(parts)}."
     )
+    rows = []
+    for name, error in errors.items():
+        ensemble, calibration, both = error["ensemble"], error["calibration"], error["disagreement"]
+        cells = [fixed(ensemble[k]) for k in ("loss", "mean_prediction", "diversity")] if ensemble else [DASH] * 3
+        if calibration:
+            gap = calibration["gap"]
+            inside = limits(gap["low"], gap["high"], 4, signed)
+            cells += [fixed(calibration["ece"]), signed(gap["mean"], 4) + inside]
+        else:
+            cells += [DASH] * 2
+        rows.append([label(name), *cells, _percent(both["error"]), _percent(both["disagreement"])])
+    return "\n".join(table(header.split("|"), rows))
 
 
-def _lacking(entries: Mapping) -> list[str]:
+def _lacking(entry: Mapping) -> Iterator[str]:
     """What is said of less than all, or of nothing."""
-    reasons: dict[str, list[str]] = {}
-    for name, entry in entries.items():
-        if text := entry.get("reason") or entry.get("note"):
-            reasons.setdefault(text, []).append(name)
-        recorded = entry.get("recorded_pd")
-        if recorded and entry["source"] == "weights" and abs(entry["pd"]["mean"] / recorded - 1) > SAME_PD:
-            text = f"PD computed again is {fixed(entry['pd']['mean'])}, on record is {fixed(recorded)}"
-            reasons.setdefault(text, []).append(name)
-    return [f"{labels(names)}: {safe(text)}." for text, names in reasons.items()]
+    if text := entry.get("reason") or entry.get("note"):
+        yield text
+    recorded = entry.get("recorded_pd")
+    if recorded and entry["source"] == "weights" and abs(entry["pd"]["mean"] / recorded - 1) > SAME_PD:
+        yield f"PD computed again is {fixed(entry['pd']['mean'])}, on record is {fixed(recorded)}"
 
 
 def overview(folder: Folder) -> str:
     """The section for a terminal."""
-    return undressed("\n".join(lines(entries(folder)))).replace("### ", "")
-
-
-MARK = "<!-- the passage -->"
+    return undressed("\n".join(lines(entries(folder))))
 
 
 def section(folder: Folder) -> Section | None:
     """What the report tells, with links to those of figure and page that are there."""
-    measured, plots = entries(folder), folder.plots
-    text, images, inserts = lines(measured), {}, {}
-    if not text:
-        return None
-    if (plots / FIGURE_FILE).is_file():
-        link = address(plots / FIGURE_FILE, folder.results)
-        images = {link: plots / FIGURE_FILE}
-        text += ["", f"![Where trials disagree, and whether that is an error]({link})"]
+    measured, images = entries(folder), folder.drawn(FIGURE_FILE)
+    links, inserts = {"figure": next(iter(images), "")}, {}
     passage = products.load(folder.results / PASSAGE_FILE, SCHEMA)
     shown = [name for name in passage["activations"] if "reason" not in measured.get(name, {"reason": ""})]
-    if shown and (plots / PAGE_FILE).is_file():
-        name = default_baseline(shown)
-        inserts = {MARK: disagreement_page.fragment(passage, name)}
-        text += [
-            "",
-            f"[A passage of the validation text]({address(plots / PAGE_FILE, folder.results)}), coloured by how much "
-            f"the trials of {label(name)} differ at each place; the page shows every activation, and what each trial "
-            "expected.",
-            "",
-            MARK,
-        ]
-    return Section(text, images, inserts)
+    if shown and (page := folder.drawn(PAGE_FILE)):
+        links |= {"page": next(iter(page)), "shown": default_baseline(shown)}
+        inserts = {MARK: disagreement_page.fragment(passage, links["shown"])}
+    text = lines(measured, **links)
+    return Section(text, images, inserts) if text else None
