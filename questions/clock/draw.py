@@ -18,18 +18,9 @@ from config import UserError
 from plot_utils import figure
 from plotting.style import GREY, activation_style, headline, legend_below, legend_rows, named, panels, say
 from questions.clock import rates as by_rates
+from questions.clock import tell as one_rate
 from questions.clock.rates import Rates, critical_rate
-from questions.clock.tell import (
-    FIGURE_FILE,
-    FOLDER,
-    FORGOTTEN,
-    PAGE_FILE,
-    TABLE_FILE,
-    Clock,
-    load_clocks,
-    page,
-    records,
-)
+from questions.clock.tell import FORGOTTEN, Clock
 
 Clocks = Mapping[str, Clock]
 
@@ -140,17 +131,21 @@ def plot_clock(clocks: Mapping):
     return clocks
 
 
-def make(folder: Folder) -> dict[Path, object]:
-    """Page, table and figure of the clocks in a folder of results."""
-    clocks, figure = load_clocks(folder.results), folder.plots / FIGURE_FILE
-    if not clocks:  # begun, or all trials diverged
+def _made(tell, folder: Folder, clocks: Mapping, plot: Callable) -> dict[Path, object]:
+    """Page, table and figure, where there is a clock that has not diverged."""
+    own, figure = folder.results / tell.FOLDER, folder.plots / tell.FIGURE_FILE
+    if not clocks:
         return {}
-    own = folder.results / FOLDER
     return {
-        own / PAGE_FILE: page(clocks, address(figure, own)),
-        own / TABLE_FILE: csv(frame(records(clocks))),
-        figure: partial(plot_clock, clocks),
+        own / tell.PAGE_FILE: tell.page(clocks, address(figure, own)),
+        own / tell.TABLE_FILE: csv(frame(tell.records(clocks))),
+        figure: partial(plot, clocks),
     }
+
+
+def make(folder: Folder) -> dict[Path, object]:
+    """Of the clocks in a folder of results."""
+    return _made(one_rate, folder, one_rate.load_clocks(folder.results), plot_clock)
 
 
 def by_rate(ax: Axes, found: Rates) -> None:
@@ -218,13 +213,5 @@ def plot_rates(rates: Mapping):
 
 
 def make_rates(folder: Folder) -> dict[Path, object]:
-    """Page, table and figure of the clocks of several learning rates."""
-    found, drawn, own = by_rates.load_rates(folder.results), folder.plots / by_rates.FIGURE_FILE, folder.results
-    own = own / by_rates.FOLDER
-    if not found:
-        return {}
-    return {
-        own / by_rates.PAGE_FILE: by_rates.page(found, address(drawn, own)),
-        own / by_rates.TABLE_FILE: csv(frame(by_rates.records(found))),
-        drawn: partial(plot_rates, found),
-    }
+    """Of the clocks of several learning rates."""
+    return _made(by_rates, folder, by_rates.load_rates(folder.results), plot_rates)

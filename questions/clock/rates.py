@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 import storage
-from analysis.markdown import DASH, counted, fixed, label, table, undressed
+from analysis.markdown import DASH, counted, fixed, grouped, label, table, undressed
 from analysis.products import Folder
-from questions.clock.tell import FORGOTTEN, Clock, _short, load_clocks
+from analysis.template import rendered
+from questions.clock.tell import FORGOTTEN, Clock, load_clocks, short_interval
 
 FOLDER = "rates"  # below that of the results
 PAGE_FILE, TABLE_FILE = "RATES.md", "rates.csv"  # in that folder
@@ -30,11 +31,9 @@ Rates = Mapping[str, Mapping[float, Clock]]
 
 def load_rates(results: Path) -> dict[str, dict[float, Clock]]:
     """{activation: {learning rate: its clock}}, rising, of the folders below the results."""
-    found: dict[str, dict[float, Clock]] = {}
-    for path in storage.listed(results / FOLDER):
-        for name, clock in load_clocks(path, diverged=True).items():
-            found.setdefault(name, {})[clock.contents["config"]["learning_rate"]] = clock
-    return {name: dict(sorted(clocks.items())) for name, clocks in found.items()}
+    clocks = (clock for path in storage.listed(results / FOLDER) for clock in load_clocks(path, True).items())
+    rates = grouped((name, (clock.contents["config"]["learning_rate"], clock)) for name, clock in clocks)
+    return {name: dict(sorted(of_one)) for name, of_one in rates.items()}
 
 
 def crossing(rates: np.ndarray, logs: np.ndarray) -> float:
@@ -69,38 +68,27 @@ def critical_rate(clocks: Mapping[float, Clock]) -> tuple[float, float, float]:
 # -- in words -----------------------------------------------------------------------------------------------------
 
 
-def page(found: Rates, figure: str) -> str:
+def page(rates: Rates, figure: str = "") -> str:
     """RATES.md."""
-    every = sorted({rate for clocks in found.values() for rate in clocks})
-    first = next(iter(next(iter(found.values())).values())).contents
-    steps, precision = first["config"]["max_iters"], first["config"]["precision"]
-    lines = [
-        "# Up to which learning rate a difference of one bit is forgotten",
-        "",
-        f"PD at the end of {steps} steps ({precision}) of twins that differ in one bit from the start: the geometric "
-        "mean over seeds with its 95 % interval; below it the validation loss of the trials, nats per token.",
-        *table(["Activation", *(f"{rate:g}" for rate in every)], _rows(found, every)),
-        *(f"- {sentence(name, clocks)}" for name, clocks in found.items()),
-        "",
-        f"The critical rate is where that mean passes {FORGOTTEN:g}. What a lower rate costs is the loss.",
-        "",
-        f"![PD at the end against learning rate]({figure})",
-    ]
-    return "\n".join(lines) + "\n"
+    any_clock = next(iter(next(iter(rates.values())).values()))
+    return rendered(
+        PAGE_FILE,
+        config=any_clock.contents["config"],
+        ends=_ends(rates),
+        sentences=[sentence(name, clocks) for name, clocks in rates.items()],
+        forgotten=FORGOTTEN,
+        figure=figure,
+    )
 
 
-def _rows(found: Rates, every: list[float]) -> list[list[str]]:
-    rows = []
-    for name, clocks in found.items():
-        cells, losses = [label(name)], ["loss"]
-        for rate in every:
-            clock = clocks.get(rate)
-            mean, low, high = clock.end_interval if clock else (None, None, None)
-            inside = "" if low is None else f" [{_short(low)}, {_short(high)}]"
-            cells.append(DASH if mean is None else _short(mean) + inside)
-            losses.append(fixed(loss(clock) if clock else None))
-        rows += [cells, losses]
-    return rows
+def _ends(rates: Rates) -> str:
+    """The table: PD at the end, and below it the loss, of each rate."""
+    grid, rows = sorted({rate for clocks in rates.values() for rate in clocks}), []
+    for name, clocks in rates.items():
+        row = [clocks.get(rate) for rate in grid]
+        rows.append([label(name), *(short_interval(clock.end_interval) if clock else DASH for clock in row)])
+        rows.append(["loss", *(fixed(loss(clock) if clock else None) for clock in row)])
+    return "\n".join(table(["Activation", *(f"{rate:g}" for rate in grid)], rows))
 
 
 def loss(clock: Clock) -> float | None:
@@ -132,17 +120,21 @@ def _edge(rate: float, clocks: Mapping[float, Clock]) -> str:
 
 def overview(folder: Folder) -> str:
     """The page for a terminal."""
-    return undressed(page(load_rates(folder.results), "")).partition("![")[0].replace("# ", "")
+    return undressed(page(load_rates(folder.results)))
 
 
-def records(found: Rates) -> list[dict]:
+COLUMNS = (
+    "Activation Learning_Rate Trials Val_Loss Final_PD Final_PD_Low Final_PD_High Critical_Rate Critical_Low "
+    "Critical_High"
+).split()
+
+
+def records(rates: Rates) -> list[dict]:
     """One row per activation and rate, for the CSV."""
     rows = []
-    for name, clocks in found.items():
-        critical = dict(zip(("Critical_Rate", "Critical_Low", "Critical_High"), critical_rate(clocks), strict=True))
-        critical = {key: x if 0 < x < math.inf else None for key, x in critical.items()}
+    for name, clocks in rates.items():
+        critical = [x if 0 < x < math.inf else None for x in critical_rate(clocks)]
         for rate, clock in clocks.items():
-            row = {"Activation": name, "Learning_Rate": rate, "Trials": len(clock.ends), "Val_Loss": loss(clock)}
-            row |= dict(zip(("Final_PD", "Final_PD_Low", "Final_PD_High"), clock.end_interval, strict=True))
-            rows.append(row | critical)
+            values = [name, rate, len(clock.ends), loss(clock), *clock.end_interval, *critical]
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows

@@ -15,7 +15,7 @@ for such twins Kwok et al. 2025, arXiv 2506.13234). No torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,10 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, counted, fixed, flagged, label, labels, p_value, table, undressed
+from analysis.markdown import DASH, counted, fixed, flagged, grouped, label, limits, table, undressed
 from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
-from analysis.results import study_order
+from analysis.results import exponentials, study_order
 from analysis.template import rendered
 from config import UserError
 
@@ -42,6 +42,8 @@ FLOOR = 1e-10  # of a PD: float64's rounding of the sums
 TOGETHER = "all smooth"  # the planned contrast
 LEVEL = 0.0025  # of all tests of the page together: so a report and its clock, too, claim anything in at most 1 of 10
 
+
+Interval = tuple[float | None, float | None, float | None]  # a mean, and its 95 % limits where there are any
 
 # -- one twin -----------------------------------------------------------------------------------------------------
 
@@ -121,20 +123,18 @@ class Clock:
     def doubling(self, fork: int, kind: str = "weights") -> dict[int, float]:
         """{trial: its doubling time in steps}, of those that have one."""
         steps = "steps" if kind == "weights" else "prediction_steps"
-        found = {k: growth(twin[steps], twin[kind]).doubling for k, twin in self.twins(fork).items()}
-        return {k: x for k, x in found.items() if x is not None}
+        times = {k: growth(twin[steps], twin[kind]).doubling for k, twin in self.twins(fork).items()}
+        return {k: x for k, x in times.items() if x is not None}
 
-    def doubling_interval(self, fork: int, kind: str = "weights") -> tuple[float | None, float | None, float | None]:
+    def doubling_interval(self, fork: int, kind: str = "weights") -> Interval:
         """The geometric mean over trials with its 95 % interval (t, of the logs)."""
         times = list(self.doubling(fork, kind).values())
-        if not times:
-            return None, None, None
-        return tuple(None if x is None else math.exp(x) for x in significance.mean_interval(np.log(times)))
+        return exponentials(significance.mean_interval(np.log(times))) if times else (None,) * 3
 
-    def rate_interval(self, fork: int) -> tuple[float | None, float | None, float | None]:
+    def rate_interval(self, fork: int) -> Interval:
         """The mean growth rate of the weights' distance over all trials, with its 95 % interval (t)."""
         rates = [rate(twin["steps"], twin["weights"]) for twin in self.twins(fork).values()]
-        return significance.mean_interval(rates) if rates else (None, None, None)
+        return significance.mean_interval(rates) if rates else (None,) * 3
 
     @property
     def ends(self) -> dict[int, float]:
@@ -145,27 +145,31 @@ class Clock:
         return diverged | {k: math.log(max(pd, FLOOR)) for k, pd in final.items()}
 
     @property
-    def end_interval(self) -> tuple[float, float | None, float | None]:
+    def end_interval(self) -> Interval:
         """The geometric mean over all trials of the PD at the end, with its 95 % interval (t, of the logs)."""
-        found = significance.mean_interval(list(self.ends.values()))
-        return tuple(None if x is None else math.exp(min(x, 0.0)) for x in found)
+        logs = significance.mean_interval(list(self.ends.values()))
+        return exponentials(None if x is None else min(x, 0.0) for x in logs)
 
-    def final(self, fork: int, what: str) -> dict[int, float]:
+    def final(self, fork: int, distance: str) -> dict[int, float]:
         """{trial: the distance of its twin at the end}, of `weights` or `predictions`; or its `barrier`."""
-        return {k: twin[what] if what == "barrier" else twin[what][-1] for k, twin in self.twins(fork).items()}
+        ends = {k: twin[distance] for k, twin in self.twins(fork).items()}
+        return ends if distance == "barrier" else {k: along[-1] for k, along in ends.items()}
+
+    def mean_final(self, fork: int, distance: str) -> float:
+        return float(np.mean(list(self.final(fork, distance).values())))
 
     def together(self, fork: int) -> dict[int, bool]:
         return {k: rise <= significance.LOSS_MARGIN for k, rise in self.final(fork, "barrier").items()}
 
     @property
+    def apart(self) -> list[int]:
+        """Forks whose twins do not stay together in all trials."""
+        return [fork for fork in self.forks if not all(self.together(fork).values())]
+
+    @property
     def together_from(self) -> int | None:
         """The first fork from which on the twins of all trials stay together; None where even the last do not."""
-        first = None
-        for fork in reversed(self.forks):
-            if not all(self.together(fork).values()):
-                return first
-            first = fork
-        return first
+        return next((fork for fork in self.forks if fork > max(self.apart, default=-1)), None)
 
     @property
     def unmoved(self) -> float:
@@ -185,20 +189,16 @@ def load_clocks(results_dir: str | Path, diverged: bool = False) -> dict[str, Cl
         UserError: they are of different settings or texts.
         StorageError: one is damaged.
     """
-    found = {}
+    clocks = {}
     for path in storage.listed(Path(results_dir, FOLDER), "*.json"):
         contents = storage.read_json(path)
         if not isinstance(contents, dict) or not str(contents.get("schema", "")).startswith("clock/"):
             raise UserError(f"{path}: not a clock of this program; move it away")
-        found[contents["activation"]] = Clock(contents["activation"], contents)
-    settings = {(c.contents["fingerprint"], c.contents["corpus_sha256"]) for c in found.values()}
-    if len(settings) > 1:
+        clocks[contents["activation"]] = Clock(contents["activation"], contents)
+    if len({(c.contents["fingerprint"], c.contents["corpus_sha256"]) for c in clocks.values()}) > 1:
         raise UserError(f"{Path(results_dir) / FOLDER}: clocks of different settings or texts can't be compared")
-    return {
-        name: found[name]
-        for name in study_order(found)
-        if found[name].trials or (diverged and found[name].contents["trials"])
-    }
+    finished = {name: c.trials or (diverged and c.contents["trials"]) for name, c in clocks.items()}
+    return {name: clocks[name] for name in study_order(clocks) if finished[name]}
 
 
 @dataclass(frozen=True)
@@ -210,8 +210,8 @@ class Against:
     p: float | None  # adjusted
 
     @property
-    def ratio(self) -> tuple[float | None, float | None, float | None]:
-        return tuple(None if x is None else math.exp(x) for x in (self.test.effect, self.test.low, self.test.high))
+    def ratio(self) -> Interval:
+        return exponentials((self.test.effect, self.test.low, self.test.high))
 
 
 def baseline_of(clocks: Mapping[str, Clock]) -> str:
@@ -233,19 +233,19 @@ def against_reference(clocks: Mapping[str, Clock]) -> dict[str, list[Against]]:
     together = [name for name in names if smooth(name)] if baseline == REFERENCE else []
     families: list[tuple[int, dict]] = []
     for fork in reference.forks:
-        tests = {n: compare([clocks[n]], reference, fork) for n in names}
+        tests = {name: test for name in names if (test := compare([clocks[name]], reference, fork))}
         spread = significance.family_variance(tests.values())
-        families.append((fork, {n: significance.moderate(t, spread) for n, t in tests.items() if t}))
+        families.append((fork, {name: significance.moderate(test, spread) for name, test in tests.items()}))
         if fork == reference.forks[0] and len(together) > 1:
             test = compare([clocks[n] for n in together], reference, fork)
             families.append((fork, {TOGETHER: significance.moderate(test, spread)} if test else {}))
     families = [(fork, tests) for fork, tests in families if tests]
     adjusted = significance.gatekeep([{n: t.p for n, t in tests.items()} for _, tests in families], planned=TOGETHER)
-    found: dict[str, list[Against]] = {}
-    for (fork, tests), p in zip(families, adjusted, strict=True):
-        for name, test in tests.items():
-            found.setdefault(name, []).append(Against(fork, test, p[name] if test.p is not None else None))
-    return found
+    return grouped(
+        (name, Against(fork, test, p[name] if test.p is not None else None))
+        for (fork, tests), p in zip(families, adjusted, strict=True)
+        for name, test in tests.items()
+    )
 
 
 def compare(several: Sequence[Clock], reference: Clock, fork: int) -> significance.Comparison | None:
@@ -254,9 +254,9 @@ def compare(several: Sequence[Clock], reference: Clock, fork: int) -> significan
     every = [*several, reference]
     trials = sorted(set.intersection(*(set(c.twins(fork)) for c in every)))
     times = [c.doubling(fork) for c in every]
-    if not trials or not all(k in found for found in times for k in trials):
+    if not trials or not all(k in doubling for doubling in times for k in trials):
         return None
-    *ours, theirs = ([math.log(found[k]) for k in trials] for found in times)
+    *ours, theirs = (np.log([doubling[k] for k in trials]) for doubling in times)
     return significance.compare_loss(np.mean(ours, axis=0), theirs)
 
 
@@ -266,24 +266,25 @@ def compare(several: Sequence[Clock], reference: Clock, fork: int) -> significan
 def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
     """CLOCK.md."""
     one = next(iter(clocks.values()))
-    config, several_forks = one.contents["config"], len(one.forks) > 1
+    against = against_reference(clocks)
     return rendered(
         PAGE_FILE,
         moved=next(twin["moved"] for c in clocks.values() for t in c.trials.values() for twin in t["forks"]),
-        precision=config["precision"],
-        device=config["device"],
+        config=one.contents["config"],
         forks=one.forks,
-        steps=config["max_iters"],
-        positions=f"{one.contents['positions']:,}",
-        check=_check(clocks),
+        positions=one.contents["positions"],
+        astray=[c.name for c in clocks.values() if c.unmoved],
+        still=sum(len(t["unmoved"]) for c in clocks.values() for t in c.trials.values()),
+        clocks=clocks,
         answers=[answer(c) for c in clocks.values()],
-        baseline=label(baseline_of(clocks)),
-        level=f"{LEVEL:g}",
-        speeds="\n".join(table(HEADER, _speeds(clocks))),
-        contrast=_contrast(clocks),
-        margin=f"{significance.LOSS_MARGIN:g}",
-        later="\n".join(table(LATER, _later(clocks))) if several_forks else "",
-        together=[_together(c) for c in clocks.values()],
+        baseline=baseline_of(clocks),
+        level=LEVEL,
+        speeds=_speeds(clocks, against),
+        contrast=next((tested for tested in against.get(TOGETHER, []) if tested.p is not None), None),
+        reference=REFERENCE,
+        written=_interval,
+        margin=significance.LOSS_MARGIN,
+        later=_later(clocks) if len(one.forks) > 1 else "",
         figure=figure,
     )
 
@@ -292,8 +293,7 @@ def answer(clock: Clock) -> str:
     """Whether a recipe forgets a difference of one bit or grows it, in a sentence."""
     mean, low, high = clock.end_interval
     growth_rate = clock.rate_interval(clock.forks[0])
-    ends = f"a PD of {_short(mean)}" + ("" if low is None else f" [{_short(low)}, {_short(high)}]") + " at the end"
-    grown = f"growth {_limits(growth_rate, 4)} a step"
+    ends = f"a PD of {short_interval(clock.end_interval)} at the end"
     if (mean if high is None else high) < FORGOTTEN:
         said = f"a difference of one bit stays at {ends}: other hardware gives this model again"
     elif (mean if low is None else low) > FORGOTTEN:
@@ -302,101 +302,72 @@ def answer(clock: Clock) -> str:
         said = f"a difference of one bit {fast}, to {ends}: other hardware gives another model"
     else:
         said = f"a difference of one bit ends at {ends}, on both sides of {FORGOTTEN:g}: undecided, train more seeds"
-    return f"**{label(clock.name)}**: {said} ({grown}, {counted(len(clock.ends), 'seed')})."
+    seeds = counted(len(clock.ends), "seed")
+    return f"**{label(clock.name)}**: {said} (growth {_interval(growth_rate, 4)} a step, {seeds})."
 
 
-def _short(pd: float) -> str:
-    return f"{pd:.1e}".replace("e-0", "e-") if pd < FORGOTTEN else f"{pd:.2g}"
+def short_interval(pds: Interval) -> str:
+    """PDs that may be tiny."""
+
+    def short(pd: float, _=None) -> str:
+        return f"{pd:.1e}".replace("e-0", "e-") if pd < FORGOTTEN else f"{pd:.2g}"
+
+    return short(pds[0]) + limits(*pds[1:], write=short)
 
 
-HEADER = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p".split("|")
-LATER = "Activation|Leaves at|Doubling time|PD at the end|Weights apart|Barrier|Together".split("|")
-
-
-def _check(clocks: Mapping[str, Clock]) -> str:
-    n = sum(len(t["unmoved"]) for c in clocks.values() for t in c.trials.values())
-    wrong = [c.name for c in clocks.values() if c.unmoved]
-    if wrong:
-        return f"**Twins without the bit did not stay with their trial for {labels(wrong)}: this measures nothing.**"
-    return f"{counted(n, 'twin')} without the bit stayed at a distance of exactly 0, in weights and in predictions."
-
-
-def _limits(values: Iterable[float | None], digits: int) -> str:
+def _interval(values: Interval, digits: int) -> str:
     mean, low, high = values
-    inside = "" if low is None else f" [{fixed(low, digits)}, {fixed(high, digits)}]"
-    return fixed(mean, digits) + inside
+    return fixed(mean, digits) + limits(low, high, digits)
 
 
-def _speeds(clocks: Mapping[str, Clock]) -> list[list[str]]:
-    against, rows = against_reference(clocks), []
+def _speeds(clocks: Mapping[str, Clock], against: Mapping[str, list[Against]]) -> str:
+    rows = []
     for name, clock in clocks.items():
         fork, n = clock.forks[0], len(clock.trials)
-        have = len(clock.doubling(fork))
+        growing = len(clock.doubling(fork))
         first = next((a for a in against.get(name, []) if a.fork == fork), None)
-        ratio = [_limits(first.ratio, 2), flagged(first.p, LEVEL)] if first else [DASH, DASH]
-        times = [_limits(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
-        rows.append([label(name), str(n) if have == n else f"{have} of {n}", *times, *ratio])
-    return rows
+        ratio = [_interval(first.ratio, 2), flagged(first.p, LEVEL)] if first else [DASH, DASH]
+        times = [_interval(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
+        rows.append([label(name), str(n) if growing == n else f"{growing} of {n}", *times, *ratio])
+    header = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p"
+    return "\n".join(table(header.split("|"), rows))
 
 
-def _contrast(clocks: Mapping[str, Clock]) -> str:
-    """The planned contrast in a sentence; '' where it was not tested."""
-    contrast = next(iter(against_reference(clocks).get(TOGETHER, [])), None)
-    if contrast is None or contrast.p is None:
-        return ""
-    direction = "slower" if contrast.test.effect > 0 else "faster"
-    shown = f"twins part {direction} with these functions" if contrast.p < LEVEL else "no difference was shown"
-    return (
-        f"All smooth activations together against {label(REFERENCE)}, the planned contrast: doubling times "
-        f"× {_limits(contrast.ratio, 2)}, adjusted p {p_value(contrast.p)}: {shown}. Functions were compared, which "
-        "differ in more than a kink."
-    )
-
-
-def _later(clocks: Mapping[str, Clock]) -> list[list[str]]:
+def _later(clocks: Mapping[str, Clock]) -> str:
     rows = []
     for name, clock in clocks.items():
         for fork in clock.forks:
-            ends = [np.mean(list(clock.final(fork, what).values())) for what in ("predictions", "weights", "barrier")]
+            ends = [fixed(clock.mean_final(fork, distance)) for distance in ("predictions", "weights", "barrier")]
             together = clock.together(fork)
-            cells = [fixed(float(x)) for x in ends]
             share = f"{sum(together.values())} of {len(together)}"
-            rows.append([label(name), str(fork), _limits(clock.doubling_interval(fork), 1), *cells, share])
-    return rows
-
-
-def _together(clock: Clock) -> str:
-    first = clock.together_from
-    if first is None:
-        return f"{label(clock.name)}: no fork stays together in all trials."
-    earlier = [fork for fork in clock.forks if fork < first]
-    since = f"from a fork at step {first} on" if not earlier else f"from step {first} on (not yet at {earlier[-1]})"
-    return f"{label(clock.name)}: twins of all trials stay together {since}."
+            rows.append([label(name), str(fork), _interval(clock.doubling_interval(fork), 1), *ends, share])
+    header = "Activation|Leaves at|Doubling time|PD at the end|Weights apart|Barrier|Together"
+    return "\n".join(table(header.split("|"), rows))
 
 
 def overview(folder: Folder) -> str:
     """The page for a terminal."""
-    text = undressed(page(load_clocks(folder.results)))
-    return text.replace("### ", "").replace("## ", "").replace("# ", "")
+    return undressed(page(load_clocks(folder.results)))
+
+
+COLUMNS = (
+    "Activation Fork_Step Trials Doubling_Steps_Weights Doubling_Steps_Weights_Low Doubling_Steps_Weights_High "
+    "Doubling_Steps_Predictions Doubling_Steps_Predictions_Low Doubling_Steps_Predictions_High Trials_Growing "
+    "Ratio_To_ReLU Ratio_Low Ratio_High Ratio_p_Adjusted Growth_Per_Step Growth_Low Growth_High Final_PD Final_Weights "
+    "Final_Barrier Trials_Together"
+).split()
 
 
 def records(clocks: Mapping[str, Clock]) -> list[dict]:
     """One row per activation and fork, for the CSV."""
-    against, found = against_reference(clocks), []
+    against, rows = against_reference(clocks), []
     for name, clock in clocks.items():
         tests = {a.fork: a for a in against.get(name, [])}
         for fork in clock.forks:
-            row = {"Activation": name, "Fork_Step": fork, "Trials": len(clock.trials)}
-            for kind in KINDS:
-                mean, low, high = clock.doubling_interval(fork, kind)
-                column = f"Doubling_Steps_{kind.capitalize()}"
-                row |= {column: mean, f"{column}_Low": low, f"{column}_High": high}
-            row["Trials_Growing"] = len(clock.doubling(fork))
-            ratio = tests[fork].ratio if fork in tests else (None,) * 3
-            row |= dict(zip(("Ratio_To_ReLU", "Ratio_Low", "Ratio_High"), ratio, strict=True))
-            row["Ratio_p_Adjusted"] = tests[fork].p if fork in tests else None
-            row |= dict(zip(("Growth_Per_Step", "Growth_Low", "Growth_High"), clock.rate_interval(fork), strict=True))
-            for column, what in (("PD", "predictions"), ("Weights", "weights"), ("Barrier", "barrier")):
-                row[f"Final_{column}"] = float(np.mean(list(clock.final(fork, what).values())))
-            found.append(row | {"Trials_Together": sum(clock.together(fork).values())})
-    return found
+            values = [name, fork, len(clock.trials)]
+            values += [x for kind in KINDS for x in clock.doubling_interval(fork, kind)]
+            values += [len(clock.doubling(fork)), *(tests[fork].ratio if fork in tests else (None,) * 3)]
+            values += [tests[fork].p if fork in tests else None, *clock.rate_interval(fork)]
+            values += [clock.mean_final(fork, distance) for distance in ("predictions", "weights", "barrier")]
+            rows.append(dict(zip(COLUMNS, [*values, sum(clock.together(fork).values())], strict=True)))
+    return rows
