@@ -133,7 +133,7 @@ class _Bare:
     """A study of which only the ln PD differences to ReLU are known."""
 
     def __init__(self, differences):
-        self.name, self.marks = "", {1: {id(self)}}
+        self.name, self.marks = "", {id(self)}
         positive = np.exp(differences)
         n, se = len(differences), differences.std(ddof=1) / math.sqrt(len(differences))
         self.comparison = significance.Comparison(
@@ -173,7 +173,7 @@ def test_the_words_follow_from_the_data(three):
         results["dataset"]["train_tokens"] = 400_000
         storage.write_results(results, folder / "studies" / "deep" / "results")
     told = "(1,000 steps, 0.25 of the text), which differ in initial weights and sample of text."
-    assert studies.scope(load(folder))[1] == f"deep: 3 trainings of each {told}"
+    assert f"\n- deep: 3 trainings of each {told}\n" in studies.studies_text(load(folder))
     write(folder / "studies" / "odd" / "results", 4, pd=0.2, names=("relu",))
     write(folder / "studies" / "odd" / "results", 4, pd=0.4, names=("smelu_05",))
     text = studies.studies_text(load(folder))

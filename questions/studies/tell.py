@@ -26,10 +26,10 @@ from analysis import phrases
 from analysis.markdown import (
     DASH,
     address,
-    counted,
     fixed,
+    grouped,
     label,
-    labels,
+    limits,
     listed,
     p_value,
     plus_minus,
@@ -40,7 +40,7 @@ from analysis.markdown import (
 )
 from analysis.products import Folder
 from analysis.question import Question
-from analysis.results import Measured, load_all_results, mean, median, std, study_order
+from analysis.results import Measured, exponentials, load_all_results, mean, median, std, study_order
 from analysis.study import ALPHA, PairTests, Study, Tested
 from analysis.tables import csv, frame
 from analysis.template import rendered
@@ -79,19 +79,12 @@ class Member(Study):
         return os.path.basename(next(filter(None, names), "").rstrip("/"))
 
     @cached_property
-    def marks(self) -> dict[int, set]:
-        """{trial: what shows that another study's trial is not independent of it}: the same weights, or the same seed
-        on the same corpus; where weights are not recorded, the same curve, digit by digit."""
-        found: dict[int, set] = {}
-        for m in self.measured.values():
-            corpus = m.record("dataset").get("sha256")
-            for k, trial in m.trials.items():
-                marks = found.setdefault(k, set())
-                if trial.mark:
-                    marks.add(trial.mark)
-                if corpus and trial.seed is not None:
-                    marks.add(("seed", corpus, trial.seed))
-        return found
+    def marks(self) -> set:
+        """What shows that another study's trials are not independent of these: the same weights, or the same seed on
+        the same corpus; where weights are not recorded, the same curve, digit by digit."""
+        trials = [(m.record("dataset").get("sha256"), t) for m in self.measured.values() for t in m.trials.values()]
+        seeds = {("seed", corpus, t.seed) for corpus, t in trials if corpus and t.seed is not None}
+        return seeds | {t.mark for _, t in trials if t.mark}
 
     @cached_property
     def against(self) -> dict[str, PairTests]:
@@ -135,9 +128,8 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
     studies = {}
     for name, folder in folders.items():
         try:
-            found = load_all_results(folder)
-            if found:
-                studies[name] = Member(found, name)
+            if results := load_all_results(folder):
+                studies[name] = Member(results, name)
         except UserError as error:
             raise UserError(f"study {name}: {error}") from None
     if not studies:
@@ -151,8 +143,8 @@ def load_studies(results_dir: str | os.PathLike = "results", studies_dir: str | 
 
 def baseline(studies: Mapping[str, Member]) -> str:
     """What most studies compare with; of equally many the first."""
-    found = [study.question.baseline for study in studies.values()]
-    return max(dict.fromkeys(found), key=found.count)
+    baselines = [study.question.baseline for study in studies.values()]
+    return max(dict.fromkeys(baselines), key=baselines.count)
 
 
 def _asked_alike(study: Member, name: str) -> Member:
@@ -174,7 +166,11 @@ def studies_frame(studies: Mapping[str, Member]):
     the comparisons with the baseline of that study. `Matched_PD_…` are the same at equal validation loss. Losses in
     nats per token, times in seconds per trial.
     """
-    return frame([_row(study, m) for study in studies.values() for m in study.measured.values()])
+    return frame(_rows(studies))
+
+
+def _rows(studies: Mapping[str, Member]) -> list[dict]:
+    return [_row(study, m) for study in studies.values() for m in study.measured.values()]
 
 
 def bits_per_byte(m: Measured) -> float | None:
@@ -211,20 +207,23 @@ def _row(study: Member, m: Measured) -> dict:
     }
 
 
+COMPARISON = "Ratio Change_Pct CI_Low_Pct CI_High_Pct SE_Log p_Holm".split()
+
+
 def _comparison(study: Member, name: str, quantity: str) -> dict:
-    test = study.test(name, quantity)
-
-    def percent(x):
-        return None if x is None else 100 * (x - 1)
-
-    columns = dict.fromkeys("Ratio Change_Pct CI_Low_Pct CI_High_Pct SE_Log p_Holm".split())
+    test, values = study.test(name, quantity), [None] * len(COMPARISON)
     if test is not None:
         p = study.against[name].p_holm[quantity] if test.p is not None else None
-        values = test.effect, percent(test.effect), percent(test.low), percent(test.high), test.se, p
-        columns = dict(zip(columns, values, strict=True))
+        values = [test.effect, *map(_percent, (test.effect, test.low, test.high)), test.se, p]
     if name == study.question.baseline and study.comparable:
-        return columns | {"Verdict": "reference"}
-    return columns | {"Verdict": study.said(name, quantity) if name in study.against else "no baseline to compare with"}
+        verdict = "reference"
+    else:
+        verdict = study.said(name, quantity) if name in study.against else "no baseline to compare with"
+    return dict(zip([*COMPARISON, "Verdict"], [*values, verdict], strict=True))
+
+
+def _percent(ratio: float | None) -> float | None:
+    return None if ratio is None else 100 * (ratio - 1)
 
 
 # -- over all studies -------------------------------------------------------------------------------------------------
@@ -274,9 +273,13 @@ class Pooled:
     def p(self) -> float | None:
         return self.effects.p
 
+    @property
+    def own_verdicts(self) -> list[str]:
+        """How many studies are conclusive by themselves: '2 lower', '1 higher'."""
+        return [f"{n} {kind}" for kind in ("lower", "higher", "equal") if (n := self.verdicts.count(kind))]
+
     def ratio(self, attribute: str = "mean") -> float | None:
-        x = getattr(self.effects, attribute)
-        return None if x is None else math.exp(x)
+        return exponentials([getattr(self.effects, attribute)])[0]
 
     @property
     def tau(self) -> float | None:
@@ -290,8 +293,7 @@ class Pooled:
     @property
     def predicted(self) -> tuple[float, float] | None:
         """95 % limits of the ratio in another study of this kind."""
-        limits = self.effects.predicted
-        return limits and (math.exp(limits[0]), math.exp(limits[1]))
+        return self.effects.predicted and exponentials(self.effects.predicted)
 
     @property
     def verdict(self) -> str:
@@ -330,29 +332,26 @@ def pool(studies: Mapping[str, Member]) -> dict[str, list[Pooled]]:
     Studies that share trials, or seeds and corpus, are not independent: of these the one with the most trials enters.
     """
     names = study_order({n for s in studies.values() for n in s.against})
-    found, families = {}, []
+    every, families = {}, []
     for quantity in QUANTITIES:
         pooled = [pool_one(studies, name, quantity) for name in names]
         alike = contrasted(studies, quantity)
         if len(alike) == 1:
             pooled.append(pool_one({key: studies[key] for key in next(iter(alike.values()))}, SMOOTH, quantity))
-        found[quantity] = [p for p in pooled if p.tests]
-        tested = {p.activation: p for p in found[quantity] if p.p is not None}
-        families += [tested] if tested else []
+        every[quantity] = [p for p in pooled if p.tests]
+        families.append({p.activation: p for p in every[quantity] if p.p is not None})
+    families = [family for family in families if family]
     adjusted = significance.gatekeep([{n: p.p for n, p in family.items()} for family in families])
     for family, p_values in zip(families, adjusted, strict=True):
         for name, p in family.items():
             p.p_holm = p_values[name]
-    return found
+    return every
 
 
 def contrasted(studies: Mapping[str, Member], quantity: str) -> dict[tuple[str, ...], list[str]]:
     """{smooth activations, two or more: the studies whose contrast is over these}: each is an estimand of its own."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for key, study in studies.items():
-        if study.test(SMOOTH, quantity) is not None and len(study.contrast.names) > 1:
-            found.setdefault(tuple(study.contrast.names), []).append(key)
-    return found
+    tested = {key: s.contrast.names for key, s in studies.items() if s.test(SMOOTH, quantity) is not None}
+    return grouped((tuple(names), key) for key, names in tested.items() if len(names) > 1)
 
 
 def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
@@ -365,9 +364,8 @@ def pool_one(studies: Mapping[str, Member], name: str, quantity: str) -> Pooled:
     if name == SMOOTH and len({tuple(studies[key].joint.names) for key in tests}) > 1:
         raise ValueError(f"studies: {', '.join(tests)} contrast different activations, which can't be pooled")
     entering = list(tests)
-    marks = [set().union(*studies[key].marks.values()) for key in entering]
-    holders = {entering[i]: j for i, j in pooling.separate_studies(marks).items()}
-    left_out = {key: entering[j] for key, j in holders.items() if j is not None}
+    holders = pooling.separate_studies([studies[key].marks for key in entering])
+    left_out = {entering[i]: entering[j] for i, j in holders.items() if j is not None}
     tests = {key: test for key, test in tests.items() if key not in left_out}
     return Pooled(name, quantity, tests, [studies[key].said(name, quantity) for key in tests], left_out)
 
@@ -431,74 +429,76 @@ POOLED = {  # the columns of all_studies_pooled.csv, each with its value in a Po
 def studies_text(studies: Mapping[str, Member], figure: str | None = None) -> str:
     """The table of all studies, their summary and conclusions, as Markdown; `figure` is a link to all_studies.png."""
     pooled = pool(studies)
-    models = list(dict.fromkeys(s.model for s in studies.values()))
-    datasets = list(dict.fromkeys(s.dataset for s in studies.values() if s.dataset))
+    by_verdict = grouped((p.verdict, p) for p in pooled["PD"])
+    several = [p for p in pooled["PD"] if p.verdict != "not pooled"]
+    equal = {p.activation: p for p in pooled["Matched_PD"]}
     text = rendered(
         "studies.md",
-        counts=f"{counted(len(studies), 'study', 'studies')}; {counted(len(models), 'model')} "
-        f"({listed(map(safe, models))}); {counted(len(datasets), 'corpus', 'corpora')} "
-        f"({listed(map(safe, datasets)) or 'not recorded'}).",
-        scope=scope(studies),
-        conclusions=conclusions(studies, pooled) + cautions(studies, pooled),
-        baseline=label(baseline(studies)),
-        table=_studies_table(studies),
+        studies=studies,
+        models=list(dict.fromkeys(safe(s.model) for s in studies.values())),
+        corpora=list(dict.fromkeys(safe(s.dataset) for s in studies.values() if s.dataset)),
+        base=label(baseline(studies)),
+        scope=grouped((_scope(study), safe(study.name)) for study in studies.values()),
+        found={verdict: [_name(p) + _size(p) for p in alike] for verdict, alike in by_verdict.items()},
+        several=[(p, equal.get(p.activation), _hangs_on(influence(studies, p))) for p in several],
+        rows=_studies_table(studies),
         figure=figure,
-        pooled={
-            NAMES[q]: _pooled_table(summaries)
-            for q, summaries in pooled.items()
-            if any(p.p is not None for p in summaries)
-        },
+        pooled={NAMES[q]: _pooled_table(every) for q, every in pooled.items() if any(p.p is not None for p in every)},
+        name=_name,
+        change=_change,
+        range=_range,
+        **_cautions(studies, pooled),
     )
-    return re.sub("\n{3,}", "\n\n", text).rstrip() + "\n"  # one blank line at most
+    return re.sub("\n{3,}", "\n\n", text).strip() + "\n"  # one blank line at most
 
 
-def scope(studies: Mapping[str, Member]) -> list[str]:
-    """How long each study trained, and what differed between its trainings; one line for those that are alike."""
-    told: dict[str, list[str]] = {}
-    for study in studies.values():
-        varied = f", which differ in {listed(varies)}" if (varies := phrases.what_varies(study)) else ""
-        told.setdefault(f"{phrases.trained(study)}{varied}.", []).append(safe(study.name))
-    return [f"{listed(names)}: {text}" for text, names in told.items()]
+def _scope(study: Member) -> str:
+    """How long a study trained, and what differed between its trainings."""
+    varied = f", which differ in {listed(varies)}" if (varies := phrases.what_varies(study)) else ""
+    return f"{phrases.trained(study)}{varied}."
 
 
-def _studies_table(studies: Mapping[str, Member]) -> list[str]:
+def _studies_table(studies: Mapping[str, Member]) -> str:
     header = (
         "study|model|dataset|tokenizer|activation|validation loss|bits per byte|relative PD|change|verdict|"
-        "at equal loss|trials"
+        "at equal loss|trials|parameters|seconds a trial"
     )
     rows = []
-    for study in studies.values():
-        for m in study.measured.values():
-            tokenizer = m.record("dataset").get("tokenizer") or DASH
-            cells = [safe(x) for x in (study.name, study.model, study.dataset or DASH, tokenizer)] + [label(m.name)]
-            cells += [plus_minus(mean(m.losses()), std(m.losses())), fixed(bits_per_byte(m)), fixed(m.pd_interval[0])]
-            for quantity in QUANTITIES:
-                c = _comparison(study, m.name, quantity)
-                change = _percent(c["Change_Pct"], c["CI_Low_Pct"], c["CI_High_Pct"])
-                cells += [change, c["Verdict"]] if quantity == "PD" else [change]
-            time, parameters = median(m.trial_values("training_time")), m.results.get("parameters")
-            cells += [str(len(m.trials)), DASH if not parameters else f"{parameters:,}", fixed(time, 1)]
-            rows.append(cells)
-    return table([*header.split("|"), "parameters", "seconds a trial"], rows, left=5)
-
-
-def _pooled_table(pooled: list[Pooled]) -> list[str]:
-    header = "activation|studies|change|p (Holm)|verdict|τ|I²|p of heterogeneity|another study".split("|")
-    rows = [
-        [
-            _name(p),
-            str(len(p.studies)),
-            _change(p.ratio(), p.ratio("low"), p.ratio("high")),
-            p_value(p.p_holm),
-            p.verdict,
-            fixed(p.tau, 3),
-            DASH if p.i2_percent is None else f"{p.i2_percent:.0f} %",
-            p_value(p.heterogeneity_p),
-            _range(p.predicted),
+    for row in _rows(studies):
+        parameters = row["Parameters"]
+        changes = [
+            _with_limits(*(row[f"{quantity}_{key}_Pct"] for key in ("Change", "CI_Low", "CI_High")))
+            for quantity in QUANTITIES
         ]
-        for p in pooled
-    ]
-    return table(header, rows)
+        rows.append([
+            *(safe(row[column] or DASH) for column in ("Study", "Model", "Dataset", "Tokenizer")),
+            label(row["Activation"]),
+            plus_minus(row["Avg_Val_Loss"], row["Std_Val_Loss"]),
+            fixed(row["Bits_Per_Byte"]),
+            fixed(row["Avg_Relative_PD"]),
+            changes[0],
+            row["PD_Verdict"],
+            changes[1],
+            str(row["Trials"]),
+            f"{parameters:,}" if parameters else DASH,
+            fixed(row["Median_Training_Time_Sec"], 1),
+        ])  # fmt: skip
+    return "\n".join(table(header.split("|"), rows, left=5))
+
+
+def _pooled_table(pooled: list[Pooled]) -> str:
+    columns = {
+        "activation": _name,
+        "studies": lambda p: str(len(p.studies)),
+        "change": lambda p: _change(p.effects),
+        "p (Holm)": lambda p: p_value(p.p_holm),
+        "verdict": lambda p: p.verdict,
+        "τ": lambda p: fixed(p.tau, 3),
+        "I²": lambda p: DASH if p.i2_percent is None else f"{p.i2_percent:.0f} %",
+        "p of heterogeneity": lambda p: p_value(p.heterogeneity_p),
+        "another study": lambda p: DASH if p.predicted is None else _range(p.predicted),
+    }
+    return "\n".join(table(columns, [[write(p) for write in columns.values()] for p in pooled]))
 
 
 def _name(p: Pooled) -> str:
@@ -507,143 +507,62 @@ def _name(p: Pooled) -> str:
 
 def _size(p: Pooled) -> str:
     """How large a difference that was shown is, and whether that is shown to be less than what matters."""
-    less = f", less than the {100 * significance.PD_MARGIN:g} % that matter" if p.small else ""
-    return f" (by {fixed(abs(100 * (p.ratio() - 1)), 1)} %{less})"
-
-
-def _percent(change, low, high) -> str:
-    if change is None:
-        return DASH
-    return f"{signed(change)} %" + ("" if low is None else f" [{signed(low)}, {signed(high)}]")
-
-
-def _change(ratio, low, high) -> str:
-    return _percent(*(None if x is None else 100 * (x - 1) for x in (ratio, low, high)))
-
-
-def _range(limits: tuple[float, float] | None) -> str:
-    return DASH if limits is None else " to ".join(signed(100 * (x - 1)) for x in limits) + " %"
-
-
-def conclusions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
-    """What the studies together allow to be said about PD, sentence by sentence."""
-    found, equal = pooled["PD"], {p.activation: p for p in pooled["Matched_PD"]}
-    base = label(baseline(studies))
-    if not found:
-        return [f"No study could test an activation against {base}: that takes three finished trials of both."]
-    several = [p for p in found if p.verdict != "not pooled"]
-    if not several:
-        if len(studies) == 1:
-            return ["There is one study only, so there is nothing to pool; its own report has its conclusions."]
-        return [
-            f"No activation was tested against {base} in two different studies, so there is nothing to pool; "
-            "each study's own report has its conclusions."
-        ]
-    points = []
-    for verdict, words in (
-        ("lower", f"**Lower PD than {base} over the studies**"),
-        ("higher", f"**Higher PD than {base} over the studies**"),
-        ("equal", f"**Practically equal to {base} (±5 %) over the studies**"),
-        ("inconclusive", "**Inconclusive over the studies**"),
-    ):
-        sized = verdict in ("lower", "higher")
-        named = [_name(p) + (_size(p) if sized else "") for p in several if p.verdict == verdict]
-        if named:
-            points.append(f"{words}: {listed(named)}.")
-    points += [_about(studies, p, equal.get(p.activation)) for p in several]
-    alone = [p for p in found if p.verdict == "not pooled"]
-    if alone:
-        points.append(f"Not pooled, being tested in one study only: {listed(map(_name, alone))}.")
-    return points
-
-
-def _about(studies: Mapping[str, Member], p: Pooled, equal: Pooled | None) -> str:
-    k, below, base = len(p.studies), sum(ratio < 1 for ratio in p.ratios), label(baseline(studies))
-    own = [f"{p.verdicts.count(kind)} {kind}" for kind in ("lower", "higher", "equal") if kind in p.verdicts]
-    text = (
-        f"{_name(p)}: PD {_change(p.ratio(), p.ratio('low'), p.ratio('high'))} relative to {base} over "
-        f"{k} studies (p = {p_value(p.p_holm)}); lower in {below} of {k}"
-        f"{', tested on their own: ' + listed(own) if own else ', none of them conclusive on its own'}."
-    )
-    if p.i2_percent is not None:
-        i2 = f"I² = {p.i2_percent:.0f} %, p = {p_value(p.heterogeneity_p)}"
-        if p.heterogeneity_p < 0.1:
-            text += f" The effect differs between studies ({i2}): it depends on model or corpus, and the mean hides it."
-        else:
-            text += f" No heterogeneity shown ({i2}); with {k} studies only a large one would show."
-    if p.predicted:
-        text += f" Expected in another study of this kind: {_range(p.predicted)}."
-    if equal is not None and equal.p is not None:
-        change = _change(equal.ratio(), equal.ratio("low"), equal.ratio("high"))
-        text += f" At equal validation loss: {change}, {equal.verdict}."
-    return text + hangs_on(influence(studies, p))
-
-
-def hangs_on(found: significance.Influence | None) -> str:
-    """The trial on which a summary hangs, where it does."""
-    if found is None or not found.notable:
+    if p.verdict not in ("lower", "higher"):
         return ""
+    less = f", less than the {100 * significance.PD_MARGIN:g} % that matter" if p.small else ""
+    return f" (by {fixed(abs(_percent(p.ratio())), 1)} %{less})"
+
+
+def _with_limits(change: float | None, low: float | None, high: float | None) -> str:
+    return DASH if change is None else f"{signed(change)} %{limits(low, high, 1, signed)}"
+
+
+def _change(effects: pooling.RandomEffects) -> str:
+    return _with_limits(*map(_percent, exponentials((effects.mean, effects.low, effects.high))))
+
+
+def _range(ratios: tuple[float, float]) -> str:
+    return " to ".join(signed(_percent(x)) for x in ratios) + " %"
+
+
+def _hangs_on(found: significance.Influence | None) -> dict[str, str]:
+    """The trial on which a summary hangs, where it does: what it is without, and without which the test is another."""
+    if found is None or not found.notable:
+        return {}
 
     def named(key: tuple[str, int]) -> str:
         return f"trial {key[1]} of {safe(key[0])}"
 
-    change = _change(
-        *(None if x is None else math.exp(x) for x in (found.without.mean, found.without.low, found.without.high))
-    )
-    text = f" Without {named(found.trial)} it is {change}."
-    decisive = found.decisive
-    which = listed(map(named, decisive), "or") if len(decisive) < 4 else f"any one of {len(decisive)} trials"
-    return text + (f" Without {which} the test, unadjusted, would say otherwise." if decisive else "")
+    n = len(found.decisive)
+    decisive = listed(map(named, found.decisive), "or") if n < 4 else f"any one of {n} trials"
+    return {"trial": named(found.trial), "without": found.without, "decisive": decisive}
 
 
 def _shared(a: Member, b: Member) -> str:
     """What two studies that are not independent have in common."""
-    kinds = {mark[0] for mark in set().union(*a.marks.values()) & set().union(*b.marks.values())}
+    kinds = {mark[0] for mark in a.marks & b.marks}
     return "hold the same trained models" if kinds & {"weights", "curve"} else "have seeds in common on the same corpus"
 
 
-def unlike_spreads(pooled: Mapping[str, list[Pooled]]) -> list[str]:
-    """Where the pooled errors take for one spread what isn't."""
-    points = []
-    for quantity, found in pooled.items():
-        unlike = [p for p in found if p.spreads_p is not None and p.spreads_p < UNLIKE_SPREADS]
-        if unlike:
-            p = min(unlike, key=lambda p: p.spreads_p)
-            low, high = fixed(min(p.spreads), 3), fixed(max(p.spreads), 3)
-            points.append(
-                f"The pooled errors ({NAMES[quantity]}) take the spread over trainings as one in all studies; it is "
-                f"not: for {_name(p)} the standard deviations of the ln ratio go from {low} to {high} (p "
-                f"{p_value(p.spreads_p)}, Bartlett's test). The least steady study then counts for more than it should."
-            )
-    return points
-
-
-def cautions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> list[str]:
+def _cautions(studies: Mapping[str, Member], pooled: Mapping[str, list[Pooled]]) -> dict:
     """What is odd about these studies."""
-    points = unlike_spreads(pooled)
-    overlapping = {key: holder for found in pooled.values() for p in found for key, holder in p.left_out.items()}
-    for name, holder in overlapping.items():
-        points.append(
-            f"{safe(name)} and {safe(holder)} {_shared(studies[name], studies[holder])}: they are not independent, and "
-            f"{safe(holder)} alone counts. `train.py --replicate N` repeats a study with seeds that no other one has."
-        )
-    different = contrasted(studies, "PD")
-    if len(different) > 1:
-        which = "; ".join(f"{listed(map(safe, names))}: {labels(smooth)}" for smooth, names in different.items())
-        points.append(f"The smooth activations together are not pooled, being others in each study ({which}).")
-    presets = {s.name: {m.record("config").get("preset") for m in s.measured.values()} for s in studies.values()}
-    smoke = [safe(name) for name, found in presets.items() if "smoke" in found]
-    if smoke:
-        points.append(f"Trained for seconds only (preset smoke), too short for conclusions: {listed(smoke)}.")
+    spread = {q: [p for p in every if p.spreads_p is not None] for q, every in pooled.items()}
+    unlikest = {q: min(every, key=lambda p: p.spreads_p) for q, every in spread.items() if every}
+    overlapping = {key: holder for every in pooled.values() for p in every for key, holder in p.left_out.items()}
+    oddities = []
     for study in studies.values():
-        unfit = [name for name, m in study.measured.items() if m.unfit]
-        if unfit:
-            points.append(f"Left out of tests in {safe(study.name)}, audit failed or no trial done: {labels(unfit)}.")
         counts = [m.results["parameters"] for m in study.measured.values() if m.results.get("parameters")]
-        if counts and max(counts) > 1.01 * min(counts):
-            percent = 100 * (max(counts) / min(counts) - 1)
-            points.append(f"In {safe(study.name)} the parameters of the activations differ by {percent:.1f} %.")
-    return points
+        unfit = [name for name, m in study.measured.items() if m.unfit]
+        oddities.append((safe(study.name), unfit, _percent(max(counts) / min(counts)) if counts else 0))
+    presets = {safe(s.name): {m.record("config").get("preset") for m in s.measured.values()} for s in studies.values()}
+    return {
+        # where the pooled errors take for one spread what isn't
+        "unlike": [(NAMES[q], p) for q, p in unlikest.items() if p.spreads_p < UNLIKE_SPREADS],
+        "overlapping": [(safe(a), safe(b), _shared(studies[a], studies[b])) for a, b in overlapping.items()],
+        "contrasts": {smooth: listed(map(safe, names)) for smooth, names in contrasted(studies, "PD").items()},
+        "smoke": [name for name, used in presets.items() if "smoke" in used],
+        "oddities": oddities,
+    }
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
