@@ -254,7 +254,7 @@ def overwritten_meanwhile(config):
 IN_PYTHON = {  # what is wrong: the call, and what its line names
     "no such activation": (lambda c: train.run_experiment(c, "gleu"), "'gelu'"),
     "several at once": (lambda c: train.run_experiment(c, ["relu", "gelu"]), "by name"),
-    "other settings": (other_settings, "(n_layer=2 there, 3 now); use overwrite=True to replace it, or another fol"),
+    "other settings": (other_settings, "(n_layer=2 there, 3 now); go on with its settings (Config.like("),
     "the same function": (other_name, "go on with activation='smelu_05', move it away, or use another folder (study="),
     "being trained": (overwritten_meanwhile, "overwrite=True: another process is training trial 1 of relu"),
     "a preset too late": (lambda c: c.replace(preset="quick"), "preset='quick'"),

@@ -17,7 +17,7 @@ from scipy import stats
 import programs
 import storage
 import train
-from analysis import sequential
+from analysis import question, sequential
 from analyze_results import generate_final_report
 from config import UserError
 from conftest import FULL, TINY
@@ -365,6 +365,22 @@ def test_the_plan_is_fixed_by_the_first_look(taken):
         assert "\n" not in str(refused.value)
     assert looks.load(config.results_dir) == record
     train.run_until_decided(config, list(reversed(STUDY)), margin=5)  # the same, in another order
+
+
+def test_another_baseline_is_another_question(taken):
+    """Refused, until it is asked of the results: then its looks begin anew, and the others are kept."""
+    config, pretended, record = taken
+    other = config.replace(baseline="gelu")
+    with pytest.raises(UserError, match="the baseline was fixed by the first look; give baseline='relu', or"):
+        train.run_until_decided(other, list(STUDY))
+    assert looks.load(config.results_dir) == record
+    question.ask(config.results_dir, {name: pretended.whole[name] for name in STUDY}, "gelu")
+    again = train.run_until_decided(other, list(STUDY))
+    assert set(again["looks"][0]["comparisons"]) == set(STUDY) - {"gelu"} and again["looks"][0]["trials"] == 3
+    ratios = [r["looks"][0]["comparisons"] for r in (again, record)]
+    assert ratios[0]["relu"]["ratio"] == pytest.approx(1 / ratios[1]["gelu"]["ratio"])
+    kept = storage.looks_path(config.results_dir).with_name("looks_against_relu.json")
+    assert storage.read_json(kept)["looks"] == record["looks"]
 
 
 @pytest.mark.parametrize(

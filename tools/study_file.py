@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import storage
+from analysis.question import asked_of
 from config import PLACES, Config, UserError, option, read_toml
 
 FILE = "study.toml"
@@ -38,7 +39,10 @@ def fill_in(args: argparse.Namespace, many: Collection[str]) -> str:
     path = path_of(args.study or "")
     if not args.study or not path.is_file() or args.like:
         return ""
-    remembered, given = read_toml(path), {name for name, value in vars(args).items() if value is not None}
+    remembered, given = (
+        {**read_toml(path), **_asked(args.study)},
+        {name for name, value in vars(args).items() if value is not None},
+    )
     filled = _fill(args, remembered, many)
     settings = {name: value for name, value in remembered.items() if name != "activation"}
     theirs = Config(**settings, study=args.study)
@@ -55,6 +59,12 @@ def fill_in(args: argparse.Namespace, many: Collection[str]) -> str:
                 f"{another}"
             )
     return f"{path}: going on with {', '.join(filled)}" if filled else ""
+
+
+def _asked(study: str) -> dict:
+    """The question that analyze_results.py asked of its results last: what a report advises to train answers that."""
+    asked = asked_of(Path("studies", study, "results"))[-1:]
+    return {name: value for question in asked for name, value in question.items() if value}
 
 
 def _fill(args: argparse.Namespace, values: dict, many: Collection[str]) -> list[str]:

@@ -125,13 +125,12 @@ def refuse_other_settings(config: Config, names: list[str], there: list[Found], 
         UserError: names the file, the settings that differ and the ways on.
         StorageError: the results of an activation to be trained are damaged.
     """
-    elsewhere = f"another folder ({option('study', 'NAME')})"
     for file in there:
         named = file.activation in names
         if file.kind == "results":
-            _refuse_results(config, file, named, elsewhere, corpus)
+            _refuse_results(config, file, named, corpus)
         elif isinstance(file.says["config"], dict):
-            ways = f"use {option('overwrite')} to train anew, or {elsewhere}" if named else f"use {elsewhere}"
+            ways = _ways_on(named)
             trials.refuse_other_settings(config, file.says, corpus, file.path, ways)
             if named and file.kind == "snapshot":
                 number = file.says["trial"]
@@ -141,17 +140,26 @@ def refuse_other_settings(config: Config, names: list[str], there: list[Found], 
                     )
 
 
-def _refuse_results(config: Config, file: Found, named: bool, elsewhere: str, corpus: Corpus | None) -> None:
+def _ways_on(replaceable: bool, goes_on: str = "") -> str:
+    """What can be done where something is in the place of results to come: first what keeps everything."""
+    anew = f"train anew in its place ({option('overwrite')})" if replaceable else ""
+    *ways, last = filter(None, [goes_on, f"keep it and use another folder ({option('study', 'NAME')})", anew])
+    return f"{', '.join(ways)}, or {last}" if ways else last
+
+
+def _refuse_results(config: Config, file: Found, named: bool, corpus: Corpus | None) -> None:
     recorded = file.says["config"]
     if file.says["fingerprint"] is None:  # another tool's, or damaged
         if not named:
             return  # the comparison will name it
         storage.read_results(file.path)
-    ways = f"use {option('overwrite')} to replace it, or {elsewhere}" if named else f"use {elsewhere}"
+    like = option("like", str(file.path))
+    like = like if like.startswith("--") else f"Config.like({str(file.path)!r})"
+    ways = _ways_on(named, f"go on with its settings ({like})" if recorded else "")
     try:
         fields = config.describe_differences(recorded, weights=named) if recorded else "it records none"
         if fields and recorded and not config.differences(recorded, weights=True):
-            ways = f"name {file.activation} too, whose models are then measured anew, or {ways}"
+            ways = f"name {file.activation} too, whose models are then measured anew, {ways}"
     except UserError:
         fields = "it records some that are not of this program"
     if fields:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import storage
-from analysis.question import default_baseline
+from analysis.question import asked_of, default_baseline
 from analysis.results import load_all_results, study_order
 from analysis.sequential import LOOKS
 from analysis.study import ALPHA
@@ -153,11 +153,14 @@ def _agreed(recorded: dict | None, names: list[str], baseline: str, margin: floa
             f"{path}: the activations were fixed by the first look; give --activation "
             f"{' '.join(fixed['activations'])}, {elsewhere}"
         )
-    if baseline != looks.baseline_of(fixed):
-        raise UserError(
-            f"{path}: the baseline was fixed by the first look; give {option('baseline', looks.baseline_of(fixed))}, "
-            f"{elsewhere}"
-        )
+    if baseline != (other := looks.baseline_of(fixed)):
+        if [question["baseline"] for question in asked_of(path.parent)[-1:]] != [baseline]:
+            raise UserError(
+                f"{path}: the baseline was fixed by the first look; give {option('baseline', other)}, {elsewhere}"
+            )
+        # another question was asked of these results, and the report counts it: its looks begin with the first trials
+        path.replace(path.with_name(f"looks_against_{storage.file_name(other)}.json"))
+        return {**begun, "plan": plan, "ended": None}
     return {**recorded, "ended": None}
 
 
