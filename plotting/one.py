@@ -126,6 +126,7 @@ def learning_rate(ax: Axes, m: Measured) -> None:
             line.set_linestyle("")
             line.set_marker("o")
         ax.plot(steps, rates, color=activation_style(m.name)[0], zorder=1, gid="schedule")
+        limits(ax, rates)  # the highest may lie between two that were recorded
 
 
 def _measured_from(x: np.ndarray, y: np.ndarray, key: str) -> np.ndarray:

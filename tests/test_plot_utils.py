@@ -613,6 +613,7 @@ def test_the_learning_rate_is_drawn_as_it_was():
     np.testing.assert_allclose(line.get_xydata(), np.column_stack([np.arange(1001), rates]), atol=1e-12)
     (dots,) = lines(axes, "learning_rate_history 1")
     assert dots.get_linestyle() == "None" and dots.get_ydata().tolist() == rates[::100].tolist()
+    assert axes.get_ylim()[1] > rates.max() > rates[::100].max()  # the peak is between two records, and is seen
 
 
 def test_the_start_does_not_flatten_the_rest():
