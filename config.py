@@ -71,25 +71,28 @@ PLACES = ("study", "results_dir", "plots_dir", "checkpoint_dir", "data_dir", "wo
 # What a preset has instead where the rate is constant (see bench/RESULTS.md); `full` has not been measured with it.
 TRUNK: dict[str, dict] = {"quick": {"learning_rate": 3e-3}, "full": {"min_lr": 0.0}}
 
-BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)
-COOLDOWN = 0.25
+BRANCH_POINTS = (0.4, 0.6, 0.8, 1.0)  # where the branches of a trunk end, as parts of max_iters
+COOLDOWN = 0.25  # the steps in which a branch cools, as a part of those before it
 
 LISTS = ("vary", "branch_points", "teacher", "averages", "contrast")  # settings of several values
 
 
 @dataclass(frozen=True)
 class Branch:
-    """A way from the first step to a model: it `leaves` the trunk after so many steps and `ends` after so many."""
+    """A way from the first step to a model: it `leaves` the trunk after so many steps and `ends` after so many, counted
+    from the first step of the training. What a trunk is stands in training/schedule.py."""
 
     leaves: int
     ends: int
 
 
 def setting(default=None, *, affects_results=True, affects_weights=None, before=MISSING, **limits):
-    """A field of Config: its default (None: from the preset), its range (low, high, above) or choices, whether it
-    changes results and (as far, unless said otherwise) the trained weights and curves, and for a setting that came
-    later what was done `before` there was a choice: at that value it is left out of the fingerprint, so that what was
-    trained then stays valid. What it is stands in templates/settings.toml."""
+    """A field of Config. What it means stands in templates/settings.toml.
+
+    default: None where the preset, or the machine, has the value. limits: its range (low, high, above) or its choices.
+    affects_results: whether numbers of a trial depend on it; affects_weights: whether those of the training do, not of
+    its evaluation alone (by default the same). before: what was done before the setting existed; at that value it is
+    left out of the fingerprint, so that what was trained then stays valid."""
     affects_weights = affects_results if affects_weights is None else affects_weights
     effects = {"affects_results": affects_results, "affects_weights": affects_weights, "before": before}
     return field(default=default, metadata={**dict.fromkeys(("low", "high", "above", "choices")), **limits, **effects})
@@ -107,7 +110,7 @@ class Config:
     # corpus
     preset: str | None = setting(affects_results=False)
     dataset: str = setting("shakespeare")
-    # what these two change is in the corpus' own checksum
+    # these two change the corpus, which is compared by its own checksum
     encoding: str | None = setting(affects_results=False)
     text_column: str = setting("text", affects_results=False)
     train_split: float = setting(0.9, above=0.0, high=0.999)
@@ -168,7 +171,7 @@ class Config:
     checkpoint_dir: str = setting("checkpoints", affects_results=False)
 
     def __new__(cls, *_, **settings):
-        _refuse_unknown(settings)
+        _refuse_unknown(settings)  # before the dataclass's own TypeError
         return super().__new__(cls)
 
     def __post_init__(self):
@@ -189,6 +192,7 @@ class Config:
         if name.startswith("_") or not getattr(self, "_made", False):
             object.__setattr__(self, name, value)
             return
+        # a setting that is changed later: all of them are validated once more, in a new Config
         _refuse_unknown([name])
         if name == "device":
             value = _resolve_device(value) if isinstance(value, str) else value

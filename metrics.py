@@ -35,8 +35,8 @@ from measures.windows import windows_checksum as windows_checksum
 
 FLIPS = ("right_to_wrong", "wrong_to_right", "wrong_to_wrong")  # what the differences of the most likely token are
 NEED_TARGETS = ("true_label_relative_pd", "val_loss_difference", *FLIPS)
-# metrics of a pair that are means over positions
-COUNTS = ("prediction_differences", *FLIPS, "total_predictions")
+COUNTS = ("prediction_differences", *FLIPS, "total_predictions")  # metrics of a pair that are numbers of positions
+# those that are means over positions
 MEANS = [m.key for m in metrics_of("pair") if m.unit != "%" and m.key not in ("val_loss_difference", *COUNTS)]
 
 # -- the arithmetic -----------------------------------------------------------------------------------------------
@@ -44,6 +44,7 @@ MEANS = [m.key for m in metrics_of("pair") if m.unit != "%" and m.key not in ("v
 
 def _distances(sums: np.ndarray, mass: np.ndarray, vocab: int) -> dict[str, np.ndarray]:
     """Each distance at each position, (…, R), from the sums of a pair or of several (5, …, R) and Σ_v(p + q) (…, R).
+    The sums over the vocabulary are Σ|p-q|, Σ(p-q)², Σ|p-q|/(p+q), Σ(√p-√q)² and 2 Σ[p ln(2p/(p+q)) + q ln(2q/(p+q))].
     One that is added here is measured on arrays and models; its row in measures/table.py takes it to where it is shown.
     """
     l1, squares, relative, hellinger, shannon = sums
@@ -93,7 +94,7 @@ def compare_predictions(p, q, targets=None) -> dict:
     N, V = p.shape
     if targets is not None:
         targets = _as_targets(targets, N, V)
-    pair_sums = kernel.pair_sums(2, V, torch.float64)
+    pair_sums = kernel.pair_sums(2, V, torch.float64)  # p (n, R, V) -> sums of pairs, Σ_v p, Σ_m Σ_v|p_m - p̄|
     totals, counts = Counter(), Counter()
     for rows in row_blocks(N, pair_sums.rows):
         block = torch.stack([_float64(p, rows, "p"), _float64(q, rows, "q")])
@@ -126,7 +127,7 @@ def set_prediction_difference(p) -> float:
     p = _as_predictions(p, "p", 3)
     M, N, V = p.shape
     pair_sums = kernel.pair_sums(M, V, torch.float64)
-    pair_sums.pairs = []
+    pair_sums.pairs = []  # of no pair: the distances from the mean are all that is asked for
     total = 0.0
     for rows in row_blocks(N, pair_sums.rows):
         block = torch.stack([_float64(p[m], rows, f"p[{m}]") for m in range(M)])
@@ -285,6 +286,7 @@ class Evaluator:
         self.pairs = list(itertools.combinations(range(n), 2))
         self.first, self.second = np.array(self.pairs, int).reshape(-1, 2).T
         self.keys = [*MEANS, *COUNTS[:-1]] + ["relative_pd_upper"] * bounds  # of a pair
+        # columns of sums: of losses and of accuracies (each model), of the keys (each pair), of spreads (each group)
         columns = 2 * n + len(self.keys) * len(self.pairs) + len(self.groups)
         self.over = _OverWindows(columns, windows, block_size, blocks)
         self.seen_tokens: list[set[int]] = [set() for _ in range(n)]  # that were ever the arg-max

@@ -122,9 +122,10 @@ def run_study(
     Returns {activation: results}. Finished trials of the same settings are reused; with `overwrite` they are trained
     anew. Settings that were left to the machine (device, precision, native, threads) are those of what lies in the
     folders already. `strict_audit=False` records a failed audit and goes on. `run` trains in the place of
-    pool.run_trials. `tensorboard` is a folder in which the curves are logged for TensorBoard, `track` ("wandb" or
-    "trackio") the tracker that they are logged with, and `below` what the names of those runs begin with (default: the
-    study's name); see tools/trackers.py. `display` shows how far it is, in the place of a new one.
+    pool.run_trials (under torchrun: the ranks). `tensorboard` is a folder in which the curves are logged for
+    TensorBoard, `track` ("wandb" or "trackio") the tracker that they are logged with, and `below` what the names of
+    those runs begin with (default: the study's name); see tools/trackers.py. `display` shows how far it is, in the
+    place of a new one.
 
     Raises as run_experiment.
     """
@@ -177,7 +178,7 @@ def run_until_decided(
 
 
 def _begun(config, names, overwrite, run, strict_audit, sinks, display) -> _Study:
-    """The study, planned and audited. `sinks` makes of its config those who listen to it."""
+    """The study, planned and audited. `sinks` makes those who listen to its training, of the config it goes on with."""
     display.phase("loading torch")
     import audit
     from prepare_data import load_corpus
@@ -264,7 +265,7 @@ def _make_folders(config: Config) -> None:
 
 
 def _sinks(tensorboard: str | os.PathLike | None, track: str | None, below: str | None) -> Callable[[Config], list]:
-    """Who listens to the training, of its config: each has event, finished and close.
+    """A function of the config that makes those who listen to the training; each has event, finished and close.
 
     Raises:
         UserError: a tracker that is not there, or a folder that can't be written.

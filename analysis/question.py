@@ -29,7 +29,8 @@ FILE = "questions.json"
 class Question:
     """`arms` in the order of the study, `baseline` among them; `contrast`: the arms taken together, none or some.
 
-    `earlier`: the questions asked of the same results before. `arm`, `arms_noun`, `training`: what these are called.
+    `earlier`: the questions asked of the same results before. `arm`, `arms_noun`, `training`: the words for an arm and
+    for one of its trainings.
     """
 
     arms: tuple[str, ...]
@@ -55,9 +56,9 @@ class Question:
         nouns = {}
         if any("comparison" in r for r in all_results.values()):
             nouns = {"arm": "group", "training": "model"}
-        found = cls._checked(arms, baseline, contrast, **nouns)
+        now = cls._checked(arms, baseline, contrast, **nouns)
         earlier = (cls._checked(arms, *_usable(q, arms)) for q in asked)
-        return cls(**{**vars(found), "earlier": tuple(q for q in dict.fromkeys(earlier) if not q.same(found))})
+        return cls(**{**vars(now), "earlier": tuple(q for q in dict.fromkeys(earlier) if not q.same(now))})
 
     @classmethod
     def _checked(cls, arms, baseline, contrast, **nouns) -> Question:
@@ -75,6 +76,7 @@ class Question:
         return cls(arms, baseline, together if len(arms) > 2 else (), **nouns)
 
     def same(self, other: Question) -> bool:
+        """Whether both ask for the same comparisons."""
         return (self.baseline, self.contrast) == (other.baseline, other.contrast)
 
     @property
@@ -128,6 +130,7 @@ def _usable(asked: dict, arms: Iterable[str]) -> tuple:
 
 
 def _sound(asked) -> bool:
+    """Whether this is a list of questions, as questions.json holds it."""
     return isinstance(asked, list) and bool(asked) and all(map(_is_question, asked))
 
 
@@ -136,7 +139,8 @@ def _is_question(q) -> bool:
 
 
 def _recorded(all_results: Mapping[str, dict]) -> dict:
-    """What the settings record of the newest file that says anything; where ReLU came later, the default holds."""
+    """Baseline and contrast in the settings of the newest file that names any. Where ReLU was trained, and the newest
+    file names none, the default holds."""
     newest_first = sorted(all_results.values(), key=lambda r: str(r.get("timestamp")), reverse=True)
     settings = [c if isinstance(c := r.get("config"), dict) else {} for r in newest_first]
     said = [{key: c[key] for key in ("baseline", "contrast") if c.get(key)} for c in settings]

@@ -9,7 +9,9 @@
 All claims share one order, in which the p-values are adjusted (significance.gatekeep). PD: each arm against the
 baseline; the arms of the contrast together; the same two at equal loss, between the branches of a trunk; the pairs
 without the baseline. Losses: each against the baseline; the other pairs. Everything is computed when first asked for,
-and once. Numbers only: no files, no prose, no pandas, no torch. The statistics themselves are in significance.py.
+and once. Numbers only: no files, no prose, no pandas, no torch. The statistics themselves are in significance.py; the
+results of one arm are a `Measured` (analysis/results.py): its trials, those of them that have a PD (`pd_ids`), the
+matrix of PD among some of them, and why it can't be compared (`unfit`).
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from config import UserError
 from storage import number
 
 ALPHA = 0.05
-QUESTIONS = (("PD", "Matched_PD"), ("Loss",))  # the quantities of each, in the order of their tests
+# the quantities of two questions, each in the order of its tests; Matched_PD: PD at equal loss, between branches
+QUESTIONS = (("PD", "Matched_PD"), ("Loss",))
 QUANTITIES = tuple(quantity for question in QUESTIONS for quantity in question)
 REDUCTIONS = (5, 10, 20)  # of PD, in percent: what trials are planned for
 WEIGHTINGS = {
@@ -248,9 +251,9 @@ class Study:
 
     def lowest(self, values: Mapping[str, float | None]) -> tuple[list[str], list[str]]:
         """The fit activations with the lowest value (several when equal), and the others that have one."""
-        known = {n: values[n] for n in self.fit if values[n] is not None}
-        best = [n for n, x in known.items() if significance.same(x, min(known.values()))]
-        return best, [n for n in known if n not in best]
+        candidates = {n: values[n] for n in self.fit if values[n] is not None}
+        best = [n for n, x in candidates.items() if significance.same(x, min(candidates.values()))]
+        return best, [n for n in candidates if n not in best]
 
     # tests
 
@@ -387,8 +390,8 @@ class Study:
     @_once
     def verdict(self, test: Tested, quantity: str) -> significance.Verdict:
         """What a comparison, or the contrast, allows to be said, by its adjusted p."""
-        found = test.tests.get(quantity)
-        if found is None:
+        comparison = test.tests.get(quantity)
+        if comparison is None:
             return significance.Verdict("no test", f"no test ({test.why_not})")
         labels = " and ".join(map(activations.label, test.names)), activations.label(self.question.baseline)
         if isinstance(test, PairTests):
@@ -396,7 +399,7 @@ class Study:
         what = "PD at equal loss" if quantity == "Matched_PD" else None
         p, p_equal = test.p_holm[quantity], test.p_equal[quantity]
         margin = self.margin(quantity)
-        return significance.verdict(found, p, *labels, quantity=what, margin=margin, alpha=ALPHA, p_equal=p_equal)
+        return significance.verdict(comparison, p, *labels, quantity=what, margin=margin, alpha=ALPHA, p_equal=p_equal)
 
     def kind(self, a: str, b: str, quantity: str) -> str:
         """The kind of verdict on activation a against b, in whichever order they were tested."""

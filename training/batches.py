@@ -46,7 +46,7 @@ def stream(seed: int, source: str, step: int = 0) -> np.random.Generator:
 
 class Batches:
     """The training batch of step t: `batch_size` windows of the training split, chosen as `config.sampling` says.
-    A pure function of (seed, t): what the steps before had is not known here.
+    A pure function of (seed, t): it doesn't depend on the steps before.
 
     An accelerator keeps the training tokens, so that a step sends it no more than the places; unless they are more
     than RESIDENT_BYTES, or `resident` says otherwise. The batches are the same either way.
@@ -108,7 +108,8 @@ class Batches:
 
 
 def move_one_bit(model: torch.nn.Module, trial: int, seed: int, dtype: torch.dtype) -> None:
-    """Move one weight, another one for every trial, by one unit in the last place of the training precision.
+    """Move one weight of the last matrix, another one for every trial, by one unit in the last place of the training
+    precision.
 
     In bfloat16 training the products read the weights rounded to bfloat16, so that is where the bit is moved.
     """
@@ -162,8 +163,8 @@ def _whole(taken: float) -> int:
 def order_varies(config: Mapping, tokens: int | None) -> str:
     """What the source `order` varies between trials. Of an epoch that isn't finished trials see other windows; one in a
     hundred is let pass, since steps seldom fill an epoch exactly."""
-    known = {"max_iters", "batch_size", "block_size"} <= config.keys() and bool(tokens)
-    if config.get("sampling") != "shuffle" or not known:
+    countable = {"max_iters", "batch_size", "block_size"} <= config.keys() and bool(tokens)
+    if config.get("sampling") != "shuffle" or not countable:
         return SAMPLE_AND_ORDER
     taken = epochs(config, tokens)
     return ORDER if _whole(taken) else ORDER_AND_LAST if taken > 1 else SAMPLE_AND_ORDER

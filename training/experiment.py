@@ -301,8 +301,8 @@ def finish(
 
 
 def outdated(results: dict, config: Config) -> str:
-    """What was measured with other settings, or by an earlier program, which recorded it in another form or measured
-    less; '' for what this one would measure again the same."""
+    """Why the results have to be measured again: with other settings, or by an earlier program, which recorded them in
+    another form or measured less. '' where this one would measure the same."""
     version, measured = results.get("schema_version"), results.get("metrics") or []
     if version != storage.SCHEMA_VERSION:
         return f"written with schema {version}, this program's is {storage.SCHEMA_VERSION}"
@@ -396,15 +396,15 @@ def _named_pairs(done: list[dict], measured: metrics.Evaluation) -> list[dict]:
 def frontier(
     config: Config, corpus: Corpus, checkpoints: list[dict], done: list[dict], pairs: list[dict], threads: int | None
 ) -> list[dict]:
-    """What the branches of the trunk came to, shortest first, each measured as the final models are. The last of them
-    are the final models: their `done` records and `pairs`.
+    """The models at the ends of the branches, the shortest branch first, each measured as the final models are. Of the
+    last branch they are the final models: their `done` records and `pairs`.
 
     [{"leaves", "ends" (steps of the trunk before, and of its models in all), "trials": [{"trial_id", "val_loss", …}],
     "pairs": [{"model_pair", "relative_pd", …}], "avg_val_loss", "avg_relative_pd"}].
     """
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     *sides, final = config.branches
-    found = []
+    measured_branches = []
     for branch in sides:
         kept = [saved["branches"][str(branch.leaves)] for saved in checkpoints]
         models = [model_from(*both).to(config.device) for both in zip(checkpoints, kept, strict=True)]
@@ -414,7 +414,7 @@ def frontier(
             {"trial_id": r["trial_id"], "weights_sha256": b["record"]["weights_sha256"], **values}
             for r, b, values in zip(done, kept, measured.models, strict=True)
         ]
-        found.append((branch, entries, _named_pairs(done, measured)))
+        measured_branches.append((branch, entries, _named_pairs(done, measured)))
     return [
         {
             "leaves": branch.leaves,
@@ -424,12 +424,12 @@ def frontier(
             "avg_val_loss": _mean(entries, "val_loss"),
             "avg_relative_pd": _mean(compared, "relative_pd"),
         }
-        for branch, entries, compared in [*found, (final, done, pairs)]
+        for branch, entries, compared in [*measured_branches, (final, done, pairs)]
     ]
 
 
 def _evaluation(config: Config, corpus: Corpus, starts: np.ndarray) -> dict:
-    """Where the trials are compared, and what the text there is worth to a compressor."""
+    """Where the trials are compared, and how many nats per token a compressor needs for the text there."""
     return {
         "positions": len(starts) * config.block_size,
         "windows": len(starts),

@@ -139,7 +139,8 @@ class Branches(Part):
 
 
 def kinds() -> list[type[Part]]:
-    """Every kind of part, in the order in which a trial asks them."""
+    """Every kind of part, in the order in which a trial asks them: the branches, and the classes that further questions
+    name by their addresses ("questions.remedies.parts:Teachers")."""
     return [Branches, *map(pkgutil.resolve_name, questions.hooks("PARTS"))]
 
 

@@ -19,31 +19,32 @@ from config import Branch, Config
 
 @dataclass(frozen=True)
 class Leg:
-    """Steps taken one after another on the way of one branch: the model's steps `start` to `stop`, when the trial has
-    done `begins` steps in all."""
+    """A stretch of steps without a turn: a model on its way along `branch` takes its steps `start` to `stop`. A trial
+    takes one leg after another, and counts the steps of all: this one begins when it has done `begins`."""
 
     branch: Branch
     start: int
     stop: int
     begins: int
-    side: bool = False  # the trunk goes on after it from where it began
+    side: bool = False  # off the trunk, which goes on after it from where it began
 
     @property
     def ends(self) -> int:
+        """The steps that the trial has done in all when it is over."""
         return self.begins + self.stop - self.start
 
 
 def legs(config: Config) -> list[Leg]:
     """All steps of a trial in their order: the trunk up to a branch, the branch, the trunk up to the next one, …"""
     *sides, final = config.branches
-    found, trunk, begins = [], 0, 0
+    taken, trunk, begins = [], 0, 0
     for branch in sides:
         for start, side in ((trunk, False), (branch.leaves, True)):
             stop = branch.ends if side else branch.leaves
-            found.append(Leg(branch if side else final, start, stop, begins, side))
-            begins = found[-1].ends
+            taken.append(Leg(branch if side else final, start, stop, begins, side))
+            begins = taken[-1].ends
         trunk = branch.leaves
-    return [*found, Leg(final, trunk, final.ends, begins)]
+    return [*taken, Leg(final, trunk, final.ends, begins)]
 
 
 def total_steps(config: Config) -> int:

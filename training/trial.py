@@ -47,7 +47,13 @@ HISTORIES = ("train_loss_history", "val_loss_history", "learning_rate_history", 
 
 
 class Training:
-    """The state of a trial under way: everything that a snapshot holds."""
+    """The state of a trial under way: everything that a snapshot holds. `corpus` is a prepare_data.Corpus: tokens
+    `train` and `val`, the `tokenizer`, a checksum.
+
+    The optimiser has the float32 "master" weights; the model computes with them in evaluations, and in training with
+    the "working" weights, their copies in the training precision. Steps are counted twice: those of the trial in all,
+    `step`, and those that made the model what it is, `model_step`; they differ where branches leave a trunk.
+    """
 
     def __init__(self, config: Config, activation: str, trial: int, corpus):
         self.config, self.activation, self.trial, self.corpus = config, activation, trial, corpus
@@ -72,13 +78,14 @@ class Training:
             self.objective = part.objective(self.objective)
         self.optimiser = Optimiser(self.model, config, self.dtype)
         self.batches = Batches(corpus.train, config, self.seeds["order"])
+        # the probe: predictions at fixed positions, stored along training; rare tokens share one bucket of it
         self.buckets = windows.probe_buckets(corpus.train, corpus.vocab_size)
         self.probe_starts, self.train_starts = (
             windows.evaluation_windows(len(tokens), config.block_size, config.probe_tokens)
             for tokens in (corpus.val, corpus.train)
         )
         self.legs = legs(config)
-        self.step = 0  # steps done, those of branches too; those of the model itself: model_step
+        self.step = 0
         self.history: dict[str, list] = {name: [] for name in HISTORIES}
         self.probe: list[torch.Tensor] = []  # (P, buckets) float16 at each recorded step
         self.probe_argmax: list[torch.Tensor] = []  # (P,) int32
@@ -96,7 +103,7 @@ class Training:
         return self.legs[-1].ends
 
     def leg(self, step: int) -> Leg:
-        """What the step after so many belongs to."""
+        """The leg of the step that is taken when the trial has done `step` steps."""
         return next(leg for leg in reversed(self.legs) if leg.begins <= step)
 
     @property
@@ -118,7 +125,7 @@ class Training:
         return loss
 
     def one_step(self, step: int) -> torch.Tensor:
-        """Forward, backward, update of the step after so many; returns the loss (a device scalar)."""
+        """Forward, backward and update when the trial has done `step` steps; returns the loss (a device scalar)."""
         leg = self.leg(step)
         step = leg.start + step - leg.begins
         if self.config.dropout:
@@ -344,8 +351,8 @@ def train_trial(
     """Train trial k (1-based) of an activation on a corpus (prepare_data.Corpus), or go on with it, or find it done;
     returns its record.
 
-    Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is;
-    `stop` is asked after every step.
+    Leaves `checkpoint_dir/activation/trial_k.pt`. `report` is called with dicts that say how far the trial is, each
+    with an "event": step, point (of the curves) or note; `stop` is asked after every step.
 
     Raises:
         UserError: what lies in the checkpoint folder belongs to another config or corpus.
@@ -391,7 +398,8 @@ def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | N
     saved_at = time.monotonic()
     losses = torch.zeros(LOSS_CHECK_STEPS)
     while training.step < training.steps and training.diverged_at is None:
-        # up to the next point of the curves, the next check of the loss or the end of the leg, whichever comes first
+        # up to the next point of the curves, the next check of the loss or the end of the leg, whichever comes first;
+        # all in steps of the trial, of which this leg's are `first - at` ahead of the model's
         first, leg, at = training.step, training.leg(training.step), training.model_step
         point = first - at + _next(at, config.eval_interval)
         last = min(leg.ends, point, _next(first, LOSS_CHECK_STEPS))
@@ -425,6 +433,7 @@ def _train(training: Training, progress: _Progress, stop: Callable[[], bool] | N
 
 
 def _next(step: int, interval: int) -> int:
+    """The next multiple of the interval."""
     return (step // interval + 1) * interval
 
 
@@ -437,10 +446,10 @@ class _Progress:
         self.path = storage.progress_path(c.checkpoint_dir, training.activation, training.trial)
         self.last_loss, self.written = None, 0.0
         self.first_step, self.first_time = training.step, time.monotonic()
-        self.expected = None  # seconds that the whole trial takes, as whoever asked for it left word
+        self.expected = None  # seconds that the whole trial takes, as they were announced before it began
         with contextlib.suppress(storage.StorageError, AttributeError):
-            found = storage.read_json(self.path)
-            self.expected = storage.number(found.get("seconds_left")) if found.get("state") == "waiting" else None
+            written = storage.read_json(self.path)
+            self.expected = storage.number(written.get("seconds_left")) if written.get("state") == "waiting" else None
         self.write("running")
 
     def loss(self, value: float) -> None:
