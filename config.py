@@ -265,14 +265,14 @@ class Config:
         self._validate_vary()
         self._validate_branches()
         for name, example in (
-            ("teacher", "checkpoints/relu/trial_1.pt"),
-            ("averages", "lawa_10 ema_0.99"),
-            ("contrast", "gelu swish"),
+            ("teacher", "checkpoints, such as checkpoints/relu/trial_1.pt"),
+            ("averages", "means, such as lawa_10 ema_0.99"),
+            ("contrast", "names, such as gelu swish"),
         ):
             given = getattr(self, name)
             given = (os.fspath(given),) if isinstance(given, str | os.PathLike) else given
             if not isinstance(given, Iterable) or not all(isinstance(x, str) and x for x in given):
-                raise UserError(f"{name}={given!r}: must be one or more, such as {example}")
+                raise UserError(f"{name}={given!r}: must be one or more {example}")
             setattr(self, name, tuple(dict.fromkeys(given)))
         for name in self.averages:
             average(name)
