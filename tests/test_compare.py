@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,12 @@ def compared(runs, out, groups=None, **options):
     return compare_models(groups, runs / "my.txt", out=out, device="cpu", **options)
 
 
+def same_numbers(entry, expected, rel, abs=1e-7):
+    for key, value in expected.items():
+        if isinstance(value, float | int):
+            assert entry[key] == pytest.approx(value, rel=rel, abs=abs), key
+
+
 @pytest.fixture(scope="module")
 def found(runs, tmp_path_factory):
     out = tmp_path_factory.mktemp("found")
@@ -91,9 +98,7 @@ def test_every_pair_is_what_its_predictions_say(found, models):
     assert len(comparison.pairs) == 36
     for pair in comparison.pairs:
         (p, targets), (q, _) = every[names.index(pair["a"])], every[names.index(pair["b"])]
-        exact = metrics.compare_predictions(p, q, targets)
-        for key, value in exact.items():
-            assert pair[key] == pytest.approx(value, rel=2e-5, abs=1e-7), key
+        same_numbers(pair, metrics.compare_predictions(p, q, targets), 2e-5)
     for member, (p, targets) in zip(comparison.members, every, strict=True):
         assert member["val_loss"] == pytest.approx(-np.log(p[np.arange(len(p)), targets]).mean(), rel=1e-5)
         assert member["val_accuracy"] == pytest.approx(100 * (p.argmax(1) == targets).mean())
@@ -186,9 +191,7 @@ def test_small_chunks_change_no_number(runs, tmp_path, bytes_):
     parts = compared(runs, tmp_path / "parts", group, positions=128, max_spool_gb=bytes_ / 2**30).results["gpt2"]
     for key in ("reproducibility_metrics", "trials"):
         for a, b in zip(whole[key], parts[key], strict=True):
-            for name, value in a.items():
-                if isinstance(value, float):
-                    assert b[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+            same_numbers(b, a, 1e-5)
     assert parts["set_prediction_difference"] == pytest.approx(whole["set_prediction_difference"], rel=1e-6)
 
 
@@ -313,9 +316,7 @@ def test_checkpoints_of_nanogpt(tmp_path):
     found = compare_models(
         {"a": paths}, tmp_path / "my.txt", out=tmp_path / "c", positions=128, device="cpu", report=False
     )
-    exact = metrics.compare_predictions(*predicted, windows[:, 1:].flatten())
-    for key, value in exact.items():
-        assert found.pairs[0][key] == pytest.approx(value, rel=1e-4), key
+    same_numbers(found.pairs[0], metrics.compare_predictions(*predicted, windows[:, 1:].flatten()), 1e-4)
     assert [m["training_steps"] for m in found.members] == [100, 100] and found.members[0]["kind"] == "nanoGPT"
     assert found.members[0]["parameters"] == model.num_parameters()
     (tmp_path / "out-2/meta.pkl").write_bytes(pickle.dumps({"stoi": Path("x")}))
@@ -387,9 +388,7 @@ def test_a_padded_vocabulary_is_one_outcome_more(runs, models, tmp_path, like):
     p, targets = predictions(transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), TEXT, POSITIONS)
     q, _ = predictions(models["llama"][1], TEXT, POSITIONS)
     p = np.concatenate((p[:, :256], p[:, 256:].sum(1, keepdims=True)), 1)
-    exact = metrics.compare_predictions(p, np.pad(q, ((0, 0), (0, 1))), targets)
-    for key, value in exact.items():
-        assert found.pairs[0][key] == pytest.approx(value, rel=2e-5), key
+    same_numbers(found.pairs[0], metrics.compare_predictions(p, np.pad(q, ((0, 0), (0, 1))), targets), 2e-5)
     assert found.members[0]["beyond_common_vocabulary"] == pytest.approx(p[:, -1].mean(), rel=1e-4)
     assert "that only some members have are one outcome" in checks(found.results["a"])["one vocabulary"]["measured"]
 
@@ -457,9 +456,7 @@ def test_dumps_give_what_the_models_gave(found, models, tmp_path, suffix, kind):
     dumped = compare_models({"gpt2": paths}, out=tmp_path / "out", block_size=CONTEXT, report=False).results["gpt2"]
     expected = comparison.results["gpt2"]
     for a, b in zip(dumped["reproducibility_metrics"], expected["reproducibility_metrics"], strict=True):
-        for key, value in b.items():
-            if isinstance(value, float):
-                assert a[key] == pytest.approx(value, rel=2e-4, abs=1e-6), key
+        same_numbers(a, b, 2e-4, 1e-6)
     assert dumped["avg_val_loss"] == pytest.approx(expected["avg_val_loss"], rel=1e-5)
 
 
@@ -587,14 +584,7 @@ def test_unigram_entropy_leaves_each_token_out():
 
 
 def command(runs, out, *more):
-    groups = [
-        "--group",
-        "gpt2",
-        *map(str, members(runs, "gpt2")),
-        "--group",
-        "llama",
-        *map(str, members(runs, "llama")),
-    ]
+    groups = [word for kind in ("gpt2", "llama") for word in ("--group", kind, *map(str, members(runs, kind)))]
     return [*groups, "--text", str(runs / "my.txt"), "--out", str(out), "--positions", "128", "--device=cpu", *more]
 
 
@@ -636,14 +626,22 @@ def test_without_transformers_the_package_is_named(runs, tmp_path, monkeypatch):
 
 
 # -- wrong input --------------------------------------------------------------------------------------------------
+# Each function gives one that is called with the folder of `runs` and an empty one, and gives the paths of a group.
 
 
-def changed(runs, tmp_path, what):
-    """A copy of gpt2's first member whose folder `what(folder)` has changed."""
-    folder = tmp_path / "changed"
-    shutil.copytree(runs / "gpt2/seed_1", folder)
-    what(folder)
-    return [str(folder), str(runs / "gpt2/seed_2")]
+def some(*seeds):
+    return lambda runs, folder: members(runs, "gpt2", seeds)
+
+
+def changed(change):
+    """A copy of gpt2's first member whose folder `change(folder)` has changed, beside the second."""
+
+    def make(runs, folder):
+        shutil.copytree(runs / "gpt2/seed_1", folder / "changed")
+        change(folder / "changed")
+        return [folder / "changed", runs / "gpt2/seed_2"]
+
+    return make
 
 
 def edit(name, **values):
@@ -654,79 +652,58 @@ def edit(name, **values):
     return change
 
 
-def a_dump(tmp_path, name="a.npz", **arrays):
-    p = np.full((8, 4), 0.25, np.float32)
-    np.savez(tmp_path / name, **{"probabilities": p, "targets": np.zeros(8, int), **arrays})
-    return [str(tmp_path / name)]
+def config(**values):
+    return changed(edit("config.json", **values))
 
 
-def a_file(tmp_path, name, contents=b"not this"):
-    (tmp_path / name).write_bytes(contents)
-    return [str(tmp_path / name)]
+def file(name, contents=b"not this"):
+    """A file of these bytes, or as `contents(path)` writes it."""
+
+    def make(runs, folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        contents(str(folder / name)) if callable(contents) else (folder / name).write_bytes(contents)
+        return [folder / name]
+
+    return make
 
 
-def two_dumps(tmp_path, **second):
-    return a_dump(tmp_path) + a_dump(tmp_path, "b.npz", **second)
+def torchscript(path):
+    with pytest.warns(DeprecationWarning):
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
 
 
-def an_npy(tmp_path, values):
-    np.save(tmp_path / "a.npy", values)
-    return [str(tmp_path / "a.npy")]
+def dump(**arrays):
+    arrays = {"probabilities": np.full((8, 4), 0.25, np.float32), "targets": np.zeros(8, int), **arrays}
+    return file("a.npz", lambda path: np.savez(path, **arrays))
 
 
-def with_nan(runs, tmp_path):
+def two_dumps(**second):
+    return lambda runs, folder: dump()(runs, folder) + dump(**second)(runs, folder / "b")
+
+
+def adapter(**record):
+    make = file("lora/adapter_config.json", json.dumps(record).encode())
+    return lambda runs, folder: [path.parent for path in make(runs, folder)]
+
+
+def with_nan(runs, folder):
     model = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1")
     with torch.no_grad():
         next(model.parameters())[0, 0] = float("nan")
-    return [str(save(model, tmp_path / "nan"))]
+    return [save(model, folder / "nan")]
 
 
-def of_vocabulary(runs, tmp_path, size):
-    return [*map(str, members(runs, "gpt2", (1,))), str(save(trained("gpt2", TEXT, 4, 0, vocab=size), tmp_path / "v"))]
+def of_vocabulary(size):
+    return beside_another(lambda runs, folder: [save(trained("gpt2", TEXT, 4, 0, vocab=size), folder / "v")])
 
 
-def other_tokenizer(runs, tmp_path):
-    import tokenizers
-
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
-    other = transformers.PreTrainedTokenizerFast(tokenizer_object=words)
-    model = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_2")
-    return [str(runs / "gpt2/seed_1"), str(save(model, tmp_path / "other", other))]
-
-
-def torchscript(runs, tmp_path):
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
-    return [tmp_path / "model.pt"]
-
-
-def weights_alone(runs, tmp_path):
-    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "model.pt")
-    return [tmp_path / "model.pt"]
-
-
-def pickled(runs, tmp_path):
-    torch.save(Path("x"), tmp_path / "model.pt")
-    return [tmp_path / "model.pt"]
-
-
-def with_biases(runs, tmp_path):
+def with_biases(runs, folder):
     """A model of biased attention whose config.json says nothing of biases."""
-    config = config_of("llama")
-    config.attention_bias = True
-    folder = save(transformers.AutoModelForCausalLM.from_config(config), tmp_path / "biased")
+    biased = config_of("llama")
+    biased.attention_bias = True
+    folder = save(transformers.AutoModelForCausalLM.from_config(biased), folder / "biased")
     edit("config.json", attention_bias=False)(folder)
     return [folder]
-
-
-def an_adapter(tmp_path, record=None):
-    (tmp_path / "lora").mkdir()
-    text = json.dumps({"base_model_name_or_path": "org/base"} if record is None else record)
-    (tmp_path / "lora/adapter_config.json").write_text(text, encoding="utf-8")
-    return [tmp_path / "lora"]
 
 
 def bert(is_decoder):
@@ -736,116 +713,110 @@ def bert(is_decoder):
     return transformers.BertLMHeadModel(config)
 
 
-def of_words(runs, tmp_path, unknown):
-    """A tokenizer that has the text's first words only."""
+def of_words(words, unknown="[UNK]"):
+    """A model with a tokenizer of these words only, beside one of bytes."""
     import tokenizers
 
-    words = dict.fromkeys(TEXT.split()[:20])
-    vocabulary = {word: k for k, word in enumerate(["[UNK]", *words] if unknown else words)}
+    vocabulary = {word: k for k, word in enumerate([unknown, *words] if unknown else words)}
     made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, **({"unk_token": unknown} if unknown else {})))
     made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token=unknown)
-    return [save(trained("gpt2", TEXT, 4, 0), tmp_path / "words", tokenizer)]
+    return lambda runs, folder: [save(trained("gpt2", TEXT, 4, 0), folder / "words", tokenizer)]
 
 
+def beside_another(make):
+    return lambda runs, folder: [runs / "gpt2/seed_1", *make(runs, folder)]
+
+
+def nano(**arguments):
+    return lambda runs, folder: [nano_gpt(folder / "ckpt.pt", **arguments)]
+
+
+ALL = some(1, 2, 3)
+WORDS = list(dict.fromkeys(TEXT.split()[:20]))
 HALF = np.full((8, 4), 0.125, np.float32)
-NAN = np.full((8, 4), np.nan, np.float32)
-# what is wrong: (members of a group, further arguments, what the line says)
+SURE = np.eye(4, dtype=np.float32)[np.ones(8, int)]
+# what is wrong: (paths, what the line says, further arguments)
 WRONG = {
-    "no such path": (lambda r, t: [t / "none"], [], "none: no such file or folder"),
-    "an empty folder": (lambda r, t: [(t / "e").mkdir() or t / "e"], [], "a folder with neither a model"),
-    "no weights": (lambda r, t: changed(r, t, lambda f: (f / "model.safetensors").unlink()), [], "but no weights"),
-    "weights cut off": (
-        lambda r, t: changed(r, t, lambda f: os.truncate(f / "model.safetensors", 5000)), [], "can't load it"),
-    "config not JSON": (lambda r, t: changed(r, t, lambda f: (f / "config.json").write_bytes(b"{")), [], "can't load"),
-    "unknown kind of model": (
-        lambda r, t: changed(r, t, edit("config.json", model_type="nonesuch")), [], "transformers can't load it"),
-    "weights of another size": (
-        lambda r, t: changed(r, t, edit("config.json", n_layer=3)), [], "would be random"),
-    "not a language model": (
-        lambda r, t: changed(r, t, edit("config.json", model_type="vit")), [], "can't load it"),
-    "its own code": (
-        lambda r, t: changed(r, t, edit("config.json", model_type="mine", auto_map={"AutoConfig": "m.C"})), [],
-        "--trust-remote-code"),
-    "weights not finite": (with_nan, [], "not finite"),
-    "given twice": (lambda r, t: members(r, "gpt2", (1, 1)), [], "given twice"),
-    "another vocabulary": (lambda r, t: of_vocabulary(r, t, 300), [], "these are different vocabularies"),
-    "a vocabulary too small": (lambda r, t: of_vocabulary(r, t, 60), [], "its vocabulary ends at 59"),
-    "another tokenizer": (other_tokenizer, [], "have different tokenizers"),
-    "a broken tokenizer": (
-        lambda r, t: changed(r, t, lambda f: (f / "tokenizer.json").write_bytes(b"{}")), [], "not a tokenizer"),
-    "no such text": (lambda r, t: members(r, "gpt2"), ["--text", "none.txt"], "none.txt"),
-    "an empty text": (lambda r, t: members(r, "gpt2"), ["--text", "empty.txt"], "empty"),
-    "a text too short": (lambda r, t: members(r, "gpt2"), ["--text", "short.txt"], "too few for one window"),
-    "a text not UTF-8": (lambda r, t: members(r, "gpt2"), ["--text", "latin.txt"], "UTF-8"),
-    "beyond the context": (lambda r, t: members(r, "gpt2"), ["--block-size=64"], "longer than the context of g/seed_1"),
-    "block size no number": (lambda r, t: members(r, "gpt2"), ["--block-size=x"], "must be a number"),
-    "no positions": (lambda r, t: members(r, "gpt2"), ["--positions=0"], "must be above 0"),
-    "an unknown precision": (lambda r, t: members(r, "gpt2"), ["--dtype=int4"], "must be float32 or bfloat16"),
-    "an unknown device": (lambda r, t: members(r, "gpt2"), ["--device=tpu"], "must be one of"),
-    "a spool too small": (lambda r, t: members(r, "gpt2"), ["--max-spool-gb=1e-7"], "one position of 3 models"),
-    "no such tokenizer": (lambda r, t: members(r, "gpt2"), ["--tokenizer=none.json"], "no such file or folder"),
-    "not our checkpoint": (lambda r, t: a_file(t, "trial_1.pt"), [], "not a checkpoint"),
-    "a suffix of nothing": (lambda r, t: a_file(t, "model.onnx"), [], "predictions are .npy"),
-    "a model of llama.cpp": (lambda r, t: a_file(t, "model.gguf", b"GGUF\3\0\0\0"), [], "a GGUF file of llama.cpp"),
-    "a program of torch": (torchscript, [], "a TorchScript program"),
-    "weights alone": (weights_alone, [], "weights alone don't say what model"),
-    "pickled code": (pickled, [], "not a file of weights that torch reads without running code"),
-    "a misspelt path": (lambda r, t: [r / "gpt2/sed_1"], [], "did you mean"),
-    "beside a folder": (lambda r, t: (t / "ft").mkdir() or ["ft/seed1"], [], "ft/seed1: no such file or folder"),
-    "a layer too many": (
-        lambda r, t: changed(r, t, edit("config.json", n_layer=1)), [], "11 weights of its files are not taken"),
-    "biases not taken": (with_biases, [], "8 weights of its files are not taken"),
-    "an adapter": (
-        lambda r, t: an_adapter(t), [], "an adapter to org/base, not a model: pip install peft, or merge it"),
-    "an adapter of nothing": (lambda r, t: an_adapter(t, {}), [], "names no base model"),
-    "it sees the future": (lambda r, t: [save(bert(False), t / "bert")], [], "`is_decoder` forgotten?"),
-    "a tokenizer without a word": (lambda r, t: of_words(r, t, None), [], "its tokenizer can't take the text"),
-    "a tokenizer that leaves out": (lambda r, t: of_words(r, t, "[UNK]"), [], "it leaves out what it doesn't know"),
+    "no such path": (lambda runs, folder: [folder / "none"], "none: no such file or folder"),
+    "an empty folder": (lambda r, t: [(t / "e").mkdir() or t / "e"], "a folder with neither a model"),
+    "no weights": (changed(lambda folder: (folder / "model.safetensors").unlink()), "but no weights"),
+    "weights cut off": (changed(lambda folder: os.truncate(folder / "model.safetensors", 5000)), "can't load it"),
+    "config not JSON": (changed(lambda folder: (folder / "config.json").write_bytes(b"{")), "can't load"),
+    "unknown kind of model": (config(model_type="nonesuch"), "transformers can't load it"),
+    "weights of another size": (config(n_layer=3), "would be random"),
+    "not a language model": (config(model_type="vit"), "can't load it"),
+    "its own code": (config(model_type="mine", auto_map={"AutoConfig": "m.C"}), "--trust-remote-code"),
+    "weights not finite": (with_nan, "not finite"),
+    "given twice": (some(1, 1), "given twice"),
+    "another vocabulary": (of_vocabulary(300), "these are different vocabularies"),
+    "a vocabulary too small": (of_vocabulary(60), "its vocabulary ends at 59"),
+    "another tokenizer": (beside_another(of_words(WORDS)), "have different tokenizers"),
+    "a broken tokenizer": (changed(lambda folder: (folder / "tokenizer.json").write_bytes(b"{}")), "not a tokenizer"),
+    "no such text": (ALL, "none.txt", "--text", "none.txt"),
+    "an empty text": (ALL, "empty", "--text", "empty.txt"),
+    "a text too short": (ALL, "too few for one window", "--text", "short.txt"),
+    "a text not UTF-8": (ALL, "UTF-8", "--text", "latin.txt"),
+    "beyond the context": (ALL, "longer than the context of g/seed_1", "--block-size=64"),
+    "block size no number": (ALL, "must be a number", "--block-size=x"),
+    "no positions": (ALL, "must be above 0", "--positions=0"),
+    "an unknown precision": (ALL, "must be float32 or bfloat16", "--dtype=int4"),
+    "an unknown device": (ALL, "must be one of", "--device=tpu"),
+    "a spool too small": (ALL, "one position of 3 models", "--max-spool-gb=1e-7"),
+    "no such tokenizer": (ALL, "no such file or folder", "--tokenizer=none.json"),
+    "not our checkpoint": (file("trial_1.pt"), "not a checkpoint"),
+    "a suffix of nothing": (file("model.onnx"), "predictions are .npy"),
+    "a model of llama.cpp": (file("model.gguf", b"GGUF\3\0\0\0"), "a GGUF file of llama.cpp"),
+    "a program of torch": (file("model.pt", torchscript), "a TorchScript program"),
+    "weights alone": (file("model.pt", partial(torch.save, {})), "weights alone don't say what model"),
+    "pickled code": (file("model.pt", partial(torch.save, Path("x"))), "weights that torch reads without running code"),
+    "a misspelt path": (lambda runs, folder: [runs / "gpt2/sed_1"], "did you mean"),
+    "beside a folder": (lambda r, t: (t / "ft").mkdir() or ["ft/seed1"], "ft/seed1: no such file or folder"),
+    "a layer too many": (config(n_layer=1), "11 weights of its files are not taken"),
+    "biases not taken": (with_biases, "8 weights of its files are not taken"),
+    "an adapter": (adapter(base_model_name_or_path="org/base"), "to org/base, not a model: pip install peft, or merge"),
+    "an adapter of nothing": (adapter(), "names no base model"),
+    "it sees the future": (lambda r, t: [save(bert(False), t / "bert")], "`is_decoder` forgotten?"),
+    "a tokenizer without a word": (of_words(WORDS, None), "its tokenizer can't take the text"),
+    "a tokenizer that leaves out": (of_words(WORDS), "it leaves out what it doesn't know"),
     "two snapshots": (
-        lambda r, t: [(t / f"models--a--b/snapshots/{k}").mkdir(parents=True) for k in "xy"] and [t / "models--a--b"],
-        [], "a cache of the hub with 2 snapshots"),
-    "no characters": (lambda r, t: [nano_gpt(t / "ckpt.pt")], [], "meta.pkl, or a tokenizer.json, with --tokenizer"),
-    "other sizes": (
-        lambda r, t: [with_characters(nano_gpt(t / "ckpt.pt", n_embd=16))], [], "29 weights are not those of the"),
-    "sizes missing": (lambda r, t: [nano_gpt(t / "ckpt.pt", n_head=None)], [], "whose model_args lack one of"),
-    "no npy": (lambda r, t: a_file(t, "a.npy"), [], "can't be read as .npy"),
-    "no npz": (lambda r, t: a_file(t, "a.npz"), [], "can't be read as .npz"),
-    "no parquet": (lambda r, t: a_file(t, "a.parquet"), [], "can't be read as .parquet"),
-    "no safetensors": (lambda r, t: a_file(t, "a.safetensors"), [], "can't be read as .safetensors"),
-    "a file of weights": (lambda r, t: [r / "gpt2/seed_1/model.safetensors"], [], "name their folder"),
-    "pickled objects": (lambda r, t: an_npy(t, np.array([{}, {}])), [], "can't be read as .npy"),
-    "no targets": (lambda r, t: an_npy(t, HALF * 2), [], "its targets are missing"),
-    "targets out of range": (lambda r, t: a_dump(t, targets=np.full(8, 4)), [], "must be tokens 0…3"),
-    "targets too few": (lambda r, t: a_dump(t, targets=np.zeros(7, int)), [], "must be 8 integers"),
-    "one axis": (lambda r, t: a_dump(t, probabilities=np.zeros(8, np.float32)), [], "shape (N, V)"),
-    "whole numbers": (lambda r, t: a_dump(t, probabilities=np.zeros((8, 4), int)), [], "floating-point"),
-    "both kinds": (lambda r, t: a_dump(t, logits=np.zeros((8, 4))), [], "must hold one of"),
-    "sums of a half": (lambda r, t: a_dump(t, probabilities=HALF), [], "add up to 0.5, not 1"),
-    "not a number": (lambda r, t: a_dump(t, probabilities=NAN), [], "row 0 holds NaN"),
-    "below 0": (lambda r, t: a_dump(t, probabilities=HALF - 1), [], "holds a probability below 0"),
-    "no probability": (
-        lambda r, t: a_dump(t, probabilities=np.eye(4, dtype=np.float32)[np.ones(8, int)]), [], "its loss is infinite"),
-    "other targets": (lambda r, t: two_dumps(t, targets=np.ones(8, int)), [], "have other targets"),
-    "other positions": (
-        lambda r, t: two_dumps(t, probabilities=HALF[:4] * 2, targets=np.zeros(4, int)), [], "has 4 positions"),
-    "other widths": (
-        lambda r, t: two_dumps(t, probabilities=np.full((8, 2), 0.5, np.float32)), [], "different vocabularies"),
-    "uneven windows": (lambda r, t: a_dump(t), ["--block-size=3"], "not whole windows"),
-    "equal tokens": (lambda r, t: a_dump(t, tokens=np.zeros((8, 4), int)), [], "must be different"),
-    "top-k beside all": (
-        lambda r, t: two_dumps(t, tokens=np.tile(np.arange(4), (8, 1))), [], "most likely tokens only"),
+        lambda r, t: [(t / f"hub/snapshots/{k}").mkdir(parents=True) for k in "xy"] and [t / "hub"],
+        "a cache of the hub with 2 snapshots"),
+    "no characters": (nano(), "meta.pkl, or a tokenizer.json, with --tokenizer"),
+    "other sizes": (lambda r, t: [with_characters(nano_gpt(t / "ckpt.pt", n_embd=16))], "29 weights are not those"),
+    "sizes missing": (nano(n_head=None), "whose model_args lack one of"),
+    "no npy": (file("a.npy"), "can't be read as .npy"),
+    "no npz": (file("a.npz"), "can't be read as .npz"),
+    "no parquet": (file("a.parquet"), "can't be read as .parquet"),
+    "no safetensors": (file("a.safetensors"), "can't be read as .safetensors"),
+    "a file of weights": (lambda runs, folder: [runs / "gpt2/seed_1/model.safetensors"], "name their folder"),
+    "pickled objects": (file("a.npy", lambda path: np.save(path, np.array([{}, {}]))), "can't be read as .npy"),
+    "no targets": (file("a.npy", lambda path: np.save(path, HALF * 2)), "its targets are missing"),
+    "targets out of range": (dump(targets=np.full(8, 4)), "must be tokens 0…3"),
+    "targets too few": (dump(targets=np.zeros(7, int)), "must be 8 integers"),
+    "one axis": (dump(probabilities=np.zeros(8, np.float32)), "shape (N, V)"),
+    "whole numbers": (dump(probabilities=np.zeros((8, 4), int)), "floating-point"),
+    "both kinds": (dump(logits=np.zeros((8, 4))), "must hold one of"),
+    "sums of a half": (dump(probabilities=HALF), "add up to 0.5, not 1"),
+    "not a number": (dump(probabilities=HALF * np.nan), "row 0 holds NaN"),
+    "below 0": (dump(probabilities=HALF - 1), "holds a probability below 0"),
+    "no probability": (dump(probabilities=SURE), "its loss is infinite"),
+    "other targets": (two_dumps(targets=np.ones(8, int)), "have other targets"),
+    "other positions": (two_dumps(probabilities=HALF[:4] * 2, targets=np.zeros(4, int)), "has 4 positions"),
+    "other widths": (two_dumps(probabilities=np.full((8, 2), 0.5, np.float32)), "different vocabularies"),
+    "uneven windows": (dump(), "not whole windows", "--block-size=3"),
+    "equal tokens": (dump(tokens=np.zeros((8, 4), int)), "must be different"),
+    "top-k beside all": (two_dumps(tokens=np.tile(np.arange(4), (8, 1))), "most likely tokens only"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatch, what):
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    Path("empty.txt").write_text(" \n", encoding="utf-8")
-    Path("short.txt").write_text("s", encoding="utf-8")
-    Path("latin.txt").write_bytes("é".encode("latin-1") * 100)
-    make, more, says = WRONG[what]
-    if what == "an adapter":  # where peft is not installed
+    for name, contents in (("empty", b" \n"), ("short", b"s"), ("latin", "é".encode("latin-1") * 100)):
+        Path(f"{name}.txt").write_bytes(contents)
+    make, says, *more = WRONG[case]
+    if case == "an adapter":  # where peft is not installed
         monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     paths = [str(p) for p in make(runs, tmp_path)]
     capsys.readouterr()
@@ -854,7 +825,7 @@ def test_wrong_input_is_one_line_and_status_2(runs, tmp_path, capsys, monkeypatc
     except SystemExit as end:  # what argparse finds wrong
         status = end.code
     shown = capsys.readouterr()
-    assert status == (1 if what == "not our checkpoint" else 2), shown.err
+    assert status == (1 if case == "not our checkpoint" else 2), shown.err
     assert shown.err.startswith("compare.py: ") and shown.err.count("\n") == 1 and says in shown.err, shown.err
     assert shown.out == ""
 

@@ -1,5 +1,6 @@
 """The referee: published tables beside SciPy, tables that are wrong, trackers' files, samples, looks, the command."""
 
+import contextlib
 import io
 import json
 import math
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import pytest
@@ -221,117 +223,50 @@ def test_a_data_frame():
 RUNS = {f"{arm}-seed{seed}": value for arm, x in (("a", A3), ("b", B3)) for seed, value in enumerate(x, 1)}
 
 
-def trainer(folder):
-    for run, value in RUNS.items():
-        for step, loss in ((500, 9.0), (1000, value)):
-            target = folder / run / f"checkpoint-{step}"
-            target.mkdir(parents=True)
-            history = [{"step": step, "loss": 5.0}, {"step": step, "eval_loss": loss, "eval_runtime": 1.0}]
-            (target / "trainer_state.json").write_text(json.dumps({"log_history": history}), encoding="utf-8")
+TRACKERS = tomllib.loads((ROOT / "tests/tracker_files.toml").read_text(encoding="utf-8"))
 
 
-def harness(folder):
-    for run, value in RUNS.items():
-        (folder / run).mkdir()
-        results = {
-            "arc": {"alias": "arc", "acc,none": value, "acc_stderr,none": 0.1},
-            "gsm8k": {"exact_match,strict-match": 1.0},
-        }
-        (folder / run / "results_2026-01-01T00-00-00.0.json").write_text(
-            json.dumps({"results": results}), encoding="utf-8"
-        )
+def leave(tracker, folder):
+    """Files of all runs, as the tracker leaves them."""
+    parts = TRACKERS[tracker]
+    with contextlib.closing(sqlite3.connect(folder / "all.db" if "rows" in parts else ":memory:")) as database:
+        for statement in parts.get("tables", ()):
+            database.execute(statement)
+        for number, (run, value) in enumerate(RUNS.items()):
+            blanks = {"run": run, "arm": run[0], "seed": run[-1], "value": value, "id": f"{number:032x}"}
+            for name, text in parts.get("files", {}).items():
+                path = folder / Template(name).substitute(blanks)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(Template(text).substitute(blanks), encoding="utf-8")
+            for statement in parts.get("rows", ()):
+                database.execute(Template(statement).substitute(blanks))
+        database.commit()
 
 
-def wandb_files(folder):
-    for run, value in RUNS.items():
-        (folder / run / "files").mkdir(parents=True)
-        (folder / run / "files" / "wandb-summary.json").write_text(
-            json.dumps({"val/loss": value, "_step": 9}), encoding="utf-8"
-        )
-        config = f"wandb_version: 1\n\nact:\n  desc: null\n  value: {run[0]}\nseed:\n  value: {run[-1]}\n"
-        (folder / run / "files" / "config.yaml").write_text(config, encoding="utf-8")
+def check_read(folder, options):
+    arms = read(folder, **options).arms
+    assert arms == {n: {s: pytest.approx(v, rel=1e-6) for s, v in x.items()} for n, x in read(LONG).arms.items()}
+    assert decide(folder, **options).rulings[0].p == pytest.approx(decide(LONG).rulings[0].p, rel=1e-4)
 
 
-def mlflow_folder(folder):
-    for i, (run, value) in enumerate(RUNS.items()):  # named as MLflow names them: what they are is in the settings
-        files = {
-            "metrics/val_loss": f"1 9.0 1\n2 {value} 2\n",
-            "params/act": run[0],
-            "params/seed": run[-1],
-            "meta.yaml": "",
-        }
-        for name, text in (files | {"tags/mlflow.runName": f"bold-ape-{i}"}).items():
-            (folder / "0" / f"{i:032x}" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "0" / f"{i:032x}" / name).write_text(text, encoding="utf-8")
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_runs_are_read_from_where_they_are(tracker, tmp_path):
+    leave(tracker, tmp_path)
+    check_read(tmp_path, TRACKERS[tracker].get("options", {}))
 
 
-def trackio(folder):
-    connection = sqlite3.connect(folder / "project.db")
-    connection.execute("create table metrics (id integer, timestamp text, run_name text, step integer, metrics text)")
-    rows = [
-        (run, step, json.dumps({"val_loss": loss, "lr": 0.1}))
-        for run, value in RUNS.items()
-        for step, loss in ((2, value), (1, 9.0))
-    ]
-    connection.executemany("insert into metrics (run_name, step, metrics) values (?, ?, ?)", rows)
-    connection.execute("create table configs (id integer, run_name text, config text, created_at text)")
-    configs = [(run, json.dumps({"act": run[0], "seed": int(run[-1])}).encode()) for run in RUNS]
-    connection.executemany("insert into configs (run_name, config) values (?, ?)", configs)
-    connection.commit()
-
-
-def mlflow_database(folder):
-    connection = sqlite3.connect(folder / "mlflow.db")
-    connection.execute("create table runs (run_uuid text, name text)")
-    connection.execute("create table latest_metrics (key text, value real, is_nan integer, run_uuid text)")
-    connection.execute("create table params (key text, value text, run_uuid text)")
-    for run, value in RUNS.items():
-        connection.execute("insert into runs values (?, 'bold-ape')", (run,))
-        connection.execute("insert into latest_metrics values ('val_loss', ?, 0, ?)", (value, run))
-        connection.executemany("insert into params values (?, ?, ?)", [("act", run[0], run), ("seed", run[-1], run)])
-    connection.commit()
-
-
-def logs(folder):
-    for run, value in RUNS.items():
-        (folder / f"{run}.log").write_text(f"step 1 val loss 9.0\nstep 2 val loss {value}\n", encoding="utf-8")
-
-
-def tensorboard_csv(folder):
-    for run, value in RUNS.items():
-        (folder / f"run-{run}-tag-val_loss.csv").write_text(
-            f"Wall time,Step,Value\n1,1,9.0\n2,2,{value}\n", encoding="utf-8"
-        )
-
-
-def tensorboard_events(folder):
+def test_runs_are_read_from_events_of_tensorboard(tmp_path):
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
     for run, value in RUNS.items():
-        writer = EventFileWriter(str(folder / run))
+        writer = EventFileWriter(str(tmp_path / run))
         for step, loss in ((1, 9.0), (2, value)):
             summary = Summary(value=[Summary.Value(tag="val_loss", simple_value=loss)])
             writer.add_event(Event(wall_time=step, step=step, summary=summary))
         writer.close()
-
-
-@pytest.mark.parametrize(
-    ("make", "options"),
-    [
-        (trainer, {}), (harness, {"value": "acc"}), (wandb_files, {}), (mlflow_folder, {"arm": "act"}), (trackio, {}),
-        (mlflow_database, {"arm": "act"}), (logs, {"pattern": r"val loss ([0-9.]+)"}), (tensorboard_csv, {}),
-        (tensorboard_events, {}),
-    ],
-)  # fmt: skip
-def test_runs_are_read_from_where_they_are(make, options, tmp_path):
-    make(tmp_path)
-    arms = read(tmp_path, **options).arms
-    assert {n: {s: pytest.approx(v, rel=1e-6) for s, v in seeds.items()} for n, seeds in arms.items()} == read(
-        LONG
-    ).arms
-    assert decide(tmp_path, **options).rulings[0].p == pytest.approx(decide(LONG).rulings[0].p, rel=1e-4)
+    check_read(tmp_path, {})
 
 
 def test_results_of_this_project_are_decided_as_scipy_decides_them():
@@ -349,7 +284,7 @@ def test_results_of_this_project_are_decided_as_scipy_decides_them():
 
 
 def test_runs_of_named_arms_and_what_is_refused(tmp_path):
-    logs(tmp_path)
+    leave("logs", tmp_path)
     table = read([f"x={tmp_path}/a-*.log", f"y={tmp_path}/b-*.log"], pattern=r"val loss ([0-9.]+)")
     assert table.arms == {"x": dict(zip("123", A3, strict=True)), "y": dict(zip("123", B3, strict=True))}
     for options, message in (
@@ -362,7 +297,7 @@ def test_runs_of_named_arms_and_what_is_refused(tmp_path):
             read(tmp_path, **options)
     folder = tmp_path / "eval"
     folder.mkdir()
-    harness(folder)
+    leave("harness", folder)
     with pytest.raises(UserError, match="which metric.*arc/acc, gsm8k/exact_match,strict-match"):
         read(folder)
     with pytest.raises(UserError, match="no such file or folder"):

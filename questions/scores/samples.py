@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import scipy
 from config import UserError
 from questions.scores import reading
 from questions.scores.sources import arm_and_seed
-from questions.scores.verdicts import check_alpha, decide, find_baseline, said_p
+from questions.scores.verdicts import check_alpha, decide, find_baseline, finite, said_p
 from significance import holm
 
 EXAMPLES = ("doc_id", "example", "example_id", "id", "question_id", "question", "item", "sample")
@@ -88,10 +89,7 @@ def decide_samples(systems, *, baseline=None, margin=None, alpha=0.05, cluster=N
     if not isinstance(systems, Mapping):
         systems, cluster = read_samples(systems, cluster=cluster, **columns)
     runs = {n: v if isinstance(next(iter(v.values())), Mapping) else {"1": v} for n, v in systems.items()}
-    try:
-        margin = None if margin is None else float(margin)
-    except ValueError:
-        margin = -1.0
+    margin = None if margin is None else finite(margin, "margin")
     if margin is not None and not 0 < margin < 1:
         raise UserError("margin: must be a share of the examples, as 0.01 for one point of accuracy")
     baseline = find_baseline(list(runs), baseline)
@@ -177,16 +175,14 @@ def _worded(f, margin, alpha, over_seeds):
     said = said if f.difference else f"{f.system} and {f.against} have the same mean"
     said += f" [{f.low:+.4f}, {f.high:+.4f}], p = {said_p(f.p)} ({f.test}), {f.examples} examples"
     if f.lost is not None:
-        shares = ["[{:.2f}, {:.2f}] %".format(*(100 * x for x in limits)) for limits in (f.lost_limits, f.won_limits)]
-        said += f", {f.lost} right→wrong {shares[0]}, {f.won} wrong→right {shares[1]}"
+        lost, won = ("[{:.2f}, {:.2f}] %".format(*(100 * x for x in ends)) for ends in (f.lost_limits, f.won_limits))
+        said += f", {f.lost} right→wrong {lost}, {f.won} wrong→right {won}"
     equal = f.p_equal is not None and f.p_equal < alpha
     if over_seeds:
-        said += ": of these runs alone; the verdict is over seeds"
-    elif f.p < alpha:
-        said += ": shown" + (f"; less than the margin of {margin:g}" if equal else "")
-    else:
-        said += f": practically equal (within {margin:g})" if equal else ": not shown"
-    return replace(f, text=said)
+        return replace(f, text=f"{said}: of these runs alone; the verdict is over seeds")
+    if f.p < alpha:
+        return replace(f, text=f"{said}: shown" + (f"; less than the margin of {margin:g}" if equal else ""))
+    return replace(f, text=f"{said}: " + (f"practically equal (within {margin:g})" if equal else "not shown"))
 
 
 def read_samples(source, *, arm=None, seed=None, value=None, where=(), cluster=None):
@@ -201,25 +197,25 @@ def read_samples(source, *, arm=None, seed=None, value=None, where=(), cluster=N
         for path in paths:
             header, rows = reading.grid(reading.text_of(path), path)
             example = seed or next((h for e in EXAMPLES for h in header if h.lower() == e), None)
-            for extra, into in ((cluster, clusters), ("prompt_hash" if "prompt_hash" in header else None, prompts)):
-                i = header.index(reading.column(header, extra, "cluster")) if extra else 0
-                for place, (_, row) in enumerate(rows if extra else (), 1):
-                    key = row[header.index(example)] if example else str(place)
-                    if into.setdefault(key, row[i]) != row[i]:
-                        raise UserError(f"{path}: example {key} has another {extra} than before: not the same question")
             by_seed = {}
-            for row in rows:
-                by_seed.setdefault(row[1][header.index("seed")] if "seed" in header else None, []).append(row)
+            for number, row in rows:
+                cells = dict(zip(header, row, strict=True))
+                by_seed.setdefault(cells.get("seed"), []).append((number, cells))
+            columns = [h for h in header if h not in ("seed", cluster, "target")]
+            asked = reading.Asked(arm=arm, seed=example, value=value or _usual(columns, name), where=tuple(where))
+            same = [(reading.column(header, cluster, "cluster"), clusters)] if cluster else []
+            same += [("prompt_hash", prompts)] if "prompt_hash" in header else []
             for label, group in by_seed.items():
-                columns = [h for h in header if h not in ("seed", cluster, "target")]
-                group = [(number, [row[header.index(h)] for h in columns]) for number, row in group]
-                asked = reading.Asked(arm=arm, seed=example, value=value or _usual(columns, name), where=tuple(where))
-                arms = reading.table([reading.of_grid(columns, group, asked, path)]).arms
+                for (extra, seen), (place, (_, cells)) in product(same, enumerate(group, 1)):
+                    key = cells[example] if example else str(place)
+                    if seen.setdefault(key, cells[extra]) != cells[extra]:
+                        raise UserError(f"{path}: example {key} has another {extra} than before: not the same question")
+                grid = columns, [(number, [cells[h] for h in columns]) for number, cells in group]
+                arms = reading.table([reading.of_grid(*grid, asked, path)]).arms
                 if name and len(arms) > 1:
                     raise UserError(f"{path}: which column holds the outcome? --value NAME, of {', '.join(arms)}")
                 for system, outcomes in arms.items():
-                    runs = systems.setdefault(name or system, {})
-                    label = label or _seed_of(path)
+                    runs, label = systems.setdefault(name or system, {}), label or _seed_of(path)
                     if label in runs:
                         raise UserError(f"{path}: seed {label} of {name or system} is given twice; name files by seed")
                     runs[label] = outcomes

@@ -57,27 +57,26 @@ def cells(paths, asked, arm=""):
             if any(part.startswith(".") for part in file.relative_to(path).parts):
                 continue
             reader = _logs(asked.pattern) if asked.pattern else _reader(file)
-            for run, found in (reader(file) if reader else {}).items():
-                known = runs.setdefault(run, {})
-                if reader is not _tensorboard and any(found[key] != known[key] for key in found.keys() & known.keys()):
-                    raise UserError(
-                        f"{file}: there are two runs {run}; give each seed its name or folder, as {run}/seed_1"
-                    )
-                known.update(found)
+            for run, values in (reader(file) if reader else {}).items():
+                before = runs.setdefault(run, {})
+                if reader is not _tensorboard and any(values[key] != before[key] for key in values.keys() & before):
+                    hint = f"give each seed its name or folder, as {run}/seed_1"
+                    raise UserError(f"{file}: there are two runs {run}; {hint}")
+                before.update(values)
     if not runs:
         logs = f"no match of {asked.pattern!r}" if asked.pattern else "logs need --pattern 'loss ([0-9.]+)'"
-        known = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
-        raise UserError(f"{', '.join(map(str, paths))}: no results of {known}; {logs}")
-    found = dict.fromkeys(name for run in runs.values() for name, value in run.items() if not isinstance(value, str))
-    metric = _metric([name for name in found if name != "seed"], asked)
-    settings = dict.fromkeys(name for run in runs.values() for name, value in run.items() if isinstance(value, str))
+        trackers = "TensorBoard, W&B, Trackio, MLflow, lm-evaluation-harness, Trainer"
+        raise UserError(f"{', '.join(map(str, paths))}: no results of {trackers}; {logs}")
+    every = [(name, isinstance(value, str)) for values in runs.values() for name, value in values.items()]
+    metric = _metric(list(dict.fromkeys(name for name, text in every if not text and name != "seed")), asked)
+    settings = dict.fromkeys(name for name, text in every if text)
     arm_of = asked.arm and column(settings, asked.arm, "arm")
     seed_of = column(settings, asked.seed, "seed") if asked.seed else "seed"
     rows = []
     for run, values in runs.items():
-        named, seed = arm_and_seed(run)
-        named = values.get(arm_of, named) if arm_of else arm or named
-        rows.append((named, values.get(seed_of, seed or run), values.get(metric), run))
+        name, seed = arm_and_seed(run)
+        name = values.get(arm_of, name) if arm_of else arm or name
+        rows.append((name, values.get(seed_of, seed or run), values.get(metric), run))
     return rows, "named", [f"{metric} of {len(runs)} runs: {', '.join(dict.fromkeys(name for name, *_ in rows))}"]
 
 
@@ -107,9 +106,8 @@ def _metric(metrics, asked):
 
 
 def _reader(path):
-    named = {"trainer_state.json": _trainer, "wandb-summary.json": _wandb}
-    if path.name in named:
-        return named[path.name]
+    if path.name in BY_NAME:
+        return BY_NAME[path.name]
     if path.name.startswith("events.out.tfevents"):
         return _tensorboard
     if path.suffix in (".db", ".sqlite", ".sqlite3"):
@@ -121,7 +119,8 @@ def _reader(path):
             loaded = _loaded(path)
             if {"activation", "trials", "study"} <= loaded.keys():
                 return _study
-            if isinstance(loaded.get("results"), dict) and all(isinstance(v, dict) for v in loaded["results"].values()):
+            results = loaded.get("results")
+            if isinstance(results, dict) and all(isinstance(v, dict) for v in results.values()):
                 return _harness
     if path.suffix == ".csv" and text_of(path).lstrip().lower().startswith("wall time,step,value"):
         return _tensorboard_csv
@@ -142,25 +141,22 @@ def _real(metrics):
 
 def _run_of(path):
     """What of a path names a run: its last part, with the one before where that is a bare seed."""
-    parts = [
-        p
-        for p in Path(path).parts
-        if not re.fullmatch(r"checkpoint-\d+|files|(train|eval)?_?logs?|out(put)?|train|tensorboard|/", p)
-    ] or ["run"]
+    folders = r"checkpoint-\d+|files|(train|eval)?_?logs?|out(put)?|train|tensorboard|/"
+    parts = [part for part in Path(path).parts if not re.fullmatch(folders, part)] or ["run"]
     return "/".join(parts[-2:]) if arm_and_seed(parts[-1])[0] == "runs" else parts[-1]
 
 
 def _logs(pattern):
     def read(path):
+        matches = []
         try:
             matches = re.findall(pattern, text_of(path))
             return {_run_of(path.with_suffix("")): {"pattern": float(matches[-1])}} if matches else {}
         except re.error as error:
             raise UserError(f"pattern={pattern!r}: {error}") from None
         except (TypeError, ValueError):
-            raise UserError(
-                f"{path}: {matches[-1]!r} is no number; the pattern needs one group, as 'loss ([0-9.]+)'"
-            ) from None
+            hint = "the pattern needs one group, as 'loss ([0-9.]+)'"
+            raise UserError(f"{path}: {matches[-1]!r} is no number; {hint}") from None
 
     return read
 
@@ -179,10 +175,8 @@ def _wandb(path):
     """config.yaml beside the summary has each setting as `name:` and, below, `value: x`."""
     config = path.with_name("config.yaml")
     pattern = r"^([\w.-]+):\n(?:[ \t]+desc:.*\n)?[ \t]+value: *(\S.*)$"
-    return {
-        _run_of(path.parent.parent): dict(re.findall(pattern, text_of(config), re.M) if config.exists() else [])
-        | _real(_loaded(path))
-    }
+    settings = dict(re.findall(pattern, text_of(config), re.M)) if config.exists() else {}
+    return {_run_of(path.parent.parent): settings | _real(_loaded(path))}
 
 
 def _study(path):
@@ -204,9 +198,8 @@ def _tensorboard(path):
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
-        raise UserError(
-            f"{path}: event files need tensorboard (pip install tensorboard), or export CSV from it"
-        ) from None
+        hint = "event files need tensorboard (pip install tensorboard), or export CSV from it"
+        raise UserError(f"{path}: {hint}") from None
     events = EventAccumulator(os.fspath(path), size_guidance={"scalars": 0}).Reload()
     return {_run_of(path.parent): {tag: float(events.Scalars(tag)[-1].value) for tag in events.Tags()["scalars"]}}
 
@@ -231,24 +224,23 @@ def _database(path):
     """Trackio has `metrics` (run_name, step, JSON) and `configs`; MLflow `runs`, `latest_metrics` and `params`."""
     runs = {}
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
-        if "latest_metrics" in tables:
-            of = "r.run_uuid, r.name, key, value from {} x join runs r on r.run_uuid = x.run_uuid"
-            rows = [*connection.execute(f"select {of.format('params')}")]
-            rows += connection.execute(f"select {of.format('latest_metrics')} where not is_nan")
-            for uuid, name, key, value in rows:
-                runs.setdefault((uuid, name), {})[key] = value
-            names = [name for _, name in runs]
-            runs = {name if names.count(name) == 1 else f"{name} {uuid}": found for (uuid, name), found in runs.items()}
-        else:
-            for run, config in (
-                connection.execute("select run_name, config from configs") if "configs" in tables else ()
-            ):
-                runs[run] = {key: str(value) for key, value in json.loads(config).items()}
-            for run, metrics in connection.execute("select run_name, metrics from metrics order by step"):
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+            if "latest_metrics" in tables:
+                of = "select r.run_uuid, r.name, key, value from {} x join runs r on r.run_uuid = x.run_uuid"
+                for query in (of.format("params"), of.format("latest_metrics") + " where not is_nan"):
+                    for uuid, name, key, value in database.execute(query):
+                        runs.setdefault((uuid, name), {})[key] = value
+                names = [name for _, name in runs]
+                return {n if names.count(n) == 1 else f"{n} {uuid}": run for (uuid, n), run in runs.items()}
+            if "configs" in tables:
+                for run, config in database.execute("select run_name, config from configs"):
+                    runs[run] = {key: str(value) for key, value in json.loads(config).items()}
+            for run, metrics in database.execute("select run_name, metrics from metrics order by step"):
                 runs.setdefault(run, {}).update(_real(json.loads(metrics)))
-        connection.close()
     except (sqlite3.Error, ValueError) as error:
         raise UserError(f"{path}: no database of Trackio or MLflow ({error})") from None
     return runs
+
+
+BY_NAME = {"trainer_state.json": _trainer, "wandb-summary.json": _wandb}
