@@ -1,5 +1,6 @@
 """compare.py: models from elsewhere against an independent computation, and what it refuses."""
 
+import copy
 import json
 import os
 import pickle
@@ -238,12 +239,13 @@ def test_sums_of_other_members_are_not_gone_on_from(runs, tmp_path):
 # -- as people have them ------------------------------------------------------------------------------------------
 
 
-def same_as(results, runs, tmp_path):
-    """Whether a group's numbers are those of gpt2's first two members as they are."""
+def as_the_first_two(runs, tmp_path, paths, **options):
+    """The results of a group whose numbers are those of gpt2's first two members as they are."""
+    results = compared(runs, tmp_path / "out", {"a": paths}, **options).results["a"]
     expected = compared(runs, tmp_path / "expected", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
     assert results["avg_relative_pd"] == pytest.approx(expected["avg_relative_pd"], rel=1e-5)
     assert results["avg_val_loss"] == pytest.approx(expected["avg_val_loss"], rel=1e-6)
-    return True
+    return results
 
 
 def checks(results):
@@ -252,6 +254,7 @@ def checks(results):
 
 def test_what_is_sound_is_said(found):
     """The checks of each member by itself, in the table that our own audit has."""
+    assert not any(map(alarms, found[0].results.values()))
     rows = checks(found[0].results["llama"])
     assert rows["causal"]["status"] == "pass" and "9 members move by at most 0 of" in rows["causal"]["measured"]
     assert "every weight of 9 members' files" in rows["weights taken"]["measured"]
@@ -339,32 +342,26 @@ def test_an_adapter_is_applied_to_its_base(runs, models, tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
-@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_prefixes_of_training_are_taken_off(runs, tmp_path, prefix, suffix):
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_prefixes_of_training_are_taken_off(runs, tmp_path, prefix, name):
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(runs / "gpt2/seed_1", tmp_path / "wrapped")
-    path = tmp_path / "wrapped/model.safetensors"
-    weights = {prefix + name: weight for name, weight in load_file(path).items()}
-    path.unlink()
-    if suffix == "bin":
-        torch.save(weights, tmp_path / "wrapped/pytorch_model.bin")
-    else:
-        save_file(weights, path, {"format": "pt"})
-    group = {"a": [tmp_path / "wrapped", *members(runs, "gpt2", (2,))]}
-    results = compared(runs, tmp_path / "out", group).results["a"]
-    assert same_as(results, runs, tmp_path)
+    weights = load_file(tmp_path / "wrapped/model.safetensors")
+    (tmp_path / "wrapped/model.safetensors").unlink()
+    write = torch.save if name.endswith("bin") else partial(save_file, metadata={"format": "pt"})
+    write({prefix + key: weight for key, weight in weights.items()}, tmp_path / "wrapped" / name)
+    results = as_the_first_two(runs, tmp_path, [tmp_path / "wrapped", *members(runs, "gpt2", (2,))])
     assert f"begin with {prefix!r}, which was taken off" in checks(results)["weights taken"]["measured"]
 
 
 def test_a_folder_of_the_hubs_cache_is_its_snapshot(runs, tmp_path):
     cache = tmp_path / "models--org--gpt2"
-    for name in ("aaa", "bbb"):
-        shutil.copytree(runs / "gpt2" / ("seed_1" if name == "bbb" else "seed_3"), cache / "snapshots" / name)
+    for name, seed in (("aaa", 3), ("bbb", 1)):
+        shutil.copytree(runs / f"gpt2/seed_{seed}", cache / "snapshots" / name)
     (cache / "refs").mkdir()
     (cache / "refs/main").write_text("bbb", encoding="utf-8")
-    group = {"a": [cache, *members(runs, "gpt2", (2,))]}
-    assert same_as(compared(runs, tmp_path / "out", group).results["a"], runs, tmp_path)
+    as_the_first_two(runs, tmp_path, [cache, *members(runs, "gpt2", (2,))])
 
 
 @pytest.mark.parametrize("like", [0, ord("a")])
@@ -395,14 +392,59 @@ def test_a_padded_vocabulary_is_one_outcome_more(runs, models, tmp_path, like):
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_two_copies_at_other_precisions_are_no_suite(runs, models, tmp_path, precision):
-    copy = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1", dtype=precision)
-    group = {"a": [*members(runs, "gpt2", (1,)), save(copy, tmp_path / "copy")]}
+    rounded = transformers.AutoModelForCausalLM.from_pretrained(runs / "gpt2/seed_1", dtype=precision)
+    group = {"a": [*members(runs, "gpt2", (1,)), save(rounded, tmp_path / "copy")]}
     results = compared(runs, tmp_path / "out", group).results["a"]
     assert results["trials"][1]["weights_dtype"] == precision
     assert checks(results)["no copies"]["measured"] == (
         f"a/seed_1 and a/copy have the same weights at another precision ({precision})"
     )
     assert not results["audit"]["passed"]
+
+
+def alarms(results):
+    """What the checks of one group find, by check."""
+    return {c["name"]: c["measured"] for c in results["audit"]["checks"] if c["status"] in ("fail", "hint")}
+
+
+def quantised(model):
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():  # 8 bits to each tensor
+            scale = p.abs().max() / 127
+            p.copy_((p / scale).round() * scale)
+    return model
+
+
+# what is planted beside three sound members: (the model, from those and their text; the check; what it says)
+FAULTS = {
+    "identical": (lambda seeds, text: seeds[1], "distinct members", "a/seed_2 and a/seed_5 have identical weights"),
+    "outlier": (lambda seeds, text: trained("gpt2", text, 5, steps=30), "no outlier", "a/seed_5"),
+    "other text": (lambda *_: trained("gpt2", pseudo_english(60_000, seed=7), 5), "no outlier", "a/seed_5 has loss"),
+    "copy": (
+        lambda seeds, text: copy.deepcopy(seeds[2]).bfloat16(), "no copies",
+        "a/seed_3 and a/seed_5 have the same weights at another precision (bfloat16)"),
+    "quantised": (
+        lambda seeds, text: quantised(seeds[0]), "no copies",
+        "a/seed_1 and a/seed_5 have the same weights at another precision (quantised)"),
+    "random": (lambda seeds, text: trained("gpt2", text, 5, steps=0), "not broken", "a/seed_5 has loss"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_named(runs, models, tmp_path, corpus_file, fault):
+    planted, name, says = FAULTS[fault]
+    added = save(planted(models["gpt2"], corpus_file.read_text(encoding="utf-8")), tmp_path / "seed_5")
+    measured = alarms(compared(runs, tmp_path / "out", {"a": [*members(runs, "gpt2"), added]}).results["a"])
+    assert says in measured[name], measured
+    others = {"degenerate"} if fault in ("random", "outlier") else set()  # which they are, too
+    assert set(measured) - (others - {name}) == {name}
+
+
+def test_a_member_of_fewer_steps_is_named(runs, models, tmp_path):
+    paths = [save(model, tmp_path / f"run_{k}", steps=50 if k == 2 else 100) for k, model in enumerate(models["gpt2"])]
+    ((name, measured),) = alarms(compared(runs, tmp_path / "out", {"a": paths}).results["a"]).items()
+    assert name == "same steps" and "100" in measured and "50" in measured
 
 
 def test_five_dumps_a_group_are_reported(models, tmp_path):
@@ -547,9 +589,7 @@ def test_a_folder_of_trainer_is_its_last_checkpoint(runs, models, tmp_path):
         save(model, tmp_path / f"run_{k}", steps=300)
     shutil.move(tmp_path / "run_2/checkpoint-300/tokenizer.json", tmp_path / "run_2/tokenizer.json")
     (tmp_path / "run_2/checkpoint-300/tokenizer_config.json").unlink()
-    results = compared(runs, tmp_path / "out", {"a": [tmp_path / "run_1", tmp_path / "run_2"]}).results["a"]
-    same = compared(runs, tmp_path / "out", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
-    assert results["avg_relative_pd"] == pytest.approx(same["avg_relative_pd"], rel=1e-6)
+    results = as_the_first_two(runs, tmp_path, [tmp_path / "run_1", tmp_path / "run_2"])
     assert [t["training_steps"] for t in results["trials"]] == [300, 300]
     assert [Path(t["path"]).name for t in results["trials"]] == ["checkpoint-300"] * 2
     assert len({t["member"] for t in results["trials"]}) == 2
@@ -561,9 +601,7 @@ def test_any_tokenizer_json_will_do(runs, models, tmp_path):
     bare = [tmp_path / "bare_1", tmp_path / "bare_2"]
     with pytest.raises(UserError, match="bare_1: there is no tokenizer in it or beside it; name one with --tokenizer"):
         compared(runs, tmp_path / "out", {"a": bare})
-    results = compared(runs, tmp_path / "out", {"a": bare}, tokenizer=runs / "gpt2/seed_1/tokenizer.json").results["a"]
-    same = compared(runs, tmp_path / "out", {"a": members(runs, "gpt2", (1, 2))}).results["a"]
-    assert results["avg_relative_pd"] == same["avg_relative_pd"]
+    as_the_first_two(runs, tmp_path, bare, tokenizer=runs / "gpt2/seed_1/tokenizer.json")
 
 
 def test_unigram_entropy_leaves_each_token_out():

@@ -1,4 +1,4 @@
-"""The audit of foreign suites: planted faults are named with their members, and a sound suite raises no alarm."""
+"""The audit of foreign suites by itself; test_compare.py plants faults among real models."""
 
 import itertools
 
@@ -7,16 +7,10 @@ import pytest
 import torch
 
 from bench import suites as bench
-from compare import compare_models
-from conftest import cases, pseudo_english
+from conftest import cases
 from questions.foreign import suite
 from questions.foreign.member import Member, Weights, copied_at, describe_weights
 
-transformers = pytest.importorskip("transformers")
-from own_models import save, trained  # noqa: E402
-
-TEXT = pseudo_english(64_000)[60_000:]
-SEEDS = range(1, 5)
 SHARED = Weights(1, "same", "float32", {}, [])
 
 
@@ -115,84 +109,3 @@ def test_what_is_not_known_is_not_applicable():
         "causal", "weights taken", "text given back", "one vocabulary", "within context", "own noise", "not broken",
         "no outlier", "one architecture", "nothing in common", "same steps",
     }  # fmt: skip
-
-
-# -- real models --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def seeds(corpus_file):
-    return {k: trained("gpt2", corpus_file.read_text(encoding="utf-8"), k) for k in SEEDS}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, seeds):
-    folder = tmp_path_factory.mktemp("suite")
-    (folder / "my.txt").write_text(TEXT, encoding="utf-8")
-    for k, model in seeds.items():
-        save(model, folder / f"seed_{k}")
-    return folder
-
-
-def alarms(runs, out, paths, **options):
-    """What the comparison of one group says, by check."""
-    results = compare_models(
-        {"g": paths}, runs / "my.txt", out=out, positions=512, device="cpu", report=False, **options
-    ).results["g"]
-    return {c["name"]: c["measured"] for c in results["audit"]["checks"] if c["status"] in ("fail", "hint")}
-
-
-def sound(runs):
-    return [runs / f"seed_{k}" for k in SEEDS]
-
-
-def half(model):
-    copy = transformers.AutoModelForCausalLM.from_config(model.config)
-    copy.load_state_dict(model.state_dict())
-    return copy.bfloat16()
-
-
-def test_a_sound_suite_of_models_raises_no_alarm(runs, tmp_path):
-    assert alarms(runs, tmp_path, sound(runs)) == {}
-
-
-def quantised(model):
-    copy = transformers.AutoModelForCausalLM.from_config(model.config)
-    copy.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        for p in copy.parameters():  # 8 bits to each tensor
-            scale = p.abs().max() / 127
-            p.copy_((p / scale).round() * scale)
-    return copy
-
-
-# what is planted beside the sound members: (the model, from those by seed and the text; the check; what it says)
-FAULTS = {
-    "identical": (
-        lambda seeds, text: seeds[2], "distinct members", ["g/seed_2 and g/seed_5", "identical weights"]),
-    "outlier": (lambda seeds, text: trained("gpt2", text, 5, steps=30), "no outlier", ["g/seed_5"]),
-    "other text": (
-        lambda seeds, text: trained("gpt2", pseudo_english(60_000, seed=7), 5), "no outlier", ["g/seed_5 has loss"]),
-    "copy": (
-        lambda seeds, text: half(seeds[3]), "no copies", ["g/seed_3 and g/seed_5", "another precision (bfloat16)"]),
-    "quantised": (
-        lambda seeds, text: quantised(seeds[1]), "no copies",
-        ["g/seed_1 and g/seed_5", "another precision (quantised)"]),
-    "random": (lambda seeds, text: trained("gpt2", text, 5, steps=0), "not broken", ["g/seed_5 has loss"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_planted_faults_are_named(runs, seeds, tmp_path, corpus_file, fault):
-    planted, name, says = FAULTS[fault]
-    added = save(planted(seeds, corpus_file.read_text(encoding="utf-8")), tmp_path / "seed_5")
-    measured = alarms(runs, tmp_path / "out", [*sound(runs), added])
-    assert name in measured and all(part in measured[name] for part in says), measured
-    others = {"degenerate"} if fault in ("random", "outlier") else set()  # which they are, too
-    assert set(measured) - (others - {name}) == {name}
-
-
-def test_a_member_of_fewer_steps_is_named(runs, seeds, tmp_path):
-    paths = [save(model, tmp_path / f"run_{k}", steps=50 if k == 4 else 100) for k, model in seeds.items()]
-    ((name, measured),) = alarms(runs, tmp_path / "out", paths).items()
-    assert name == "same steps" and "100" in measured and "50" in measured
