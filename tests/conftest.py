@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 
 import programs
+import storage
 import untouched
 from config import Config
 from training import pool
@@ -24,6 +25,24 @@ TINY = {"preset": "smoke", "n_embd": 32, "max_iters": 60, "eval_interval": 20, "
 # `TESTS=full pytest` tries all random cases of the long tests; by default a fifth of them, or fewer
 FULL = os.environ.get("TESTS") == "full"
 SYLLABLES = [c + v for c in "bdfghklmnprst" for v in "aeio"]
+
+
+def as_flags(config, *names) -> list[str]:
+    """Settings of a config as flags of the command line."""
+    return [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
+
+
+def saved_trial(config, k, activation="relu") -> dict:
+    """The contents of a trial's checkpoint."""
+    return storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, activation, k))
+
+
+def problems_of(folder) -> dict[str, list[str]]:
+    """{file: what --verify finds wrong with it} of a study, products.Folder."""
+    from analyze_results import all_products
+    from tools.verify import verify
+
+    return {file.name: file.problems for file in verify(folder, all_products())}
 
 
 def speaking_utf8() -> dict[str, str]:

@@ -10,7 +10,6 @@ import scipy.stats
 import torch
 from torch import nn
 
-import analyze_results
 import metrics
 import plot_utils
 import storage
@@ -18,6 +17,7 @@ import train
 from analysis import products
 from analysis.products import Folder
 from config import Config, UserError
+from conftest import as_flags, problems_of
 from prepare_data import load_corpus
 from questions.clock import CLOCK, RATES
 from questions.clock import command as tool
@@ -26,7 +26,6 @@ from questions.clock import rates as by_rates
 from questions.clock import tell as analysis
 from questions.clock.draw import plot_clock, plot_rates
 from synthetic import parting, synthetic_clock
-from tools.verify import verify
 from training import pool, trial
 
 
@@ -238,12 +237,24 @@ def ending(pds, rate=0.05, learning_rate=1e-3, diverged=0):
     return analysis.Clock("relu", contents)
 
 
-def test_the_answer():
-    assert "stays at a PD of 4.0e-7 [" in (text := analysis.answer(ending([2e-7, 4e-7, 8e-7])))
-    assert "other hardware gives this model again" in text and "3 seeds" in text
-    text = analysis.answer(ending([0.1, 0.11, 0.12], rate=math.log(10) / 9))
-    assert "grows tenfold every 9 steps, to a PD of 0.11 [" in text and "other hardware gives another model" in text
-    assert "undecided" in analysis.answer(ending([1e-6, 0.1, 0.1]))
+@pytest.mark.parametrize(
+    ("pds", "rate", "said"),
+    [
+        ([2e-7, 4e-7, 8e-7], 0.05, ["stays at a PD of 4.0e-7 [", "other hardware gives this model again", "3 seeds"]),
+        (
+            [0.1, 0.11, 0.12],
+            math.log(10) / 9,
+            ["grows tenfold every 9 steps, to a PD of 0.11 [", "gives another model"],
+        ),
+        ([1e-6, 0.1, 0.1], 0.05, ["undecided"]),
+    ],
+)
+def test_the_answer(pds, rate, said):
+    (line,) = (x for x in analysis.page({"relu": ending(pds, rate)}).splitlines() if x.startswith("- **ReLU**"))
+    assert all(words in line for words in said)
+
+
+def test_the_interval_of_the_ends():
     ends = np.log([2e-7, 4e-7, 8e-7])
     low, high = scipy.stats.t.interval(0.95, 2, ends.mean(), scipy.stats.sem(ends))
     assert ending([2e-7, 4e-7, 8e-7]).end_interval[1:] == pytest.approx((np.exp(low), np.exp(high)))
@@ -450,8 +461,7 @@ def test_command_line(smoke_config, tmp_path, monkeypatch, capsys):
     """Workers, resumed, verified."""
     monkeypatch.chdir(tmp_path)
     names = "preset n_embd max_iters eval_interval warmup_iters dataset data_dir device".split()
-    flags = [f"--{name.replace('_', '-')}={getattr(smoke_config, name)}" for name in names]
-    command = ["--clock", "--activation", "relu", "gelu", *flags]
+    command = ["--clock", "--activation", "relu", "gelu", *as_flags(smoke_config, *names)]
     assert train.main([*command, "--trials", "1"]) == 0
     assert "CLOCK.md" in capsys.readouterr().out
     before = json.loads((tmp_path / "results/clock/relu.json").read_text(encoding="utf-8"))["trials"]["1"]
@@ -462,12 +472,6 @@ def test_command_line(smoke_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pool, "run_trials", lambda *_, **__: pytest.fail("trained"))
     assert train.main([*command, "--trials", "2"]) == 0
     assert train.main([*command, "--overwrite"]) == 2
-    found = {
-        f.name: f
-        for f in verify(
-            Folder.of(Config(**{n: getattr(smoke_config, n) for n in names})), analyze_results.all_products()
-        )
-    }
-    assert [found[n].problems for n in ("results/clock/CLOCK.md", "results/clock/clock.csv", "plots/clock.png")] == [
-        [], [], [],
-    ]  # fmt: skip
+    problems = problems_of(Folder.of(Config(**{n: getattr(smoke_config, n) for n in names})))
+    for name in ("results/clock/CLOCK.md", "results/clock/clock.csv", "plots/clock.png"):
+        assert problems[name] == []

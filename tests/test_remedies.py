@@ -19,6 +19,7 @@ from analysis import markdown, products
 from analysis.products import Folder
 from bench.claims import claims_of
 from config import Config, UserError
+from conftest import as_flags, problems_of, saved_trial
 from kernels import toolchain
 from models.architectures import model_from
 from prepare_data import load_corpus
@@ -28,7 +29,7 @@ from questions.remedies.draw import plot_remedies
 from synthetic import synthetic_remedies
 from test_where import study
 from test_where import train as train_study
-from tools.verify import checkpoint_differences, derived_checkpoint, verify
+from tools.verify import checkpoint_differences, derived_checkpoint
 from training import trial
 
 
@@ -88,17 +89,17 @@ def test_means_are_those_of_the_weights_along_training(smoke_config):
 
 def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_path):
     plain = train.train_trial(elsewhere(smoke_config, tmp_path / "plain"), "gelu", 1)
-    kept = {}
+    averages = {}
     for how in ("whole", "interrupted"):
         config = elsewhere(smoke_config, tmp_path / how, averages=("lawa_50", "ema_0.9"))
         if how == "interrupted":
             interrupted(config, "gelu", 41)
         record = train.train_trial(config, "gelu", 1)
         assert record["weights_sha256"] == plain["weights_sha256"]
-        kept[how] = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "gelu", 1))["averages"]
-    assert storage.contents_sha256(kept["whole"]) == storage.contents_sha256(kept["interrupted"])
-    weights = [kept["whole"][name]["weights"] for name in ("lawa_50", "ema_0.9")]
-    assert storage.contents_sha256(weights[0]) != storage.contents_sha256(weights[1])
+        averages[how] = saved_trial(config, 1, "gelu")["averages"]
+    assert storage.contents_sha256(averages["whole"]) == storage.contents_sha256(averages["interrupted"])
+    lawa, ema = (storage.contents_sha256(averages["whole"][name]["weights"]) for name in ("lawa_50", "ema_0.9"))
+    assert lawa != ema
 
 
 def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
@@ -108,7 +109,7 @@ def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
         trunk = {"schedule": "trunk", "branch_points": points, "averages": ("lawa_50", "ema_0.9")}
         config = elsewhere(smoke_config, tmp_path / str(len(points)), **trunk)
         train.train_trial(config, "relu", 1)
-        saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+        saved = saved_trial(config, 1)
         assert len(saved["branches"]) == len(points) - 1
         kept.append(storage.contents_sha256(saved["averages"]))
     assert kept[0] == kept[1]
@@ -131,7 +132,7 @@ def test_strength_0_is_no_remedy(base, tmp_path, remedy):
     config = elsewhere(base, tmp_path, remedy=remedy, strength=0.0, teacher=("nowhere.pt",))
     assert config.fingerprint() == base.replace(averages=()).fingerprint()
     record = train.train_trial(config, "relu", 1)
-    theirs = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
+    theirs = saved_trial(base, 1)["record"]
     assert record["weights_sha256"] == theirs["weights_sha256"]
     assert record["val_loss_history"] == theirs["val_loss_history"]
 
@@ -142,7 +143,7 @@ def test_distilled_loss_is_cross_entropy_to_the_mixture(base, strength):
     teachers = (teacher(base, 3), teacher(base, 4))
     config = base.replace(precision="float32", remedy="distil", strength=strength, teacher=teachers)
     training = trial.Training(config, "relu", 1, load_corpus(base))
-    saved = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))
+    saved = saved_trial(base, 1)
     training.model.load_state_dict(saved["weights"])  # the initial ones predict all tokens alike
     x, y = training.batches(0)
     with torch.no_grad():
@@ -186,7 +187,7 @@ def test_distilled_trials_are_resumed_with_the_same_bits(base, tmp_path):
             interrupted(config, "relu", 25)
         found.append(train.train_trial(config, "relu", 1))
     assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
-    plain = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 1))["record"]
+    plain = saved_trial(base, 1)["record"]
     assert found[0]["weights_sha256"] != plain["weights_sha256"]
 
 
@@ -195,7 +196,7 @@ def test_warm_start_mixes_the_initial_weights(base, strength):
     config = base.replace(remedy="warm", strength=strength, teacher=(teacher(base, 2),))
     corpus = load_corpus(base)
     warm, cold = (trial.Training(c, "relu", 1, corpus) for c in (config, base.replace(averages=())))
-    theirs = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 2))["weights"]
+    theirs = saved_trial(base, 2)["weights"]
     for name, ours, own in zip(warm.optimiser.names, warm.optimiser.weights, cold.optimiser.weights, strict=True):
         mixed = (1 - strength) * own.double() + strength * theirs[name].double()
         np.testing.assert_allclose(ours.double().numpy(), mixed.numpy(), atol=1e-7 if strength < 1 else 0)
@@ -232,12 +233,12 @@ def test_what_a_teacher_must_be(base, tmp_path, data_dir):
 
 def test_another_teacher_in_the_same_place_is_refused(base, tmp_path):
     path = tmp_path / "teacher.pt"
-    saved = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 4))
+    saved = saved_trial(base, 4)
     storage.save_checkpoint(path, saved)
     config = elsewhere(base, tmp_path, remedy="distil", teacher=(str(path),), max_iters=10, eval_interval=10)
     first = train.train_trial(config, "relu", 1)
     assert train.train_trial(config, "relu", 1) == first
-    other = storage.load_checkpoint(storage.checkpoint_path(base.checkpoint_dir, "relu", 3))
+    other = saved_trial(base, 3)
     storage.save_checkpoint(path, other)
     with pytest.raises(UserError, match="trained with another teacher"):
         train.train_trial(config, "relu", 1)
@@ -251,7 +252,7 @@ def test_checkpoints_are_derived_again(base, tmp_path, remedy):
     chosen = {"remedy": remedy, "teacher": (teacher(base),)} if remedy != "none" else {}
     config = elsewhere(base, tmp_path, max_iters=20, averages=("ema_0.9",), **chosen)
     train.train_trial(config, "relu", 1)
-    saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", 1))
+    saved = saved_trial(config, 1)
     corpus = load_corpus(config)
     assert list(checkpoint_differences(saved, derived_checkpoint(saved, corpus))) == []
     if remedy == "warm":
@@ -394,7 +395,7 @@ def predictions(config, k, weights=None):
     import metrics
 
     corpus = load_corpus(config)
-    saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, "relu", k))
+    saved = saved_trial(config, k)
     model = model_from(saved, weights and saved["averages"][weights])
     starts = metrics.evaluation_windows(len(corpus.val), config.block_size, config.eval_tokens)
     tokens = np.asarray(corpus.val[starts[:, None] + np.arange(config.block_size + 1)]).astype(np.int64)
@@ -433,15 +434,15 @@ def test_a_damaged_file_is_named(tmp_path):
 @pytest.mark.slow
 def test_report_tells_it_and_verify_derives_it(base, told, capsys):
     _, _, _, studies = told
-    folders = [f"--{n}-dir={getattr(base, f'{n}_dir')}" for n in ("results", "plots", "checkpoint", "data")]
+    folders = as_flags(base, "results_dir", "plots_dir", "checkpoint_dir", "data_dir")
     assert analyze_results.main(["--remedies", *folders, f"--studies-dir={studies}"]) == 0
     assert "What buys how much" in capsys.readouterr().out
     report = (storage.Path(base.results_dir) / "FINAL_REPORT.md").read_text(encoding="utf-8")
     assert "### What buys how much" in report and "remedies.png" in report and "| ensemble of 2" in report
-    found = {f.name: f for f in verify(Folder.of(base, studies), analyze_results.all_products())}
-    for folder, name in ((base.results_dir, "remedies.json"), (base.results_dir, "remedies.csv"),
-                         (base.plots_dir, "remedies.png"), (base.results_dir, "FINAL_REPORT.md")):  # fmt: skip
-        assert found[f"{folder}/{name}"].problems == [], name
+    problems = problems_of(Folder.of(base, studies))
+    for name in ("remedies.json", "remedies.csv", "FINAL_REPORT.md"):
+        assert problems[f"{base.results_dir}/{name}"] == [], name
+    assert problems[f"{base.plots_dir}/remedies.png"] == []
     path = storage.Path(base.results_dir) / "remedies.json"
     contents = json.loads(path.read_text(encoding="utf-8"))
     pd = contents["activations"]["relu"]["arms"][1]["pd"]
@@ -449,8 +450,7 @@ def test_report_tells_it_and_verify_derives_it(base, told, capsys):
     kept = path.read_bytes()
     try:
         path.write_text(json.dumps(contents), encoding="utf-8")
-        found = {f.name: f for f in verify(Folder.of(base, studies), analyze_results.all_products())}
-        assert "arms[1].pd[0][1]" in found[str(path)].problems[0]
+        assert "arms[1].pd[0][1]" in problems_of(Folder.of(base, studies))[str(path)][0]
     finally:
         path.write_bytes(kept)
 
@@ -492,8 +492,7 @@ def test_figure(told, tmp_path):
 def test_a_study_with_a_remedy_runs_as_any_other(base, tmp_path, monkeypatch):
     """Workers, audit, results: from the command line."""
     monkeypatch.chdir(tmp_path)
-    names = "preset n_embd max_iters eval_interval warmup_iters dataset data_dir device".split()
-    flags = [f"--{name.replace('_', '-')}={getattr(base, name)}" for name in names]
+    flags = as_flags(base, *"preset n_embd max_iters eval_interval warmup_iters dataset data_dir device".split())
     command = ["--activation", "relu", "--study", "warm", "--trials", "2"]
     command += ["--remedy", "warm", "--teacher", teacher(base)]
     assert train.main([*command, *flags, "--quiet"]) == 0

@@ -17,18 +17,18 @@ from analysis import products
 from analysis.products import Folder
 from analysis.results import load_all_results
 from config import Config
-from conftest import TINY
+from conftest import TINY, as_flags, problems_of
 from prepare_data import load_corpus
 from questions.where import PRODUCTS, positions
 from questions.where import tell as where
 from questions.where.draw import plot_where
 from synthetic import minimal_results, synthetic_results, synthetic_where
-from tools.verify import verify
 from training import experiment
 from training.predictions import Predictions
 from training.trial import train_trial
 
 NAMES = ["relu", "gelu"]
+FOLDERS = ("results_dir", "plots_dir", "checkpoint_dir", "data_dir")
 NOT_OURS = "it records no settings: another tool's file, nothing to derive it from"
 
 
@@ -154,7 +154,7 @@ def test_trials_side_by_side_give_the_same_numbers(trained):
 def test_nothing_is_written_where_nothing_can_be_measured(copied, capsys):
     before = {path: path.read_bytes() for path in Path(copied.results_dir).iterdir()}
     shutil.rmtree(copied.checkpoint_dir)
-    assert analyze_results.main(["--where", *flags(copied)]) == 1
+    assert analyze_results.main(["--where", *as_flags(copied, *FOLDERS)]) == 1
     assert "trial_1.pt: no such file" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path(copied.results_dir).iterdir()} == before
 
@@ -286,13 +286,8 @@ def test_figure_shows_every_activation_in_every_panel(trained, tmp_path):
 # -- command line, report, verification ---------------------------------------------------------------------------
 
 
-def flags(config):
-    names = ("results_dir", "plots_dir", "checkpoint_dir", "data_dir")
-    return [f"--{name.replace('_', '-')}={getattr(config, name)}" for name in names]
-
-
 def test_the_command_and_the_report(copied, capsys):
-    assert analyze_results.main(["--where", *flags(copied)]) == 0
+    assert analyze_results.main(["--where", *as_flags(copied, *FOLDERS)]) == 0
     out = capsys.readouterr().out
     assert "Is a difference an error?" in out
     assert "disagreement.html" in out
@@ -316,11 +311,11 @@ def test_the_command_and_the_report(copied, capsys):
 
 def test_verification_covers_the_file(copied):
     analyze_results.write_all(copied.results_dir, copied.plots_dir)
-    found = {v.name: v.problems for v in verify(Folder.of(copied), analyze_results.all_products())}
+    problems = problems_of(Folder.of(copied))
     name = f"{copied.results_dir}/{where.WHERE_FILE}"
-    assert found[name] == found[f"{copied.results_dir}/FINAL_REPORT.md"] == []
+    assert problems[name] == problems[f"{copied.results_dir}/FINAL_REPORT.md"] == []
     recorded = load(copied, where.WHERE_FILE)
     recorded["activations"]["gelu"]["where"]["kind"][0]["pd"] *= 1.01
     storage.write_json(name, recorded)
-    (problem,) = {v.name: v.problems for v in verify(Folder.of(copied), analyze_results.all_products())}[name]
+    (problem,) = problems_of(Folder.of(copied))[name]
     assert problem.startswith("activations.gelu.where.kind[0].pd")

@@ -75,11 +75,9 @@ def _at_rate(config: Config, rate: str) -> Config:
 
 def _missing(config: Config, names: list[str], corpus, parts) -> list[tuple[str, int]]:
     """The clocks to run, after their files have been begun."""
-    tasks = []
-    for name in names:
-        done = clock.begin(config, name, corpus, parts)["trials"]
-        tasks += [(name, k) for k in range(1, config.trials_per_activation + 1) if str(k) not in done]
-    return tasks
+    done = {name: clock.begin(config, name, corpus, parts)["trials"] for name in names}
+    numbers = range(1, config.trials_per_activation + 1)
+    return [(name, k) for name in names for k in numbers if str(k) not in done[name]]
 
 
 def _train(config: Config, tasks: list, corpus, display: Display, interruptible: Callable) -> None:
@@ -99,9 +97,8 @@ def _train(config: Config, tasks: list, corpus, display: Display, interruptible:
     failures = []
     with display:
         display.phase("clocks")
-        display.expect(
-            Forecast(dict.fromkeys(tasks, seconds), 0.0, together, together), dict.fromkeys(tasks, 1.0), steps
-        )
+        forecast = Forecast(dict.fromkeys(tasks, seconds), 0.0, together, together)
+        display.expect(forecast, dict.fromkeys(tasks, 1.0), steps)
         for outcome in interruptible(train(config, tasks, display.event, workers, job="clock")):
             display.outcome(outcome)
             if outcome.status == "interrupted":

@@ -16,7 +16,7 @@ from analysis.products import Folder
 from analysis.tables import csv, frame
 from config import UserError
 from plot_utils import figure
-from plotting.style import GREY, activation_style, headline, legend_below, legend_rows, named, panels, say
+from plotting.style import GREY, activation_style, draw, headline, legend_below, legend_rows, named, panels, say
 from questions.clock import rates as by_rates
 from questions.clock import tell as one_rate
 from questions.clock.rates import Rates, critical_rate
@@ -40,8 +40,7 @@ def whole(clocks: Clocks) -> Figure:
     seeds = max(len(c.trials) for c in clocks.values())
     at = f"{one.contents['config']['precision']}, {seeds} seed{'s' * (seeds > 1)}"
     headline(drawn, f"How fast two trainings part that differ in one bit  ·  {at}", note)
-    for panel, ax in zip((weights, predictions, doubling, ends), axes.flat, strict=False):
-        panel(ax, clocks)
+    draw(axes.flat, clocks, PANELS.values())
     legend_below(drawn, names, 0.6)
     return drawn
 
@@ -55,8 +54,7 @@ def _distances(ax: Axes, clocks: Clocks, kind: str, steps: str, title: str, ylab
         curves = [(x, np.where(y > 0, y, np.nan)) for x, y in curves]
         for x, y in curves:
             ax.plot(x, y, color=colour, linewidth=0.4, alpha=0.5)
-        together = [y for x, y in curves if len(x) == len(curves[0][0])]
-        if together:
+        if together := [y for x, y in curves if len(x) == len(curves[0][0])]:
             drawn = drawn or bool(np.isfinite(together).any())
             ax.plot(curves[0][0], np.exp(np.mean(np.log(together), 0)), color=colour, linewidth=1.6, gid=name)
     if not drawn:
@@ -79,14 +77,12 @@ def _by_fork(ax: Axes, clocks: Clocks, interval: Callable) -> None:
     width = max(max(c.forks) for c in clocks.values()) or 1
     for i, (name, one) in enumerate(clocks.items()):
         colour, marker = activation_style(name)
-        found = [(fork + (i - len(clocks) / 2) * width / 120, interval(one, fork)) for fork in one.forks]
-        found = [(x, values) for x, values in found if values[0] is not None]
-        if not found:
+        points = [(fork + (i - len(clocks) / 2) * width / 120, *interval(one, fork)) for fork in one.forks]
+        points = [(x, y, y, y) if low is None else (x, y, low, high) for x, y, low, high in points if y is not None]
+        if not points:
             continue
-        x = [x for x, _ in found]
-        y = np.array([values[0] for _, values in found])
-        ends_ = np.array([(v[0], v[0]) if v[1] is None else v[1:] for _, v in found]).T
-        ax.errorbar(x, y, abs(ends_ - y), fmt="none", ecolor=colour, elinewidth=0.7)
+        x, y, *limits = np.array(points).T
+        ax.errorbar(x, y, abs(limits - y), fmt="none", ecolor=colour, elinewidth=0.7)
         ax.plot(x, y, color=colour, marker=marker, linewidth=0.8, gid=name)
     ax.set(xlabel="step at which the twin left", yscale="log")
     numbered(ax.yaxis)
@@ -107,14 +103,10 @@ def ends(ax: Axes, clocks: Clocks) -> None:
     ax.set(title="PD at the end of training", ylabel="relative PD")
 
 
-@figure(
-    "clock",
-    whole,
-    weights=weights,
-    predictions=predictions,
-    doubling=doubling,
-    ends=ends,
-)
+PANELS = {"weights": weights, "predictions": predictions, "doubling": doubling, "ends": ends}
+
+
+@figure("clock", whole, **PANELS)
 def plot_clock(clocks: Mapping):
     """How fast two trainings part that differ in one bit: distance of weights and predictions against steps, doubling
     time, and PD at the end by the step of the fork. Writes `clock.png`. Panels: weights, predictions, doubling, ends.
@@ -148,9 +140,9 @@ def make(folder: Folder) -> dict[Path, object]:
     return _made(one_rate, folder, one_rate.load_clocks(folder.results), plot_clock)
 
 
-def by_rate(ax: Axes, found: Rates) -> None:
+def by_rate(ax: Axes, rates: Rates) -> None:
     ax.axhline(FORGOTTEN, color=GREY, linestyle=":", linewidth=0.9)
-    for name, clocks in found.items():
+    for name, clocks in rates.items():
         colour, marker = activation_style(name)
         for rate, one in clocks.items():
             ends = np.exp(list(one.ends.values()))
@@ -161,7 +153,7 @@ def by_rate(ax: Axes, found: Rates) -> None:
         if 0 < point < np.inf:
             ax.plot([point, point], [FORGOTTEN, ax.get_ylim()[0]], color=colour, linestyle=":", linewidth=0.9)
     ax.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="relative PD at the end")
-    numbered(ax.xaxis, sorted({rate for clocks in found.values() for rate in clocks}))
+    numbered(ax.xaxis, sorted({rate for clocks in rates.values() for rate in clocks}))
     numbered(ax.yaxis)
 
 
@@ -181,8 +173,8 @@ def numbered(axis, places: Sequence[float] = ()) -> None:
     axis.set_minor_formatter(FuncFormatter(between))
 
 
-def whole_rates(found: Rates) -> Figure:
-    names = {name: named(name, 20) for name in found}
+def whole_rates(rates: Rates) -> Figure:
+    names = {name: named(name, 20) for name in rates}
     bottom = 0.95 + 0.16 * legend_rows(names.values())
     drawn, axes = panels(1, 1, 3.1 + bottom, bottom=bottom + 0.1)
     note = (
@@ -190,7 +182,7 @@ def whole_rates(found: Rates) -> Figure:
         f"{FORGOTTEN:g}, below which other hardware gives the same model again."
     )
     headline(drawn, "What becomes of a difference of one bit, by learning rate", note)
-    by_rate(axes[0, 0], found)
+    by_rate(axes[0, 0], rates)
     legend_below(drawn, names, 0.6)
     return drawn
 

@@ -12,6 +12,7 @@ becomes the next bfloat16 number, and exactly one working weight differs.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -47,10 +48,10 @@ def fork_steps(config: Config, parts: Sequence[float] = FORKS) -> list[int]:
 
 def offsets(steps: int, every: int = EVERY_STEP, ratio: float = 1.05) -> list[int]:
     """After how many steps since the fork two trainings are compared: 0 to `every`, then by `ratio`, and `steps`."""
-    found = list(range(min(every, steps) + 1))
-    while found[-1] < steps:
-        found.append(min(steps, max(found[-1] + 1, math.ceil(found[-1] * ratio))))
-    return found
+    after = list(range(min(every, steps) + 1))
+    while after[-1] < steps:
+        after.append(min(steps, max(after[-1] + 1, math.ceil(after[-1] * ratio))))
+    return after
 
 
 @dataclass
@@ -64,6 +65,9 @@ class Twin:
     prediction_steps: list[int]
     weights: list[float] = field(default_factory=list)
     predictions: list[float] = field(default_factory=list)
+
+
+MEASURED = ("fork", "moved", "steps", "weights", "prediction_steps", "predictions")  # what is recorded of a twin
 
 
 def fork(base: Training, bit: bool) -> Twin:
@@ -105,24 +109,32 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 class Race:
     """A trial and its twins, step by step: one leaves at each of `forks`, and at the last one, or after nine tenths
-    where that is the start, another, unmoved."""
+    where that is the start, another, unmoved. With a file for its `snapshot` it goes on from there, where that is
+    intact and of this clock."""
 
-    def __init__(self, base: Training, forks: list[int]):
-        self.base, self.forks = base, forks
+    def __init__(self, base: Training, forks: list[int], snapshot: Path | None = None):
+        self.base, self.forks, self.snapshot = base, forks, snapshot
         self.unmoved = forks[-1] or round(0.9 * base.steps)
         self.twins: list[Twin] = []
+        self.of = {"fingerprint": base.config.fingerprint(), "corpus": base.corpus.sha256, "forks": forks}
+        saved = {}
+        with contextlib.suppress(storage.StorageError):
+            saved = storage.load_checkpoint(snapshot) if snapshot and snapshot.exists() else {}
+        if saved.get("of") == self.of:
+            self._load(saved["state"])
 
-    def state(self) -> dict:
-        """What a snapshot needs: everything of the trial and its twins after a step."""
+    def save(self) -> None:
+        """Everything of the trial and its twins after a step."""
         twins = {
             str(i): {name: getattr(twin, name) for name in ("fork", "moved", "weights", "predictions")}
             | {"optimiser": twin.training.optimiser.state()}
             for i, twin in enumerate(self.twins)
         }
-        return {"step": self.base.step, "optimiser": self.base.optimiser.state(), "twins": twins}
+        state = {"step": self.base.step, "optimiser": self.base.optimiser.state(), "twins": twins}
+        if self.snapshot:
+            storage.save_checkpoint(self.snapshot, {"of": self.of, "state": state})
 
-    def load(self, state: dict) -> None:
-        """Go on after the step of a snapshot."""
+    def _load(self, state: dict) -> None:
         self.base.optimiser.load(state["optimiser"])
         for saved in state["twins"].values():
             self.base.step = saved["fork"]
@@ -134,12 +146,9 @@ class Race:
         self.base.step = state["step"]
 
     def run(
-        self,
-        stop: Callable[[], bool] = lambda: False,
-        report: Callable[[int, float], None] | None = None,
-        save: Callable[[], None] = lambda: None,
+        self, stop: Callable[[], bool] = lambda: False, report: Callable[[int, float], None] = lambda step, loss: None
     ) -> None:
-        """To the last step. `save` is called every `snapshot_seconds`, and before it stops as told."""
+        """To the last step. It is saved every `snapshot_seconds`, and before it stops as told."""
         base, saved_at = self.base, time.monotonic()
         base.model.train()
         going_on = bool(self.twins)  # what happened at this step is in the snapshot
@@ -155,25 +164,21 @@ class Race:
                 return
             stopping = stop()
             if stopping or time.monotonic() - saved_at > base.config.snapshot_seconds:
-                save()
+                self.save()
                 saved_at = time.monotonic()
             if stopping:
                 raise Interrupted(f"the clock of {base.activation} trial {base.trial} after {base.step} steps")
             loss = base.advance()
             for twin in self.twins:
                 twin.training.advance()
-            if report:
+            if base.step % 10 == 0 or base.step == base.steps:
                 report(base.step, float(loss))
 
     def _measure(self) -> None:
-        due = []
         for twin in self.twins:
-            since = self.base.step - twin.fork
-            if since in twin.steps:
+            if self.base.step - twin.fork in twin.steps:
                 twin.weights.append(distance(self.base.optimiser.master, twin.training.optimiser.master))
-            if since in twin.prediction_steps:
-                due.append(twin)
-        if due:
+        if due := [twin for twin in self.twins if self.base.step - twin.fork in twin.prediction_steps]:
             for twin, value in zip(due, predicted_distances(self.base, [t.training for t in due]), strict=True):
                 twin.predictions.append(value)
 
@@ -270,33 +275,16 @@ def _snapshot(config: Config, activation: str, trial: int) -> Path:
     return path.with_name(f".{path.stem}_{trial}.snapshot")
 
 
-def _resumed(race: Race, path: Path, of: dict) -> None:
-    """Go on from the snapshot, where it is there, intact, and of this clock."""
-    try:
-        saved = storage.load_checkpoint(path) if path.exists() else {}
-    except storage.StorageError:
-        return
-    if saved.get("of") == of:
-        race.load(saved["state"])
-
-
 def _record(config: Config, activation: str, trial: int, corpus: Corpus, forks: list[int], report, stop) -> dict:
     began = time.thread_time()
     base = Training(config, activation, trial, corpus)
-    where = {"event": "step", "activation": activation, "trial": trial}
+    race = Race(base, forks, _snapshot(config, activation, trial))
 
     def tell(step: int, loss: float) -> None:
-        if report and step % 10 == 0 or step == base.steps:
-            report({**where, "step": step, "loss": loss})
+        if report:
+            report({"event": "step", "activation": activation, "trial": trial, "step": step, "loss": loss})
 
-    race, path = Race(base, forks), _snapshot(config, activation, trial)
-    of = {"fingerprint": config.fingerprint(), "corpus": corpus.sha256, "forks": forks}
-    _resumed(race, path, of)
-
-    def save() -> None:
-        storage.save_checkpoint(path, {"of": of, "state": race.state()})
-
-    race.run(stop or (lambda: False), tell if report else None, save)
+    race.run(stop or (lambda: False), tell)
     sha256 = storage.contents_sha256(base.weights())
     twins = [_twin(base, twin) for twin in race.twins]
     finite = all(math.isfinite(x) for t in twins for x in (*t["weights"], *t["predictions"]))
@@ -312,17 +300,9 @@ def _record(config: Config, activation: str, trial: int, corpus: Corpus, forks: 
 
 
 def _twin(base: Training, twin: Twin) -> dict:
-    rise, loss, own = barrier(base, twin.training)
-    return {
-        "fork": twin.fork,
-        "moved": twin.moved,
-        "steps": twin.steps,
-        "weights": twin.weights,
-        "prediction_steps": twin.prediction_steps,
-        "predictions": twin.predictions,
-        "barrier": rise,
-        "losses": [loss, own],
-    }
+    rise, *losses = barrier(base, twin.training)
+    measured = {name: getattr(twin, name) for name in MEASURED}
+    return {**measured, "barrier": rise, "losses": losses}
 
 
 # -- the file of an activation ------------------------------------------------------------------------------------
@@ -336,26 +316,25 @@ def read(path, config: Config, corpus: Corpus, forks: list[int] | None = None) -
         UserError: it was made with other settings or of another text.
         StorageError: it is damaged.
     """
-    windows = metrics.evaluation_windows(len(corpus.val), config.block_size, config.probe_tokens)
-    empty = {
-        "schema": SCHEMA,
-        "config": config.to_dict(),
-        "fingerprint": config.fingerprint(),
-        "corpus_sha256": corpus.sha256,
-        "forks": forks or fork_steps(config),
-        "positions": len(windows) * config.block_size,
-        "trials": {},
-    }
     if not path.exists():
-        return empty
-    found = storage.read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        windows = metrics.evaluation_windows(len(corpus.val), config.block_size, config.probe_tokens)
+        return {
+            "schema": SCHEMA,
+            "config": config.to_dict(),
+            "fingerprint": config.fingerprint(),
+            "corpus_sha256": corpus.sha256,
+            "forks": forks or fork_steps(config),
+            "positions": len(windows) * config.block_size,
+            "trials": {},
+        }
+    contents = storage.read_json(path)
+    if not isinstance(contents, dict) or contents.get("schema") != SCHEMA:
         raise UserError(f"{path}: not a clock of this program; move it away")
-    fields = config.describe_differences(found["config"])
-    if found["corpus_sha256"] != corpus.sha256:
-        fields = fields or "another text"
-    if forks and found["forks"] != forks:
-        fields = fields or f"twins that leave at {found['forks']}"
-    if fields:
-        raise UserError(f"{path}: made with other settings ({fields}); use another folder ({option('study', 'NAME')})")
-    return found
+    differing = config.describe_differences(contents["config"])
+    differing = differing or ("another text" if contents["corpus_sha256"] != corpus.sha256 else "")
+    if forks and contents["forks"] != forks:
+        differing = differing or f"twins that leave at {contents['forks']}"
+    if differing:
+        elsewhere = f"use another folder ({option('study', 'NAME')})"
+        raise UserError(f"{path}: made with other settings ({differing}); {elsewhere}")
+    return contents

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import storage
-from analysis.markdown import DASH, counted, fixed, grouped, label, table, undressed
+from analysis.markdown import DASH, fixed, grouped, label, table, undressed
 from analysis.products import Folder
 from analysis.template import rendered
 from questions.clock.tell import FORGOTTEN, Clock, load_clocks, short_interval
@@ -75,7 +75,11 @@ def page(rates: Rates, figure: str = "") -> str:
         PAGE_FILE,
         config=any_clock.contents["config"],
         ends=_ends(rates),
-        sentences=[sentence(name, clocks) for name, clocks in rates.items()],
+        critical={
+            name: (clocks, min(len(clock.ends) for clock in clocks.values()), *critical_rate(clocks))
+            for name, clocks in rates.items()
+        },
+        infinity=math.inf,
         forgotten=FORGOTTEN,
         figure=figure,
     )
@@ -95,27 +99,6 @@ def loss(clock: Clock) -> float | None:
     """The mean validation loss of the trials, on the probe."""
     losses = [twin["losses"][0] for twin in clock.twins(clock.forks[0]).values()]
     return float(np.mean(losses)) if losses else None
-
-
-def sentence(name: str, clocks: Mapping[float, Clock]) -> str:
-    point, low, high = critical_rate(clocks)
-    n, grid = min(len(c.ends) for c in clocks.values()), f"{min(clocks):g} to {max(clocks):g}"
-    inside = f"between {_edge(low, clocks)} and {_edge(high, clocks)}, {counted(n, 'seed')}"
-    if math.isnan(point):
-        said = "no seed is done at every rate yet"
-    elif point == 0:
-        said = f"at every rate from {grid} a difference of one bit grows; the critical rate is lower"
-    elif math.isinf(point):
-        said = f"at every rate from {grid} a difference of one bit is forgotten; the critical rate is higher"
-    else:
-        said = f"critical learning rate {point:.2g} ({inside})"
-    return f"**{label(name)}**: {said}."
-
-
-def _edge(rate: float, clocks: Mapping[float, Clock]) -> str:
-    if rate == 0:
-        return f"less than {min(clocks):g}"
-    return f"more than {max(clocks):g}" if math.isinf(rate) else f"{rate:.2g}"
 
 
 def overview(folder: Folder) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, counted, fixed, flagged, grouped, label, limits, table, undressed
+from analysis.markdown import DASH, fixed, flagged, grouped, label, limits, table, undressed
 from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import exponentials, study_order
@@ -276,34 +276,19 @@ def page(clocks: Mapping[str, Clock], figure: str = "") -> str:
         astray=[c.name for c in clocks.values() if c.unmoved],
         still=sum(len(t["unmoved"]) for c in clocks.values() for t in c.trials.values()),
         clocks=clocks,
-        answers=[answer(c) for c in clocks.values()],
+        short_interval=short_interval,
+        forgotten=FORGOTTEN,
+        tenfold=math.log(10),
         baseline=baseline_of(clocks),
         level=LEVEL,
         speeds=_speeds(clocks, against),
         contrast=next((tested for tested in against.get(TOGETHER, []) if tested.p is not None), None),
         reference=REFERENCE,
-        written=_interval,
+        interval=_interval,
         margin=significance.LOSS_MARGIN,
         later=_later(clocks) if len(one.forks) > 1 else "",
         figure=figure,
     )
-
-
-def answer(clock: Clock) -> str:
-    """Whether a recipe forgets a difference of one bit or grows it, in a sentence."""
-    mean, low, high = clock.end_interval
-    growth_rate = clock.rate_interval(clock.forks[0])
-    ends = f"a PD of {short_interval(clock.end_interval)} at the end"
-    if (mean if high is None else high) < FORGOTTEN:
-        said = f"a difference of one bit stays at {ends}: other hardware gives this model again"
-    elif (mean if low is None else low) > FORGOTTEN:
-        every = growth_rate[0] and math.log(10) / growth_rate[0]
-        fast = f"grows tenfold every {every:.2g} steps" if every and every > 0 else "grows"
-        said = f"a difference of one bit {fast}, to {ends}: other hardware gives another model"
-    else:
-        said = f"a difference of one bit ends at {ends}, on both sides of {FORGOTTEN:g}: undecided, train more seeds"
-    seeds = counted(len(clock.ends), "seed")
-    return f"**{label(clock.name)}**: {said} (growth {_interval(growth_rate, 4)} a step, {seeds})."
 
 
 def short_interval(pds: Interval) -> str:

@@ -71,9 +71,9 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
             facecolors=colour, gid=f"{name} {arm['arm']}",
         )  # fmt: skip
     lines = [line for arm, point in zip(arms, points, strict=True) for line in _limits(arm, *point)]
-    reach = [end for x, y in lines for end in zip(x, y, strict=True)]
-    limits(ax, [loss for loss, _ in [*points, *reach]], "x", 0.25)
-    limits(ax, [pd for _, pd in [*points, *reach]], "y", 0.15)
+    losses, pds = zip(*points, *(end for line in lines for end in zip(*line, strict=True)), strict=True)
+    limits(ax, losses, "x", 0.25)
+    limits(ax, pds, "y", 0.15)
     name_points(ax, points, [plain(arm["arm"], 24) for arm in arms])
     ax.set(title=named(name), xlabel="validation loss (nats per token)", ylabel="relative PD")
 

@@ -11,6 +11,7 @@ It writes `results/remedies.json` (numbers), `results/remedies.csv`, and `plots/
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -43,15 +44,12 @@ def other_studies(folder: Folder) -> dict[str, dict[str, dict]]:
     """{study: its results} of the flat folders and of the other studies, without the one in `folder`. One that can't be
     read is none."""
     paths = {"main": Path("results"), **{path.name: path / "results" for path in storage.listed(folder.studies)}}
-    found = {}
+    studies = {}
     for name, path in paths.items():
-        if not path.is_dir() or path.resolve() == folder.results.resolve():
-            continue
-        try:
-            found[name] = load_all_results(path)
-        except (UserError, storage.StorageError):
-            continue
-    return found
+        if path.is_dir() and path.resolve() != folder.results.resolve():
+            with contextlib.suppress(UserError, storage.StorageError):
+                studies[name] = load_all_results(path)
+    return studies
 
 
 def _activation(folder: Folder, name: str, results: dict, others: Mapping) -> dict:
@@ -89,16 +87,15 @@ def _of_results(arm: str, m: Measured, study: str, paired: bool) -> dict:
 
 def _trained(m: Measured, others: Mapping) -> Iterator[dict]:
     """The arms that other studies are."""
-    seen: dict[str, int] = {}
+    seen = set()
     for study, all_results in others.items():
         if m.name not in all_results:
             continue
         other = Measured(m.name, all_results[m.name])
         arm = remedies.arm_of(m.results, other.results)
         if arm and len(other.pd_ids) > 1 and not other.unfit:
-            seen[arm] = seen.get(arm, 0) + 1
-            name = arm if seen[arm] == 1 else f"{arm} ({study})"
-            yield _of_results(name, other, study, seeds_shared(m, other))
+            yield _of_results(f"{arm} ({study})" if arm in seen else arm, other, study, seeds_shared(m, other))
+            seen.add(arm)
 
 
 # -- without training ---------------------------------------------------------------------------------------------
@@ -115,9 +112,7 @@ def _free(folder: Folder, m: Measured) -> list[dict]:
         raise UserError("the prepared corpus is not the one the results were measured on")
     like = _of_results("", m, "", paired=True)
     arms = []
-    partitions = {k: remedies.groups(m.pd_ids, k) for k in remedies.SIZES}
-    partitions = {k: units for k, units in partitions.items() if len(units) > 1}
-    if partitions:
+    if partitions := {k: units for k in remedies.SIZES if len(units := remedies.groups(m.pd_ids, k)) > 1}:
         predictions = Predictions(config, m.name, corpus, m.pd_ids, usable_cores())
         if predictions.why:
             raise UserError(predictions.why)
@@ -132,11 +127,10 @@ def _ensembles(predictions, partitions: Mapping[int, list[list[int]]], like: dic
     positions = 0
     for chunk in predictions.chunks():
         p = np.exp(chunk.log_p)  # (M, R, V)
-        at = np.arange(p.shape[1]), chunk.targets
         for k, units in partitions.items():
             means = np.stack([p[[row[i] for i in unit]].mean(0) for unit in units])
             pds = np.array([[np.abs(a - b).sum() / 2 for b in means] for a in means])
-            losses = -np.log(means[:, at[0], at[1]]).sum(1)
+            losses = -np.log(means[:, np.arange(p.shape[1]), chunk.targets]).sum(1)
             sums[k] = [sums[k][0] + pds, sums[k][1] + losses]
         positions += p.shape[1]
     arms = []

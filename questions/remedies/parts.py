@@ -224,9 +224,9 @@ class Averages(Part):
 
     def load(self, saved: Mapping) -> None:
         state = saved.get("averaged", {})
-        for name, kept in state.get("means", {}).items():
-            self.means[name].copy_(kept["mean"])
-            self.counts[name] = kept["entered"]
+        for name, entry in state.get("means", {}).items():
+            self.means[name].copy_(entry["mean"])
+            self.counts[name] = entry["entered"]
         self.seconds = state.get("seconds", 0.0)
 
     def record(self) -> dict:

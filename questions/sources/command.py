@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 import storage
 from analysis.products import Folder
+from analysis.results import mean
 from config import SOURCES, Config, UserError
 from storage import number
 from training.batches import WITH_REPLACEMENT, order_explained, order_varies
@@ -64,13 +63,9 @@ def decompose(
     table, sources = {}, sources_of(config)
     for k, (name, vary) in enumerate(sources.items(), 1):
         say(f"{activation}, source {k} of {len(sources)}: {VARIES[name]}")
-        if vary == config.vary:
-            varied, below = config.replace(vary=vary), None
-        else:
-            varied = in_folder(config, name, vary)
-            below = "/".join(filter(None, (config.study, "sources", name)))
-        results = run_study(varied, [activation], below=below, **options)[activation]
-        table[name] = (vary, results)
+        itself, below = vary == config.vary, "/".join(filter(None, (config.study, "sources", name)))
+        varied = config if itself else in_folder(config, name, vary)
+        table[name] = vary, run_study(varied, [activation], below=None if itself else below, **options)[activation]
     decomposition = decomposed(config, activation, table)
     storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
     plot_sources(decomposed_pds(decomposition), activation, config.plots_dir)
@@ -81,23 +76,19 @@ def decomposed(config: Config, activation: str, sources: Mapping[str, tuple[tupl
     """The table of `decompose`, from {name: (what varies, results of the activation)}."""
     table = {}
     for name, (vary, results) in sources.items():
-        pairs = results["reproducibility_metrics"]
-        table[name] = {
-            "vary": list(vary),
-            "relative_pd": [p["relative_pd"] for p in pairs],
-            "mean": _mean([p["relative_pd"] for p in pairs]),
-            "top1_mismatch_pct": _mean([p["top1_mismatch_pct"] for p in pairs]),
-            "avg_val_loss": results["avg_val_loss"],
-        }
+        pds, mismatches = (
+            [p[key] for p in results["reproducibility_metrics"]] for key in ("relative_pd", "top1_mismatch_pct")
+        )
+        table[name] = {"vary": list(vary), "relative_pd": pds, "mean": mean(pds), "top1_mismatch_pct": mean(mismatches)}
+        table[name]["avg_val_loss"] = results["avg_val_loss"]
     whole = table["all"]["mean"]
     for row in table.values():
         row["share_of_all"] = row["mean"] / whole if whole and row["mean"] is not None else None
-    found = {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
     tokens = number(sources["all"][1]["dataset"].get("train_tokens"))
     if config.sampling == "shuffle" and "order" in table and tokens:
         settings = config.to_dict()
         table["order"] |= {"varies": order_varies(settings, tokens), "explained": order_explained(settings, tokens)}
-    return found
+    return {"activation": activation, "fingerprint": config.fingerprint(), "sources": table}
 
 
 def _files(folder: Folder) -> dict[Path, str]:
@@ -141,10 +132,6 @@ def in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
     """The settings of a source's own study."""
     folders = {key: str(Path(getattr(config, key)) / "sources" / name) for key in ("results_dir", "checkpoint_dir")}
     return config.replace(vary=vary, study=None, plots_dir=str(Path(config.plots_dir) / "sources" / name), **folders)
-
-
-def _mean(values: list[float]) -> float | None:
-    return float(np.mean(values)) if values else None
 
 
 def print_table(decomposition: dict) -> None:

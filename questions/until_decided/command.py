@@ -142,23 +142,20 @@ def _agreed(recorded: dict | None, names: list[str], baseline: str, margin: floa
     begun = {"schema_version": looks.SCHEMA_VERSION, "looks": [], "trained": 0, "seconds_spent": 0.0}
     if recorded is None or not recorded["looks"]:
         return {**begun, **(recorded or {}), "plan": plan, "ended": None}
-    fixed, elsewhere = recorded["plan"], f"or use another folder ({option('study', 'NAME')})"
-    if margin is not None and plan["margin"] != fixed["margin"]:
-        raise UserError(
-            f"{path}: the margin was fixed at {looks.percent(fixed['margin'])} by the first look; leave it out, "
-            f"{elsewhere}"
-        )
-    if names != fixed["activations"]:
-        raise UserError(
-            f"{path}: the activations were fixed by the first look; give --activation "
-            f"{' '.join(fixed['activations'])}, {elsewhere}"
-        )
-    if baseline != (other := looks.baseline_of(fixed)):
-        if [question["baseline"] for question in asked_of(path.parent)[-1:]] != [baseline]:
-            raise UserError(
-                f"{path}: the baseline was fixed by the first look; give {option('baseline', other)}, {elsewhere}"
-            )
-        # another question was asked of these results, and the report counts it: its looks begin with the first trials
+    fixed = recorded["plan"]
+    other = looks.baseline_of(fixed)
+    asked = baseline != other and [question["baseline"] for question in asked_of(path.parent)[-1:]] == [baseline]
+    margin_fixed = f"the margin was fixed at {looks.percent(fixed['margin'])} by the first look; leave it out"
+    names_fixed = f"the activations were fixed by the first look; give --activation {' '.join(fixed['activations'])}"
+    baseline_fixed = f"the baseline was fixed by the first look; give {option('baseline', other)}"
+    for differs, refusal in (
+        (margin is not None and plan["margin"] != fixed["margin"], margin_fixed),
+        (names != fixed["activations"], names_fixed),
+        (baseline != other and not asked, baseline_fixed),
+    ):
+        if differs:
+            raise UserError(f"{path}: {refusal}, or use another folder ({option('study', 'NAME')})")
+    if asked:  # another question was asked of these results, and the report counts it: its looks begin with the first
         path.replace(path.with_name(f"looks_against_{storage.file_name(other)}.json"))
         return {**begun, "plan": plan, "ended": None}
     return {**recorded, "ended": None}
@@ -219,10 +216,10 @@ def _refuse_contradictions(record: _Record, results: dict[str, dict]) -> None:
 
 def _take(record: _Record, look: int, results: dict[str, dict]) -> None:
     trials = [taken["trials"] for taken in record.taken]
-    found = looks.take(results, record.plan, [*trials, look])[-1]
+    new = looks.take(results, record.plan, [*trials, look])[-1]
     before = sum(taken["seconds"] for taken in record.taken)
-    found |= {"trained": record.contents["trained"], "seconds": round(record.spent - before, 1)}
-    record.contents["looks"] = [*record.taken, found]
+    new |= {"trained": record.contents["trained"], "seconds": round(record.spent - before, 1)}
+    record.contents["looks"] = [*record.taken, new]
     record.contents["trained"] = 0
     record.write()
 
@@ -263,21 +260,16 @@ def _seconds_per_trial(record: _Record) -> float | None:
 
 def _said(record: _Record, results: dict[str, dict]) -> list[str]:
     """What a look found, and what it takes to decide the rest."""
-    look, plan = record.taken[-1], record.plan
-    rest = looks.undecided(look)
-    lines = [looks.look_line(look, plan)]
-    if rest and look["trials"] < plan["looks"][-1]:
-        lines.append(f"to decide {looks.names_of(rest)}: {_what_it_takes(record, results)}")
-    return lines
-
-
-def _what_it_takes(record: _Record, results: dict[str, dict]) -> str:
     look, plan, last = record.taken[-1], record.plan, record.plan["looks"][-1]
+    rest, line = looks.undecided(look), looks.look_line(look, plan)
+    if not rest or look["trials"] >= last:
+        return [line]
     needed = looks.look_that_decides(results, plan, look)
-    reach = f"a difference of {looks.percent(plan['margin'])} would be seen with 80 % power at "
-    trials = len(_missing(record, needed or last))
-    per_trial = _seconds_per_trial(record)
+    trials, per_trial = len(_missing(record, needed or last)), _seconds_per_trial(record)
     cost = f"{trials} more in all" + (f", about {duration(trials * per_trial)}" if per_trial else "")
-    if needed is None:
-        return f"{reach}more than the {last} trials of the last look, if at all; all looks: {cost}"
-    return f"{reach}{needed} trials ({cost})"
+    at = f"{needed} trials ({cost})" if needed else f"more than the {last} trials of the last look, if at all"
+    return [
+        line,
+        f"to decide {looks.names_of(rest)}: a difference of {looks.percent(plan['margin'])} would be seen with 80 % "
+        f"power at {at}{'' if needed else f'; all looks: {cost}'}",
+    ]

@@ -11,6 +11,7 @@ results of any larger number. Nothing here trains or writes; the procedure is an
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from pathlib import Path
 import activations
 import significance
 import storage
-from analysis import sequential
-from analysis.markdown import duration, fixed, label, listed, safe, table
+from analysis import sequential, template
+from analysis.markdown import duration, fixed, label, limits, listed, safe, table
 from analysis.products import Folder, Section
 from analysis.question import REFERENCE
 from analysis.results import Measured, seeds_shared
@@ -94,29 +95,36 @@ def take(all_results: Mapping[str, dict], plan: Mapping, trials: Sequence[int]) 
         raise ValueError(f"looks at {list(trials)} trials; planned are {list(looks)}")
     levels = sequential.sequential_levels(looks, plan["alpha"])
     for n, level in zip(trials, levels, strict=False):
-        found = family(all_results, plan, n)
-        decided = sequential.decide(found, n, decided, looks, plan["margin"], plan["alpha"])
+        tests = family(all_results, plan, n)
+        decided = sequential.decide(tests, n, decided, looks, plan["margin"], plan["alpha"])
         comparisons = {}
-        for name, comparison in found.items():
+        for name, comparison in tests.items():
             low, high = sequential.repeated_interval(comparison, n, looks, plan["alpha"])
             decision = decided[name]
-            comparisons[name] = {
-                "ratio": comparison.effect,
-                "low": low,
-                "high": high,
-                "p": comparison.p,
-                "level": level,
-                "p_adjusted": decision.p,
-                "p_equal": decision.p_equal,
-                "decision": decision.kind,
-                "decided_at": decision.look,
-            }
+            numbers = comparison.effect, low, high, comparison.p, level, decision.p, decision.p_equal
+            comparisons[name] = dict(zip(NUMBERS, numbers, strict=True))
+            comparisons[name] |= {"decision": decision.kind, "decided_at": decision.look}
         taken.append({"trials": n, "comparisons": comparisons})
     return taken
 
 
+def _again(all_results: Mapping[str, dict], record: Mapping) -> list[dict]:
+    """The looks on record, taken again.
+
+    Raises:
+        UserError: the results lack a trial or an activation of them.
+    """
+    plan = record["plan"]
+    if missing := [name for name in plan["activations"] if name not in all_results]:
+        raise UserError(f"there are no results of {', '.join(missing)}")
+    try:
+        return take(all_results, plan, [look["trials"] for look in record["looks"]])
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def undecided(look: Mapping) -> list[str]:
-    return [name for name, found in look["comparisons"].items() if found["decision"] == "open"]
+    return [name for name, comparison in look["comparisons"].items() if comparison["decision"] == "open"]
 
 
 def look_that_decides(all_results: Mapping[str, dict], plan: Mapping, look: Mapping) -> int | None:
@@ -126,11 +134,11 @@ def look_that_decides(all_results: Mapping[str, dict], plan: Mapping, look: Mapp
     Source: significance.plan_trials; the levels of analysis.sequential.
     """
     rest, needed = undecided(look), []
-    found = family(all_results, plan, look["trials"])
+    tests = family(all_results, plan, look["trials"])
     levels = sequential.sequential_levels(tuple(plan["looks"]), plan["alpha"])
     later = [(n, level / len(rest)) for n, level in zip(plan["looks"], levels, strict=True) if n > look["trials"]]
     for name in rest:
-        trials = ((n, significance.plan_trials(found[name], math.log1p(-plan["margin"]), alpha=a)[0]) for n, a in later)
+        trials = ((n, significance.plan_trials(tests[name], math.log1p(-plan["margin"]), alpha=a)[0]) for n, a in later)
         needed.append(next((n for n, m in trials if m is not None and m <= n), None))
     return None if None in needed else max(needed)
 
@@ -148,13 +156,10 @@ def load(results_dir: str | os.PathLike) -> dict | None:
     if not path.exists():
         return None
     record = storage.read_json(path)
-    try:
-        sound = _sound(record)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        sound = False
-    if not sound:
-        raise storage.StorageError(f"{path}: not a record of looks; restore it, or move it away to begin them again")
-    return record
+    with contextlib.suppress(KeyError, TypeError, AttributeError, ValueError):
+        if _sound(record):
+            return record
+    raise storage.StorageError(f"{path}: not a record of looks; restore it, or move it away to begin them again")
 
 
 def _sound(record: dict) -> bool:
@@ -175,28 +180,25 @@ def _sound(record: dict) -> bool:
     )
 
 
-def _sound_comparison(found: dict, plan: dict) -> bool:
-    at = [None] if found["decision"] == "open" else plan["looks"]
-    numbers = all(found[key] is None or storage.number(found[key]) is not None for key in NUMBERS)
-    return found["decision"] in KINDS and found["decided_at"] in at and numbers
+def _sound_comparison(c: dict, plan: dict) -> bool:
+    at = [None] if c["decision"] == "open" else plan["looks"]
+    numbers = all(c[key] is None or storage.number(c[key]) is not None for key in NUMBERS)
+    return c["decision"] in KINDS and c["decided_at"] in at and numbers
 
 
 def derive_looks(all_results: Mapping[str, dict], recorded: Mapping) -> list[str]:
     """Take every recorded look again from the results; one line for each thing that they contradict."""
-    plan = recorded["plan"]
-    if missing := [name for name in plan["activations"] if name not in all_results]:
-        return [f"there are no results of {', '.join(missing)}"]
     try:
-        again = take(all_results, plan, [look["trials"] for look in recorded["looks"]])
-    except ValueError as error:
+        again = _again(all_results, recorded)
+    except UserError as error:
         return [str(error)]
     return [
-        f"look at {look['trials']} trials, {name}: {key}={found[key]!r} in the file, {expected[key]!r} by the results"
+        f"look at {look['trials']} trials, {name}: {key}={old[key]!r} in the file, {expected[key]!r} by the results"
         for look, derived in zip(recorded["looks"], again, strict=True)
         for name, expected in derived["comparisons"].items()
-        for found in [look["comparisons"][name]]
+        for old in [look["comparisons"][name]]
         for key in expected
-        if not _same(found[key], expected[key])
+        if not _same(old[key], expected[key])
     ]
 
 
@@ -229,13 +231,8 @@ def measure(folder: Folder) -> dict[Path, object]:
     Raises:
         UserError: the results lack a trial or an activation of them.
     """
-    record, all_results = load(folder.results), folder.study.all_results
-    if missing := [name for name in record["plan"]["activations"] if name not in all_results]:
-        raise UserError(f"there are no results of {', '.join(missing)}")
-    try:
-        again = take(all_results, record["plan"], [look["trials"] for look in record["looks"]])
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    record = load(folder.results)
+    again = _again(folder.study.all_results, record)
     looks = [{**old, **new} for old, new in zip(record["looks"], again, strict=True)]
     return {storage.looks_path(folder.results): {**record, "looks": looks}}
 
@@ -253,13 +250,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g} %"
 
 
-def finding(found: Mapping, margin: float) -> str:
+def finding(comparison: Mapping, margin: float) -> str:
     """One comparison at a look: the ratio of mean PDs, its repeated interval, the decision."""
-    said = {"open": "open", "equal": f"practically equal (±{percent(margin)})"}.get(
-        found["decision"], found["decision"]
-    )
-    limits = "" if found["low"] is None else f" [{fixed(found['low'], 3)}, {fixed(found['high'], 3)}]"
-    return f"{fixed(found['ratio'], 3)}{limits} {said}"
+    decision = comparison["decision"]
+    words = f"practically equal (±{percent(margin)})" if decision == "equal" else decision
+    return f"{fixed(comparison['ratio'], 3)}{limits(comparison['low'], comparison['high'], 3)} {words}"
 
 
 def names_of(names: Sequence[str]) -> str:
@@ -268,12 +263,10 @@ def names_of(names: Sequence[str]) -> str:
 
 def look_line(look: Mapping, plan: Mapping) -> str:
     """A look, for a terminal."""
-    found, reference = look["comparisons"], activations.label(baseline_of(plan))
-    told = (f"{activations.label(name)} {finding(one, plan['margin'])}" for name, one in found.items())
-    return (
-        f"look at {look['trials']} trials: {len(found) - len(undecided(look))} of {len(found)} decided; PD against "
-        f"{reference}'s: {', '.join(told)}"
-    )
+    comparisons, reference = look["comparisons"], activations.label(baseline_of(plan))
+    findings = (f"{activations.label(name)} {finding(c, plan['margin'])}" for name, c in comparisons.items())
+    decided = f"{len(comparisons) - len(undecided(look))} of {len(comparisons)} decided"
+    return f"look at {look['trials']} trials: {decided}; PD against {reference}'s: {', '.join(findings)}"
 
 
 def status_lines(record: Mapping) -> list[str]:
@@ -298,34 +291,16 @@ def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
         [label(name), *(finding(look["comparisons"][name], plan["margin"]) for look in taken)]
         for name in taken[0]["comparisons"]
     ]
-    rest = [label(name) for name in undecided(taken[-1])]
-    planned = [str(n) for n in plan["looks"]]
-    elsewhere = (
-        "All p-values and intervals of this report allow for the looks."
-        if paid
-        else "Intervals and tests elsewhere in this report are those of a number of trials that was fixed before; "
-        "having stopped at a look, go by these."
+    return template.lines(
+        "looks.md",
+        baseline=baseline,
+        plan=plan,
+        open=[label(name) for name in undecided(taken[-1])],
+        last=taken[-1]["trials"],
+        findings="\n".join(table(header, rows)),
+        paid=paid,
+        percent=percent,
     )
-    ended = (
-        f"Still open after the look at {taken[-1]['trials']} trials: {listed(rest)}."
-        if rest
-        else (f"All are decided after the look at {taken[-1]['trials']} trials.")
-    )
-    return [
-        "### Looks while training",
-        "",
-        f"Trials were added until each comparison with {baseline} was decided: lower, higher, or practically "
-        f"equal within {percent(plan['margin'])}. Looks were planned at {listed(planned)} trials per "
-        f"activation. {ended}",
-        "",
-        *table(header, rows),
-        "",
-        f"Each cell: the ratio of mean PDs, its sequential interval, the decision, which stands. The intervals are "
-        f"repeated confidence intervals (Jennison & Turnbull 1989): each comparison's hold its true ratio at all looks "
-        f"together with {percent(1 - plan['alpha'])} confidence. Over looks and comparisons together, any claim of a "
-        f"difference errs in at most {percent(plan['alpha'])} of studies, and so does any claim of equality where the "
-        f"difference is {percent(plan['margin'])} (bench/calibration.py). {elsewhere}",
-    ]
 
 
 def section(folder: Folder) -> Section:

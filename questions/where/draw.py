@@ -14,7 +14,7 @@ from analysis import products
 from analysis.products import Folder
 from config import UserError
 from plot_utils import figure
-from plotting.style import GREY, SMALL, activation_style, arm_handles, headline, named, panels, say
+from plotting.style import GREY, SMALL, activation_style, arm_handles, draw, headline, named, panels, say
 from questions.where import page as disagreement_page
 from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, SCHEMA, entries
 
@@ -23,16 +23,15 @@ SEEN = 0.002  # a class or bin with a smaller share of the positions is noise, a
 
 def whole(entries: Mapping[str, Mapping]) -> Figure:
     drawn, axes = panels(3, 2, 8.0, left=0.6, top=0.5, bottom=0.85, across=0.72, down=0.72)
-    found = {entry["positions"] for entry in entries.values()}
-    at = f"{found.pop():,} positions" if len(found) == 1 else "fixed positions"
+    counts = {entry["positions"] for entry in entries.values()}
+    at = f"{counts.pop():,} positions" if len(counts) == 1 else "fixed positions"
     note = (
         "PD: mean over positions and pairs of trials. Tenths: positions sorted by the trials' mean predictive entropy. "
         "Kinds: ● share of all PD, ┃ share of the positions.\nCalibration pools the trials; on the diagonal they are "
         f"right as often as they say. Classes with less than {100 * SEEN:g} % of the positions are left out."
     )
     headline(drawn, f"Where trials disagree, and whether that is an error  ·  {at}", note)
-    for panel, ax in zip((by_entropy, by_frequency, by_place, by_kind, calibration), axes.flat, strict=False):
-        panel(ax, entries)
+    draw(axes.flat, entries, PANELS.values())
     box = axes[1, 1].get_position()  # its labels are words
     axes[1, 1].set_position([box.x0 + 0.05, box.y0, box.width - 0.05, box.height])
     handles = arm_handles({name: named(name, 20) for name in entries})
@@ -101,25 +100,22 @@ def by_kind(ax: Axes, entries: Mapping) -> None:
 
 def calibration(ax: Axes, entries: Mapping) -> None:
     ax.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9)
-    found = {name: e["error"]["calibration"]["curve"] for name, e in entries.items() if e["error"]["calibration"]}
-    for name, curve in found.items():
+    curves = {name: e["error"]["calibration"]["curve"] for name, e in entries.items() if e["error"]["calibration"]}
+    for name, curve in curves.items():
         total = sum(b["predictions"] for b in curve)
-        kept = [b for b in curve if b["predictions"] >= SEEN * total]
-        _line(ax, name, [b["confidence"] for b in kept], [b["accuracy"] for b in kept])
-    if not found:
+        bins = [b for b in curve if b["predictions"] >= SEEN * total]
+        _line(ax, name, [b["confidence"] for b in bins], [b["accuracy"] for b in bins])
+    if not curves:
         say(ax, "needs each token's own probability")
     ax.set(title="Calibration", xlabel="confidence: probability of the most likely token", ylabel="accuracy")
 
 
-@figure(
-    "where",
-    whole,
-    entropy=by_entropy,
-    frequency=by_frequency,
-    place=by_place,
-    kind=by_kind,
-    calibration=calibration,
-)
+PANELS = {
+    "entropy": by_entropy, "frequency": by_frequency, "place": by_place, "kind": by_kind, "calibration": calibration,
+}  # fmt: skip
+
+
+@figure("where", whole, **PANELS)
 def plot_where(where: Mapping):
     """On which text trials differ, and whether that is an error: PD by how predictable the position is, by the target's
     frequency, place in the window and kind; calibration; disagreement against error. Writes `where.png`.

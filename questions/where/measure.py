@@ -25,44 +25,39 @@ def measure(folder: Folder) -> dict[Path, object]:
     Raises:
         RunFailed: no activation has predictions of two trials.
     """
-    study, passages = _Study(folder), {}
-
-    def one(name: str, results: dict) -> dict:
-        entry, passage = study.activation(name, results)
-        if passage:
-            passages[name] = passage
-        return entry
-
-    entries = measured(folder, one)
-    passage = {"schema": SCHEMA, "activations": passages, "tokens": study.passage_tokens().tolist()}
-    passage |= {"context": study.context}
+    study = _Study(folder)
+    entries = measured(folder, study.activation)
+    passage = {"schema": SCHEMA, "activations": study.passages, "tokens": study.passage_tokens().tolist()}
+    passage["context"] = study.context
     passage["texts"] = {str(token): study.texts[token] for token in passage_vocabulary(passage)}
     files = {WHERE_FILE: {"schema": SCHEMA, "activations": entries}, PASSAGE_FILE: passage}
     return {folder.results / name: contents for name, contents in files.items()}
 
 
 class _Study:
-    """The corpus, read at the first activation that needs it, and what is the same for all activations."""
+    """The corpus, read at the first activation that needs it, what is the same for all activations, and the passages of
+    those measured by now that have weights."""
 
     def __init__(self, folder: Folder):
-        self.folder, self.corpus = folder, None
+        self.folder, self.corpus, self.passages = folder, None, {}
 
-    def activation(self, name: str, results: dict) -> tuple[dict, dict | None]:
-        """The entry of an activation in where.json, and in where_passage.json (None without weights)."""
+    def activation(self, name: str, results: dict) -> dict:
+        """The entry of an activation in where.json; that in where_passage.json is one of the passages then."""
         from training.pool import usable_cores
         from training.predictions import Predictions
 
         config = self.folder.config(results)
-        done = Measured(name, results).trials
-        check_checkpoints(config, name, done)
+        of_results = Measured(name, results)
+        check_checkpoints(config, name, of_results.trials)
         self._read_corpus(config, results)
-        predictions = Predictions(config, name, self.corpus, list(done), usable_cores())
+        predictions = Predictions(config, name, self.corpus, list(of_results.trials), usable_cores())
         chunks = predictions.chunks()
         p = positions.Positions.joined(positions.measure(c.log_p, c.targets, c.columns, c.top) for c in chunks)
         tokens = predictions.windows()
         previous = tokens[:, :-1].reshape(-1)
-        recorded = mean(Measured(name, results).pair_values("relative_pd"))
-        entry = {
+        if not predictions.why:
+            self.passages[name] = self._passage(predictions)
+        return {
             "source": predictions.source,
             "note": _note(predictions),
             "trials": predictions.trials,
@@ -70,11 +65,10 @@ class _Study:
             "windows": len(tokens),
             "block_size": config.block_size,
             "pd": positions.concentration(p),
-            "recorded_pd": recorded,
+            "recorded_pd": mean(of_results.pair_values("relative_pd")),
             "where": positions.where(p, config.block_size, previous, self.texts, self.frequency),
             "error": positions.error(p, config.block_size, predictions.whole),
         }
-        return entry, None if predictions.why else self._passage(predictions)
 
     def _read_corpus(self, config: Config, results: dict) -> None:
         if self.corpus is None:
@@ -111,8 +105,8 @@ def passage_windows(length: int, block_size: int) -> tuple[np.ndarray, np.ndarra
     before it."""
     starts = np.array([*range(0, length - block_size, max(1, block_size // 2)), length - block_size])
     places = starts[:, None] + np.arange(block_size + 1)
-    told = np.concatenate(([0], starts[:-1] + block_size))
-    return places, places[:, :-1] >= told[:, None]
+    predicted = np.concatenate(([0], starts[:-1] + block_size))  # so many by the windows before
+    return places, places[:, :-1] >= predicted[:, None]
 
 
 def passage_entry(trials: Sequence, p: np.ndarray, true: np.ndarray) -> dict:
@@ -124,28 +118,29 @@ def passage_entry(trials: Sequence, p: np.ndarray, true: np.ndarray) -> dict:
     """
     pd = np.mean([np.abs(p[i] - p[j]).sum(-1) / 2 for i, j in positions.pairs(len(p))], axis=0)
     likely = np.argsort(-p, axis=-1, kind="stable")[:, :, :SHOWN]
-    expected = [list(_expected(p[:, place], likely[:, place], true[place])) for place in range(len(true))]
+    expected = [
+        [[*_likely(p[m, place], likely[m, place]), round(float(p[m, place, true[place]]), 4)] for m in range(len(p))]
+        for place in range(len(true))
+    ]
     return {"trials": trials, "pd": [round(float(x), 4) for x in pd], "expected": expected}
 
 
-def _expected(p: np.ndarray, likely: np.ndarray, true: int) -> Iterator[list]:
-    for one, top in zip(p, likely, strict=True):
-        told = [x for token in top for x in (int(token), round(float(one[token]), 4))]
-        yield [*told, round(float(one[true]), 4)]
+def _likely(p: np.ndarray, tokens: np.ndarray) -> Iterator[float]:
+    for token in tokens:
+        yield from (int(token), round(float(p[token]), 4))
 
 
 def passage_vocabulary(passage: Mapping) -> list[int]:
     """Those tokens that the passage or an expectation in it names."""
     used = set(passage["tokens"])
     for entry in passage["activations"].values():
-        used |= {token for place in entry["expected"] for told in place for token in told[:-1:2]}
+        used |= {token for place in entry["expected"] for expected in place for token in expected[:-1:2]}
     return sorted(used)
 
 
 def _note(predictions) -> str:
     if predictions.source == "weights":
         return ""
-    coarse = (
-        "" if predictions.whole else ", in buckets of tokens: PD and entropy are lower bounds, losses are not known"
-    )
+    buckets = ", in buckets of tokens: PD and entropy are lower bounds, losses are not known"
+    coarse = "" if predictions.whole else buckets
     return f"from the predictions stored on the probe at the last step, in float16{coarse}, since {predictions.why}"

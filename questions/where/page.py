@@ -47,7 +47,7 @@ def legend() -> list[str]:
 
 def differs(place: list) -> bool:
     """Whether the trials' most likely tokens differ."""
-    return len({told[0] for told in place}) > 1
+    return len({expected[0] for expected in place}) > 1
 
 
 def page(passage: Mapping, where: Mapping, **words: str) -> str:
@@ -103,13 +103,8 @@ def _characters(passage: Mapping, entry: Mapping) -> Iterator[dict]:
     what each expected."""
     texts = passage["texts"]
     for token, pd, place in zip(passage["tokens"][1:], entry["pd"], entry["expected"], strict=True):
-        yield {
-            "text": _written(texts[str(token)]),
-            "level": level(pd),
-            "differs": differs(place),
-            "pd": pd,
-            "at": place,
-        }
+        text = _written(texts[str(token)])
+        yield {"text": text, "level": level(pd), "differs": differs(place), "pd": pd, "at": place}
 
 
 def _written(text: str) -> str:
@@ -123,19 +118,16 @@ def fragment(passage: Mapping, name: str) -> str:
     entry, texts = passage["activations"][name], passage["texts"]
 
     def tip(c: dict) -> Markup:
-        told = "\n".join(
+        expected = "\n".join(
             f"{_named(k)}: " + ", ".join(f"{visible(texts[str(t)])} {100 * p:.0f} %" for t, p in _likely(one))
             for k, one in zip(entry["trials"], c["at"], strict=True)
         )
-        return Markup(escape(f"difference {c['pd']:.3f}\n{told}").replace("\n", Markup("&#10;")))
+        return Markup(escape(f"difference {c['pd']:.3f}\n{expected}").replace("\n", Markup("&#10;")))
 
-    characters = [
-        {**c, "tip": tip(c), "back": LIGHT[c["level"]][0], "front": LIGHT[c["level"]][1]}
-        for c in _characters(passage, entry)
-    ]
+    characters = [{**c, "tip": tip(c), "colours": LIGHT[c["level"]]} for c in _characters(passage, entry)]
     return rendered("passage.html", first=_written(texts[str(passage["tokens"][0])]), characters=characters)
 
 
-def _likely(told: list) -> list[tuple[int, float]]:
+def _likely(expected: list) -> list[tuple[int, float]]:
     """[token, p, token, p, …, p of the true one] as pairs."""
-    return list(zip(told[:-1:2], told[1:-1:2], strict=True))
+    return list(zip(expected[:-1:2], expected[1:-1:2], strict=True))

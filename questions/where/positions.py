@@ -144,35 +144,29 @@ def slices(p: Positions, groups: np.ndarray, labels: Sequence[str]) -> list[dict
         shares sum to 1 and Σ positions · pd / R is the whole PD, both to the last place.
     """
     pd, loss, wrong, mismatch = p.pd.mean(0), p.loss.mean(0), p.wrong, p.mismatch
-    found = []
-    for group, label in enumerate(labels):
-        inside = groups == group
-        n = int(inside.sum())
-        if n:
-            found.append((label, n, math.fsum(pd[inside]), loss[inside], wrong[inside], mismatch[inside]))
-    whole = math.fsum(total for _, _, total, *_ in found)
+    inside = [(label, rows) for group, label in enumerate(labels) if (rows := groups == group).any()]
+    totals = [math.fsum(pd[rows]) for _, rows in inside]
+    whole = math.fsum(totals)
     return [
         {
             "label": label,
-            "positions": n,
+            "positions": (n := int(rows.sum())),
             "share_of_positions": n / len(p),
             "pd": total / n,
             "share": total / whole if whole else None,
-            "loss": float(losses.mean()),
-            "error_pct": 100 * float(errors.mean()),
-            "mismatch_pct": 100 * float(mismatches.mean()),
+            "loss": float(loss[rows].mean()),
+            "error_pct": 100 * float(wrong[rows].mean()),
+            "mismatch_pct": 100 * float(mismatch[rows].mean()),
         }
-        for label, n, total, losses, errors, mismatches in found
+        for (label, rows), total in zip(inside, totals, strict=True)
     ]
 
 
 def by_rank(values: np.ndarray, groups: int = TENTHS) -> np.ndarray:
     """(R,) the group of each value when they are sorted into groups of equal size (±1), the lowest in group 0; equal
     values in the order of their positions."""
-    order = np.argsort(values, kind="stable")
-    found = np.empty(len(values), int)
-    found[order] = np.arange(len(values)) * groups // len(values)
-    return found
+    ranks = np.argsort(np.argsort(values, kind="stable"))
+    return ranks * groups // len(values)
 
 
 def by_entropy(p: Positions) -> tuple[np.ndarray, list[str]]:
@@ -264,6 +258,11 @@ def interval(values: np.ndarray, windows: np.ndarray) -> dict:
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def _sign(mean: Mapping) -> int:
+    """Of a mean as `interval` gives it, where the interval excludes 0; else 0."""
+    return 0 if mean["low"] is None else int(mean["low"] > 0) - int(mean["high"] < 0)
+
+
 def ensemble(p: Positions) -> dict:
     """Losses of the trials, of their mean prediction p̄ and of their normalised geometric mean g ∝ Π p_m^(1/M), nats.
 
@@ -279,17 +278,9 @@ def ensemble(p: Positions) -> dict:
     off = float(np.abs(loss - p.centroid_loss - p.diversity).max())
     if off > 1e-12 * max(1.0, float(p.loss.max())):
         raise ValueError(f"loss - geometric mean's loss = diversity is off by {off:.2g} nats; it must be below 1e-12")
-    means = {
-        "loss": loss,
-        "mean_prediction": p.mean_loss,
-        "gain": loss - p.mean_loss,
-        "geometric_mean": p.centroid_loss,
-        "diversity": p.diversity,
-    }
-    return {
-        **{name: math.fsum(values) / len(p) for name, values in means.items()},
-        "identity_error": off,
-    }
+    parts = {"loss": loss, "mean_prediction": p.mean_loss, "gain": loss - p.mean_loss}
+    parts |= {"geometric_mean": p.centroid_loss, "diversity": p.diversity}
+    return {**{name: math.fsum(values) / len(p) for name, values in parts.items()}, "identity_error": off}
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[dict]:
@@ -324,16 +315,11 @@ def calibration(p: Positions, windows: np.ndarray) -> dict:
     where the interval excludes 0, else "no bias shown". `curve`: the trials' predictions pooled."""
     right = p.top == p.targets
     gap = interval((p.confidence - right).mean(0), windows)
-    verdict = "no bias shown"
-    if gap["low"] is not None and gap["low"] > 0:
-        verdict = "overconfident"
-    elif gap["high"] is not None and gap["high"] < 0:
-        verdict = "underconfident"
     each = [expected_calibration_error(reliability(c, r)) for c, r in zip(p.confidence, right, strict=True)]
     return {
         "ece": float(np.mean(each)),
         "gap": gap,
-        "verdict": verdict,
+        "verdict": {1: "overconfident", -1: "underconfident", 0: "no bias shown"}[_sign(gap)],
         "curve": reliability(p.confidence, right),
     }
 
@@ -347,12 +333,11 @@ def disagreement(p: Positions, windows: np.ndarray) -> dict:
     else "not shown to fail"."""
     wrong, mismatch = p.wrong, p.mismatch
     difference = interval(wrong - mismatch, windows)
-    open_ = difference["low"] is None or difference["low"] <= 0 <= difference["high"]
     return {
         "error": math.fsum(wrong) / len(p),
         "disagreement": math.fsum(mismatch) / len(p),
         "difference": difference,
-        "verdict": "not shown to fail" if open_ else "fails",
+        "verdict": "fails" if _sign(difference) else "not shown to fail",
     }
 
 
