@@ -13,6 +13,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 import analyze_results
 import significance
 import storage
+from analysis import markdown
 from analysis.results import Measured
 from config import UserError
 from questions.studies import pooling
@@ -32,15 +33,20 @@ def write(folder, study=0, names=("smelu_05", "relu", "gelu"), **kwargs):
     return made
 
 
+def at(folder, study):
+    """Where the results of a study are."""
+    return folder / "studies" / study / "results"
+
+
 @pytest.fixture
 def three(tmp_path):
     """{name: results by activation} of the flat folders and two more studies, as they lie on disk."""
     made = {
         "main": write(tmp_path / "results", 1),
-        "deep": write(tmp_path / "studies" / "deep" / "results", 2, spread=0.05),
-        "wide": write(tmp_path / "studies" / "wide" / "results", 3),
+        "deep": write(at(tmp_path, "deep"), 2, spread=0.05),
+        "wide": write(at(tmp_path, "wide"), 3),
     }
-    (tmp_path / "studies" / "begun" / "results").mkdir(parents=True)  # nothing measured yet
+    at(tmp_path, "begun").mkdir(parents=True)  # nothing measured yet
     return tmp_path, made
 
 
@@ -103,10 +109,10 @@ def test_the_spread_over_trainings_is_compared_by_bartletts_test(tmp_path):
     """As SciPy's on the trials themselves; told only where the pooled errors are wrong about it."""
     folder = tmp_path / "alike"
     write(folder / "results", 1, n_trials=8)
-    write(folder / "studies" / "b" / "results", 2, n_trials=8)
+    write(at(folder, "b"), 2, n_trials=8)
     assert "Bartlett" not in studies.studies_text(load(folder))
     made = [write(tmp_path / "results", 1, n_trials=8)]
-    made.append(write(tmp_path / "studies" / "b" / "results", 2, n_trials=8, spread=0.3))
+    made.append(write(at(tmp_path, "b"), 2, n_trials=8, spread=0.3))
     pooled = {p.activation: p for p in studies.pool(load(tmp_path))["PD"]}
     for name in ("smelu_05", "gelu"):
         differences = [log_differences(m, name) for m in made]
@@ -171,11 +177,11 @@ def test_the_words_follow_from_the_data(three):
     for results in three[1]["deep"].values():
         results["config"] |= {"vary": ["init", "order", "dropout"], "batch_size": 4, "block_size": 25, "dropout": 0.0}
         results["dataset"]["train_tokens"] = 400_000
-        storage.write_results(results, folder / "studies" / "deep" / "results")
+        storage.write_results(results, at(folder, "deep"))
     told = "(1,000 steps, 0.25 of the text), which differ in initial weights and sample of text."
     assert f"\n- deep: 3 trainings of each {told}\n" in studies.studies_text(load(folder))
-    write(folder / "studies" / "odd" / "results", 4, pd=0.2, names=("relu",))
-    write(folder / "studies" / "odd" / "results", 4, pd=0.4, names=("smelu_05",))
+    write(at(folder, "odd"), 4, pd=0.2, names=("relu",))
+    write(at(folder, "odd"), 4, pd=0.4, names=("smelu_05",))
     text = studies.studies_text(load(folder))
     assert "**Inconclusive over the studies**: SmeLU β=0.5" in text
     assert "The effect differs between studies" in text
@@ -193,7 +199,7 @@ def test_one_study_has_nothing_to_pool(tmp_path):
 
 def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
     write(tmp_path / "results", n_trials=2)
-    write(tmp_path / "studies" / "b" / "results", 2, names=("gelu", "swish"))
+    write(at(tmp_path, "b"), 2, names=("gelu", "swish"))
     found = load(tmp_path)
     assert studies.pool(found)["PD"] == [] and "three finished trials of both" in studies.studies_text(found)
     table = studies.studies_frame(found).set_index(["Study", "Activation"])
@@ -204,7 +210,7 @@ def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
 def test_the_same_experiment_twice_counts_once(three):
     folder, _ = three
     before = studies.pool(load(folder))["PD"]
-    write(folder / "studies" / "copy" / "results", 1)
+    write(at(folder, "copy"), 1)
     found = load(folder)
     for p, q in zip(before, studies.pool(found)["PD"], strict=True):
         assert (q.p, q.effects.k, q.studies) == (pytest.approx(p.p), 3, ["main", "deep", "wide"])
@@ -236,14 +242,9 @@ def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_p
     """The same trained weights at 1024, 1088 and 1152 positions: pooled as independent they would be conclusive."""
     made = write(tmp_path / "results", 1, names=("gelu", "relu"), pd=0.1, spread=0.3)
     for tokens in (1088, 1152):
-        evaluation = {"positions": tokens, "sha256": f"{tokens:064x}"}
-        again(
-            tmp_path / "studies" / f"at_{tokens}" / "results",
-            made,
-            0.002,
-            evaluation=evaluation,
-            fingerprint=f"{tokens:064x}",
-        )
+        sha256 = f"{tokens:064x}"
+        evaluation = {"positions": tokens, "sha256": sha256}
+        again(at(tmp_path, f"at_{tokens}"), made, 0.002, evaluation=evaluation, fingerprint=sha256)
     found = load(tmp_path)
     (p,) = studies.pool(found)["PD"]
     means = [log_differences(m.all_results, p.activation).mean() for m in found.values()]
@@ -254,33 +255,34 @@ def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_p
     assert "at_1152 and main hold the same trained models" in text and "**Higher" not in text
 
 
+def other_weights(trial):
+    trial["weights_sha256"] = trial["weights_sha256"][::-1]
+
+
 @pytest.mark.parametrize(
     ("change", "together"),
     [
-        (lambda r: None, True),
-        (lambda r: [t.update(weights_sha256=t["weights_sha256"][::-1]) for t in r["trials"]], True),  # seeds, corpus
-        (lambda r: [t.update(seed=t["seed"] + 10_000) for t in r["trials"]], True),  # weights: a file that was moved
-        (lambda r: r["trials"][2].update(seed=1) or [t.update(weights_sha256="") for t in r["trials"][:2]], True),
-        (
-            lambda r: [t.update(weights_sha256=t["weights_sha256"][::-1], seed=t["seed"] + 3) for t in r["trials"]],
-            False,
-        ),
-        (lambda r: [t.update(weights_sha256=None, seed=None) for t in r["trials"]], False),  # curves differ
+        (lambda t: None, True),
+        (other_weights, True),  # the same seeds on the same corpus
+        (lambda t: t.update(seed=t["seed"] + 10_000), True),  # the same weights: a file that was moved
+        (lambda t: t.update({"seed": 1} if t["trial_id"] == 3 else {"weights_sha256": ""}), True),
+        (lambda t: other_weights(t) or t.update(seed=t["seed"] + 3), False),
+        (lambda t: t.update(weights_sha256=None, seed=None), False),  # curves differ
     ],
 )
 def test_what_makes_studies_dependent(tmp_path, change, together):
     write(tmp_path / "results", 1)
-    other = write(tmp_path / "studies" / "other" / "results", 1, spread=0.03)
-    for results in other.values():
+    for results in write(at(tmp_path, "other"), 1, spread=0.03).values():
         results["fingerprint"] = "9" * 64
-        change(results)
-        storage.write_results(results, tmp_path / "studies" / "other" / "results")
+        for trial in results["trials"]:
+            change(trial)
+        storage.write_results(results, at(tmp_path, "other"))
     assert left_out(load(tmp_path)) == ([{"other": "main"}] if together else [{}])
 
 
 def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
     for name in ("relu", "gelu"):
-        for folder in (tmp_path / "results", tmp_path / "studies" / "copy" / "results"):
+        for folder in (tmp_path / "results", at(tmp_path, "copy")):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{name}_results.json").write_text(json.dumps(minimal_results(name)), encoding="utf-8")
     assert left_out(load(tmp_path)) == [{"copy": "main"}]
@@ -289,11 +291,11 @@ def test_files_of_another_tool_are_known_by_their_curves(tmp_path):
 def test_of_dependent_studies_the_one_with_more_trials_counts(three):
     folder, made = three
     before = studies.pool(load(folder))["PD"]
-    again(folder / "studies" / "evaluated_again" / "results", made["deep"], fingerprint="8" * 64)
+    again(at(folder, "evaluated_again"), made["deep"], fingerprint="8" * 64)
     for p, q in zip(before, studies.pool(load(folder))["PD"], strict=True):
         assert (q.p, q.studies, q.left_out) == (pytest.approx(p.p), p.studies, {"evaluated_again": "deep"})
     assert set(studies.pooled_frame(load(folder))["Studies"]) == {3}
-    write(folder / "studies" / "longer" / "results", 3, n_trials=5)
+    write(at(folder, "longer"), 3, n_trials=5)
     assert left_out(load(folder)) == [{"wide": "longer", "evaluated_again": "deep"}]
 
 
@@ -302,7 +304,7 @@ def test_of_dependent_studies_the_one_with_more_trials_counts(three):
 
 def test_contrasts_over_other_activations_are_not_pooled(tmp_path):
     write(tmp_path / "results", 1, names=("smelu_05", "gelu", "relu"))
-    write(tmp_path / "studies" / "b" / "results", 2, names=("swish", "gelu", "relu"))
+    write(at(tmp_path, "b"), 2, names=("swish", "gelu", "relu"))
     found = load(tmp_path)
     assert {p.activation for p in studies.pool(found)["PD"]} == {"smelu_05", "gelu", "swish"}
     with pytest.raises(ValueError, match="main, b contrast different activations"):
@@ -326,12 +328,12 @@ def test_a_study_without_a_trial_is_that_of_the_other_trials(tmp_path):
 
 def test_the_trial_that_a_summary_hangs_on_is_named(tmp_path):
     write(tmp_path / "results", 1, n_trials=6)
-    made = write(tmp_path / "studies" / "odd" / "results", 2, n_trials=6)
+    made = write(at(tmp_path, "odd"), 2, n_trials=6)
     found = load(tmp_path)
     p = studies.pool_one(found, "gelu", "PD")
     for pair in made["gelu"]["reproducibility_metrics"]:
         pair["relative_pd"] *= 2.0 if "4" in pair["model_pair"].split("_vs_") else 1.0
-    storage.write_results(made["gelu"], tmp_path / "studies" / "odd" / "results")
+    storage.write_results(made["gelu"], at(tmp_path, "odd"))
     found = load(tmp_path)
     p = studies.pool_one(found, "gelu", "PD")
     hangs = studies.influence(found, p)
@@ -344,19 +346,18 @@ def test_the_trial_that_a_summary_hangs_on_is_named(tmp_path):
     variance = sum((m - 1) * g.var(ddof=1) for m, g in zip(n, groups, strict=True)) / (sum(n) - 2)
     expected = pooling.random_effects([g.mean() for g in groups], [math.sqrt(variance / m) for m in n])
     assert hangs.without.mean == pytest.approx(expected.mean) and hangs.without.p == pytest.approx(expected.p)
-    assert f"Without trial 4 of odd it is {studies.signed(100 * math.expm1(expected.mean))} %" in studies.studies_text(
-        found
-    )
+    change = markdown.signed(100 * math.expm1(expected.mean))
+    assert f"Without trial 4 of odd it is {change} %" in studies.studies_text(found)
 
 
 def test_bits_per_byte_compare_tokenizers(tmp_path):
     """2.88 nats a character, 3.00 a byte and 4.81 a token of 3.4 bytes, each with its own tokenizer."""
     for name, loss, size in (("char", 2.88, 1.02), ("byte", 3.0, 1.0), ("bpe", 4.81, 3.4)):
-        made = write(tmp_path / "studies" / name / "results", len(name), val_loss=loss)
+        made = write(at(tmp_path, name), len(name), val_loss=loss)
         for results in made.values():
             results["dataset"]["tokenizer"] = name
             results["evaluation"]["bytes"] = round(size * results["evaluation"]["positions"])
-            storage.write_results(results, tmp_path / "studies" / name / "results")
+            storage.write_results(results, at(tmp_path, name))
     found = load(tmp_path)
     table = studies.studies_frame(found).set_index("Study")
     for name, size in (("char", 1.02), ("byte", 1.0), ("bpe", 3.4)):
@@ -371,10 +372,10 @@ def test_bits_per_byte_compare_tokenizers(tmp_path):
 
 def test_a_failed_audit_a_hostile_name_and_unequal_sizes_are_told(three):
     folder, _ = three
-    made = write(folder / "studies" / "a|b<i>" / "results", 5)
-    storage.write_results({**made["gelu"], "parameters": 900_000}, folder / "studies" / "a|b<i>" / "results")
+    made = write(at(folder, "a|b<i>"), 5)
+    storage.write_results({**made["gelu"], "parameters": 900_000}, at(folder, "a|b<i>"))
     bad = synthetic_results("swish", audit_passed=False) | {"fingerprint": "5" * 64, "dataset": made["gelu"]["dataset"]}
-    storage.write_results(bad, folder / "studies" / "a|b<i>" / "results")
+    storage.write_results(bad, at(folder, "a|b<i>"))
     text = studies.studies_text(load(folder))
     assert "<i>" not in text and r"a\|b&lt;i&gt;" in text
     assert "parameters of the activations differ by 11.9 %" in text
@@ -397,8 +398,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert analyze_results.main(["--all-studies"]) == 2
     assert "train first" in capsys.readouterr().err
-    write(tmp_path / "studies" / "mixed" / "results", 1, names=("relu",))
-    write(tmp_path / "studies" / "mixed" / "results", 2, names=("gelu",))
+    write(at(tmp_path, "mixed"), 1, names=("relu",))
+    write(at(tmp_path, "mixed"), 2, names=("gelu",))
     with pytest.raises(UserError, match="study mixed: .*can't be compared"):
         load(tmp_path)
     assert analyze_results.main(["--all-studies", "--study", "mixed"]) == 2
@@ -453,9 +454,8 @@ def test_common_errors_are_of_the_variance_of_all_residuals():
     n = np.array([len(x) for x in samples])
     residuals = np.concatenate([x - x.mean() for x in samples])
     expected = np.sqrt(residuals @ residuals / (n - 1).sum() / n)
-    assert pooling.common_errors([x.std(ddof=1) / math.sqrt(len(x)) for x in samples], n, n - 1) == pytest.approx(
-        expected
-    )
+    ses = [scipy.stats.sem(x) for x in samples]
+    assert pooling.common_errors(ses, n, n - 1) == pytest.approx(expected)
     with pytest.raises(ValueError, match="degrees of freedom"):
         pooling.common_errors([0.0], [2], [0])
 
@@ -463,7 +463,7 @@ def test_common_errors_are_of_the_variance_of_all_residuals():
 def test_heterogeneity_is_welchs_and_with_many_trials_the_chi_squared():
     """Samples of 40: SciPy's analysis of variance for unequal variances; nearly infinite df: Cochran's test."""
     samples = [np.random.default_rng(k).normal(0.1 * k, 0.3 + 0.2 * k, 40) for k in range(4)]
-    means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(40) for x in samples]
+    means, ses = [x.mean() for x in samples], [scipy.stats.sem(x) for x in samples]
     ours = pooling.heterogeneity_p(means, ses, [39] * 4, 100_000)
     assert ours == pytest.approx(scipy.stats.f_oneway(*samples, equal_var=False).pvalue, abs=0.006)
     q = combine_effects(np.array(means), np.square(ses), method_re="dl").test_homogeneity()
@@ -482,7 +482,7 @@ def test_heterogeneity_errs_in_one_of_twenty_at_the_sizes_and_spreads_of_the_pub
     ours = cochran = 0
     for _ in range(rounds):
         samples = [rng.normal(0, sd, n) for n, sd in zip(sizes, spreads, strict=True)]
-        means, ses = [x.mean() for x in samples], [x.std(ddof=1) / math.sqrt(len(x)) for x in samples]
+        means, ses = [x.mean() for x in samples], [scipy.stats.sem(x) for x in samples]
         ours += pooling.heterogeneity_p(means, ses, [n - 1 for n in sizes], 1000) < 0.05
         weights = np.array([1 / se**2 for se in ses])
         q = weights @ (np.array(means) - np.average(means, weights=weights)) ** 2
