@@ -147,7 +147,7 @@ class Parser(argparse.ArgumentParser):
             first, *more = message.split(":", 1)[1].split() or [""]
             name = first.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
             if name in GONE:
-                self.exit(2, f"{self.prog}: {first.split('=')[0]}: is gone: {GONE[name][1]}\n")
+                self.exit(2, f"{self.prog}: {first.split('=')[0]}: no longer a setting: {GONE[name][1]}\n")
             near = difflib.get_close_matches(first.split("=")[0], flags, n=1)
             if not first.startswith("-") and "--activation" in flags:
                 near = [" ".join(["--activation", first, *(word for word in more if not word.startswith("-"))])]

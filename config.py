@@ -342,8 +342,8 @@ class Config:
         _refuse_unknown(changes)
         if changes.get("preset", self.preset) != self.preset:
             raise UserError(
-                f"preset={changes['preset']!r}: chooses what is still open, and here every setting has a value; leave "
-                f"it out"
+                f"preset={changes['preset']!r}: a preset gives values to settings left out, and here none is left out; "
+                f"leave it out"
             )
         copy = Config.from_dict({**self.to_dict(), **changes})
         copy._left |= self._left - changes.keys()
@@ -421,7 +421,7 @@ class Config:
         if lacks := lacking(config):
             rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
             ways = [option(*way) for name, way in INSTEAD.items() if any(lack.startswith(name) for lack in lacks)]
-            raise UserError(f"{path}: this machine can't have {rest}; give another beside it ({', '.join(ways)})")
+            raise UserError(f"{path}: this machine can't have {rest}; add what it can have ({', '.join(ways)})")
         return config
 
     @classmethod
@@ -528,7 +528,7 @@ def _without_gone(recorded: dict) -> dict:
     """
     for name, (idle, instead) in GONE.items():
         if recorded.get(name, idle) != idle:
-            raise UserError(f"{name}={recorded[name]!r}: is recorded, and is gone: {instead}")
+            raise UserError(f"{name}={recorded[name]!r}: is recorded, but no longer a setting: {instead}")
     return {name: value for name, value in recorded.items() if name not in GONE}
 
 
@@ -571,7 +571,7 @@ def read_toml(path: str | os.PathLike) -> dict:
 def _refuse_unknown(names: Iterable[str]) -> None:
     for name in names:
         if name in GONE:
-            raise UserError(f"{name}: is gone: {GONE[name][1]}")
+            raise UserError(f"{name}: no longer a setting: {GONE[name][1]}")
         if name not in _FIELDS:
             near = [k for k in _FIELDS if k.startswith(f"{name}_")] or difflib.get_close_matches(
                 str(name), _FIELDS, n=1
@@ -693,7 +693,7 @@ def _resolve_device(device: str) -> str:
         import torch
 
         if index and int(index) >= torch.cuda.device_count():
-            raise UserError(f"device={device!r}: there are {torch.cuda.device_count()} GPUs here, from cuda:0")
+            raise UserError(f"device={device!r}: the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     if kind == "mps" and not _mps_available():
         raise UserError("device='mps': torch finds no Apple GPU here; use device=cpu or auto")
     return device

@@ -307,7 +307,7 @@ def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str
         return []
     if lacks := lacking(config):
         rest = " and ".join(f"{name} ({why})" for name, why in lacks.items())
-        raise UserError(f"{config.checkpoint_dir}: what is there was trained with {rest}; go on where it can be had")
+        raise UserError(f"{config.checkpoint_dir}: its trials have {rest}; go on with them on a machine that has it")
     display.line(config.how_computed())
     return tasks
 
@@ -570,7 +570,7 @@ def _names(given: list[str] | None, default: str = "all") -> list[str]:
     names = []
     for name in [default] if given is None else given:
         if "," in name.strip(","):
-            raise UserError(f"activation {name!r}: names stand apart: --activation {' '.join(name.split(','))}")
+            raise UserError(f"activation {name!r}: put spaces between names: --activation {' '.join(name.split(','))}")
         names += activations.STUDY if name == "all" else [name]
     names = list(dict.fromkeys(names))
     _check_names(names)

@@ -98,7 +98,7 @@ def _load_from_hub(dataset: str, candidates: tuple[tuple[str, str | None], ...])
                 if "scripts are no longer supported" not in str(error):
                     break  # else once more, with the hub's own conversion of that set, which needs no script
     raise UserError(
-        f"dataset={dataset!r}: the Hugging Face hub doesn't give it ({one_line(problem)}); {DEFAULT_HINT}"
+        f"dataset={dataset!r}: can't be had from the Hugging Face hub ({one_line(problem)}); {DEFAULT_HINT}"
     ) from problem
 
 

@@ -61,7 +61,7 @@ WRONG = [
     ({"seed_base": -1}, ["seed_base=-1", "at least 0"]),
     ({"seed_base": 2**40}, ["seed_base"]),
     ({"workers": 0}, ["workers=0", "at least 1"]),
-    ({"data_parallel": 2}, ["data_parallel: is gone", "torchrun and Slurm"]),
+    ({"data_parallel": 2}, ["data_parallel: no longer a setting", "torchrun and Slurm"]),
     ({"eval_tokens": 10}, ["eval_tokens=10", "block_size=64"]),
     ({"probe_tokens": 10**6}, ["probe_tokens", "eval_tokens"]),
     ({"dataset": "  "}, ["dataset", "shakespeare"]),
@@ -114,7 +114,7 @@ def test_narrow_models_that_the_causal_check_can_pass():
         ("device", "gpu", "device='gpu': did you mean cuda?"),
         ("device", 3, "device=3: must be text"),
         ("vary", "inti", "vary='inti': did you mean init?"),
-        ("preset", "quick", "preset='quick': chooses what is still open"),
+        ("preset", "quick", "preset='quick': a preset gives values to settings left out"),
     ],
 )
 def test_a_wrong_assignment_is_one_line_and_changes_nothing(name, value, named):
@@ -374,7 +374,7 @@ def test_settings_that_are_gone_are_read_where_they_did_nothing():
     recorded = config.to_dict()
     for name, (idle, instead) in GONE.items():
         assert Config.from_dict({**recorded, name: idle}).fingerprint() == config.fingerprint()
-        with pytest.raises(UserError, match=f"{name}=7: is recorded, and is gone: {re.escape(instead)}"):
+        with pytest.raises(UserError, match=f"{name}=7: is recorded, but no longer a setting: {re.escape(instead)}"):
             Config.from_dict({**recorded, name: 7})
 
 
@@ -386,7 +386,7 @@ def test_a_flag_that_is_gone_says_what_to_do_instead(capsys):
             parser.parse_args(["--n-layer", "2", flag, *words])
         said = capsys.readouterr().err
         assert ended.value.code == 2 and said.count("\n") == 1
-        assert said.startswith("train.py: --data-parallel: is gone: ") and "torchrun" in said
+        assert said.startswith("train.py: --data-parallel: no longer a setting: ") and "torchrun" in said
 
 
 @pytest.mark.parametrize("problem", [None, "there is no C++ compiler here"])

@@ -137,7 +137,7 @@ def test_looks_raise_the_bar_and_must_be_planned():
     assert looked.rulings[0].low < once.rulings[0].low and "at any of the looks" in str(looked)
     with pytest.raises(UserError, match="there are 3 seeds"):
         decide(table, looks=(5, 8))
-    with pytest.raises(UserError, match="other numbers of seeds"):
+    with pytest.raises(UserError, match="different numbers of seeds"):
         decide({"a": OURS, "b": [*BASE, 1.06]}, looks=(3, 5))
 
 

@@ -157,7 +157,7 @@ def test_a_look_that_does_not_fit_is_not_begun_and_time_counts_over_runs(smoke_c
     record = run("240s")  # 150 for the first look, 100 for the next
     assert pretended.asked == [3] and (record["ended"], record["seconds_spent"]) == ("budget", 150)
     said = capsys.readouterr().out
-    assert "the look at 5 trials is not begun: it takes about 1 min 40 s, and of 4 minutes 1 min 30 s are left" in said
+    assert "the look at 5 trials is not begun: it takes about 1 min 40 s, and 1 min 30 s of 4 minutes are left" in said
     assert run("4m")["seconds_spent"] == 150 and pretended.asked == [3]
     assert run(250)["seconds_spent"] == 250 and pretended.asked == [3, 5]
     assert "going on after the look at 3 trials" in capsys.readouterr().out

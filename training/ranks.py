@@ -143,7 +143,7 @@ def _meet(patience: float):
             store = met.get(timeout=0.2)
             if not isinstance(store, Exception):
                 return store
-            raise RunFailed(f"rank {rank}: {others} can't be met ({' '.join(str(store).split())[:200]}); {alone}")
+            raise RunFailed(f"rank {rank}: {others} can't be reached ({' '.join(str(store).split())[:200]}); {alone}")
         if waited > 1 and not said:
             said = True
             print(f"train.py: rank {rank} waits for {others}; {alone}", file=sys.stderr, flush=True)

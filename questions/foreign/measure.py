@@ -117,7 +117,7 @@ def _sees_later_tokens(member: Member, model, window: np.ndarray, tokens: np.nda
     if largest > SEES[member.how.dtype]:
         raise UserError(
             f"{member.name}: predicts with the tokens to come: a masked model, or `is_decoder` forgotten? (with later "
-            f"tokens changed its earlier predictions move, by {100 * largest:.2g} % of what those after the change do)"
+            f"tokens changed, its earlier predictions move {100 * largest:.2g} % as far as the later ones)"
         )
     return largest
 
@@ -294,9 +294,8 @@ def _compare(members, evaluator: metrics.Evaluator, positions: Positions, lo: in
                 member.beyond = max(member.beyond or 0.0, float(p[:, common].double().mean()))
             if (member.beyond or 0.0) > MAX_BEYOND:
                 raise UserError(
-                    f"{member.name}: gives tokens from {common} on, which not all members have, "
-                    f"{100 * member.beyond:.2g} % of its probability: that is no padding, these are different "
-                    f"vocabularies"
+                    f"{member.name}: gives {100 * member.beyond:.2g} % of its probability to tokens from {common} on, "
+                    f"which not all members have: that is no padding, these are different vocabularies"
                 )
             if not np.isfinite(nll).all():
                 row = a + int((~np.isfinite(nll)).argmax())

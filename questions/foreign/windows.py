@@ -87,7 +87,7 @@ def refuse_other_targets(member, targets: np.ndarray, of: str) -> None:
     differ = np.flatnonzero(member.targets != targets)
     if len(differ):
         raise UserError(
-            f"{member.name} and {of} have other targets, at row {differ[0]} for one ({member.targets[differ[0]]} and "
+            f"{member.name} and {of} have other targets, first at row {differ[0]} ({member.targets[differ[0]]} and "
             f"{targets[differ[0]]}): not the same positions, or another tokenizer"
         )
 

@@ -90,7 +90,7 @@ class Teachers(Part):
                 f"remedy={remedy!r}: needs an earlier trial, {option('teacher', 'checkpoints/{activation}/trial_6.pt')}"
             )
         if remedy == "warm" and teachers > 1:
-            raise UserError(f"teacher: {teachers} are named, and remedy='warm' starts from one")
+            raise UserError(f"teacher: {teachers} are named, but remedy='warm' starts from one")
         if remedy == "distil" and config.compile:
             raise UserError(f"remedy='distil': its loss is not compiled; give {option('compile', False)} too")
 
@@ -123,7 +123,7 @@ class Teachers(Part):
         theirs = saved["weights"]
         ours = dict(model.named_parameters())
         if {n: tuple(p.shape) for n, p in ours.items()} != {n: tuple(w.shape) for n, w in theirs.items()}:
-            raise UserError(f"teacher: {path}: a model of another form; to start from its weights takes the same")
+            raise UserError(f"teacher: {path}: a model of another form; its weights don't fit the one to be trained")
         for name, p in ours.items():
             p.copy_(theirs[name] if share == 1 else (1 - share) * p + share * theirs[name])
 

@@ -358,7 +358,7 @@ def _without_seeds(arms, texts, lines, notes):
 
 
 def _of_one_size(columns, values, place):
-    """The columns, unless they are of other sizes: then they are other quantities, and no arms of one."""
+    """The columns, unless their numbers are of different sizes: then they are not arms, but different quantities."""
     plain = {name: re.findall(NUMBER, " ".join(columns[name]).replace(",", ".")) for name in values}
     sizes = {name: sum(abs(float(x)) for x in found) / len(found) for name, found in plain.items() if found}
     sizes = {name: size for name, size in sizes.items() if size}

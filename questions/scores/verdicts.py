@@ -200,7 +200,7 @@ def _check_looks(looks, values):
     sizes = {len(x) for x in values.values()}
     if len(sizes) > 1:
         counts = ", ".join(f"{name} {len(x)}" for name, x in values.items())
-        raise UserError(f"looks: arms have other numbers of seeds ({counts}); all must be looked at equally often")
+        raise UserError(f"looks: arms have different numbers of seeds ({counts}); all must be looked at equally often")
     if looks[:1] < (3,) or any(a >= b for a, b in pairwise(looks)):
         raise UserError(f"looks: {', '.join(map(str, looks))}: must be growing numbers of seeds, at least 3")
     if not sizes <= set(looks):
@@ -223,7 +223,7 @@ def _compare(table, a, b, paired, notes):
     x, y = table.arms[a], table.arms[b]
     shared = [seed for seed in x if seed in y]
     if paired and len(shared) < 2:
-        raise UserError(f"paired: {a} and {b} share {len(shared)} seeds; leave --paired away, or name the seeds")
+        raise UserError(f"paired: {a} and {b} share {len(shared)} seeds; leave --paired out, or name the seeds")
     unknown = table.seeds == "none" or (table.seeds == "places" and (len(x) != len(y) or _sorted_apart(x, y)))
     few = len(shared) < min(3, len(x), len(y))
     if paired is False or (paired is None and unknown) or few:

@@ -63,7 +63,7 @@ def until_decided(
     names, limit = study_order(dict.fromkeys(names)), None if budget is None else seconds_of(budget)
     baseline = config.baseline or default_baseline(names)
     if baseline not in names or len(names) < 2:
-        raise UserError(f"what is decided is each PD against {baseline}'s: name {baseline} and at least one other")
+        raise UserError(f"each PD is compared with that of {baseline}: name {baseline} and at least one other")
     lock = storage.FileLock(Path(config.results_dir) / ".looks.lock")
     if not lock.acquire(wait=False):
         raise UserError(f"{config.results_dir}: another process trains this study until it is decided; wait or stop it")
@@ -176,8 +176,8 @@ def _go_on(record: _Record, run_study: Callable, line: Callable, limit: float | 
             needed, left = _seconds_needed(record, missing), limit - record.spent
             if needed > left:
                 line(
-                    f"the look at {look} trials is not begun: it takes about {duration(needed)}, and of "
-                    f"{duration(limit)} {duration(max(0, left))} are left; a larger budget goes on from here"
+                    f"the look at {look} trials is not begun: it takes about {duration(needed)}, and "
+                    f"{duration(max(0, left))} of {duration(limit)} are left; a larger budget goes on from here"
                 )
                 ended = "budget"
                 break
