@@ -91,4 +91,12 @@ def test_what_is_advised_works(folder):
     follow(mistyped.replace("pap", re.search(r"did you mean (\S+?)\?", run(mistyped, 2))[1]))
     mistyped = "train.py --stduy paper"
     follow(mistyped.replace("--stduy", re.search(r"did you mean (\S+?)\?", run(mistyped, 2))[1]))
+
+    # a figure that the results don't give
+    studies = root / "studies/paper/plots"
+    shutil.copy(studies / "gelu_summary.png", studies / "gelu_training_curves.png")
+    (redraw,) = commands(run("analyze_results.py --study paper --verify", 1))
+    assert redraw == "plot_utils.py --study paper"
+    follow(redraw)
+    run("analyze_results.py --study paper --verify")
     assert len(done) >= 12, done

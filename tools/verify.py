@@ -442,7 +442,10 @@ def _figure(path: Path, again: Path, png: Path | None = None) -> Verified:
     """A figure, and as it is drawn again; `png`: the same in the format that names the version that drew it."""
     if storage.read_bytes(path) == storage.read_bytes(again):
         return Verified(str(path))
-    wrong = "it is not the figure that the results give: draw it again (python plot_utils.py, or --paper)"
+    folders = path.parent.parts
+    study = f" --study {folders[1]}" if folders[0] == "studies" else ""
+    drawing = f"analyze_results.py{study} --paper" if folders[-1] == "paper" else f"plot_utils.py{study}"
+    wrong = f"it is not the figure that the results give: draw it again (python {drawing})"
     named = _drawn_by(path if path.suffix == ".png" else png)
     if named is NO_IMAGE and path.suffix == ".png":
         return Verified(str(path), ["it is no image"])
