@@ -152,3 +152,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -
     align = ["left" if i < left else "right" for i in range(len(header))]
     text = tabulate([list(row) for row in rows], header, "pipe", colalign=align, disable_numparse=True)
     return ["", *text.splitlines(), ""]
+
+
+def tabled(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """The same as one text; '' without rows."""
+    rows = list(rows)
+    return "\n".join(table(header, rows)) if rows else ""

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import activations
 from analysis.markdown import DASH, MINUS, effect_size, fixed, listed, p_value, plus_minus, signed, span
-from analysis.phrases import margin, together
+from analysis.phrases import MODELS, margin, together
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import ALPHA, Study, Tested
@@ -205,13 +205,6 @@ VARIED = {
     "dropout": "their dropout masks",
     "bit": "the last bit of one initial weight",
     "none": "nothing that is set",
-}
-MODELS = {
-    "gpt": "decoder-only transformers (GPT-2's form)",
-    "llama": "decoder-only transformers (Llama's form)",
-    "lstm": "LSTM language models",
-    "conv": "causal convolutional language models",
-    "hybrid": "convolutional and attention language models",
 }
 TOKENS = {"char": "characters", "byte": "bytes", "bpe": "byte-pair tokens"}
 CITED = {"relu": "nair2010", "gelu": "hendrycks2016", "swish": "ramachandran2017"}

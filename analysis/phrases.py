@@ -31,6 +31,13 @@ VERDICTS = {  # of PD, and of a loss: in a sentence about an arm
         "no test": "not tested",
     },
 }
+MODELS = {
+    "gpt": "decoder-only transformers (GPT-2's form)",
+    "llama": "decoder-only transformers (Llama's form)",
+    "lstm": "LSTM language models",
+    "conv": "causal convolutional language models",
+    "hybrid": "convolutional and attention language models",
+}
 ADVICE = {  # by what PD and what loss speak for: see `standing`
     ("better", "better"): "lower PD and loss than {base}: the choice",
     ("better", "worse"): "lower PD for a higher loss: a matter of priorities",
@@ -79,11 +86,15 @@ def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
 
 
 def size(s: Study, t: Tested, quantity: str) -> str:
-    """How large a difference that was shown is: '2.5 % (1.7 to 3.3 %), less than the 5 % declared to matter'."""
+    """How large a difference that was shown is: '2.5 % (1.7 to 3.3 %)'."""
     test = t.tests[quantity]
-    said = f"{fixed(abs(100 * (test.effect - 1)), 1)} %" if quantity != "Loss" else fixed(abs(test.effect), 3)
-    less = f", less than the {margin(s, quantity)} declared to matter" if small(s, t, quantity) else ""
-    return f"{said} ({percent_range(test)}){less}"
+    change = f"{fixed(abs(100 * (test.effect - 1)), 1)} %" if quantity != "Loss" else fixed(abs(test.effect), 3)
+    return f"{change} ({percent_range(test)})"
+
+
+def less(s: Study, t: Tested, quantity: str) -> str:
+    """Said behind the size of what doesn't matter."""
+    return f", less than the {margin(s, quantity)} declared to matter" if small(s, t, quantity) else ""
 
 
 def small(s: Study, t: Tested, quantity: str) -> bool:
@@ -127,6 +138,26 @@ def advice(s: Study, t: Tested) -> str:
     return ADVICE[kind, ""].format(base=base(s), margin=margin(s, "PD"))
 
 
+def choice(s: Study) -> tuple[str, list[Tested]]:
+    """What the study speaks for in reproducibility, and the comparisons that show it: arms that are 'better' than the
+    baseline, or 'better together', or 'worse'; 'small', 'equal', or '' where nothing was shown; 'untested'."""
+    if not s.detectable:
+        return "untested", []
+    standings = {t: standing(s, t, "PD") for t in s.primary}
+    together = standing(s, s.contrast, "PD") if s.question.contrast and s.headline_kind("PD") else ""
+    better, worse = ([t for t, x in standings.items() if x == kind] for kind in ("better", "worse"))
+    if better:
+        return "better", better
+    if together == "better":
+        return "better together", [s.contrast]
+    if worse or together == "worse":
+        return "worse", worse or [s.contrast]
+    if "small" in (*standings.values(), together):
+        return "small", []
+    equal = bool(standings) and set(standings.values()) == {"equal"}
+    return "equal" if equal else "", []
+
+
 def untested(s: Study) -> str:
     """Why what answers the question could not be tested."""
     h = s.headline
@@ -163,10 +194,10 @@ def trained(s: Study) -> str:
     m = next((m for m in s.fit.values() if m.record("config")), None)
     config, tokens = (m.record("config"), number(m.record("dataset").get("train_tokens"))) if m else ({}, None)
     steps, *window = (number(config.get(key)) for key in ("max_iters", "batch_size", "block_size"))
-    told = [f"{steps:,.0f} steps"] if steps else []
+    length = [f"{steps:,.0f} steps"] if steps else []
     if steps and tokens and None not in window:
-        told.append(f"{fixed(steps * window[0] * window[1] / tokens, 2)} of the text")
-    return f"{span(counts, 0)} trainings of each" + (f" ({', '.join(told)})" if told else "")
+        length.append(f"{fixed(steps * window[0] * window[1] / tokens, 2)} of the text")
+    return f"{span(counts, 0)} trainings of each" + (f" ({', '.join(length)})" if length else "")
 
 
 def influence(s: Study, quantity: str = "PD") -> significance.Influence | None:

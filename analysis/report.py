@@ -1,49 +1,39 @@
-"""The report, FINAL_REPORT.md: how its sections are put together, and what a terminal shows of it.
+"""The report, FINAL_REPORT.md: templates/report.md with what is said of a study; and what a terminal shows of it.
 
-The sentences are in summary.py and sections.py, the HTML form in page.py.
+The sentences that numbers choose are in summary.py and sections.py, the HTML form in page.py.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import activations
 import storage
-from analysis import products, sections, summary
-from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
+from analysis import phrases, products, sections, summary
+from analysis.markdown import address, duration, fixed, label, labels, plus_minus, table, trials_planned, undressed
 from analysis.page import to_html
 from analysis.products import Folder
 from analysis.results import mean, std
 from analysis.sections import interval
-from analysis.study import REDUCTIONS, Study
+from analysis.study import ALPHA, REDUCTIONS, Study
+from analysis.template import rendered
 from measures.table import BY_KEY
-
-SECTIONS = (  # title, its parts, each with the figures that follow
-    (
-        "Executive Summary",
-        ((summary.executive_summary, ("ratios",)), (summary.terms, ()), (summary.how_measured, ())),
-    ),
-    ("Detailed Results Table", ((sections.detailed_results, ("comparison",)),)),
-    ("Rankings by Use Case", ((sections.rankings, ()),)),
-    ("Statistical Significance", ((sections.statistical_significance, ()), (sections.tests_appendix, ()))),
-    ("Key Findings", ((sections.key_findings, ("frontiers", "divergence")),)),
-    ("Conclusions", ((sections.conclusions, ()),)),
-    ("Future Work", ((sections.future_work, ()),)),
-)
+from storage import number
 
 
 def _ratios(study: Study) -> str:
     """The forest plot in words."""
     tests = [(label(t.a), t) for t in study.primary] + [(_together(study), study.contrast)]
-    told = [
+    ratios = [
         f"{name} {fixed(test.effect, 3)} ({fixed(test.low, 3)} to {fixed(test.high, 3)})"
         for name, t in tests
         if (test := t.tests.get("PD")) and test.effect is not None
     ]
-    return f"Mean PD as a ratio to that of {label(study.question.baseline)}, with 95 % intervals: {'; '.join(told)}"
+    return f"Mean PD as a ratio to that of {label(study.question.baseline)}, with 95 % intervals: {'; '.join(ratios)}"
 
 
 def _together(study: Study) -> str:
@@ -52,12 +42,12 @@ def _together(study: Study) -> str:
 
 def _six(study: Study) -> str:
     """The six panels in words."""
-    told = [
+    means = (
         f"{label(n)} {fixed(study.loss[n])}, {fixed(study.pd[n])}, {fixed(study.time[n], 1)} s" for n in study.by_pd
-    ]
+    )
     return (
         f"All {study.question.arms_noun}: loss, PD, top-1 mismatch, time, ranks, and PD against loss. Mean loss, mean "
-        f"PD and median time: {'; '.join(told)}"
+        f"PD and median time: {'; '.join(means)}"
     )
 
 
@@ -96,10 +86,10 @@ def composed(folder: Folder) -> tuple[str, str]:
             links[key] = address(path, folder.results)
             images[links[key]] = path
     further = products.sections(folder)
-    text = report_text(folder.study, links, {part: [s.lines for s in told] for part, told in further.items()})
-    told = [section for part in further.values() for section in part]
-    page = to_html(text, images | {link: path for section in told for link, path in section.images.items()})
-    for section in told:
+    text = report_text(folder.study, links, {part: [s.lines for s in added] for part, added in further.items()})
+    added = [section for part in further.values() for section in part]
+    page = to_html(text, images | {link: path for section in added for link, path in section.images.items()})
+    for section in added:
         for comment, html in section.inserts.items():
             page = page.replace(comment, html)
     return text, page
@@ -110,18 +100,30 @@ def report_text(
 ) -> str:
     """The report as Markdown; `links` are those figures of FIGURES that have been drawn, `further` the lines that
     further questions add at the end of a part, by its title."""
-    lines = [f"# {study.question.title}"]
-    for index, (title, parts) in enumerate(SECTIONS, 1):
-        lines += ["", f"## {index}. {title}"]
-        for part, figures in parts:
-            lines += ["", *part(study)]
-            for figure in figures:
-                if figure in (links or {}):
-                    lines += ["", f"![{FIGURES[figure][1](study)}]({links[figure]})"]
-        for added in (further or {}).get(title, ()):
-            lines += ["", *added]
-    single = [line for i, line in enumerate(lines) if line or lines[i - 1]]  # one blank line at most
-    return "\n".join(single).rstrip() + "\n"
+    q, first = study.question, next(iter(study.measured.values()))
+    final, probe = (number(first.record(key).get("positions")) for key in ("evaluation", "divergence"))
+    text = rendered(
+        "report.md",
+        q=q,
+        base=phrases.base(study),
+        contrast=labels(q.contrast),
+        alpha=ALPHA,
+        margins={quantity: phrases.margin(study, quantity) for quantity in ("PD", "Loss")},
+        figures={key: f"![{FIGURES[key][1](study)}]({link})" for key, link in (links or {}).items()},
+        further=further or {},
+        summary=summary.executive_summary(study),
+        positions=f"{final:,.0f} fixed positions" if final else "fixed positions",
+        probe=f" (along training at {probe:,.0f} of their own, the *probe*)" if probe else "",
+        measured=summary.how_measured(study),
+        results=sections.detailed_results(study),
+        ranked=sections.rankings(study),
+        tests=sections.statistical_significance(study),
+        uncompared=sections.uncompared(study),
+        findings=sections.key_findings(study),
+        conclusions=sections.conclusions(study),
+        future=sections.future_work(study),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
 
 
 # -- for a terminal ---------------------------------------------------------------------------------------------------
@@ -148,8 +150,8 @@ def overview(study: Study) -> str:
     header = f"{study.question.arm}|relative PD [95 %]|mismatch %|validation loss|accuracy %|time s|trials|audit".split(
         "|"
     )
-    said = [line for line in summary.executive_summary(study) if line]
-    return "\n".join([*table(header, rows), *map(undressed, said), ""])
+    question, answer, *lines = map(undressed, summary.executive_summary(study))
+    return "\n".join([*table(header, rows), question, answer, *(f"- {line}" for line in lines), ""])
 
 
 def plan_text(study: Study) -> str:

@@ -1,9 +1,8 @@
-"""Sections 2 to 7 of the report, in its order: every sentence is here, chosen by the numbers of a study. The first
-section is in summary.py, the words for verdicts in phrases.py.
+"""What sections 2 to 7 of the report (templates/report.md) say of a study, in its order: tables, and the sentences that
+are chosen by its numbers. The first section is in summary.py, the words for verdicts in phrases.py.
 
-A sentence says no more than the tests allow; "inconclusive" is a result. Each function gives lines of Markdown. How
-numbers and tables are written is in markdown.py, the numbers are those of study.py. What only a statistician looks for
-stands in the appendix of its section.
+A sentence says no more than the tests allow; "inconclusive" is a result. How numbers and tables are written is in
+markdown.py, the numbers are those of study.py.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from analysis.markdown import (
     safe,
     signed,
     span,
-    table,
+    tabled,
     trials_planned,
 )
 from analysis.phrases import (
@@ -36,10 +35,10 @@ from analysis.phrases import (
     advice,
     at_equal_loss,
     base,
+    choice,
     group_noun,
     influence,
     margin,
-    size,
     standing,
     together,
     untested,
@@ -89,9 +88,8 @@ def looks(s: Study) -> str:
             "for all of them."
         )
     return (
-        "Adding trials until a test is significant is not paid for: every further look is one more chance to err. "
-        f"{s.command('--until-decided')} adds trials and pays for its looks; `--trials N` is sound where N was chosen "
-        "beforehand."
+        "Adding trials until a test is significant is not paid for: each further look is one more chance to err. "
+        f"{s.command('--until-decided')} pays for its looks; `--trials N` is sound where N was chosen beforehand."
     )
 
 
@@ -105,18 +103,18 @@ def failed_checks(checks: list[dict], status: str = "fail") -> list[str]:
 
 def cautions(s: Study) -> list[str]:
     """What a reader must know before believing the numbers."""
-    found: dict[str, list[str]] = {}  # what is the matter: with which activations
+    concerned: dict[str, list[str]] = {}  # what is the matter: with which activations
 
     def note(name, text):
-        found.setdefault(text, []).append(name)
+        concerned.setdefault(text, []).append(name)
 
     for name, m in s.measured.items():
         for check in failed_checks(m.record("audit").get("checks", [])):
             note(name, f"failed the audit; kept out of rankings and tests. {check}")
         on_record = [c.get("name") for c in m.record("audit").get("checks", []) if c.get("status") == "fail"]
-        for check, what in m.not_distinct.items():
+        for check, copies in m.not_distinct.items():
             if check not in on_record:
-                note(name, f"kept out of rankings and tests, whatever the audit on record says: {safe(what)}")
+                note(name, f"kept out of rankings and tests, whatever the audit on record says: {safe(copies)}")
         for check in failed_checks(m.record("audit").get("checks", []), "caution"):
             note(name, check)
         if m.audit == "not recorded":
@@ -127,8 +125,8 @@ def cautions(s: Study) -> list[str]:
             note(name, "no settings are on record, so whether this is comparable can't be checked")
         for trial, record in m.failed.items():
             step = record.diverged_at_step
-            what = "has no finite validation loss" if step is None else f"diverged at step {step:g}"
-            note(name, f"trial {trial} {what}; it is in no average and no test")
+            end = "has no finite validation loss" if step is None else f"diverged at step {step:g}"
+            note(name, f"trial {trial} {end}; it is in no average and no test")
         over = listed(str(k) for k, t in m.trials.items() if t.overfit)
         if over:
             note(name, f"trial {over} ended above its best validation loss (overfitting)")
@@ -139,7 +137,7 @@ def cautions(s: Study) -> list[str]:
         elif len(m.pd_ids) < len(m.trials):
             used = listed(map(str, m.pd_ids)) or DASH
             note(name, f"some pairs of trials have no PD on record; the mean is over trials {used}")
-    lines = [f"{labels(names)}: {text.rstrip('.')}." for text, names in found.items()]
+    lines = [f"{labels(names)}: {text.rstrip('.')}." for text, names in concerned.items()]
     for status in ("fail", "caution"):
         lines += [f"Across {s.question.arms_noun}: {check}" for check in failed_checks(s.checks, status)]
     if len({len(m.trials) for m in s.fit.values()}) > 1:
@@ -163,14 +161,14 @@ DETAILED = {  # the metrics of the first table and their decimals; PD is shown a
 }
 
 
-def detailed_results(s: Study) -> list[str]:
+def detailed_results(s: Study) -> dict:
     measured = [s.measured[n] for n in s.by_pd]
-    columns, said = {capital(s.question.arm): [label(m.name) for m in measured]}, ""
+    columns, trials = {capital(s.question.arm): [label(m.name) for m in measured]}, ""
     counts = {len(m.trials) for m in measured}
     if len(counts) > 1:
         columns["Trials"] = [str(len(m.trials)) for m in measured]
     else:
-        said = f" of {counted(counts.pop(), 'trial')}"
+        trials = f" of {counted(counts.pop(), 'trial')}"
     for key, digits in DETAILED.items():
         values = [m.values(BY_KEY[key]) for m in measured]
         columns[capital(BY_KEY[key].heading)] = [plus_minus(mean(x), std(x), digits) for x in values]
@@ -178,16 +176,13 @@ def detailed_results(s: Study) -> list[str]:
             columns["PD, 95 % interval"] = [interval(m) for m in measured]
     if {m.audit for m in measured} != {"passed"}:
         columns["Audit"] = [m.audit.partition(" (")[0] for m in measured]
-    few = any(3 <= len(m.pd_ids) < FEW for m in measured)
-    rough = " From fewer than five trials its width is a guess." if few else ""
-    return [
-        f"Mean ± sample standard deviation{said}; for PD and mismatch over pairs of trials, which share trials: that "
-        f"spread is descriptive only. The 95 % interval of the mean PD is over trials (jackknife).{rough} Lowest PD "
-        "first.",
-        *table(columns, zip(*columns.values(), strict=True)),
-        *noise_floor(s),
-        *further_measures(s),
-    ]
+    return {
+        "trials": trials,
+        "few": any(3 <= len(m.pd_ids) < FEW for m in measured),
+        "table": tabled(columns, zip(*columns.values(), strict=True)),
+        "noise": noise_floor(s),
+        "further": further_measures(s),
+    }
 
 
 def interval(m: Measured) -> str:
@@ -195,7 +190,7 @@ def interval(m: Measured) -> str:
     return DASH if low is None else f"[{fixed(low)}, {fixed(high)}]"
 
 
-def further_measures(s: Study) -> list[str]:
+def further_measures(s: Study) -> str:
     """Every other metric: a row each."""
     rows = {}
     for metric in METRICS:
@@ -204,11 +199,8 @@ def further_measures(s: Study) -> list[str]:
             rows[capital(metric.heading)] = [fixed(x, {"%": 2, "positions": 1}.get(metric.unit, 4)) for x in values]
     parameters = [fixed(number(s.measured[n].results.get("parameters"))) for n in s.by_pd]
     rows |= {"Parameters": parameters} if len(set(parameters)) > 1 else {}
-    rows = {what: row for what, row in rows.items() if set(row) != {DASH}}
-    if not rows:
-        return []
     header = ["Mean over pairs or trials", *map(label, s.by_pd)]
-    return ["", "### Appendix: further measures", *table(header, ([what, *row] for what, row in rows.items()))]
+    return tabled(header, ([metric, *row] for metric, row in rows.items() if set(row) != {DASH}))
 
 
 def noise_floor(s: Study) -> list[str]:
@@ -227,103 +219,98 @@ def noise_floor(s: Study) -> list[str]:
             f"The choice of positions leaves a PD uncertain by {span(errors.values(), 5)} (standard error over "
             f"windows), {span(shares, 1, ' %')} of its value."
         )
-    return ["", f"**Noise floor.** {' '.join(parts)}"] if parts else []
+    return parts
 
 
 # -- 3 Rankings by Use Case --------------------------------------------------------------------------------------------
 
 
-def rankings(s: Study) -> list[str]:
+def rankings(s: Study) -> dict:
     ranked = {use: s.rank(weights) for use, weights in WEIGHTINGS.items()}
     excluded = {name: reason for r in ranked.values() for name, reason in r.excluded.items()}
-    not_ranked = [f"- {label(n)}: {safe(reason)}" for n, reason in excluded.items()]
-    if not any(r.rows for r in ranked.values()):
-        return ["Nothing can be ranked:", "", *not_ranked]
     cells: dict[str, dict[str, str]] = {}
     for use, weights in WEIGHTINGS.items():
-        ranges = s.rank_ranges(weights)
+        ranges = s.rank_ranges(weights) if ranked[use].rows else {}
         for row in ranked[use].rows:
             name, rank = row["Activation"], row["Rank"]
             low, high = ranges.get(name, (rank, rank))
             moved = "" if low == high == rank else f", {low}{DASH}{high}"
             cells.setdefault(name, {})[use] = f"{rank} ({row['Score']:.2f}{moved})"
     header = [f"{capital(u)}, {'/'.join(f'{100 * w:.0f}' for w in ws.values())}" for u, ws in WEIGHTINGS.items()]
-    lines = [
-        "A score weighs reproducibility (mean PD), accuracy (mean validation loss) and speed (median training time) in "
-        "the proportions at the head of its column, each scaled from 0, the worst here, to 1, the best. Cells: rank "
-        "(score, and the ranks taken when any one trial is left out, if they vary).",
-        *table(
-            [capital(s.question.arm), *header],
-            [[label(n), *(c.get(u, DASH) for u in WEIGHTINGS)] for n, c in cells.items()],
-        ),
-        "The scaling stretches every difference to the full range, those that are chance included: a rank is a "
-        "summary of means, not a test.",
-        *[line for point in fastest(s) for line in ("", point)],
-    ]
-    return lines + (["", "Not ranked:", "", *not_ranked] if not_ranked else [])
+    rows = ([label(n), *(c.get(u, DASH) for u in WEIGHTINGS)] for n, c in cells.items())
+    return {
+        "table": tabled([capital(s.question.arm), *header], rows),
+        "fastest": fastest(s),
+        "excluded": [f"{label(n)}: {safe(reason)}" for n, reason in excluded.items()],
+    }
 
 
-def fastest(s: Study) -> list[str]:
+def fastest(s: Study) -> str:
     best, others = s.lowest(s.time)
     if len(best) != 1 or not others:
-        return []
+        return ""
     times = {n: [t.training_time for t in m.trials.values() if t.training_time] for n, m in s.fit.items()}
     overlapping = [n for n in others if min(times[n]) <= max(times[best[0]])]
     text = (
         f"**Shortest median training time of a trial**: {label(best[0])}, {fixed(s.time[best[0]], 1)} s (the "
         f"others {span((s.time[n] for n in others), 1, ' s')}); not tested"
     )
-    return [text + (f", and its trials overlap with those of {labels(overlapping)}." if overlapping else ".")]
+    return text + (f", and its trials overlap with those of {labels(overlapping)}." if overlapping else ".")
 
 
 # -- 4 Statistical Significance ----------------------------------------------------------------------------------------
 
 
-def statistical_significance(s: Study) -> list[str]:
-    if len(s.measured) == 1:
-        return [f"There is one {s.question.arm}: nothing to compare it with."]
+def statistical_significance(s: Study) -> dict | None:
+    """None where nothing could be compared."""
     if not any(t.tests for t in s.tests):
-        return [
-            "Nothing could be compared:",
-            "",
-            *(f"- {label(t.a)} and {label(t.b)}: {verdict_cell(s, t, 'PD')}" for t in s.tests),
-        ]
-    lines = [how_tested(s), "", *the_order(s)]
-    if s.primary:
-        lines += ["", f"### Against {base(s)}: the planned comparisons", *planned_table(s)]
-        losses = [t.loss for t in s.primary if t.loss is not None]
-        if losses:
-            lines += [f"Equal loss: between annealed models, at {span(losses, 4)} nats per token (section 5).", ""]
-    return lines + hanging(s) + other_pairs(s) + reach(s)
+        return None
+    losses = [t.loss for t in s.primary if t.loss is not None]
+    return {
+        "design": design(s),
+        "spread": spread(s),
+        "order": the_order(s),
+        "planned": planned_table(s),
+        "equal_loss": span(losses, 4) if losses else "",
+        "influence": hanging(s),
+        "others": other_pairs(s),
+        "reach": reach(s),
+        "looks": looks(s),
+        **tests_appendix(s),
+        "bootstrap": second_opinion(s),
+        "naive": uncalibrated(s),
+    }
 
 
-def how_tested(s: Study) -> str:
+def uncompared(s: Study) -> list[str]:
+    return [f"{label(t.a)} and {label(t.b)}: {verdict_cell(s, t, 'PD')}" for t in s.tests]
+
+
+def design(s: Study) -> str:
     designs = {t.paired for t in s.tests if not t.unfit}
-    design = "those of the same seed with one another (paired t)"
     if designs == {False}:
-        design = f"without pairing, since {s.question.arms_noun} share no seeds (Welch's t)"
-    elif len(designs) == 2:
-        design = "those of the same seed with one another where seeds are shared (paired t), else Welch's t"
-    spread = "Each comparison's spread is its own: there are too few to borrow from."
+        return f"without pairing, since {s.question.arms_noun} share no seeds (Welch's t)"
+    if len(designs) == 2:
+        return "those of the same seed with one another where seeds are shared (paired t), else Welch's t"
+    return "those of the same seed with one another (paired t)"
+
+
+def spread(s: Study) -> str:
+    text = "Each comparison's spread is its own: there are too few to borrow from."
     if any(c.prior_df for t in s.tests for c in t.tests.values()):
-        spread = (
+        text = (
             "A comparison's spread is moderated: it borrows from the mean spread of the planned comparisons, worth two "
             "degrees of freedom."
         )
     if s.looks:
-        spread += " p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)."
-    return (
-        "Pairs of trials that share a trial are not independent. So each trial is given one number, its jackknife "
-        f"pseudo-value of ln PD, and trials are compared: {design}. Losses likewise. {spread} Intervals are for one "
-        f"comparison alone, p is adjusted for all (\\*: below {ALPHA}). The inference is over trials, given the fixed "
-        "positions."
-    )
+        text += " p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)."
+    return text
 
 
-def the_order(s: Study) -> list[str]:
-    """Which claims share an error rate."""
+def the_order(s: Study) -> str:
+    """Which claims share an error rate; '' of a single comparison."""
     if len(s.tests) < 2:
-        return []
+        return ""
     others = [t for t in s.tests if t not in s.primary and not t.unfit]
     if not s.primary:
         steps = [f"all {counted(len(others), 'pair')} (Holm's correction)", "the same at equal validation loss"]
@@ -337,29 +324,26 @@ def the_order(s: Study) -> list[str]:
             )
         steps += ["the same at equal validation loss, each where it is shown on the final models"] * bool(s.frontiers)
         steps += [f"the other {counted(len(others), 'pair')}, if any of step 1 is shown"] * bool(others)
-    order = "; ".join(f"({i}) {step}" for i, step in enumerate(steps, 1))
-    return [
-        "### Which claims share an error rate",
-        "",
-        f"Claims about PD are tested in this order: {order}. Each step counts only as far as those before it found "
-        "something (serial gatekeeping, Maurer, Hothorn & Lehmacher 1995). Losses have such an order of their own. How "
-        "often reports err was simulated (`bench/calibration.py --tables claims`). *Practically equal* is shown by two "
-        "one-sided tests, Holm-corrected in each family.",
-    ]
+    return "; ".join(f"({i}) {step}" for i, step in enumerate(steps, 1))
 
 
 COLUMNS = {"PD": ("Change of PD [95 %]", "p", "PD"), "Matched_PD": ("At equal loss [95 %]", "p, equal", "PD, equal")}
 COLUMNS["Loss"] = ("Loss [95 %]", "p, loss", "Loss verdict")
 
 
-def planned_table(s: Study) -> list[str]:
-    """Every planned comparison and the contrast, a row each."""
-    rows = {label(t.a): t for t in s.primary}
-    if s.question.contrast and s.contrast.tests:
+def compared(s: Study) -> dict[str, Tested]:
+    """Every planned comparison and the contrast, by what stands before its row."""
+    rows: dict[str, Tested] = {label(t.a): t for t in s.primary}
+    if s.primary and s.question.contrast and s.contrast.tests:
         rows[f"*{capital(together(s))}*"] = s.contrast
+    return rows
+
+
+def planned_table(s: Study) -> str:
+    rows = compared(s)
     quantities = [q for q in QUANTITIES if any(q in t.tests for t in rows.values())]
     header = [capital(s.question.arm), *(column for q in quantities for column in COLUMNS[q])]
-    return table(header, ([name, *(cell for q in quantities for cell in cells(s, t, q))] for name, t in rows.items()))
+    return tabled(header, ([name, *(cell for q in quantities for cell in cells(s, t, q))] for name, t in rows.items()))
 
 
 def cells(s: Study, t: Tested, quantity: str) -> list[str]:
@@ -370,78 +354,53 @@ def cells(s: Study, t: Tested, quantity: str) -> list[str]:
     return [effect(t.tests[quantity]), adjusted, verdict_cell(s, t, quantity)]
 
 
-def hanging(s: Study) -> list[str]:
+def hanging(s: Study) -> str:
     """How far the answer hangs on one trial, where it does."""
-    found = influence(s)
-    if found is None or not found.notable:
-        return []
-    change, low, high = (signed(100 * (x - 1)) for x in (found.without.effect, *map(math.exp, (found.low, found.high))))
-    decisive = ", ".join(map(str, found.decisive))
-    said = f" Without trial {decisive} the test says otherwise." if decisive else ""
-    return [
-        f"**Influence.** Without one trial of all {s.question.arms_noun} at a time, the change that answers the "
-        f"question goes from {low} to {high} %; trial {found.trial} moves it most, to {change} %.{said}",
-        "",
-    ]
+    most = influence(s)
+    if most is None or not most.notable:
+        return ""
+    change, low, high = (signed(100 * (x - 1)) for x in (most.without.effect, *map(math.exp, (most.low, most.high))))
+    decisive = ", ".join(map(str, most.decisive))
+    return (
+        f"Without one trial of all {s.question.arms_noun} at a time, the change that answers the question goes from "
+        f"{low} to {high} %; trial {most.trial} moves it most, to {change} %."
+    ) + (f" Without trial {decisive} the test says otherwise." if decisive else "")
 
 
-def other_pairs(s: Study) -> list[str]:
-    rows = [
+def other_pairs(s: Study) -> str:
+    rows = (
         [f"{label(t.a)} against {label(t.b)}", *cells(s, t, "PD"), *cells(s, t, "Loss")]
         for t in s.tests
         if t not in s.primary
-    ]
-    if not rows:
-        return []
-    header = ["Pair", *COLUMNS["PD"], *COLUMNS["Loss"]]
-    return ["", "### The other pairs" if s.primary else "### All pairs", *table(header, rows)]
+    )
+    return tabled(["Pair", *COLUMNS["PD"], *COLUMNS["Loss"]], rows)
 
 
-def reach(s: Study) -> list[str]:
-    if not s.detectable:
-        return []
-    rows = [
+def reach(s: Study) -> str:
+    rows = (
         [
             f"{label(t.a)} against {label(t.b)}",
             f"{smallest:.1f} %",
             *(trials_planned(*s.trials_needed(t, percent)) for percent in REDUCTIONS),
         ]
         for t, smallest in s.detectable.items()
-    ]
+    )
     sizes = [f"for {percent:g} %" for percent in REDUCTIONS]
-    header = ["Comparison", "Smallest detectable reduction", f"Trials {sizes[0]}", *sizes[1:]]
-    return [
-        "",
-        "### What these trials can and cannot show",
-        "",
-        "The smallest true reduction of PD that a comparison finds with 80 % probability, and the trials per "
-        f"{s.question.arm} that it takes to find one of 5, 10 or 20 % as surely, with the range over the 80 % limits "
-        f"of the measured spread (p < {ALPHA} before adjustment).",
-        *table(header, rows),
-        looks(s),
-    ]
+    return tabled(["Comparison", "Smallest detectable reduction", f"Trials {sizes[0]}", *sizes[1:]], rows)
 
 
-def tests_appendix(s: Study) -> list[str]:
-    compared = {label(t.a): t for t in s.primary}
-    compared |= {f"*{capital(together(s))}*": s.contrast} if s.question.contrast else {}
-    compared = {name: t for name, t in compared.items() if any(map(t.tested, QUANTITIES))}
-    quantities = [q for q in QUANTITIES if any(t.tested(q) for t in compared.values())]
-    tests = [t.tests[q] for t in compared.values() for q in quantities if t.tested(q)]
-    lines = []
-    if tests:
-        kinds = listed(dict.fromkeys(test.kind for test in tests))
-        numbers = span({n for test in tests for n in test.n}, 0)
-        lines = [
-            f"t (df); p; p by this comparison's own spread alone; Hedges' g with its 95 % interval, a difference in "
-            f"units of the spread between trials (g_z: of paired differences, g_s: of groups). n = {numbers}; {kinds}.",
-            *table(
-                [f"Against {base(s)}", *(capital(NAMES[q]) for q in quantities)],
-                ([name, *(test_cell(t, q) for q in quantities)] for name, t in compared.items()),
-            ),
-        ]
-    lines += second_opinion(s) + uncalibrated(s)
-    return ["", "### Appendix: the tests", "", *lines] if lines else []
+def tests_appendix(s: Study) -> dict[str, str]:
+    tested = {name: t for name, t in compared(s).items() if any(map(t.tested, QUANTITIES))}
+    quantities = [q for q in QUANTITIES if any(t.tested(q) for t in tested.values())]
+    tests = [t.tests[q] for t in tested.values() for q in quantities if t.tested(q)]
+    if not tests:
+        return {"effects": ""}
+    header = [f"Against {base(s)}", *(capital(NAMES[q]) for q in quantities)]
+    return {
+        "effects": tabled(header, ([name, *(test_cell(t, q) for q in quantities)] for name, t in tested.items())),
+        "n": span({n for test in tests for n in test.n}, 0),
+        "kinds": listed(dict.fromkeys(test.kind for test in tests)),
+    }
 
 
 def test_cell(t, quantity: str) -> str:
@@ -452,58 +411,43 @@ def test_cell(t, quantity: str) -> str:
     return f"{numbers}; {effect_size(test)}"
 
 
-def second_opinion(s: Study) -> list[str]:
+def second_opinion(s: Study) -> str:
     """A bootstrap over trials and positions, where there are enough trials for it."""
-    if not s.detectable:
-        return []
-    fewest = min(min(t.tests.get("PD").n) for t in s.detectable)
-    if fewest < 5:  # too few for a bootstrap: at 3 it finds differences in 21 to 45 % of cases without any
-        return []
-    boots = {t: s.bootstrap(t) for t in s.detectable}
-    rows = [
+    # with fewer than five it finds differences in 21 to 45 % of cases without any
+    if not s.detectable or min(min(t.tests["PD"].n) for t in s.detectable) < FEW:
+        return ""
+    rows = (
         [
             f"{label(t.a)} against {label(t.b)}",
             f"{signed(100 * (b.ratio - 1))} % [{signed(100 * (b.low - 1))}, {signed(100 * (b.high - 1))}]",
             f"{100 * b.se_trials:.2f} %",
             f"{100 * b.se_positions:.2f} %",
         ]
-        for t, b in boots.items()
-        if b is not None
-    ]
-    if not rows:
-        return []
-    header = ["Comparison", "Change of mean PD [95 %]", "Standard error over trials", "over positions"]
-    return [
-        "Second opinion: a two-way bootstrap over trials and blocks of positions (the Multi-Bootstrap of Sellam et al. "
-        "2021, arXiv 2106.16163), not adjusted.",
-        *table(header, rows),
-    ]
+        for t in s.detectable
+        if (b := s.bootstrap(t)) is not None
+    )
+    return tabled(["Comparison", "Change of mean PD [95 %]", "Standard error over trials", "over positions"], rows)
 
 
-def uncalibrated(s: Study) -> list[str]:
+def uncalibrated(s: Study) -> str:
     naive = [t.naive_p for t in s.tests if t.naive_p is not None]
-    if not naive:
-        return []
-    return [
-        "For comparison with older work only: a t-test that takes pairs of trials for independent would have called "
-        f"{sum(p < ALPHA for p in naive)} of {counted(len(naive), 'difference')} in PD significant before correction. "
-        "Where nothing differs it does so in 18 % of cases at n = 3, and in more with more trials."
-    ]
+    return f"{sum(p < ALPHA for p in naive)} of {counted(len(naive), 'difference')}" if naive else ""
 
 
 # -- 5 Key Findings ----------------------------------------------------------------------------------------------------
 
 
-def key_findings(s: Study) -> list[str]:
-    found = {
-        finding_title(s): smooth_finding(s),
-        "Best and worst": [best_and_worst(s)],
-        "Hypothesis validation": [hypothesis(s)] if len(s.question.arms) > 1 else [],
-        "At equal validation loss": frontier(s),
-        "Accuracy against reproducibility": [trade_off(s)],
-        "Integrity and training": [f"- {point}" for point in integrity(s)],
+def key_findings(s: Study) -> dict:
+    return {
+        "title": finding_title(s),
+        "groups": smooth_finding(s),
+        "best": best_and_worst(s),
+        "hypothesis": hypothesis(s) if len(s.question.arms) > 1 else "",
+        "frontier": frontier(s),
+        "confirmed": confirmed(s),
+        "pareto": trade_off(s),
+        "integrity": integrity(s),
     }
-    return [line for title, told in found.items() if told for line in (f"### {title}", "", *told, "")]
 
 
 def finding_title(s: Study) -> str:
@@ -515,23 +459,23 @@ def smooth_finding(s: Study) -> list[str]:
     baseline = s.question.baseline
     kinds = {True: "Smooth (differentiable everywhere)", False: "With a kink", None: "Not known"}
     groups = {kind: [n for n in s.fit if smooth(n) is kind] for kind in kinds}
-    told = [f"{words}: {labels(groups[kind])}." for kind, words in kinds.items() if groups[kind]]
-    told = told if groups[True] or groups[False] else []
+    lines = [f"{words}: {labels(groups[kind])}." for kind, words in kinds.items() if groups[kind]]
+    lines = lines if groups[True] or groups[False] else []
     means = [s.pd[n] for n in s.question.contrast if n in s.fit and s.pd[n] is not None]
     if means and baseline in s.fit and s.pd[baseline] is not None:
         below = sum(pd < s.pd[baseline] for pd in means)
         noun = "smooth activation" if s.question.about_smoothness else s.question.arm
-        told.append(f"The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}.")
+        lines.append(f"The mean PD of {below} of {counted(len(means), noun)} lies below that of {base(s)}.")
     if s.contrast.left_out:
-        told.append(f"Left out of the contrast because they have too few trials: {labels(s.contrast.left_out)}.")
-    return [" ".join(told)] if told else []
+        lines.append(f"Left out of the contrast because they have too few trials: {labels(s.contrast.left_out)}.")
+    return lines
 
 
 def hypothesis(s: Study) -> str:
     """What became of the hypothesis, by what answers the question."""
     q, h = s.question, s.headline
     who = "smooth activations" if q.about_smoothness else labels(q.contrast or q.others)
-    said = f"That models with {who} have a lower mean PD than those with {base(s)}: "
+    said = f"{who} have a lower mean PD than those with {base(s)}: "
     if h is None:
         groups = {
             word: s.against_baseline("PD", kind) for word, kind in (("supported", "lower"), ("refuted", "higher"))
@@ -540,14 +484,13 @@ def hypothesis(s: Study) -> str:
         return f"{said}{listed(parts) or '**inconclusive**'} (section 4)."
     if not h.tested("PD"):
         return f"{said}**not tested** ({untested(s)})."
-    kind = s.headline_kind("PD")
     words = {
         "lower": "supported",
         "higher": "refuted",
         "equal": f"refuted for differences of {margin(s, 'PD')} or more",
     }
-    text = f"{said}**{words.get(kind, 'inconclusive')}**."
-    if kind == "inconclusive":
+    text = f"{said}**{words.get(s.headline_kind('PD'), 'inconclusive')}**."
+    if s.headline_kind("PD") == "inconclusive":
         smallest = f"{reduction(h.tests['PD']):.1f} %"
         text += f" A reduction of {smallest} would have been found with 80 % power: a smaller one can't be ruled out."
     return text
@@ -556,10 +499,10 @@ def hypothesis(s: Study) -> str:
 def best_and_worst(s: Study) -> str:
     parts = []
     for what, quantity, values in (("mean PD", "PD", s.pd), ("mean validation loss", "Loss", s.loss)):
-        known = sorted((n for n in s.fit if values[n] is not None), key=lambda n: values[n])
-        if len(known) < 2:
+        in_order = sorted((n for n in s.fit if values[n] is not None), key=lambda n: values[n])
+        if len(in_order) < 2:
             continue
-        best, worst = known[0], known[-1]
+        best, worst = in_order[0], in_order[-1]
         said = {
             "lower": "the difference is supported by the test",
             "equal": f"the two are practically equal (±{margin(s, quantity)})",
@@ -573,28 +516,17 @@ def best_and_worst(s: Study) -> str:
     return " ".join(parts) or f"There are not two {s.question.arms_noun} to compare."
 
 
-def frontier(s: Study) -> list[str]:
-    """PD at equal loss of annealed models: the branches, and what the comparisons between them show."""
+def frontier(s: Study) -> str:
+    """Mean loss and mean PD of each branch."""
     if not s.frontiers:
-        return [
-            "Not compared: that takes annealed models of several lengths (`--schedule trunk`). A model that has learnt "
-            "more is sharper, and sharpness alone moves PD, so part of a difference may come from how much was learnt."
-        ]
+        return ""
     ends = [point.ends for point in next(iter(s.frontiers.values()))]
-    rows = [
+    rows = (
         [label(n)] + [f"{fixed(mean(p.losses.values()), 3)}: {fixed(mean(p.pds.values()))}" for p in points]
         for n in s.by_pd
         if (points := s.frontiers.get(n))
-    ]
-    return [
-        "A model that has learnt more is sharper, and sharpness alone moves PD. Here annealed models are compared that "
-        "have learnt equally much: the branches of the trunk. Mean loss and mean PD of each, by its models' steps:",
-        *table([capital(s.question.arm), *(f"{n:,} steps" for n in ends)], rows),
-        "Each pair of trials has its own line through its branches, along which ln PD is read off linearly in the "
-        "pair's mean loss, at the largest final loss of any pair compared: nothing is read beyond the last branch. A "
-        "difference that shows here is not owed to how much was learnt.",
-        *confirmed(s),
-    ]
+    )
+    return tabled([capital(s.question.arm), *(f"{n:,} steps" for n in ends)], rows)
 
 
 def confirmed(s: Study) -> list[str]:
@@ -613,12 +545,13 @@ def trade_off(s: Study) -> str:
     weighed = [n for n in s.fit if None not in (s.loss[n], s.pd[n])]
     if len(weighed) < 2:
         return f"There are not two {s.question.arms_noun} with a loss and a PD to weigh against each other."
-    front = listed(f"{label(n)} (loss {fixed(s.loss[n])}, PD {fixed(s.pd[n])})" for n in s.pareto)
-    text = f"On the Pareto front of mean validation loss and mean PD: {front}."
+    text = f"On the Pareto front of mean validation loss and mean PD: {labels(s.pareto)}."
+    behind: dict[str, list[str]] = {}
     for n in weighed:
         if n not in s.pareto:
             ahead = [o for o in s.pareto if beats((s.loss[o], s.pd[o]), (s.loss[n], s.pd[n]))]
-            text += f" {label(n)} is behind {labels(ahead)}."
+            behind.setdefault(labels(ahead), []).append(n)
+    text += "".join(f" Behind {ahead}: {labels(names)}." for ahead, names in behind.items())
     (pd, of), (loss, _) = s.differ("PD"), s.differ("Loss")
     if of:
         text += f" These are means; the tests show a difference in PD for {pd}, and in loss for {loss}, of {of} pairs."
@@ -632,8 +565,8 @@ def integrity(s: Study) -> list[str]:
     if every:
         kinds = ("pass", "fail", "caution", "not applicable")
         states = {kind: sum(c.get("status") == kind for c in every) for kind in kinds}
-        told = ", ".join(f"{n} {kind}" for kind, n in states.items() if n)
-        points.append(f"Audit of {counted(sum(map(bool, recorded.values())), s.question.arm)}: {told}.")
+        counts = ", ".join(f"{n} {kind}" for kind, n in states.items() if n)
+        points.append(f"Audit of {counted(sum(map(bool, recorded.values())), s.question.arm)}: {counts}.")
     odd = [f"{check['name']}: {check['status']}" for check in s.checks if check["status"] != "pass"]
     points.append(f"Checks across {s.question.arms_noun}: {safe(', '.join(odd)) or 'all pass'}.")
     points += convergence(recorded)
@@ -652,97 +585,73 @@ def integrity(s: Study) -> list[str]:
 
 
 def convergence(recorded: dict[str, list[dict]]) -> list[str]:
-    """What the audit says about the last part of the curves: the same words once, with the numbers of each."""
-    told: dict[str, dict[str, str]] = {}
+    """What the audit says about the last part of the curves: the same words once, with the range of each."""
+    ranges: dict[str, dict[str, str]] = {}
     for name, listed_checks in recorded.items():
         for check in listed_checks:
             if check.get("name") in ("learning curve", "converged"):
                 measured = str(check.get("measured", ""))
-                numbers = SLOPES.search(measured)
+                slopes = SLOPES.search(measured)
                 words = SLOPES.sub("…", measured, count=1)
-                told.setdefault(words, {})[name] = numbers[0] if numbers else ""
+                ranges.setdefault(words, {})[name] = span(map(float, slopes[0].split(", ")), 4) if slopes else ""
     return [
-        f"Convergence: {safe(words)}: {'; '.join(f'{label(n)} {safe(x)}'.rstrip() for n, x in of.items())}."
-        for words, of in told.items()
+        f"Convergence: {safe(words)}: {'; '.join(f'{label(n)} {x}'.rstrip() for n, x in of.items())}."
+        for words, of in ranges.items()
     ]
 
 
 # -- 6 Conclusions -----------------------------------------------------------------------------------------------------
 
 
-def conclusions(s: Study) -> list[str]:
-    return [
-        "### By context",
-        "",
-        f"- **Research, reproducibility first.** {for_research(s)}",
-        f"- **Production, accuracy and reproducibility alike.** {for_production(s)}",
-        f"- **Speed first.** {for_speed(s)}",
-        "",
-        "### Trade-offs, and when to use which",
-        "",
-        *when_to_use(s),
-    ]
+def conclusions(s: Study) -> dict:
+    return {
+        "research": for_research(s),
+        "production": for_production(s),
+        "speed": for_speed(s),
+        "uses": when_to_use(s),
+    }
 
 
 def for_research(s: Study) -> str:
-    if not s.detectable:
+    kind, tests = choice(s)
+    if kind == "untested":
         return "No recommendation: differences in reproducibility could not be tested."
-    better = [t for t in s.primary if standing(s, t, "PD") == "better"]
-    if better:
-        names = [t.a for t in better]
-        apart = [
-            f"{label(t.a)} and {label(t.b)}"
-            for t in s.tests
-            if {t.a, t.b} <= set(names) and s.verdict(t, "PD").kind in ("lower", "higher")
-        ]
+    if kind == "better":
+        names = [t.a for t in tests]
+        among = [t for t in s.tests if {t.a, t.b} <= set(names)]
+        apart = [f"{label(t.a)} and {label(t.b)}" for t in among if s.verdict(t, "PD").kind in ("lower", "higher")]
         text = f"{labels(names)}: a lower mean PD than that of {base(s)} was shown."
         if apart:
             text += f" Among them a difference was shown for {listed(apart)}."
         elif len(names) > 1:
             text += " Among them no difference was shown: choose on accuracy and speed."
-        return text + unconfirmed(s, better)
-    text = "Choose on accuracy and speed: "
-    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher")]
-    alone = s.question.contrast and s.headline_kind("PD") in ("lower", "higher") and s.contrast
-    for t in [*shown, *([alone] if alone else [])]:
-        if standing(s, t, "PD") == "worse":
-            who = labels(t.names) + (", taken together," if len(t.names) > 1 else "")
-            return f"{base(s)}: a higher mean PD was shown for {who} by {size(s, t, 'PD')}.{unconfirmed(s, [t])}"
-    if alone and standing(s, alone, "PD") == "better":
+        return text
+    if kind == "better together":
         return (
             f"{labels(s.contrast.names)}, taken together: a lower mean PD than that of {base(s)} was shown for these "
-            f"{group_noun(s)} as a group, but not for any of them alone.{unconfirmed(s, [alone])}"
+            f"{group_noun(s)} as a group, but not for any of them alone."
         )
-    if shown or alone:
-        return f"{text}what was shown in reproducibility is too small to matter, or not there at equal loss."
-    return f"{text}no difference in reproducibility was shown."
-
-
-def unconfirmed(s: Study, tests: list[Tested]) -> str:
-    """Said where models were not compared at equal loss."""
-    if any(at_equal_loss(s, t) == "not compared" for t in tests):
-        return " At equal loss it was not compared (section 5)."
-    return ""
+    if kind == "worse":
+        names = [name for t in tests for name in t.names]
+        taken = ", taken together" if tests == [s.contrast] else ""
+        return f"{base(s)}: a higher mean PD was shown for {labels(names)}{taken}."
+    if kind == "small":
+        return "What was shown in reproducibility is too small to choose by, or not there at equal loss."
+    return "Choose on accuracy and speed: no difference in reproducibility was shown."
 
 
 def for_production(s: Study) -> str:
     if not s.detectable or not s.primary:
         return f"Nothing beyond the means of section 2: comparisons with {base(s)} could not be tested."
-    groups: dict[str, list[str]] = {}
+    improved = []
     for t in s.primary:
-        found = {what: standing(s, t, q) for q, what in (("PD", "PD"), ("Loss", "validation loss"))}
-        gains, losses = ([what for what, x in found.items() if x == kind] for kind in ("better", "worse"))
-        if gains and losses:
-            groups.setdefault("Better in one of PD and loss and worse in the other", []).append(label(t.a))
-        elif gains:
-            words = f"Shown to improve on {base(s)} without losing elsewhere"
-            groups.setdefault(words, []).append(f"{label(t.a)} (lower {listed(gains)})")
-        elif losses:
-            groups.setdefault("Shown to lose without a gain", []).append(f"{label(t.a)} (higher {listed(losses)})")
-    parts = [f"{words}: {listed(names)}." for words, names in groups.items()]
-    if not any(words.startswith(("Better", "Shown to improve")) for words in groups):
-        parts.insert(0, f"No {s.question.arm} was shown to improve on {base(s)} in PD or in validation loss.")
-    return " ".join(parts)
+        standings = {noun: standing(s, t, q) for q, noun in (("PD", "PD"), ("Loss", "validation loss"))}
+        gains = [noun for noun, x in standings.items() if x == "better"]
+        if gains and "worse" not in standings.values():
+            improved.append(f"{label(t.a)} (lower {listed(gains)})")
+    if improved:
+        return f"Shown to improve on {base(s)} without losing elsewhere: {listed(improved)}."
+    return f"No {s.question.arm} was shown to improve on {base(s)} without losing elsewhere."
 
 
 def for_speed(s: Study) -> str:
@@ -753,18 +662,13 @@ def for_speed(s: Study) -> str:
 
 
 def when_to_use(s: Study) -> list[str]:
-    """Each arm in one group, by what was shown against the baseline."""
+    """Each arm in one group, by what was shown against the baseline; none without tests."""
     if not any(t.tested(q) for t in s.primary for q in QUANTITIES):
-        return [f"Without tests against {base(s)} there is nothing to add to the means of section 2."]
+        return []
     groups: dict[str, list[str]] = {}
     for t in s.primary:
         groups.setdefault(advice(s, t), []).append(timed(s, t.a))
-    return [
-        *(f"- {listed(names)}: {said}." for said, names in groups.items()),
-        "",
-        f"In brackets: median training time against {base(s)}, not tested. All this holds for this model, text and "
-        "length of training; whether it carries over to others is not known.",
-    ]
+    return [f"{listed(names)}: {said}." for said, names in groups.items()]
 
 
 def timed(s: Study, name: str) -> str:
@@ -776,6 +680,7 @@ def timed(s: Study, name: str) -> str:
 
 
 def future_work(s: Study) -> list[str]:
+    """All but the last point, which holds of any study."""
     points = []
     if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(s.checks):
         points.append("**Repair first**: find out why checks failed; until then those numbers are no evidence.")
@@ -789,7 +694,7 @@ def future_work(s: Study) -> list[str]:
         about = f" (about {needed} of each, see section 4)" if needed else ""
         points.append(
             f"**More trials**{about} for {counted(len(tests), 'undecided comparison')} of PD: "
-            f"{labels(t.a for t in tests)}. Add them by {s.command('--until-decided')}, not by testing again and again."
+            f"{labels(t.a for t in tests)}."
         )
     missing = [n for n in activations.STUDY if n not in s.measured]
     if missing and s.question.about_smoothness:
@@ -801,8 +706,4 @@ def future_work(s: Study) -> list[str]:
             f"**Sources of variation**: trials differ in {safe(listed(vary))} at once; "
             f"{s.command(f'--activation {s.question.baseline} --decompose')} tells how much each of them causes."
         )
-    points.append(
-        "**Generality**: other texts, model sizes and lengths of training; one study can't tell whether an effect, or "
-        "its absence, carries over."
-    )
-    return [f"- {point}" for point in points]
+    return points

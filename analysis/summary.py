@@ -1,4 +1,4 @@
-"""Section 1 of the report: lines that need no statistics, the terms, and how it was measured.
+"""Section 1 of the report: lines that need no statistics, and how it was measured.
 
 The lines say what was asked, the answer, how sure it is, which is best in what, what it would take to know more, and
 what to do. Every number behind them is in the sections after it (sections.py); the words for verdicts are phrases.py's.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 
-from analysis.markdown import capital, counted, duration, fixed, label, labels, listed, safe
+from analysis.markdown import capital, counted, duration, fixed, label, labels, listed, safe, span
 from analysis.phrases import (
+    MODELS,
     NAMES,
     at_equal_loss,
     base,
+    choice,
     influence,
+    less,
     margin,
     size,
     source,
@@ -41,7 +44,7 @@ def executive_summary(s: Study) -> list[str]:
     if len(care) > room:
         care = [*care[: room - 1], f"{counted(len(care) - room + 1, 'more caution')}: see section 5."]
     lines += [f"**Read with care.** {caution}" for caution in care]
-    return [lines[0], "", lines[1], "", *(f"- {line}" for line in lines[2:])]
+    return lines
 
 
 def question(s: Study) -> str:
@@ -76,8 +79,8 @@ def answer(s: Study) -> str:
             f"{fixed(abs(100 * (x - 1)), 1)} % {'less' if x < 1 else 'more'}"
             for x in (h.tests["PD"].low, h.tests["PD"].high)
         )
-        size_of = size(s, h, "PD") if kind in ("lower", "higher") else ""
-        said = said.format(base=base(s), size=size_of, margin=margin(s, "PD"), low=low, high=high)
+        by = size(s, h, "PD") + less(s, h, "PD") if kind in ("lower", "higher") else ""
+        said = said.format(base=base(s), size=by, margin=margin(s, "PD"), low=low, high=high)
         text = f"**Answer: {word}.** After {trained(s)}, {models} {said}."
     else:
         text = f"**Answer: not tested.** {capital(untested(s))}."
@@ -101,11 +104,11 @@ def answer_each(s: Study) -> str:
     word = "no, the opposite"
     if lower:
         word = "yes" if len(lower) == len(kinds) else f"yes, with {labels(t.a for t in lower)}"
-    told = [
-        f"models with {label(t.a)} differ {'less' if t in lower else 'more'}, by {size(s, t, 'PD')}"
+    parts = [
+        f"models with {label(t.a)} differ {'less' if t in lower else 'more'}, by {size(s, t, 'PD')}{less(s, t, 'PD')}"
         for t in [*lower, *higher]
     ]
-    return f"**Answer: {word}.** After {trained(s)}, compared with {base(s)}, {listed(told)}."
+    return f"**Answer: {word}.** After {trained(s)}, compared with {base(s)}, {listed(parts)}."
 
 
 def how_sure(s: Study) -> list[str]:
@@ -129,9 +132,9 @@ def how_sure(s: Study) -> list[str]:
             "not compared": "It was not compared at equal validation loss.",
         }
         parts.append(words[at_equal_loss(s, s.headline)])
-    found = influence(s)
-    if found and found.decisive:
-        parts.append(f"It hangs on trial {', '.join(map(str, found.decisive))}: without it the test says otherwise.")
+    most = influence(s)
+    if most and most.decisive:
+        parts.append(f"It hangs on trial {', '.join(map(str, most.decisive))}: without it the test says otherwise.")
     if before := s.question.earlier:
         asked = listed(f"against {label(q.baseline)}" for q in before)
         parts.append(
@@ -154,13 +157,20 @@ def accuracy(s: Study) -> list[str]:
 
 
 def grouped(s: Study, quantity: str) -> str:
-    """'Lower: A (by 3 % (2 to 5 %)). Undecided: B and C.' over the planned comparisons."""
+    """'Lower: A, by 3 % (2 to 5 %). Undecided: B and C.' over the planned comparisons."""
     parts = []
+    shown = [t for t in s.primary if s.verdict(t, quantity).kind in ("lower", "higher")]
+    all_less = len(shown) > 1 and all(less(s, t, quantity) for t in shown)
     for kind, word in verdict_words(s, quantity).items():
-        found = [t for t in s.primary if s.verdict(t, quantity).kind == kind]
-        shown = kind in ("lower", "higher")
-        names = (label(t.a) + (f", by {size(s, t, quantity)}" if shown else "") for t in found)
-        parts += [f"{capital(word)}: {'; '.join(names) if shown else listed(names)}."] if found else []
+        tests = [t for t in s.primary if s.verdict(t, quantity).kind == kind]
+        if tests and kind in ("lower", "higher"):
+            sizes = (size(s, t, quantity) + ("" if all_less else less(s, t, quantity)) for t in tests)
+            names = "; ".join(f"{label(t.a)}, by {by}" for t, by in zip(tests, sizes, strict=True))
+            parts.append(f"{capital(word)}: {names}.")
+        elif tests:
+            parts.append(f"{capital(word)}: {labels(t.a for t in tests)}.")
+    if all_less:
+        parts.append(f"Each is{less(s, shown[0], quantity).removeprefix(',')}.")
     return " ".join(parts)
 
 
@@ -185,11 +195,11 @@ def best(s: Study) -> list[str]:
 def beside(s: Study, first: str, others: list[str], quantities: tuple[str, ...]) -> str:
     """What the first isn't shown to differ from by these quantities, and what it is shown lower or higher than."""
     kinds = {n: [s.kind(first, n, quantity) for quantity in quantities] for n in others}
-    alike = [n for n, found in kinds.items() if not {"lower", "higher"} & set(found)]
+    alike = [n for n, verdicts in kinds.items() if not {"lower", "higher"} & set(verdicts)]
     parts = [f"not shown to differ from {labels(alike, 'or')}"] if alike else []
     for i, quantity in enumerate(quantities):
         for kind in ("lower", "higher"):
-            names = [n for n, found in kinds.items() if found[i] == kind]
+            names = [n for n, verdicts in kinds.items() if verdicts[i] == kind]
             parts += [f"shown {kind} in {NAMES[quantity]} than {labels(names)}"] if names else []
     return "".join(f"{', ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
 
@@ -222,81 +232,42 @@ def advice(s: Study) -> str:
         return "First find out why checks failed; until then those numbers are no evidence."
     if len(s.question.arms) < 2:
         return f"Train another {s.question.arm} to compare it with."
-    if not s.detectable:
-        return f"Nothing yet: train three trials or more of {base(s)} and of another {s.question.arm}."
-    where, standings = "Where reproducible predictions matter", {t: standing(s, t, "PD") for t in s.primary}
-    better, worse = ([t.a for t, x in standings.items() if x == kind] for kind in ("better", "worse"))
-    together = standing(s, s.contrast, "PD") if s.question.contrast and s.headline_kind("PD") else ""
-    if better:
-        costly = [t.a for t in s.primary if t.a in better and standing(s, t, "Loss") == "worse"]
+    where, accuracy = "Where reproducible predictions matter", "Choose by accuracy and speed"
+    kind, tests = choice(s)
+    if kind == "better":
+        costly = [t.a for t in tests if standing(s, t, "Loss") == "worse"]
         price = f"; {labels(costly)} at the price of a higher loss" if costly else ""
-        return f"{where}, take {labels(better, 'or')}{price}."
-    if together == "better":
-        which = "a smooth activation" if s.question.about_smoothness else f"one of {labels(s.contrast.names)}"
-        return f"{where}, take {which}; which one is undecided."
-    if worse or together == "worse":
-        return f"{where}, keep {base(s)}."
-    if "small" in (*standings.values(), together):
-        return (
-            "Choose by accuracy and speed: what was shown in reproducibility is below what was declared to matter, or "
-            "not there at equal loss."
-        )
-    if s.primary and len(s.against_baseline("PD", "equal")) == len(s.primary):
-        return f"Choose by accuracy and speed: these {s.question.arms_noun} are alike in reproducibility."
-    return f"Choose by accuracy and speed: nothing here speaks for any {s.question.arm} on account of reproducibility."
-
-
-# -- the terms ---------------------------------------------------------------------------------------------------------
-
-
-def terms(s: Study) -> list[str]:
-    first = next(iter(s.measured.values()))
-    final, probe = (number(first.record(key).get("positions")) for key in ("evaluation", "divergence"))
-    at = f"{final:,.0f} fixed positions" if final else "fixed positions"
-    along = f" (along training at {probe:,.0f} of their own, the *probe*)" if probe else ""
-    lines = {
-        "Trial": f"one {s.question.training}. Those of one {s.question.arm} differ in {source(s)} alone.",
-        "PD": "relative prediction difference of two trials: the mean total-variation distance between their predicted "
-        f"distributions, at {at} of the validation text. 0: the same predictions; 1: nothing in common. The mean over "
-        "pairs of trials; lower is more reproducible.",
-        "Validation loss": f"nats per token, at the same positions{along}. 0.01 more is 1 % more perplexity.",
-        **contrast_terms(s),
-        "Adjusted p": "the chance of a result this extreme where nothing differs, adjusted for the number and the "
-        "order of comparisons (section 4).",
-        "Verdicts": "*lower*, *higher*: the adjusted p is below 0.05. *Practically equal*: "
-        f"{margin(s, 'PD')} of PD, or {margin(s, 'Loss')}, more or less is ruled out. *Inconclusive*: neither was "
-        "shown; that is no evidence that there is no difference.",
-    }
-    return ["### Terms", "", *(f"- **{term}**: {text}" for term, text in lines.items())]
-
-
-def contrast_terms(s: Study) -> dict[str, str]:
-    together = f"compares them together, by mean ln PD, with {base(s)}"
-    if s.question.about_smoothness:
-        return {"Smooth": f"differentiable everywhere; {base(s)} has a kink at 0. The *planned contrast* {together}."}
-    if s.question.contrast:
-        return {"Planned contrast": f"of {labels(s.question.contrast)}: {together}."}
-    return {}
+        return f"{where}, take {labels((t.a for t in tests), 'or')}{price}."
+    which = "a smooth activation" if s.question.about_smoothness else f"one of {labels(s.contrast.names)}"
+    return {
+        "untested": f"Nothing yet: train three trials or more of {base(s)} and of another {s.question.arm}.",
+        "better together": f"{where}, take {which}; which one is undecided.",
+        "worse": f"{where}, keep {base(s)}.",
+        "small": f"{accuracy}: what was shown in reproducibility is below what was declared to matter, or not there at "
+        "equal loss.",
+        "equal": f"{accuracy}: these {s.question.arms_noun} are alike in reproducibility.",
+        "": f"{accuracy}: nothing here speaks for any {s.question.arm} on account of reproducibility.",
+    }[kind]
 
 
 # -- how it was measured -----------------------------------------------------------------------------------------------
 
-GROUPS = {  # the settings, by what they are about, and how they are said; a value that says nothing is left out
+GROUPS = {  # the settings, by what they are about, and in words, of all values or of each; '' where it says nothing
     "Model": {
         "n_layer": "{} layers",
         "n_head": "{} heads",
         "n_embd": "width {}",
         "block_size": "context of {} tokens",
-        "dropout": "dropout {}",
+        "dropout": {0: "", ...: "dropout {}"},
         "bias": {True: "with biases", False: "no biases"},
     },
     "Training": {
         "max_iters": "{} steps",
         "batch_size": "{} windows a step",
         "sampling": {"replacement": "drawn with replacement", "shuffle": "in epochs"},
-        "schedule": "{} schedule",
         "learning_rate": "learning rate {}",
-        "min_lr": "falling to {}",
+        "schedule": {"cosine": "along a cosine", "trunk": "constant, then falling in each branch"},
+        "min_lr": "down to {}",
         "warmup_iters": "warm-up over {} steps",
         "branch_points": "branches at {} of the steps",
         "cooldown": "cooled over {} of the steps before",
@@ -310,92 +281,103 @@ GROUPS = {  # the settings, by what they are about, and how they are said; a val
         "averages": "averages {}",
     },
     "Text": {
-        "tokenizer": "{} tokens",
+        "tokenizer": {"char": "characters as tokens", "byte": "bytes as tokens", "bpe": "byte-pair tokens"},
         "bpe_vocab_size": "vocabulary of {}",
         "train_split": "{} of the text to train on",
     },
     "Measuring": {
         "eval_tokens": "",
-        "probe_tokens": "curves at {}",
+        "probe_tokens": "along training at {}",
         "eval_interval": "every {} steps",
     },
-    "Trials": {"seed_base": "", "vary": "trials differ in {}"},
+    "Trials": {"seed_base": "", "vary": ""},  # said by their seeds, and in the question
     "Computing": {
-        "device": "{}",
+        "device": {"cpu": "", ...: "{}"},
         "precision": "{}",
-        "threads": "{} thread a trial",
-        "deterministic": {True: "", False: "not deterministic"},
         "compile": {True: "torch.compile", False: ""},
         "native": {True: "native kernels", False: ""},
+        "threads": {1: "one thread a trial", ...: "{} threads a trial"},
+        "deterministic": {True: "", False: "not deterministic"},
     },
 }
-TOLD_APART = ("dataset", "model")  # in lines of their own
+SIZES = {  # of the corpus
+    "characters": "{} characters",
+    "train_tokens": "{} tokens to train on",
+    "val_tokens": "{} to validate on",
+    "vocab_size": "vocabulary of {}",
+}
+TOLD_APART = ("dataset", "model")  # in front of others
+COMPUTED = ("device", "precision", "compile", "native")  # where it is recorded how it was computed, that says them
+MACHINE = {
+    "python": "Python {}",
+    "torch": "torch {}",
+    "numpy": "NumPy {}",
+    "device_name": "{}",
+    "cpu_cores": "{} cores",
+}
+MACHINE["git_commit"] = "code {:.12}"  # the rest is in the results
 
 
 def said(words, value) -> str:
     """A setting in words; '' where it says nothing, such as no teacher."""
     if isinstance(words, dict):
-        return words.get(value, str(value))
+        words = words.get(value, words.get(..., "{}"))
     if isinstance(value, list | tuple):
         return words.format(", ".join(map(str, value))) if value else ""
     return words.format(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
-def how_measured(s: Study) -> list[str]:
+def how_measured(s: Study) -> dict[str, str]:
     """The facts of the study, from the first file that records them."""
     studied = list(s.measured.values())
     m = next((m for m in studied if m.results.get("fingerprint")), studied[0])
-    facts = {
-        "Results of": ", ".join(sorted({str(m.results["timestamp"])[:10] for m in studied})),
-        **_subjects(m, studied),
-        **_settings(m.record("config")),
-        **_computing(s, m),
-        "Fingerprint of the settings": str(m.results.get("fingerprint") or "")[:16],
-    }
-    lines = [f"- **{what}**: {safe(value)}" for what, value in facts.items() if value]
-    return ["### How this was measured", "", *lines]
-
-
-def _subjects(m, studied) -> dict[str, str]:
-    """Corpus, model, positions and seeds."""
-    facts, corpus, evaluation = {}, m.record("dataset"), m.record("evaluation")
-    if corpus:
-        told = {"characters": "characters", "train_tokens": "tokens to train on", "val_tokens": "to validate on"}
-        sizes = [f"{x:,.0f} {words}" for key, words in told.items() if (x := number(corpus.get(key)))]
-        facts["Corpus"] = f"{corpus.get('name', '')}: {', '.join(sizes)}; vocabulary of {corpus.get('vocab_size', '')}"
+    corpus, evaluation, environment = (m.record(key) for key in ("dataset", "evaluation", "environment"))
+    facts = _settings(m.record("config"), {*COMPUTED} if environment.get("computed") else set())
     parameters = sorted({x for m in studied if (x := number(m.results.get("parameters")))})
-    counts = " to ".join(f"{x:,.0f}" for x in dict.fromkeys(parameters[:1] + parameters[-1:]))
-    facts["Architecture"] = str(m.results["model_name"]) + (f", {counts} parameters" if counts else "")
+    size = f"{span(parameters, 0)} parameters" if parameters else ""
+    facts["Model"] = [MODELS.get(m.results["model_name"], str(m.results["model_name"])), size, *facts["Model"]]
+    if corpus:
+        sizes = {key: said(words, int(x)) for key, words in SIZES.items() if (x := number(corpus.get(key)))}
+        facts["Text"] = list(dict.fromkeys([str(corpus.get("name", "")), *sizes.values(), *facts["Text"]]))
     if number(evaluation.get("positions")):
-        checksum = str(evaluation.get("sha256"))[:12]
-        facts["Evaluated at"] = f"{evaluation['positions']:,} positions, the same for all models (sha256 {checksum})"
+        first = (
+            f"{evaluation['positions']:,} positions, the same for all models (sha256 {evaluation.get('sha256'):.12})"
+        )
+        facts["Measuring"] = [first, *facts["Measuring"]]
+    facts["How it was computed"] = [str(environment.get("computed") or "")]
+    facts["Machine"] = _machine(s, environment)
     seeds = [[t.seed for t in m.planned.values()] for m in studied]
     if all(planned == seeds[0] for planned in seeds):
-        facts["Seeds"] = ", ".join(map(str, seeds[0])) + (" of each" if len(studied) > 1 else "")
-    return facts
+        facts["Seeds"] = [span_of(seeds[0]) + (" of each" if len(studied) > 1 else "")]
+    days = sorted({str(m.results["timestamp"])[:10] for m in studied})
+    facts["Results of"] = days
+    facts["Fingerprint of the settings"] = [str(m.results.get("fingerprint") or "")[:16]]
+    lines = {what: ", ".join(filter(None, words)) for what, words in facts.items()}
+    return {what: safe(line) for what, line in lines.items() if line}
 
 
-def _settings(config: dict) -> dict[str, str]:
+def span_of(seeds: list) -> str:
+    """'5000 to 5015' where there are many in a row."""
+    if len(seeds) > 3 and all(isinstance(k, int) for k in seeds) and seeds == [*range(seeds[0], seeds[0] + len(seeds))]:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _settings(config: dict, elsewhere: set[str]) -> dict[str, list[str]]:
     """The settings that change results, in groups that fit a line; those without words under "Further"."""
-    idle = without_effect(config)
-    told = {name for names in GROUPS.values() for name in names} | set(TOLD_APART)
-    further = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in told]
+    silent = without_effect(config) | elsewhere
+    worded = {name for names in GROUPS.values() for name in names} | set(TOLD_APART)
+    further = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in worded]
     groups = {**GROUPS, "Further": {name: name.replace("_", " ") + " {}" for name in further}}
     return {
-        what: ", ".join(
-            filter(None, (said(words, config[n]) for n, words in names.items() if n in config and n not in idle))
-        )
+        what: [said(words, config[name]) for name, words in names.items() if name in config and name not in silent]
         for what, names in groups.items()
     }
 
 
-MACHINE = ("python", "torch", "numpy", "device_name", "cpu_cores", "git_commit")  # the rest is in the results
-
-
-def _computing(s: Study, m) -> dict[str, str]:
-    environment = {k: v for k, v in m.record("environment").items() if v not in (None, "")}
-    machine = ", ".join(f"{k.replace('_', ' ')} {str(environment[k])[:30]}" for k in MACHINE if k in environment)
+def _machine(s: Study, environment: dict) -> list[str]:
+    facts = [words.format(str(x)[:30]) for k, words in MACHINE.items() if (x := environment.get(k)) not in (None, "")]
     every = [*s.checks, *(c for each in s.measured.values() for c in each.record("audit").get("checks", []))]
-    if any("machine" in str(c.get("name")) and c.get("status") == "caution" for c in every):
-        machine += "; not the same for all trials: see above"
-    return {"How it was computed": str(environment.get("computed", "")), "Machine": machine}
+    if facts and any("machine" in str(c.get("name")) and c.get("status") == "caution" for c in every):
+        facts[-1] += "; not the same for all trials: see above"
+    return facts
