@@ -35,8 +35,9 @@ if __name__ == "__main__":  # run as a script: the project's folder, not this on
 import activations
 import cli as streams
 import storage
-from analysis.results import number
+from analysis.template import rendered
 from config import Config, Parser, UserError
+from storage import number
 
 # our name -> the name of the same function in transformers.activations
 THEIR_NAMES = {
@@ -122,13 +123,13 @@ def export_to_huggingface(
 
 def their_activation(name: str) -> str:
     """The name in transformers of an activation, or of what it is made of. Raises UserError if there is none."""
-    found = THEIR_NAMES.get(activations.canonical_name(name)) or ("relu2" if _smelu_beta(name) else None)
-    if found is None:
+    theirs = THEIR_NAMES.get(activations.canonical_name(name)) or ("relu2" if _smelu_beta(name) else None)
+    if theirs is None:
         raise UserError(
             f"activation {name!r} has no counterpart in transformers' GPT-2, which has {', '.join(THEIR_NAMES)} and, "
             f"made of relu2, SmeLU"
         )
-    return found
+    return theirs
 
 
 def _smelu_beta(name: str) -> float | None:
@@ -165,7 +166,9 @@ def _gpt2(transformers, config: Config, activation: str, model, vocab_size: int)
     with torch.no_grad():
         for name, p in theirs.transformer.named_parameters():
             shape = p.t().shape if name.endswith(TRANSPOSED) else p.shape
-            value = ours[name] if name in ours else torch.zeros(1).expand(_narrow(name, shape) if beta else shape)
+            if beta and name.endswith("mlp.c_fc.bias"):
+                shape = (shape[0] // 2,)  # in our layer, where that of relu2 is twice as wide
+            value = ours[name] if name in ours else torch.zeros(1).expand(shape)
             value = _of_relu2(name, value, beta) if beta else value
             if more and name == "wte.weight":
                 value = torch.cat((value, value[:1]))
@@ -190,11 +193,6 @@ def _with_one_more(theirs) -> None:
     shifted = rows + (SHIFT - rows @ moved)[:, None] / (len(g) * g)
     norm.bias.copy_(b + moved)
     theirs.lm_head.weight.copy_(torch.cat((shifted[:-1], torch.zeros_like(rows[:1]))))
-
-
-def _narrow(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in our layer of a bias whose layer of relu2 is twice as wide."""
-    return (shape[0] // 2,) if name.endswith("mlp.c_fc.bias") else shape
 
 
 def _of_relu2(name: str, value, beta: float):
@@ -236,62 +234,27 @@ def _results_of(checkpoint, saved: dict, results_dir) -> dict | None:
 
 def model_card(saved: dict, results: dict | None) -> str:
     """README.md of an exported model, with what the results say of it."""
-    config, name = saved["config"], saved["activation"]
-    what = activations.label(name)
-    made_of = "; SmeLU is written as relu2 layers twice as wide, see below" if _smelu_beta(name) else ""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "tags: [reproducibility, prediction-difference]",
-        "---",
-        "",
-        f"# {what}, trial {saved['trial']}",
-        "",
-        f"A GPT-2 of {config['n_layer']} layers, {config['n_head']} heads and width {config['n_embd']} with {what} as "
-        f"its activation, context {config['block_size']}, {saved['vocab_size']} tokens ({config['tokenizer']})"
-        f"{made_of}. "
-        f"Trained {config['max_iters']} steps on {config['dataset']}, seed {saved['record'].get('seed')}.",
-        "",
-        "| measured on the validation text | |",
-        "|---|---|",
-        *(f"| {label} | {value} |" for label, value in _measured(saved, results)),
-        "",
-        "Relative PD is the mean total-variation distance between the next-token predictions of two models that differ",
-        "in their random seed alone, at the same positions: 0 for equal predictions, 1 for disjoint ones.",
-        "",
-        "```python",
-        "import torch",
-        "from transformers import AutoTokenizer, GPT2LMHeadModel",
-        "model, tokenizer = GPT2LMHeadModel.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)",
-        'ids = tokenizer("The ", return_tensors="pt").input_ids',
-        "for _ in range(200):  # beyond the context, which generate() and pipeline() stop at, it slides",
-        f"    ids = torch.cat((ids, model(ids[:, -{config['block_size']}:]).logits[:, -1:].argmax(-1)), 1)",
-        "print(tokenizer.decode(ids[0]))",
-        "```",
-    ]
-    if made_of:
-        lines += [
-            "",
-            "SmeLU(x) = (r(x + β) − r(x − β)) / 4β with r(x) = max(0, x)², so no code of its own is needed; load it in",
-            "float32, since in half precision the difference of the two squares loses its digits.",
-        ]
-    return "\n".join(lines) + "\n"
+    return rendered(
+        "model_card.md",
+        **{key: saved[key] for key in ("config", "trial", "vocab_size")},
+        activation=activations.label(saved["activation"]),
+        smelu=bool(_smelu_beta(saved["activation"])),
+        seed=saved["record"].get("seed"),
+        measured=_measured(saved["trial"], results),
+    )
 
 
-def _measured(saved: dict, results: dict | None) -> list[tuple[str, str]]:
+def _measured(trial: int, results: dict | None) -> dict[str, str]:
     if results is None:
-        return [("loss, relative PD", "not measured")]
-    mine = next(t for t in results["trials"] if t["trial_id"] == saved["trial"])
-    pairs = [p for p in results["reproducibility_metrics"] if str(saved["trial"]) in p["model_pair"].split("_vs_")]
+        return {"loss, relative PD": "not measured"}
+    mine = next(t for t in results["trials"] if t["trial_id"] == trial)
+    pairs = [p for p in results["reproducibility_metrics"] if str(trial) in p["model_pair"].split("_vs_")]
     others = [p["relative_pd"] for p in pairs if number(p["relative_pd"]) is not None]
-    rows = [("loss", f"{mine['val_loss']:.4f} nats/token" if number(mine["val_loss"]) is not None else "not known")]
+    rows = {"loss": f"{mine['val_loss']:.4f} nats/token" if number(mine["val_loss"]) is not None else "not known"}
     if others:
-        rows.append((f"relative PD with the {len(others)} other trials, mean", f"{sum(others) / len(others):.4f}"))
+        rows[f"relative PD with the {len(others)} other trials, mean"] = f"{sum(others) / len(others):.4f}"
     if number(results["avg_relative_pd"]) is not None:
-        rows.append(
-            (f"relative PD among all {len(results['trials'])} trials, mean", f"{results['avg_relative_pd']:.4f}")
-        )
+        rows[f"relative PD among all {len(results['trials'])} trials, mean"] = f"{results['avg_relative_pd']:.4f}"
     return rows
 
 
@@ -319,10 +282,10 @@ def fast_tokenizer(tokenizer):
     if record["name"] == "file":
         return library.Tokenizer.from_str(record["tokenizer"])
     if record["name"] == "bpe":
-        known = json.loads(record["tokenizer"])
-        vocabulary = known["model"]["vocab"]
+        contents = json.loads(record["tokenizer"])
+        vocabulary = contents["model"]["vocab"]
         vocabulary[NUL] = vocabulary.pop(bytes_to_unicode()[0])
-        return library.Tokenizer.from_str(json.dumps(known))
+        return library.Tokenizer.from_str(json.dumps(contents))
     if record["name"] == "byte":
         # the library writes bytes as printable characters; those that are printable stand for themselves
         vocabulary = {text: byte for byte, text in {**bytes_to_unicode(), 0: NUL}.items()}
