@@ -76,6 +76,11 @@ class Trial:
             return "curve", self.val_loss, self.train_loss, *self.val_loss_history
         return None
 
+    @property
+    def digits(self) -> tuple:
+        """All digits of the losses and curves."""
+        return self.val_loss, self.train_loss, *self.val_loss_history, *self.train_loss_history
+
     def value(self, key: str):
         """A metric, or whatever else was recorded."""
         return self.record.get(key)
