@@ -29,39 +29,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 import scipy  # its parts load on first use, which keeps this import light
 
-__all__ = [
-    "Bootstrap",
-    "Comparison",
-    "Influence",
-    "NaiveTest",
-    "Verdict",
-    "compare_loss",
-    "compare_pd",
-    "equivalence_p",
-    "family_variance",
-    "gatekeep",
-    "hedges_correction",
-    "holm",
-    "influence",
-    "log_pseudo_values",
-    "mean_interval",
-    "mean_pd_interval",
-    "moderate",
-    "multi_bootstrap",
-    "naive_pairs_test",
-    "noncentral_t_cdf",
-    "noncentrality_interval",
-    "plan_trials",
-    "power",
-    "pseudo_values",
-    "same",
-    "smallest_detectable",
-    "smooth_contrast",
-    "trials_needed",
-    "trials_needed_range",
-    "verdict",
-]
-
 NO_VARIATION = 1e-12  # a sd this small, relative to the mean, is rounding
 PD_SHRINKAGE = 4 / 3  # k in trials_needed: how the sd of PD pseudo-values shrinks with more trials
 PD_MARGIN = 0.05  # the PD difference that matters: 5 %
@@ -391,13 +358,13 @@ def gatekeep(families, planned=None):
     """
     adjusted = []
     for family in families:
-        found = dict(zip(family, holm(family.values()), strict=True))
-        for name, p in found.items() if adjusted else ():
+        values = dict(zip(family, holm(family.values()), strict=True))
+        for name, p in values.items() if adjusted else ():
             gates = [before[name] for before in adjusted if name in before]
-            found[name] = max([p, *gates] if gates else [p, min(adjusted[0].values(), default=1.0)])
+            values[name] = max([p, *gates] if gates else [p, min(adjusted[0].values(), default=1.0)])
             if name == planned and not gates:
-                found[name] = min(found[name], 2 * p)
-        adjusted.append(found)
+                values[name] = min(values[name], 2 * p)
+        adjusted.append(values)
     return adjusted
 
 
@@ -529,32 +496,20 @@ def trials_needed(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05, prior
     return high
 
 
-def trials_needed_range(delta, sd, n, k=0.0, paired=True, power=0.8, alpha=0.05, prior_df=0.0, confidence=0.8, df=None):
-    """Range (low, high) of `trials_needed` over the 80 % chi-squared limits of the true sd.
-
-    Arguments as in `trials_needed`; df: degrees of freedom of sd, by default n - 1 paired and 2 (n-1) unpaired, and
-    `prior_df` more.
-    A limit is None where `trials_needed` is. ValueError as in `trials_needed`.
-    Source: (n-1) s^2 / sigma^2 ~ chi-squared(n-1) for normal differences.
-    """
-    if df is None:
-        df = prior_df + (n - 1 if paired else 2 * (n - 1))
-    tail = (1 - confidence) / 2
-    limits = [sd * math.sqrt(df / scipy.special.chdtri(df, upper)) for upper in (tail, 1 - tail)]
-    return tuple(trials_needed(delta, limit, n, k, paired, power, alpha, prior_df) for limit in limits)
-
-
 def plan_trials(comparison, delta, power=0.8, alpha=0.05):
-    """Trials needed to see `delta` (ln PD or nats), from the spread that a Comparison measured: (M, low, high).
+    """Trials needed to see `delta` (ln PD or nats), from the spread that a Comparison measured: (M, low, high), the
+    limits over the 80 % chi-squared limits of the true sd.
 
-    Each None where it cannot be told. ValueError: delta 0 or not finite. Source: `trials_needed`, with its range.
+    Each None where it cannot be told. ValueError: delta 0 or not finite. Source: `trials_needed`; df s^2 / sigma^2 ~
+    chi-squared(df) for normal differences.
     """
     if comparison.se is None:
         return None, None, None
-    paired = comparison.g_kind == "g_z"
+    n, df = min(comparison.n), comparison.df
     k = PD_SHRINKAGE if comparison.metric == "pd" else 0.0
-    arguments = (delta, comparison.sd, min(comparison.n), k, paired, power, alpha, comparison.prior_df)
-    return trials_needed(*arguments), *trials_needed_range(*arguments, df=comparison.df)
+    sds = [comparison.sd * math.sqrt(df / scipy.special.chdtri(df, upper)) for upper in (0.1, 0.9)]
+    settings = n, k, comparison.g_kind == "g_z", power, alpha, comparison.prior_df
+    return tuple(trials_needed(delta, sd, *settings) for sd in (comparison.sd, *sds))
 
 
 # ---------------------------------------------------------------- the answer
@@ -608,8 +563,8 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
         return Verdict(kind, text)
 
     if small:
-        found = f"90 % interval {'of the ratio ' if is_pd else ''}{comparison.low90:.4f} to {comparison.high90:.4f}"
-        return Verdict("equal", f"{subject} is practically equal to that of {name_b} (±{size}): {found}")
+        interval = f"90 % interval {'of the ratio ' if is_pd else ''}{comparison.low90:.4f} to {comparison.high90:.4f}"
+        return Verdict("equal", f"{subject} is practically equal to that of {name_b} (±{size}): {interval}")
 
     mde = smallest_detectable(comparison.se, comparison.df, alpha=alpha)
     seen = f"reduction detectable with 80 % power is {-100 * math.expm1(-mde):.3g} %"
@@ -659,7 +614,7 @@ def multi_bootstrap(blocks_a, blocks_b, paired=True, replications=10_000, confid
     Source: the Multi-Bootstrap of the MultiBERTs (Sellam et al. 2021, arXiv 2106.16163), on the mean over pairs of
     trials; expanded percentiles, Hesterberg 2015 (arXiv 1411.5279).
     """
-    a, b = _pd_blocks(blocks_a, "blocks_a"), _pd_blocks(blocks_b, "blocks_b")
+    a, b = (_pd_matrix(x, name, "(n, n, blocks)") for x, name in ((blocks_a, "blocks_a"), (blocks_b, "blocks_b")))
     n = len(a), len(b)
     _check_paired(n, paired)
     if min(n) < 5:
@@ -761,36 +716,23 @@ def _inference(metric, estimate, se, df):
     return limits | {"t": estimate / se, "df": float(df), "p": _two_sided(estimate / se, df), "se": se}
 
 
-def _pd_matrix(pd):
-    """A checked copy with a zero diagonal."""
+def _pd_matrix(pd, name="pd", shape="(n, n)"):
+    """A checked copy of shape (n, n), or (n, n, blocks), with a zero diagonal."""
     pd = np.array(pd, dtype=float)
-    if pd.ndim != 2 or pd.shape[0] != pd.shape[1] or not pd.size:
-        raise ValueError(f"pd: shape {pd.shape}, a PD matrix is (n, n) with n >= 1")
-    np.fill_diagonal(pd, 0)
-    _check_pds(pd, pd.T, "pd")
-    return pd
-
-
-def _pd_blocks(pd, name):
-    pd = np.array(pd, dtype=float)
-    if pd.ndim != 3 or pd.shape[0] != pd.shape[1] or not pd.size:
-        raise ValueError(f"{name}: shape {pd.shape}, PDs per block are (n, n, blocks)")
+    if pd.ndim != shape.count(",") + 1 or pd.shape[0] != pd.shape[1] or not pd.size:
+        raise ValueError(f"{name}: shape {pd.shape}, PDs are {shape} with n >= 1")
     pd[np.arange(len(pd)), np.arange(len(pd))] = 0
-    _check_pds(pd, pd.swapaxes(0, 1), name)
+    largest = pd.max()
+    if not (math.isfinite(largest) and pd.min() >= 0):  # a NaN anywhere is the maximum
+        raise ValueError(f"{name}: PDs must be finite and not negative")
+    if np.abs(pd - pd.swapaxes(0, 1)).max() > 1e-9 * largest:
+        raise ValueError(f"{name}: not symmetric, PD_ij and PD_ji are one number")
     return pd
 
 
 @lru_cache(maxsize=64)
 def _upper_triangle(n):
     return np.triu(np.ones((n, n), dtype=bool), 1)
-
-
-def _check_pds(pd, transposed, name):
-    largest = pd.max()
-    if not (math.isfinite(largest) and pd.min() >= 0):  # a NaN anywhere is the maximum
-        raise ValueError(f"{name}: PDs must be finite and not negative")
-    if np.abs(pd - transposed).max() > 1e-9 * largest:
-        raise ValueError(f"{name}: not symmetric, PD_ij and PD_ji are one number")
 
 
 def _vector(x, name):
@@ -859,14 +801,14 @@ def _t_comparison(metric, samples, weights, paired, scale, means, n=None):
         return Comparison(metric, "none", n, transform(estimate), note="no variation between trials", **means)
     if not paired:  # Welch-Satterthwaite
         df = 1 / math.fsum((part / se**2) ** 2 / (m - 1) for part, m in zip(parts, sizes, strict=True))
-    found = _inference(metric, estimate, se, df)
+    inference = _inference(metric, estimate, se, df)
     return Comparison(
         metric=metric,
         kind="paired t" if paired else "Welch t",
         n=n,
         effect=transform(estimate),
-        **found,
-        p_plain=found["p"],
+        **inference,
+        p_plain=inference["p"],
         g=hedges_correction(g_df) * estimate / g_sd,
         g_kind="g_z" if paired else "g_s",
         sd=sd,
@@ -895,14 +837,10 @@ def _power_of_nc(nc, df, alpha):
 
 @lru_cache(maxsize=256)
 def _detectable_nc(df, target, alpha):
-    return scipy.optimize.brentq(lambda nc: _power_of_nc(nc, df, alpha) - target, 0, _enough_nc(df, target, alpha))
-
-
-def _enough_nc(df, target, alpha):
-    nc = 1.0
-    while _power_of_nc(nc, df, alpha) < target:
-        nc *= 2
-    return nc
+    high = 1.0
+    while _power_of_nc(high, df, alpha) < target:
+        high *= 2
+    return scipy.optimize.brentq(lambda nc: _power_of_nc(nc, df, alpha) - target, 0, high)
 
 
 def _resample(rng, size, replications, distinct=1):

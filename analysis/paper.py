@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import activations
 from analysis.markdown import DASH, MINUS, effect_size, fixed, listed, p_value, plus_minus, signed, span
-from analysis.phrases import MODELS, margin, together
+from analysis.phrases import MODELS, in_words, margin, together
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import ALPHA, Study, Tested
@@ -247,25 +247,14 @@ def _trained(study: Study) -> dict:
         return {"models": "", "trunk": False}
     config, corpus = m.record("config"), m.record("dataset")
 
-    def told(**words: str) -> list[str]:
-        """Each setting that is recorded, in words."""
-        values = {key: config.get(key) for key in words}
-        shown = {key: f"{x:g}" if number(x) is not None else str(x) for key, x in values.items() if x is not None}
-        return [tex(words[key].format(x)) for key, x in shown.items()]
-
     tokens, size = number(corpus.get("train_tokens")), number(m.results.get("parameters"))
-    shape = told(n_layer="{} layers", n_embd="width {}", block_size="a context of {} tokens")
-    steps = told(max_iters="{} steps", batch_size="of {} windows")
-    steps += ["in epochs without replacement"] if config.get("sampling") == "shuffle" else []
-    recipe = told(
-        learning_rate="peak learning rate {}",
-        warmup_iters="linear warm-up over {} steps",
-        min_lr="final learning rate {}",
-        weight_decay="weight decay {}",
-        beta1="first decay {}",
-        beta2="second decay {}",
-        dropout="dropout {}",
-        grad_clip="gradients clipped to norm {}",
+    shape = in_words(config, "n_layer", "n_embd", "block_size")
+    steps = [*in_words(config, "max_iters"), f"of {config['batch_size']} windows"] if "batch_size" in config else []
+    steps += in_words(config, "sampling") if config.get("sampling") == "shuffle" else []
+    steps += [f"in {config['precision']}"] if "precision" in config else []
+    recipe = in_words(
+        config,
+        *("learning_rate", "warmup_iters", "min_lr", "weight_decay", "beta1", "beta2", "dropout", "grad_clip"),
     )
     model, kind = str(m.results["model_name"]), str(corpus.get("tokenizer"))
     lengths = listed(f"{point.ends:,}" for point in next(iter(study.frontiers.values()), []))
@@ -274,13 +263,13 @@ def _trained(study: Study) -> dict:
     vary = [order_varies(config, tokens) if source == "order" else source for source in vary]
     return {
         "models": MODELS.get(model) or f"{tex(model)} models",
-        "shape": ", ".join([*shape, *([f"{size:,.0f} parameters"] if size else [])]) or "as recorded",
+        "shape": tex(", ".join([*shape, *([f"{size:,.0f} parameters"] if size else [])])) or "as recorded",
         "tokens": f"{tokens:,.0f} {TOKENS.get(kind, 'tokens')}" if tokens else "",
         "corpus": tex(os.path.basename(str(corpus.get("name") or "the corpus").rstrip("/"))),
         "arms": listed(map(_cited, study.measured)),
         "noun": "activation function" if study.question.arm == "activation" else study.question.arm,
-        "steps": " ".join([*steps, *told(precision="in {}")]) if len(steps) > 1 else "",
-        "recipe": ", ".join(recipe),
+        "steps": tex(" ".join(steps)),
+        "recipe": tex(", ".join(recipe)),
         "trunk": config.get("schedule") == "trunk",
         "lengths": lengths,
         "distil": config.get("remedy") == "distil" and bool(share),

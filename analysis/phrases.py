@@ -7,9 +7,14 @@ that shows there too.
 
 from __future__ import annotations
 
+import functools
+import tomllib
+from collections.abc import Mapping
+
 import significance
 from analysis.markdown import fixed, label, labels, listed, percent_range, safe, span
 from analysis.study import PairTests, Study, Tested
+from analysis.template import plain
 from storage import number
 from training.batches import SAMPLE_AND_ORDER, order_varies
 
@@ -156,6 +161,27 @@ def choice(s: Study) -> tuple[str, list[Tested]]:
         return "small", []
     equal = bool(standings) and set(standings.values()) == {"equal"}
     return "equal" if equal else "", []
+
+
+@functools.cache
+def setting_words() -> dict[str, dict]:
+    """{group: {setting: its words, or {value: words}}}."""
+    return tomllib.loads(plain("words.toml"))
+
+
+def in_words(config: Mapping, *names: str) -> list[str]:
+    """The settings that are recorded and say something, in words."""
+    every = {name: words for group in setting_words().values() for name, words in group.items()}
+    said = []
+    for name in names:
+        value, words = config.get(name), every.get(name, name.replace("_", " ") + " {}")
+        if value is None or value == []:
+            continue
+        if isinstance(words, dict):
+            words = words.get(str(value).lower(), words.get("other", "{}"))
+        text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        said.append(words.format(f"{value:,}" if type(value) is int else text))
+    return list(filter(None, said))
 
 
 def untested(s: Study) -> str:

@@ -15,9 +15,11 @@ from analysis.phrases import (
     at_equal_loss,
     base,
     choice,
+    in_words,
     influence,
     less,
     margin,
+    setting_words,
     size,
     source,
     standing,
@@ -252,54 +254,6 @@ def advice(s: Study) -> str:
 
 # -- how it was measured -----------------------------------------------------------------------------------------------
 
-GROUPS = {  # the settings, by what they are about, and in words, of all values or of each; '' where it says nothing
-    "Model": {
-        "n_layer": "{} layers",
-        "n_head": "{} heads",
-        "n_embd": "width {}",
-        "block_size": "context of {} tokens",
-        "dropout": {0: "", ...: "dropout {}"},
-        "bias": {True: "with biases", False: "no biases"},
-    },
-    "Training": {
-        "max_iters": "{} steps",
-        "batch_size": "{} windows a step",
-        "sampling": {"replacement": "drawn with replacement", "shuffle": "in epochs"},
-        "learning_rate": "learning rate {}",
-        "schedule": {"cosine": "along a cosine", "trunk": "constant, then falling in each branch"},
-        "min_lr": "down to {}",
-        "warmup_iters": "warm-up over {} steps",
-        "branch_points": "branches at {} of the steps",
-        "cooldown": "cooled over {} of the steps before",
-        "weight_decay": "weight decay {}",
-        "beta1": "AdamW's betas {}",
-        "beta2": "{}",
-        "grad_clip": "gradients clipped at norm {}",
-        "remedy": {"none": "", "distil": "distilled from a teacher", "warm": "warm start from a teacher"},
-        "strength": "strength {}",
-        "teacher": "teacher {}",
-        "averages": "averages {}",
-    },
-    "Text": {
-        "tokenizer": {"char": "characters as tokens", "byte": "bytes as tokens", "bpe": "byte-pair tokens"},
-        "bpe_vocab_size": "vocabulary of {}",
-        "train_split": "{} of the text to train on",
-    },
-    "Measuring": {
-        "eval_tokens": "",
-        "probe_tokens": "along training at {}",
-        "eval_interval": "every {} steps",
-    },
-    "Trials": {"seed_base": "", "vary": ""},  # said by their seeds, and in the question
-    "Computing": {
-        "device": {"cpu": "", ...: "{}"},
-        "precision": "{}",
-        "compile": {True: "torch.compile", False: ""},
-        "native": {True: "native kernels", False: ""},
-        "threads": {1: "one thread a trial", ...: "{} threads a trial"},
-        "deterministic": {True: "", False: "not deterministic"},
-    },
-}
 SIZES = {  # of the corpus
     "characters": "{} characters",
     "train_tokens": "{} tokens to train on",
@@ -318,15 +272,6 @@ MACHINE = {
 MACHINE["git_commit"] = "code {:.12}"  # the rest is in the results
 
 
-def said(words, value) -> str:
-    """A setting in words; '' where it says nothing, such as no teacher."""
-    if isinstance(words, dict):
-        words = words.get(value, words.get(..., "{}"))
-    if isinstance(value, list | tuple):
-        return words.format(", ".join(map(str, value))) if value else ""
-    return words.format(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value)
-
-
 def how_measured(s: Study) -> dict[str, str]:
     """The facts of the study, from the first file that records them."""
     studied = list(s.measured.values())
@@ -337,8 +282,8 @@ def how_measured(s: Study) -> dict[str, str]:
     size = f"{span(parameters, 0)} parameters" if parameters else ""
     facts["Model"] = [MODELS.get(m.results["model_name"], str(m.results["model_name"])), size, *facts["Model"]]
     if corpus:
-        sizes = {key: said(words, int(x)) for key, words in SIZES.items() if (x := number(corpus.get(key)))}
-        facts["Text"] = list(dict.fromkeys([str(corpus.get("name", "")), *sizes.values(), *facts["Text"]]))
+        sizes = (words.format(f"{x:,.0f}") for key, words in SIZES.items() if (x := number(corpus.get(key))))
+        facts["Text"] = list(dict.fromkeys([str(corpus.get("name", "")), *sizes, *facts["Text"]]))
     if number(evaluation.get("positions")):
         first = (
             f"{evaluation['positions']:,} positions, the same for all models (sha256 {evaluation.get('sha256'):.12})"
@@ -366,13 +311,10 @@ def span_of(seeds: list) -> str:
 def _settings(config: dict, elsewhere: set[str]) -> dict[str, list[str]]:
     """The settings that change results, in groups that fit a line; those without words under "Further"."""
     silent = without_effect(config) | elsewhere
-    worded = {name for names in GROUPS.values() for name in names} | set(TOLD_APART)
+    worded = {name for names in setting_words().values() for name in names} | set(TOLD_APART)
     further = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in worded]
-    groups = {**GROUPS, "Further": {name: name.replace("_", " ") + " {}" for name in further}}
-    return {
-        what: [said(words, config[name]) for name, words in names.items() if name in config and name not in silent]
-        for what, names in groups.items()
-    }
+    groups = {**setting_words(), "Further": further}
+    return {group: in_words(config, *(name for name in names if name not in silent)) for group, names in groups.items()}
 
 
 def _machine(s: Study, environment: dict) -> list[str]:

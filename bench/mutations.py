@@ -43,7 +43,7 @@ MUTATIONS = (
     ("significance.py", "np.arange(len(p), 0, -1)", "np.arange(1, len(p) + 1)", "significance"),
     ("significance.py", "PRIOR_DF = 2  #", "PRIOR_DF = 4  #", "significance"),
     ("significance.py", "(limit - abs(comparison.estimate))", "(limit - comparison.estimate)", "significance"),
-    ("significance.py", "min(found[name], 2 * p)", "min(found[name], p)", "significance"),
+    ("significance.py", "min(values[name], 2 * p)", "min(values[name], p)", "significance"),
     ("significance.py", "both.std(ddof=1)", "both.std(ddof=0)", "significance"),
     ("analysis/results.py", "np.std(kept, ddof=1)", "np.std(kept, ddof=0)", "results analyze_results report"),
     ("analysis/results.py", "if one and other and one != other:", "if False:", "results analyze_results"),

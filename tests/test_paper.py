@@ -103,7 +103,7 @@ def test_methods_say_what_was_recorded_and_done_and_cite_what_is_there():
     for results in study.values():
         results["config"].update(batch_size=12, learning_rate=0.005, vary=["init", "order"], precision="bfloat16")
     text = paper.methods_text(Study(study))
-    for told in ("4 layers", "width 128", "1000 steps of 12 windows in bfloat16", "65,536 fixed positions"):
+    for told in ("4 layers", "width 128", "1,000 steps of 12 windows in bfloat16", "65,536 fixed positions"):
         assert told in text
     assert "their initial weights and the windows of text they see" in text and "3 trials of each" in text
     assert "paired $t$ tests" in text and "two prior degrees of freedom" in text
