@@ -235,7 +235,7 @@ def _results_of(checkpoint, saved: dict, results_dir) -> dict | None:
 def model_card(saved: dict, results: dict | None) -> str:
     """README.md of an exported model, with what the results say of it."""
     return rendered(
-        "model_card.md",
+        "model_card.txt",
         **{key: saved[key] for key in ("config", "trial", "vocab_size")},
         activation=activations.label(saved["activation"]),
         smelu=bool(_smelu_beta(saved["activation"])),
