@@ -83,15 +83,15 @@ def test_an_outlier_is_named_and_its_group_alone_fails(n):
     members = examined(2 * n)
     pd = distances(members)
     pd[n - 1, : n - 1] = pd[: n - 1, n - 1] = 0.3
-    found = failed(check(members, pd))
-    assert set(found) == {("a", "no outlier")} and f"a/{n - 1} differs from its group" in found["a", "no outlier"]
+    failures = failed(check(members, pd))
+    assert set(failures) == {("a", "no outlier")} and f"a/{n - 1} differs from its group" in failures["a", "no outlier"]
 
 
 def test_what_two_groups_share_fails_in_both():
     members = examined(weights={1: SHARED, 6: SHARED})
-    found = failed(check(members, distances(members)))
-    assert set(found) == {("a", "distinct members"), ("b", "distinct members")}
-    assert found["b", "distinct members"] == "a/1 and b/6 have identical weights"
+    failures = failed(check(members, distances(members)))
+    assert set(failures) == {("a", "distinct members"), ("b", "distinct members")}
+    assert failures["b", "distinct members"] == "a/1 and b/6 have identical weights"
 
 
 def test_different_steps_are_a_hint_that_fails_nothing():

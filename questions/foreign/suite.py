@@ -30,7 +30,8 @@ APART_OF_THREE = 2.0  # where one distance is all there is to compare with
 OUTLIER_DEVIATIONS = 6
 OUTLIER_LOSS = 0.1
 NOISE = 0.1  # of the smallest PD between two members
-LIMITS = {name: value for name, value in vars().items() if name.isupper()} | {"outlier_percent": 100 * OUTLIER_LOSS}
+LIMITS = {"NEAR": NEAR, "COPY": COPY, "COPY_ACROSS": COPY_ACROSS, "APART": APART, "APART_OF_THREE": APART_OF_THREE}
+LIMITS |= {"OUTLIER_DEVIATIONS": OUTLIER_DEVIATIONS, "outlier_percent": 100 * OUTLIER_LOSS, "NOISE": NOISE}
 
 Problems = Iterator[tuple[tuple[Member, ...], str]]  # the members that have one, and what it is
 

@@ -36,8 +36,8 @@ def change(pair: Mapping) -> str:
     return ", ".join(parts)
 
 
-def percent(share: float, digits: int = 1) -> str:
-    return f"{fixed(100 * share, digits)} %"
+def percent(share: float) -> str:
+    return f"{fixed(100 * share, 1)} %"
 
 
 def _limits(pair: Mapping) -> str:

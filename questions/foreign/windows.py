@@ -168,10 +168,10 @@ def given_back(model: Member, text: str) -> float:
     """
     text = text[:COMPARED_TEXT]
 
-    def counted(text):
+    def characters(text):
         return Counter("".join(unicodedata.normalize("NFKC", text).casefold().split()))
 
-    expected, decoded = counted(text), counted(model.decode(model.encode(text)))
+    expected, decoded = characters(text), characters(model.decode(model.encode(text)))
     share = (expected & decoded).total() / max(1, expected.total())
     if share < GIVEN_BACK:
         lost = ", ".join(repr(character) for character, _ in (expected - decoded).most_common(5))

@@ -153,10 +153,10 @@ def _of_argument(text, asked):
     name, paths = find(text)
     if asked.pattern or len(paths) > 1 or os.path.isdir(paths[0]) or sources.is_source(paths[0]):
         return sources.cells(paths, asked, name)
-    cells, *known = _of_text(text_of(paths[0]), asked, paths[0])
+    cells, *rest = _of_text(text_of(paths[0]), asked, paths[0])
     if name and len({arm for arm, *_ in cells}) > 1:
         raise UserError(f"{text}: several columns could be the one of {name}; --value NAME")
-    return [(name or arm, *cell) for arm, *cell in cells], *known
+    return [(name or arm, *cell) for arm, *cell in cells], *rest
 
 
 def _of_mapping(source, asked):
@@ -360,7 +360,7 @@ def _without_seeds(arms, texts, lines, notes):
 def _of_one_size(columns, values, place):
     """The columns, unless their numbers are of different sizes: then they are not arms, but different quantities."""
     plain = {name: re.findall(NUMBER, " ".join(columns[name]).replace(",", ".")) for name in values}
-    sizes = {name: sum(abs(float(x)) for x in found) / len(found) for name, found in plain.items() if found}
+    sizes = {name: sum(abs(float(x)) for x in numbers) / max(1, len(numbers)) for name, numbers in plain.items()}
     sizes = {name: size for name, size in sizes.items() if size}
     if sizes and max(sizes.values()) > 10 * min(sizes.values()):
         small, large = min(sizes, key=sizes.get), max(sizes, key=sizes.get)
@@ -389,9 +389,8 @@ def _of_panel(columns, asked):
         last[run] = next((cell for cell in reversed(cells) if cell), "")
     split = _split(list(last))
     if split is None:
-        raise UserError(
-            f"runs {', '.join(last)}: no seeds in their names (as gelu-seed1); give rows of arm, seed, value"
-        )
+        hint = "no seeds in their names (as gelu-seed1); give rows of arm, seed, value"
+        raise UserError(f"runs {', '.join(last)}: {hint}")
     cells = [(*pair, last[run], f"run {run}") for pair, run in zip(split, last, strict=True)]
     return cells, "named", ["the last value of each run; arms and seeds are read from their names"]
 
@@ -402,11 +401,8 @@ def _of_panel(columns, asked):
 def _is_number(cell):
     """Is it meant as one? What is wrong with it is said when it is read."""
     cell = cell.lower().strip("~≈% ")
-    return (
-        cell in MISSING
-        or cell in WORDS
-        or re.match(r"[+−-]?\.?\d[\d.,\s]*(e[+-]?\d+)?(?![a-z0-9_-])", cell) is not None
-    )
+    number = r"[+−-]?\.?\d[\d.,\s]*(e[+-]?\d+)?(?![a-z0-9_-])"
+    return cell in MISSING or cell in WORDS or re.match(number, cell) is not None
 
 
 def _numbers(cells, decimal, notes):

@@ -132,7 +132,7 @@ def decide(
     if against is not None and baseline is not None:
         raise UserError("against and baseline: compare with a constant or with an arm, not both")
     table = table if isinstance(table, Table) else read(table, **reading)
-    values = {name: np.array(list(seeds.values())) for name, seeds in table.arms.items()}
+    values = {name: _values(seeds) for name, seeds in table.arms.items()}
     notes, warnings = list(table.notes), []
     if against is not None:
         against = finite(against, "against")
@@ -208,8 +208,12 @@ def _check_looks(looks, values):
     return looks
 
 
+def _values(seeds):
+    return np.array([*seeds.values()])
+
+
 def _summary(seeds):
-    x = np.array(list(seeds.values()))
+    x = _values(seeds)
     mean, low, high = mean_interval(x)
     sd = float(x.std(ddof=1)) if len(x) > 1 else None
     return {"n": len(x), "mean": mean, "sd": sd, "low": low, "high": high, "values": seeds}
@@ -229,14 +233,14 @@ def _compare(table, a, b, paired, notes):
     if paired is False or (paired is None and unknown) or few:
         if few and paired is None and not unknown:
             notes.append(f"{a}, {b}: {len(shared)} seeds are shared, too few to pair: not paired")
-        return compare_loss(np.array([*x.values()]), np.array([*y.values()]), paired=False)
+        return compare_loss(_values(x), _values(y), paired=False)
     if alone := [f"{s} of {name}" for name, seeds in ((a, x), (b, y)) for s in seeds if s not in shared]:
         notes.append(f"{a}, {b}: seed {', '.join(alone)} is in one alone: left out of the pairs")
     return compare_loss(np.array([x[s] for s in shared]), np.array([y[s] for s in shared]))
 
 
 def _sorted(seeds):
-    steps = np.diff([*seeds.values()])
+    steps = np.diff(_values(seeds))
     return len(steps) > 1 and bool((steps >= 0).all() or (steps <= 0).all())
 
 
@@ -250,16 +254,15 @@ def _on_places(arms, pairs, tests, notes, warnings):
     if any("paired" in c.kind for c in tests):
         said = "paired by place, as if the first of each list shared a seed and so on; if not: --unpaired"
         if len(tests) == 1:
-            welch = compare_loss(*(np.array([*arms[name].values()]) for name in pairs[0]), paired=False)
+            welch = compare_loss(*(_values(arms[name]) for name in pairs[0]), paired=False)
             said += f" (p = {said_p(welch.p)} instead of {said_p(tests[0].p)})"
         notes.append(said)
     ordered = [name for name, seeds in arms.items() if _sorted(seeds)]
+    lists = f"sorted lists ({', '.join(ordered)})"
     if any(_sorted_apart(arms[a], arms[b]) for a, b in pairs):
-        notes.append(
-            f"sorted lists ({', '.join(ordered)}): their places are no seeds, so not paired (--paired if they are)"
-        )
+        notes.append(f"{lists}: their places are no seeds, so not paired (--paired if they are)")
     elif len(ordered) > 1:
-        warnings.append(f"sorted lists ({', '.join(ordered)}): sorted apart, such pairs err in 18 % of cases")
+        warnings.append(f"{lists}: sorted apart, such pairs err in 18 % of cases")
 
 
 def _adjusted(tests, settings):
@@ -271,9 +274,9 @@ def _adjusted(tests, settings):
         return max(float(scipy.special.stdtr(c.df, -distance / c.se)), np.finfo(float).tiny)
 
     def family(p_of, asked=True):
-        found = [p_of(c) if asked and c.p is not None else None for c in tests]
-        at_any_look = [p and min(1.0, p * len(looks or [1])) for p in found]
-        return [p if p is None else q for p, q in zip(found, holm(at_any_look), strict=True)]
+        own = [p_of(c) if asked and c.p is not None else None for c in tests]
+        at_any_look = [p and min(1.0, p * len(looks or [1])) for p in own]
+        return [p if p is None else q for p, q in zip(own, holm(at_any_look), strict=True)]
 
     differs = family(lambda c: beyond(c, sign * c.estimate) if settings["one_sided"] else c.p)
     equal = family(lambda c: equivalence_p(c, margin), margin is not None)
@@ -282,23 +285,21 @@ def _adjusted(tests, settings):
 
 def _ruling(ruling, settings):
     c, alpha, margin, looks = ruling.comparison, settings["alpha"], settings["margin"], settings["looks"]
-    if c.p is None:
-        return replace(ruling, text=_text(ruling, settings))
-    kind = "open"
-    if ruling.p < alpha:
-        kind = "lower" if c.estimate < 0 else "higher"
-    elif ruling.p_equal is not None and ruling.p_equal < alpha:
-        kind = "equal"
-    level = alpha / len(looks or [1]) / (1 if settings["one_sided"] else 2)
-    reach = float(scipy.special.stdtrit(c.df, 1 - level)) * c.se
-    low, high = c.estimate - reach, c.estimate + reach
-    if settings["one_sided"]:
-        low, high = (None, high) if settings["better"] == "lower" else (low, None)
-    delta = margin or abs(c.estimate)
-    ruling = replace(
-        ruling, kind=kind, low=low, high=high, detectable=smallest_detectable(c.se, c.df, alpha=alpha),
-        seeds_needed=plan_trials(c, delta, alpha=alpha) if delta else (None, None, None),
-    )  # fmt: skip
+    if c.p is not None:
+        kind = "open"
+        if ruling.p < alpha:
+            kind = "lower" if c.estimate < 0 else "higher"
+        elif ruling.p_equal is not None and ruling.p_equal < alpha:
+            kind = "equal"
+        level = alpha / len(looks or [1]) / (1 if settings["one_sided"] else 2)
+        reach = float(scipy.special.stdtrit(c.df, 1 - level)) * c.se
+        low, high = c.estimate - reach, c.estimate + reach
+        if settings["one_sided"]:
+            low, high = (None, high) if settings["better"] == "lower" else (low, None)
+        delta = margin or abs(c.estimate)
+        needed = plan_trials(c, delta, alpha=alpha) if delta else (None, None, None)
+        detectable = smallest_detectable(c.se, c.df, alpha=alpha)
+        ruling = replace(ruling, kind=kind, low=low, high=high, detectable=detectable, seeds_needed=needed)
     return replace(ruling, text=_text(ruling, settings))
 
 
@@ -332,7 +333,7 @@ def _too_good(values):
 
 def _repeats(arms):
     """Equal numbers where rounding makes none likely, and rounding too coarse for the spread."""
-    x = [np.array(list(seeds.values())) for seeds in arms.values()]
+    x = list(map(_values, arms.values()))
     total = sum(map(len, x))
     spread = math.sqrt(sum(((y - y.mean()) ** 2).sum() for y in x) / max(1, total - len(x)))
     decimals = [np.format_float_positional(v, trim="-").partition(".")[2] for y in x for v in y]
@@ -375,10 +376,8 @@ def _text(ruling, settings):
         interval = f"at {'least' if ends[1] is None else 'most'} {interval}"
     sure = f"p = {said_p(ruling.p)}" + (" one-sided" if settings["one_sided"] else "")
     sure += "" if alpha == 0.05 else f" at level {alpha:g}"
-    said = (
-        f"{ruling.arm} is {word} than {ruling.against} by {_number(abs(c.effect), half)} [{interval}], {sure}, {seeds}"
-    )
-    said += ", at any of the looks: " if settings["looks"] else ": "
+    sure = f"[{interval}], {sure}, {seeds}" + (", at any of the looks" if settings["looks"] else "")
+    said = f"{ruling.arm} is {word} than {ruling.against} by {_number(abs(c.effect), half)} {sure}: "
     size = None if margin is None else f"{margin:.4g}"
     if ruling.kind == "equal":
         return said + f"practically equal (within {size})"
