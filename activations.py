@@ -55,10 +55,16 @@ SHAMIR = "Shamir, Lin & Coviello 2020 (arXiv 2010.09931); Shamir & Lin 2022 (arX
 HENDRYCKS = "Hendrycks & Gimpel 2016 (arXiv 1606.08415)"
 ELFWING = "Elfwing, Uchibe & Doya 2017 (arXiv 1702.03118)"
 SHAZEER = "Shazeer 2020 (arXiv 2002.05202)"
+RAMACHANDRAN = "Ramachandran, Zoph & Le 2017 (arXiv 1710.05941)"
+CLEVERT = "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)"
 
 
-def _made(module: str, class_name: str, *args, **kwargs) -> Factory:
-    return lambda: getattr(importlib.import_module(module), class_name)(*args, **kwargs)
+def _nn(class_name: str, *args, **kwargs) -> Factory:
+    return lambda: getattr(importlib.import_module("torch.nn"), class_name)(*args, **kwargs)
+
+
+def _smelu(beta: float) -> Factory:
+    return lambda: importlib.import_module("models.smelu").SmeLU(beta)
 
 
 def relu_squared(x):
@@ -93,64 +99,31 @@ def _smelu_entry(name: str, beta: float) -> tuple[ActivationInfo, Factory]:
         beta=beta,
         same_as=preferred if preferred != name else None,
     )
-    return info, _made("models.smelu", "SmeLU", beta)
+    return info, _smelu(beta)
 
 
 _BUILT_IN["smelu_05"] = _smelu_entry("smelu_05", 0.5)
 _BUILT_IN["smelu_1"] = _smelu_entry("smelu_1", 1.0)
-_add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _made("torch.nn", "ReLU"), beta=0.0)
-_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _made("torch.nn", "GELU"))
-_add(
-    "swish",
-    "Swish",
-    "x σ(x)",
-    "C∞",
-    f"Ramachandran, Zoph & Le 2017 (arXiv 1710.05941); {ELFWING}",
-    _made("torch.nn", "SiLU"),
-)
+_add("relu", "ReLU", "max(0, x)", "C0", "Nair & Hinton 2010 (ICML)", _nn("ReLU"), beta=0.0)
+_add("gelu", "GELU", "x Φ(x)", "C∞", HENDRYCKS, _nn("GELU"))
+_add("swish", "Swish", "x σ(x)", "C∞", f"{RAMACHANDRAN}; {ELFWING}", _nn("SiLU"))
 _BUILT_IN["smelu_0.25"] = _smelu_entry("smelu_0.25", 0.25)
 _BUILT_IN["smelu_2"] = _smelu_entry("smelu_2", 2.0)
-_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _made("torch.nn", "SiLU"), same_as="swish")
-_add(
-    "gelu_tanh",
-    "GELU (tanh)",
-    "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2",
-    "C∞",
-    HENDRYCKS,
-    _made("torch.nn", "GELU", approximate="tanh"),
-)
-_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _made("torch.nn", "Mish"))
-_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _made("torch.nn", "Softplus"))
-_add(
-    "elu",
-    "ELU",
-    "x for x > 0, eˣ − 1 for x ≤ 0",
-    "C1",
-    "Clevert, Unterthiner & Hochreiter 2015 (arXiv 1511.07289)",
-    _made("torch.nn", "ELU"),
-)
-_add(
-    "leaky_relu",
-    "Leaky ReLU",
-    "x for x > 0, 0.01 x for x ≤ 0",
-    "C0",
-    "Maas, Hannun & Ng 2013 (ICML workshop)",
-    _made("torch.nn", "LeakyReLU", 0.01),
-)
+_add("silu", "SiLU", "x σ(x)", "C∞", ELFWING, _nn("SiLU"), same_as="swish")
+GELU_TANH = "x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2"
+_add("gelu_tanh", "GELU (tanh)", GELU_TANH, "C∞", HENDRYCKS, _nn("GELU", approximate="tanh"))
+_add("mish", "Mish", "x tanh(ln(1 + eˣ))", "C∞", "Misra 2019 (arXiv 1908.08681)", _nn("Mish"))
+_add("softplus", "Softplus", "ln(1 + eˣ)", "C∞", "Dugas et al. 2001 (NIPS 13)", _nn("Softplus"))
+_add("elu", "ELU", "x for x > 0, eˣ − 1 for x ≤ 0", "C1", CLEVERT, _nn("ELU"))
+LEAKY = "x for x > 0, 0.01 x for x ≤ 0"
+_add("leaky_relu", "Leaky ReLU", LEAKY, "C0", "Maas, Hannun & Ng 2013 (ICML workshop)", _nn("LeakyReLU", 0.01))
 _add("relu2", "ReLU²", "max(0, x)²", "C1", "So et al. 2021 (arXiv 2109.08668)", _relu2)
-_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _made("torch.nn", "Tanh"))
-_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _made("torch.nn", "SiLU"), gated=True)
-_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _made("torch.nn", "GELU"), gated=True)
-_add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _made("torch.nn", "ReLU"), gated=True)
-_add(
-    "smeglu",
-    "SmeGLU β=0.5",
-    "SmeLU(xW) ⊙ xV; β = 0.5",
-    "C1",
-    f"{SHAZEER}, with the gate of {SHAMIR}",
-    _made("models.smelu", "SmeLU", 0.5),
-    gated=True,
-)
+_add("tanh", "tanh", "tanh x", "C∞", "LeCun et al. 1998 (Efficient BackProp)", _nn("Tanh"))
+_add("swiglu", "SwiGLU", "SiLU(xW) ⊙ xV", "C∞", SHAZEER, _nn("SiLU"), gated=True)
+_add("geglu", "GEGLU", "GELU(xW) ⊙ xV", "C∞", SHAZEER, _nn("GELU"), gated=True)
+_add("reglu", "ReGLU", "ReLU(xW) ⊙ xV", "C0", SHAZEER, _nn("ReLU"), gated=True)
+SMEGLU = f"{SHAZEER}, with the gate of {SHAMIR}"
+_add("smeglu", "SmeGLU β=0.5", "SmeLU(xW) ⊙ xV; β = 0.5", "C1", SMEGLU, _smelu(0.5), gated=True)
 
 # -- names that are not in a list ---------------------------------------------------------------------------------
 
@@ -286,8 +259,8 @@ def _unfit(module, precision: str) -> str | None:
         before = x.detach().clone()
         y = module(x)
         if not isinstance(y, torch.Tensor) or y.shape != before.shape or y.dtype != before.dtype:
-            found = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else kind(y)
-            return f"must return a tensor like its input, {tuple(before.shape)} of {before.dtype}, not {found}"
+            returned = f"{tuple(y.shape)} of {y.dtype}" if isinstance(y, torch.Tensor) else kind(y)
+            return f"must return a tensor like its input, {tuple(before.shape)} of {before.dtype}, not {returned}"
         if not torch.equal(x, before):
             return "changes its input in place; it must return a new tensor (inplace=False)"
         if not y.isfinite().all():
@@ -342,11 +315,11 @@ def _find(name: str) -> tuple[ActivationInfo, Callable | None]:
         return ActivationInfo(name, function, f"({name})", "unknown", None, module), None
     if ":" in name:
         raise UserError(f"activation {name!r}: an import path has the form package.module:function")
-    known = [*_BUILT_IN, *_REGISTERED]
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    names = [*_BUILT_IN, *_REGISTERED]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
     hint = meant(name).rstrip() or (f"did you mean {near[0]!r}?" if near else "")
     guess = f"; {hint}" if hint else "."
-    raise UserError(f"unknown activation {name!r}{guess} There are {', '.join(known)}; and {', '.join(FAMILIES)}")
+    raise UserError(f"unknown activation {name!r}{guess} There are {', '.join(names)}; and {', '.join(FAMILIES)}")
 
 
 def list_activations() -> list[ActivationInfo]:

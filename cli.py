@@ -19,7 +19,9 @@ import io
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import storage
 
@@ -96,6 +98,11 @@ def answers(script: str, interrupted: str = "interrupted") -> Callable:
         return answering
 
     return decorated
+
+
+def words(name: str) -> dict:
+    """What a TOML file of templates/ says."""
+    return tomllib.loads((Path(__file__).parent / "templates" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:

@@ -25,7 +25,6 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
-from pathlib import Path
 
 import cli
 import storage
@@ -585,8 +584,7 @@ def _refuse_unknown(names: Iterable[str]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add a flag for every field of Config. Values are checked by Config itself, so the messages are the same."""
-    groups = tomllib.loads(Path(__file__).with_name("templates").joinpath("settings.toml").read_text(encoding="utf-8"))
-    cli.add_arguments(parser, _FIELDS, groups)
+    cli.add_arguments(parser, _FIELDS, cli.words("settings"))
 
 
 def from_args(args: argparse.Namespace) -> Config:

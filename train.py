@@ -34,7 +34,6 @@ import cli as streams
 import questions
 import storage
 from config import (
-    REPLICATION_STEP,
     Config,
     Parser,
     RunFailed,
@@ -499,65 +498,29 @@ def _remove(config: Config, name: str) -> None:
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
-EXAMPLES = (
-    "python train.py --preset smoke                           a first look: five activations in seconds",
-    "python train.py --activation gelu swish --study mine     two activations, in folders of their own",
-    "python train.py --dataset my.txt --baseline gelu         on a text of one's own, all compared with GELU",
-)
-FIRST = (  # the flags that most need; the others are shown by --help all
-    *("--activation", "--trials", "--preset", "--dataset", "--model", "--max-iters"),
-    *("--baseline", "--study", "--until-decided", "--status"),
-)
-
-
 def _parser() -> Parser:
+    words = streams.words("train")
     parser = Parser(
         prog="train.py",
         description="Train, measure and plot one activation after another.",
-        examples=EXAMPLES,
-        first=FIRST,
+        examples=words["examples"],
+        first=words["first"],
     )
-    parser.add_argument(
-        "--activation", nargs="+", metavar="NAME", help="one or more activations, or all (default; relu to --decompose)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="train anew what is there already")
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    parser.add_argument(
-        "--tensorboard", metavar="DIR", help="log the curves for TensorBoard in DIR (needs the package tensorboard)"
-    )
-    parser.add_argument("--track", metavar="NAME", help="log the curves with wandb or trackio (needs that package)")
-    parser.add_argument(
-        "--no-strict-audit", action="store_true", help="record a failed integrity check and go on nevertheless"
-    )
+    for name, options in words["options"].items():
+        number = {"type": int} if isinstance(options.get("default"), int) else {}
+        parser.add_argument(f"--{name}", **options, **number)
     settings = parser.add_mutually_exclusive_group()
-    settings.add_argument(
-        "--like", metavar="FILE", help="the settings that a results file records; flags beside it win"
-    )
-    settings.add_argument(
-        "--config", metavar="FILE", help="settings from a TOML file (n_layer = 4); flags beside it win"
-    )
-    parser.add_argument(
-        "--replicate",
-        type=int,
-        default=0,
-        metavar="N",
-        help=f"the study once more with other seeds, which no other N shares (seed_base + {REPLICATION_STEP:,} N), in "
-        f"studies/replication_N",
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="where --sample begins (default: a new line)")
+    for name, options in words["settings"].items():
+        settings.add_argument(f"--{name}", **options)
     modes, further = parser.add_mutually_exclusive_group(), questions.hooks("MODES")
     for name, options in (pair for mode in further for pair in mode.options.items()):
         parser.add_argument(f"--{name}", **options)
-    for flag, mode, text in (
-        ("--audit-only", _audit, "check the experiment's integrity, train nothing"),
-        ("--status", _status, "how far every trial is; works while others train"),
-        *((mode.flag, mode, mode.help) for mode in further),
-        ("--list-activations", _list_activations, "names, formulas and sources, then exit"),
-        ("--list-models", _list_models, "models by name, then exit"),
-        ("--list-datasets", _list_datasets, "corpora by name, then exit"),
-    ):
+    listing = {"activations": _list_activations, "models": _list_models, "datasets": _list_datasets}
+    own = {"audit-only": _audit, "status": _status, **{f"list-{name}": mode for name, mode in listing.items()}}
+    flags = [(f"--{name}", mode, words["modes"][name]) for name, mode in own.items()]
+    for flag, mode, text in [*flags, *((mode.flag, mode, mode.help) for mode in further)]:
         modes.add_argument(flag, dest="mode", action="store_const", const=mode, default=_train, help=text)
-    modes.add_argument("--sample", metavar="NAME", help="what the trials of an activation write after --prompt")
+    modes.add_argument("--sample", metavar="NAME", help=words["modes"]["sample"])
     add_arguments(parser)
     for action in parser._actions:
         if any(action.dest in mode.many for mode in further):
@@ -654,16 +617,17 @@ def _list_activations(args) -> int:
 def _list_models(args) -> int:
     from models.architectures import list_models
 
-    for name, description in list_models():
-        print(f"{name:8} {description}")
-    return 0
+    return _listed(list_models(), 8)
 
 
 def _list_datasets(args) -> int:
     from prepare_data import list_datasets
 
-    for name, description in list_datasets():
-        print(f"{name:18} {description}")
+    return _listed(list_datasets(), 18)
+
+
+def _listed(rows: list[tuple[str, str]], width: int) -> int:
+    print(*(f"{name:{width}} {description}" for name, description in rows), sep="\n")
     return 0
 
 

