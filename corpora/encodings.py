@@ -7,8 +7,10 @@ the encodings that it can be read with, by charset-normalizer, each tried on the
 from __future__ import annotations
 
 import codecs
+import contextlib
 import difflib
 import encodings.aliases
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,15 +42,13 @@ def by_mark(head: bytes) -> tuple[str, int] | None:
     return next(((encoding, len(mark)) for mark, encoding in MARKS if head.startswith(mark)), None)
 
 
-def known(name: str) -> str:
+def python_name(name: str) -> str:
     """Python's name of an encoding for text files. Raises UserError for any other."""
-    try:
+    with contextlib.suppress(LookupError, ValueError):
         info = codecs.lookup(name)
-        found = info.name.replace("_", "-")
-        if getattr(info, "_is_text_encoding", True) and info.incrementaldecoder and found not in NO_TEXT_FILES:
-            return "utf-8" if found == "utf-8-sig" else found
-    except (LookupError, ValueError):
-        pass
+        proper = info.name.replace("_", "-")
+        if getattr(info, "_is_text_encoding", True) and info.incrementaldecoder and proper not in NO_TEXT_FILES:
+            return "utf-8" if proper == "utf-8-sig" else proper
     near = difflib.get_close_matches(name.lower().replace("-", "_"), encodings.aliases.aliases, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
@@ -79,10 +79,11 @@ def decoded(chunks: Iterator[bytes], encoding: str, name: str, offset: int = 0) 
         NotText: bytes that the encoding doesn't have, or a NUL; names the file and the offset of the byte.
     """
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    for data in _and_end(chunks):
+    for data in itertools.chain(filter(None, chunks), [b""]):
         at = offset - len(decoder.getstate()[0])  # bytes of a character whose others are still to come
-        if encoding == "utf-8":
-            _no_other_switches(data, name, offset)
+        # ISO-2022 writes Japanese, Chinese and Korean in ASCII's bytes, after an escape sequence
+        if encoding == "utf-8" and b"\x1b$" in data and (switch := re.search(rb"\x1b\$([@AB]|[()][@ACD])", data)):
+            raise NotText(f"{name}: not UTF-8 (an escape sequence of ISO-2022 at offset {offset + switch.start()})")
         try:
             text = decoder.decode(data, not data)
         except UnicodeError as error:
@@ -93,18 +94,6 @@ def decoded(chunks: Iterator[bytes], encoding: str, name: str, offset: int = 0) 
         offset += len(data)
         if text:
             yield text
-
-
-def _and_end(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    yield from filter(None, chunks)
-    yield b""
-
-
-def _no_other_switches(data: bytes, name: str, offset: int) -> None:
-    """ISO-2022 writes Japanese, Chinese and Korean in ASCII's bytes, after an escape sequence."""
-    found = b"\x1b$" in data and re.search(rb"\x1b\$([@AB]|[()][@ACD])", data)
-    if found:
-        raise NotText(f"{name}: not UTF-8 (an escape sequence of ISO-2022 at offset {offset + found.start()})")
 
 
 def _undecodable(error: UnicodeError, encoding: str, name: str, at: int) -> NotText:
@@ -186,15 +175,9 @@ class Plausible:
 
     def _look_for_mess(self, text: str) -> None:
         stretch = "\n".join(re.findall(r".*[^\x00-\x7f].*", text[:SAMPLE]))[: SAMPLE // 4]
-        if len(stretch) < 256:
-            return
-        try:
-            from charset_normalizer.md import mess_ratio
-        except ImportError:
-            self.messy = 0.0
-            return
-        self.messy = mess_ratio(stretch, 10.0)
-        if self.messy > MESS_REFUSED:
+        if len(stretch) >= 256:
+            self.messy = _mess(stretch, 10.0)
+        if self.messy and self.messy > MESS_REFUSED:
             raise NotText(
                 f"{self.name}: as {display(self.encoding)} it is no language: {one_line(stretch, 40)!r} (mess "
                 f"{self.messy:.1f} by charset-normalizer, text has less than {MESS_REFUSED})"
@@ -219,6 +202,15 @@ class Plausible:
         return notes
 
 
+def _mess(text: str, most: float) -> float:
+    """charset-normalizer's measure of mess, counted up to `most`; 0 without that package."""
+    try:
+        from charset_normalizer.md import mess_ratio
+    except ImportError:
+        return 0.0
+    return mess_ratio(text[: SAMPLE // 4], most)
+
+
 # -- what else it may be ------------------------------------------------------------------------------------------
 
 
@@ -232,20 +224,17 @@ def advice(read: Callable[[], Iterator[bytes]], tried: str) -> str:
         return damage
     head = beginning(read(), SAMPLE)
     try:
-        found = _unmarked(head) if b"\0" in head else _recognised(lines)
+        likely = _unmarked(head) if b"\0" in head else _recognised(lines)
     except ImportError:
         return "name its encoding with --encoding NAME (pip install charset-normalizer, to see the likely ones)"
-    found = [(encoding, words) for encoding, words in found if encoding.replace("_", "-") != tried]
-    whole = [(encoding, words) for encoding, words in found if _reads(read, encoding)][:4]
-    if len(whole) == 1:
-        return f"it looks like {whole[0][0]} ({whole[0][1]}); if so, --encoding {whole[0][0]}"
+    likely = [(encoding, words) for encoding, words in likely if encoding.replace("_", "-") != tried]
+    whole = [encoding for encoding, _ in likely if _reads(read, encoding)][:4]
+    shown = [f"{encoding} ({words})" for encoding, words in likely if encoding in whole or not whole]
     if whole:
-        likely = " or ".join(f"{encoding} ({words})" for encoding, words in whole)
-        return f"it looks like {likely}; name the one that reads well: --encoding NAME"
-    if found:
-        return (
-            f"parts of it look like {found[0][0]} ({found[0][1]}), but not all of it can be read so: mixed or damaged"
-        )
+        way = f"if so, --encoding {whole[0]}" if len(whole) == 1 else "name the one that reads well: --encoding NAME"
+        return f"it looks like {' or '.join(shown)}; {way}"
+    if likely:
+        return f"parts of it look like {shown[0]}, but not all of it can be read so: mixed or damaged"
     return "nothing in it is recognised as text; if it is text, name its encoding with --encoding NAME"
 
 
@@ -275,49 +264,38 @@ def _damaged_utf8(sample: bytes) -> str | None:
 
 def _unmarked(head: bytes) -> list[tuple[str, str]]:
     """UTF-16 or UTF-32 without a mark, in which ASCII has NUL bytes."""
-    from charset_normalizer.md import mess_ratio
-
-    found = []
+    likely = []
     for encoding in WIDE:
-        unit = 2 if "16" in encoding else 4
-        try:
-            text = head[: len(head) // unit * unit].decode(encoding)
-        except UnicodeDecodeError as error:
-            if error.end + 2 < len(head):  # else a pair that the cut has separated
-                continue
-            text = head[: error.start].decode(encoding)
+        text = head.decode(encoding, "ignore")
         plain = sum(c.isalnum() or c.isspace() for c in text)
-        if text and "\0" not in text and plain > 0.5 * len(text) and mess_ratio(text[: SAMPLE // 4], 1.0) < 0.2:
-            found.append((plain / len(text), encoding, _words(text)))
-    return [(encoding, words) for _, encoding, words in sorted(found, reverse=True)[:1]]
+        if text and "\0" not in text and plain > 0.5 * len(text) and _mess(text, 1.0) < 0.2:
+            likely.append((plain / len(text), encoding, _words(text)))
+    return [(encoding, words) for _, encoding, words in sorted(likely, reverse=True)[:1]]
 
 
 def _recognised(sample: bytes) -> list[tuple[str, str]]:
     """(encoding, a few words of the sample read with it): charset-normalizer's, the likeliest first, and then what is
     in use and reads as well, which it leaves out for short samples."""
     import charset_normalizer
-    from charset_normalizer.md import mess_ratio
 
     def usual(name):
         return USUAL.index(name) if name in USUAL else len(USUAL)
 
-    found, readings = [], set()
+    ranked, readings = [], set()
     for match in charset_normalizer.from_bytes(sample):
         name = min(match.could_be_from_charset, key=usual)
         language = match.language + ": " if match.language != "Unknown" else ""
-        likely = round(match.chaos, 1), -round(match.coherence, 1), usual(name)
-        found.append((likely, name, language + _words(str(match))))
+        rank = round(match.chaos, 1), -round(match.coherence, 1), usual(name)
+        ranked.append((rank, name, language + _words(str(match))))
         readings.add(str(match))
-    found = [(name, words) for likely, name, words in sorted(found) if likely[0] == min(found)[0][0]]
-    for name in USUAL if found else ():
-        try:
+    likely = [(name, words) for rank, name, words in sorted(ranked) if rank[0] == min(ranked)[0][0]]
+    for name in USUAL if likely else ():
+        with contextlib.suppress(UnicodeDecodeError):
             text = sample.decode(name)
-        except UnicodeDecodeError:
-            continue
-        if text not in readings and mess_ratio(text[: SAMPLE // 4], 1.0) < 0.05:
-            found.append((name, _words(text)))
-            readings.add(text)
-    return found
+            if text not in readings and _mess(text, 1.0) < 0.05:
+                likely.append((name, _words(text)))
+                readings.add(text)
+    return likely
 
 
 def _words(text: str) -> str:

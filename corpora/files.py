@@ -194,7 +194,7 @@ def _part(file: Path, member: str | None, packing: str | None, encoding: str | N
             raise UserError(f"{name}: a parquet table; unpack it and name its column of text with --text-column NAME")
         return Part(file, table="parquet")
     marked = encodings.by_mark(head)
-    told = None if encoding is None else encodings.known(encoding)
+    told = None if encoding is None else encodings.python_name(encoding)
     if marked:
         (found, mark), known_by = marked, "" if marked[0] == "utf-8" else "by its mark"
     elif told in ("utf-16", "utf-32"):
