@@ -726,11 +726,5 @@ def fast_bfloat16(device: str) -> bool:
         import torch
 
         return torch.cuda.get_device_capability(device)[0] >= 8
-    if device == "cpu":
-        try:
-            with open("/proc/cpuinfo", encoding="utf-8") as f:
-                flags = next((line for line in f if line.startswith("flags")), "").split()
-        except OSError:
-            return False
-        return "avx512_bf16" in flags or "amx_bf16" in flags
-    return False
+    flags = " ".join(toolchain.cpuinfo("flags")[:1]).split() if device == "cpu" else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -128,8 +128,8 @@ def _too_small(name: str, config, characters: int, tokens: dict[str, int]) -> Us
     split, size = min(tokens.items(), key=lambda item: item[1])
     return UserError(
         f"dataset {name!r}: too small: its {counted(characters, 'character')} leave {counted(size, 'token')} in the "
-        f"{split} split, and "
-        f"block_size={config.block_size} needs {needed}; give about {enough:,} characters or a smaller block_size"
+        f"{split} split, and block_size={config.block_size} needs {needed}; give about {enough:,} characters or a "
+        f"smaller block_size"
     )
 
 
@@ -197,14 +197,14 @@ class Survey:
 def survey(pieces: Iterable[str]) -> Survey:
     """Count and checksum a text, and find each character's first position."""
     digest, characters, first_at = hashlib.sha256(), 0, {}
-    known = np.zeros(sys.maxunicode + 1, bool)
+    seen = np.zeros(sys.maxunicode + 1, bool)
     for piece in pieces:
         digest.update(piece.encode("utf-8"))
-        here = np.zeros_like(known)
+        here = np.zeros_like(seen)
         here[code_points(piece)] = True
-        for point in np.flatnonzero(here & ~known):
+        for point in np.flatnonzero(here & ~seen):
             first_at[chr(point)] = characters + piece.index(chr(point))
-        known |= here
+        seen |= here
         characters += len(piece)
     return Survey(characters, digest.hexdigest(), first_at)
 
@@ -212,25 +212,25 @@ def survey(pieces: Iterable[str]) -> Survey:
 def _prepare(source: Source, config, folder: Path) -> None:
     """Write train.bin, val.bin and, last, meta.json, which makes the corpus valid."""
     storage.clean_temporaries(folder)
-    found = survey(_progress(_rechunked(source), "reading", None))
-    n_train = int(found.characters * config.train_split)
-    if not found.characters:
+    surveyed = survey(_progress(_rechunked(source), "reading", None))
+    n_train = int(surveyed.characters * config.train_split)
+    sizes = {"train": n_train, "validation": surveyed.characters - n_train}
+    if not surveyed.characters:
         raise UserError(f"dataset {source.name!r}: empty; give a text")
-    if not 0 < n_train < found.characters:
-        sizes = {"train": n_train, "validation": found.characters - n_train}
-        raise _too_small(source.name, config, found.characters, sizes)
-    if len(found.first_at) < 2:
+    if not all(sizes.values()):
+        raise _too_small(source.name, config, surveyed.characters, sizes)
+    if len(surveyed.first_at) < 2:
         raise UserError(f"dataset {source.name!r}: a single character repeated; there is nothing to predict")
 
     if config.tokenizer == "bpe":
         training_text = first_characters(_rechunked(source), n_train)
         tokenizer = make_tokenizer("bpe", training_text, vocab_size=config.bpe_vocab_size)
     else:
-        seen = {character for character, first in found.first_at.items() if first < n_train}
-        tokenizer = make_tokenizer(config.tokenizer, seen, unknown=len(seen) < len(found.first_at))
+        seen = {character for character, first in surveyed.first_at.items() if first < n_train}
+        tokenizer = make_tokenizer(config.tokenizer, seen, unknown=len(seen) < len(surveyed.first_at))
 
     digest = hashlib.sha256()
-    text = _hashed(_progress(_rechunked(source), "tokenizing", found.characters), digest)
+    text = _hashed(_progress(_rechunked(source), "tokenizing", surveyed.characters), digest)
     arrays, counts, characters = {}, {}, {}
     for split, pieces in zip(("train", "val"), split_text(text, n_train), strict=True):
         path, counts[split] = folder / f"{split}.bin", np.zeros(tokenizer.vocab_size, np.int64)
@@ -240,18 +240,18 @@ def _prepare(source: Source, config, folder: Path) -> None:
                 counts[split] += np.bincount(ids, minlength=tokenizer.vocab_size)
                 f.write(ids.data)
         arrays[split] = {"tokens": int(counts[split].sum()), "sha256": storage.sha256_file(path)}
-    expected = source.identity.removeprefix("text:") if source.identity.startswith("text:") else found.sha256
-    if not digest.hexdigest() == found.sha256 == expected or not source.unchanged():
+    expected = source.identity.removeprefix("text:") if source.identity.startswith("text:") else surveyed.sha256
+    if not digest.hexdigest() == surveyed.sha256 == expected or not source.unchanged():
         raise UserError(f"dataset {source.name!r}: it changed while it was being read; run the same command again")
 
     record = tokenizer.to_dict()
     checksums = {split: array["sha256"] for split, array in arrays.items()}
     info = {
         "sha256": storage.sha256_json({**checksums, "tokenizer": record}),
-        "text_sha256": found.sha256,
-        "characters": found.characters,
+        "text_sha256": surveyed.sha256,
+        "characters": surveyed.characters,
         "train_characters": n_train,
-        "val_characters": found.characters - n_train,
+        "val_characters": surveyed.characters - n_train,
         "train_tokens": arrays["train"]["tokens"],
         "val_tokens": arrays["val"]["tokens"],
         "vocab_size": tokenizer.vocab_size,
@@ -263,7 +263,7 @@ def _prepare(source: Source, config, folder: Path) -> None:
     splits = _mapped(folder, meta)
     info |= overlap(splits["train"], splits["val"], tokenizer.vocab_size)
     notes = noise_note(source.name, _sample(splits["train"], tokenizer))
-    info |= _account(source, found.characters, notes + drift_note(source.name, *characters.values()))
+    info |= _account(source, surveyed.characters, notes + drift_note(source.name, *characters.values()))
     storage.write_json(folder / "meta.json", {**meta, "content_sha256": storage.sha256_json(meta)})
 
 
@@ -368,16 +368,8 @@ def _open(folder: Path, source: Source) -> Corpus:
             raise StorageError(f"{path}: damaged (its checksum differs)")
     arrays = _mapped(folder, meta)
     info = {"name": source.name, **meta["info"]}
-    return Corpus(
-        name=source.name,
-        train=arrays["train"],
-        val=arrays["val"],
-        tokenizer=from_dict(meta["tokenizer"]),
-        vocab_size=info["vocab_size"],
-        sha256=info["sha256"],
-        info=info,
-        folder=folder,
-    )
+    same = {key: info[key] for key in ("vocab_size", "sha256")}
+    return Corpus(source.name, **arrays, **same, tokenizer=from_dict(meta["tokenizer"]), info=info, folder=folder)
 
 
 def _mapped(folder: Path, meta: dict) -> dict[str, np.ndarray]:
@@ -428,10 +420,10 @@ def describe(corpus: Corpus) -> None:
     print(f"vocabulary  {corpus.vocab_size:,} ({info['tokenizer']})")
     print(f"train       {info['train_tokens']:,} tokens")
     print(f"validation  {info['val_tokens']:,} tokens, {info['unseen_val_tokens']:,} of them never seen in training")
-    found = overlap_of(corpus)
-    if found["val_in_train"] is not None:
-        print(f"            {100 * found['val_in_train']:.2f} % of it occurs in training, word for word")
-        print(f"            {100 * found['train_repeated']:.2f} % of training repeats what came before")
+    shares = overlap_of(corpus)
+    if shares["val_in_train"] is not None:
+        print(f"            {100 * shares['val_in_train']:.2f} % of it occurs in training, word for word")
+        print(f"            {100 * shares['train_repeated']:.2f} % of training repeats what came before")
     print(f"unigram     entropy {info['unigram_entropy']:.4f} nats per token of the training split")
     print(f"            cross-entropy {info['val_unigram_cross_entropy']:.4f}, ", end="")
     print(f"accuracy {info['majority_accuracy']:.2f} % on the validation split")

@@ -340,13 +340,12 @@ def _problem(value, schema: dict, where: str, left_out: list[str]) -> str | None
 
 
 def _problem_of_object(value: dict, schema: dict, where: str, left_out: list[str]) -> str | None:
-    required, known = schema.get("required", ()), schema.get("properties", {})
-    missing = [key for key in required if key not in value]
-    if missing:
+    required, properties = schema.get("required", ()), schema.get("properties", {})
+    if missing := [key for key in required if key not in value]:
         return f"{where or 'it'} lacks {', '.join(missing)}"
     for key in list(value):
         place = f"{where}.{key}" if where else key
-        problem = _problem(value[key], known.get(key, schema["additionalProperties"]), place, left_out)
+        problem = _problem(value[key], properties.get(key, schema["additionalProperties"]), place, left_out)
         if problem and key in required:
             return problem
         if problem:
@@ -372,13 +371,11 @@ def _contradiction(results: dict, left_out: list[str]) -> str | None:
     """What no schema can say: trials and pairs are there once; curves that belong together have one length."""
     ids = (t["trial_id"] for t in results["trials"] if t["trial_id"] is not None)
     pairs = [tuple(sorted(map(int, re.findall("[0-9]+", p["model_pair"])))) for p in results["reproducibility_metrics"]]
-    for what, found in (("trial_id", ids), ("model_pair", (f"{i}_vs_{j}" for i, j in pairs))):
-        twice = [x for x, times in Counter(found).items() if times > 1]
-        if twice:
-            return f"{what}={twice[0]} is there twice"
-    itself = next((a for a, b in pairs if a == b), None)
-    if itself is not None:
-        return f"model_pair={itself}_vs_{itself} is not of two trials"
+    for key, values in (("trial_id", ids), ("model_pair", (f"{i}_vs_{j}" for i, j in pairs))):
+        if twice := [x for x, times in Counter(values).items() if times > 1]:
+            return f"{key}={twice[0]} is there twice"
+    if itself := [f"{a}_vs_{b}" for a, b in pairs if a == b]:
+        return f"model_pair={itself[0]} is not of two trials"
     blocks = {len(p["relative_pd_by_block"]) for p in results["reproducibility_metrics"] if "relative_pd_by_block" in p}
     if len(blocks) > 1:
         left_out.append("relative_pd_by_block of different lengths")
@@ -415,13 +412,11 @@ def progress_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int
 
 def snapshot_paths(checkpoint_dir: str | os.PathLike, activation: str, trial: int) -> list[Path]:
     """The snapshots of an unfinished trial, newest first."""
-    folder = Path(checkpoint_dir) / file_name(activation)
-    found = {}
+    folder, steps = Path(checkpoint_dir) / file_name(activation), {}
     for path in folder.glob(f"trial_{trial}.step-*.snapshot"):
-        match = re.fullmatch(rf"trial_{trial}\.step-(\d+)\.snapshot", path.name)
-        if match:
-            found[int(match[1])] = path
-    return [found[step] for step in sorted(found, reverse=True)]
+        if match := re.fullmatch(rf"trial_{trial}\.step-(\d+)\.snapshot", path.name):
+            steps[int(match[1])] = path
+    return [steps[step] for step in sorted(steps, reverse=True)]
 
 
 def snapshot_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int, step: int) -> Path:
@@ -481,8 +476,8 @@ def load_checkpoint(path: str | os.PathLike, whole: bool = True) -> dict:
         intact = not whole or seal == contents_sha256(contents)
     except Exception:
         # a flipped byte can surface as nearly anything inside the unpickler
-        what = "damaged, or not a checkpoint of this program" if data else "the file is empty"
-        raise StorageError(f"{path}: {what}; nothing in it was run. {REMEDY}") from None
+        problem = "damaged, or not a checkpoint of this program" if data else "the file is empty"
+        raise StorageError(f"{path}: {problem}; nothing in it was run. {REMEDY}") from None
     if not intact:
         raise StorageError(f"{path}: damaged or altered (its checksum differs). {REMEDY}")
     return contents

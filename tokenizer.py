@@ -156,7 +156,7 @@ class BPETokenizer:
             self._tokenizer = library.Tokenizer.from_str(record)
         except Exception as error:  # the library raises plain Exception for a malformed record
             raise UserError(f"not a tokenizer record: {' '.join(str(error).split())}") from None
-        self.vocab_size = self._tokenizer.get_vocab_size()
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
 
     @classmethod
     def train(cls, pieces: Iterable[str], vocab_size: int) -> BPETokenizer:
@@ -176,7 +176,7 @@ class BPETokenizer:
     def encode(self, text: str) -> np.ndarray:
         """(number of tokens,) token ids."""
         _utf8(text)
-        return np.array(self._tokenizer.encode(text).ids, token_dtype(self.vocab_size))
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, token_dtype(self.vocab_size))
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """As `encode` of the whole text, with memory bounded: the text is cut only where GPT-2's splitting cuts too."""
@@ -203,7 +203,6 @@ class FileTokenizer(BPETokenizer):
         super().__init__(record)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1  # ids may have gaps
         if self.vocab_size < 2:
             raise UserError("not a tokenizer record: it has no vocabulary")
 
@@ -211,18 +210,10 @@ class FileTokenizer(BPETokenizer):
     def read(cls, path: str | os.PathLike) -> FileTokenizer:
         """Raises UserError: no such file, or not a tokenizer.json."""
         try:
-            record = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8"
-            raise UserError(f"tokenizer={os.fspath(path)!r}: can't be read: {reason}") from None
-        try:
-            return cls(record)
-        except UserError as error:
-            raise UserError(f"tokenizer={os.fspath(path)!r}: {error}") from None
-
-    def encode(self, text: str) -> np.ndarray:
-        _utf8(text)
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, token_dtype(self.vocab_size))
+            return cls(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, UserError) as error:
+            said = str(error) if isinstance(error, UserError) else getattr(error, "strerror", None) or "not UTF-8"
+            raise UserError(f"tokenizer={os.fspath(path)!r}: can't be read: {said}") from None
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of the whole text at once: where another's tokenizer may be cut isn't known.
@@ -235,9 +226,7 @@ class FileTokenizer(BPETokenizer):
         start = text[:10_000]
         back = self.decode(self.encode(start))
         if back.strip() != start.strip():
-            at = next(
-                (i for i, (a, b) in enumerate(zip(start, back, strict=False)) if a != b), min(len(start), len(back))
-            )
+            at = len(os.path.commonprefix([start, back]))
             raise UserError(
                 f"tokenizer: this tokenizer.json does not give the text back: {start[at : at + 20]!r} becomes "
                 f"{back[at : at + 20]!r}; take one that loses nothing, such as byte-level BPE"

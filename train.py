@@ -16,7 +16,6 @@ import inspect
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def run_study(
             study = _begun(config, names, overwrite, run, strict_audit, sinks, display)
             with contextlib.closing(study):
                 study_file.remember(study.config, names)
-                study.train(run)
+                study.train()
             _compare(study.config, display)
     except KeyboardInterrupt as stopped:
         text = AT_ONCE if stopped.args == ("at once",) else INTERRUPTED
@@ -183,15 +182,15 @@ def _begun(config, names, overwrite, run, strict_audit, sinks, display) -> _Stud
     from prepare_data import load_corpus
     from training import pool
 
-    config, there = _agreed(_with_baseline(config, names, display), names, overwrite, display)
+    config, files = _agreed(_with_baseline(config, names, display), names, overwrite, display)
     sinks = sinks(config)
     _make_folders(config)
     display.phase("reading the text")
     corpus = load_corpus(config)
-    tasks = _planned(config, names, there, corpus, overwrite, display)
-    study = _Study(config, names, corpus, tasks, display, sinks)
+    tasks = _planned(config, names, files, corpus, overwrite, display)
+    study = _Study(config, names, corpus, tasks, display, sinks, run)
     if tasks and not run and not study.here:
-        study.crew = pool.Crew(config, study.workers(run))  # it loads torch beside the audit
+        study.crew = pool.Crew(config, study.workers)  # it loads torch beside the audit
     try:
         if tasks:
             study.audits = audit.before_study(config, names, corpus, strict_audit, display)
@@ -214,15 +213,16 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
     from training import experiment, parts
 
     _check_names(names)
-    _refuse_other_names(config, names)
+    files = experiment.existing_files(config)
+    _refuse_other_names(files, names)
     architectures.check_model_name(config.model)
-    there = [file for file in experiment.found(config) if not (overwrite and file.activation in names)]
-    config, said = experiment.going_on_with(config, there)
-    experiment.refuse_other_settings(config, names, there)
+    files = [file for file in files if not (overwrite and file.activation in names)]
+    config, said = experiment.going_on_with(config, files)
+    experiment.refuse_other_settings(config, names, files)
     parts.check(config)
     if said:
         display.line(said)
-    return config, there
+    return config, files
 
 
 def _with_baseline(config: Config, names: list[str], display: Display) -> Config:
@@ -235,8 +235,8 @@ def _with_baseline(config: Config, names: list[str], display: Display) -> Config
     from analysis.question import REFERENCE
 
     _check_names([*([] if config.baseline is None else [config.baseline]), *config.contrast])
-    there = storage.results_path(config.results_dir, REFERENCE).exists()
-    if config.baseline is not None or REFERENCE in names or there:
+    measured = storage.results_path(config.results_dir, REFERENCE).exists()
+    if config.baseline is not None or REFERENCE in names or measured:
         return config
     for path in sorted(Path(config.results_dir).glob("[!.]*_results.json")):
         with contextlib.suppress(storage.StorageError, AttributeError, TypeError):
@@ -281,7 +281,7 @@ def _sinks(tensorboard: str | os.PathLike | None, track: str | None, below: str 
     return lambda config: [Sink(tracker, config, below, tell) for tracker in trackers]
 
 
-def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str, int]]:
+def _planned(config, names, files, corpus, overwrite, display) -> list[tuple[str, int]]:
     """The trials to train.
 
     Raises:
@@ -289,7 +289,7 @@ def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str
     """
     from training import experiment
 
-    experiment.refuse_other_settings(config, names, there, corpus)
+    experiment.refuse_other_settings(config, names, files, corpus)
     tasks = []
     for name in names:
         wanted = range(1, config.trials_per_activation + 1)
@@ -314,15 +314,16 @@ def _planned(config, names, there, corpus, overwrite, display) -> list[tuple[str
 class _Study:
     """A study whose trials are under way: each activation is measured and drawn as its last trial ends."""
 
-    def __init__(self, config: Config, names: list[str], corpus, tasks: list, display: Display, sinks):
+    def __init__(self, config: Config, names: list[str], corpus, tasks: list, display: Display, sinks, run):
         self.config, self.names, self.corpus, self.tasks = config, names, corpus, tasks
         self.display, self.sinks = display, sinks
+        self.run: Callable | None = run  # what trains in the place of pool.run_trials
         self.audits: dict[str, list[dict]] = {}  # of each activation the checks before training
         self.crew = None  # pool.Crew: who trains, where that is other processes of this machine
         self.unfinished = {name: {k for n, k in tasks if n == name} for name in names}
         self.finished: dict[str, dict] = {}
 
-    def train(self, run: Callable | None) -> None:
+    def train(self) -> None:
         """Train the tasks and finish their activations.
 
         Raises:
@@ -333,11 +334,11 @@ class _Study:
 
         experiment.tidy(self.config, self.names)
         if self.tasks:
-            self._announce(run)
+            self._announce()
         for name in self.names:
             if not self.unfinished[name]:
                 self.finish(name)
-        failures = self._outcomes(run) if self.tasks else []
+        failures = self._outcomes() if self.tasks else []
         if failures:
             text = "; ".join(f"{f.activation} trial {f.trial}: {f.message}" for f in failures)
             raise (UserError if all(f.wrong_input for f in failures) else RunFailed)(text)
@@ -348,13 +349,14 @@ class _Study:
         this one."""
         return not all(activations.importable(name) for name in self.names)
 
-    def workers(self, run: Callable | None) -> int:
+    @property
+    def workers(self) -> int:
         """How many trials are trained side by side."""
         from training import pool
 
-        return 1 if self.here and not run else pool.default_workers(self.config, len(self.tasks))
+        return 1 if self.here and not self.run else pool.default_workers(self.config, len(self.tasks))
 
-    def _announce(self, run: Callable | None) -> None:
+    def _announce(self) -> None:
         """Say what will run and how long it takes, from costs that are measured here."""
         from training import experiment, pool
         from training.forecast import forecast
@@ -363,38 +365,35 @@ class _Study:
         self.display.phase("timing a step")
         costs = experiment.measured_costs(config, tasks[0][0], self.corpus)
         left = {task: experiment.share_left(config, *task) for task in tasks}
-        workers = self.workers(run)
         places = pool.places(config) * ranks.machines()
+        results = {storage.results_path(config.results_dir, name) for name in self.names}
         expected = forecast(
             config,
             costs,
             left,
-            workers,
+            self.workers,
             places,
-            fresh=not (run or self.here),
+            fresh=not (self.run or self.here),
             threads=pool.usable_cores() if config.device == "cpu" else 1,
             trials={n: len(experiment.existing_trials(config, n)) + len(k) for n, k in self.unfinished.items() if k},
-            activations=len({path.stem for path in Path(config.results_dir).glob("*_results.json")} | self._stems()),
+            activations=len(results.union(Path(config.results_dir).glob("*_results.json"))),
         )
-        self.display.announce(config, left, workers, self.corpus, expected)
-        sharing = max(1.0, workers / places)
+        self.display.announce(config, left, self.workers, self.corpus, expected)
+        sharing = max(1.0, self.workers / places)
         experiment.announce_trials(config, {task: seconds * sharing for task, seconds in expected.work.items()})
-        if run:  # other ranks train too
+        if self.run:  # other ranks train too
             self.display.elsewhere = functools.partial(experiment.steps_done, config)
         self.display.phase("training")
 
-    def _stems(self) -> set[str]:
-        return {storage.results_path(self.config.results_dir, name).stem for name in self.names}
-
-    def _outcomes(self, run: Callable | None) -> list:
+    def _outcomes(self) -> list:
         """Wait for the trials; returns those that failed."""
         from training import pool
 
         failures = []
-        train = run or (pool.run_here if self.here else functools.partial(pool.run_trials, crew=self.crew))
-        outcomes = train(self.config, self.tasks, self.report, self.workers(run))
+        train = self.run or (pool.run_here if self.here else functools.partial(pool.run_trials, crew=self.crew))
+        outcomes = train(self.config, self.tasks, self.report, self.workers)
         # under torchrun an interrupt is a request that every step hears: raised, it would leave no snapshot
-        for outcome in outcomes if run else _interruptible(outcomes):
+        for outcome in outcomes if self.run else _interruptible(outcomes):
             self.display.outcome(outcome)
             if outcome.status == "failed":
                 failures.append(outcome)
@@ -466,16 +465,16 @@ def _compare(config: Config, display: Display) -> None:
     display.phase("comparing")
     with _results_lock(config):
         try:
-            there = analyze_results.load_all_results(config.results_dir)
+            measured = analyze_results.load_all_results(config.results_dir)
         except storage.StorageError as error:
             raise storage.StorageError(
                 f"{error}; everything trained and measured before is kept, the comparison alone is not made"
             ) from None
-        if len(there) < 2:
+        if len(measured) < 2:
             return
         asked = {config.baseline or REFERENCE, *config.contrast}
-        if (config.contrast or REFERENCE in there) and config.baseline and asked <= set(there):
-            ask(config.results_dir, there, config.baseline, config.contrast or None)
+        if (config.contrast or REFERENCE in measured) and config.baseline and asked <= set(measured):
+            ask(config.results_dir, measured, config.baseline, config.contrast or None)
         written = analyze_results.write_all(config.results_dir, config.plots_dir)
     display.line("written: " + ", ".join(str(path) for path in written))
 
@@ -549,25 +548,20 @@ def _check_names(names: list[str]) -> None:
             raise UserError(f"activations {seen[function]} and {name} are the same function; give one of them")
 
 
-def _refuse_other_names(config: Config, names: list[str]) -> None:
+def _refuse_other_names(files: list, names: list[str]) -> None:
     """Refuse to train a function whose results or models lie in the folders under another of its names: the report
     would list it twice, as two activations that happen to agree."""
-    there: dict[str, Path] = {}
-    for path in sorted(Path(config.results_dir).glob("*_results.json")):
-        there.setdefault(storage.activation_name(path.name.removesuffix("_results.json")), path)
-    for folder in sorted(Path(config.checkpoint_dir).glob("[!.]*")):
-        if any(folder.glob("trial_*.pt")) or any(folder.glob("trial_*.snapshot")):
-            there.setdefault(storage.activation_name(folder.name), folder)
     asked = {activations.canonical_name(name): name for name in names}
-    for other, path in there.items():
+    for file in files:
+        other = file.activation
         try:
             name = asked.get(activations.canonical_name(other), other)
         except UserError:  # not a name of ours: another tool's results
             continue
         if name != other:
             raise UserError(
-                f"{path}: {other} and {name} are the same function; go on with {option('activation', other)}, move it "
-                f"away, or use another folder ({option('study', 'NAME')})"
+                f"{file.path}: {other} and {name} are the same function; go on with {option('activation', other)}, "
+                f"move it away, or use another folder ({option('study', 'NAME')})"
             )
 
 
@@ -709,7 +703,7 @@ def _train(args) -> int:
             from training import experiment
 
             if not args.overwrite:  # all ranks go on with the same device
-                config, said = experiment.going_on_with(config, experiment.found(config))
+                config, said = experiment.going_on_with(config, experiment.existing_files(config))
                 if said:
                     display.line(said)
             config = config.replace(workers=size)  # how many trials are trained side by side
@@ -724,20 +718,6 @@ def _train(args) -> int:
 
 INTERRUPTED = "interrupted; everything is saved, and the same command goes on from here"
 AT_ONCE = "stopped at once; what was saved before is kept, and the same command goes on from here"
-
-
-@contextlib.contextmanager
-def _on_interrupt(handler) -> Iterator[None]:
-    """Within, Ctrl-C and SIGTERM call `handler`. Only a main thread can set that; elsewhere nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
 
 
 def _leave(*_):
@@ -760,7 +740,7 @@ def _interruptible(outcomes: Iterator) -> Iterator:
             raise KeyboardInterrupt
 
     while True:
-        with _on_interrupt(ask):
+        with ranks.on_interrupt(ask):
             outcome = next(outcomes, None)
         if outcome is None:
             return
@@ -787,7 +767,7 @@ def _shown_in_one_line(stopped: Interrupted) -> Interrupted:
 def main(argv: list[str] | None = None) -> int:
     """The command line. Exit status: 0 done, 1 a run failed, 2 wrong input, 130 interrupted with everything saved."""
     try:
-        with _on_interrupt(_leave):
+        with ranks.on_interrupt(_leave):
             return _main(argv)
     except KeyboardInterrupt as stopped:
         raise KeyboardInterrupt(AT_ONCE if stopped.args[:1] in (("at once",), (AT_ONCE,)) else INTERRUPTED) from None

@@ -50,9 +50,9 @@ def local_files(dataset: str) -> tuple[list[Path], int]:
         names = ["shakespeare", *HUB]
         near = difflib.get_close_matches(dataset, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        what = "no file matches this glob" if glob.has_magic(dataset) else "no such file, folder or corpus"
+        problem = "no file matches this glob" if glob.has_magic(dataset) else "no such file, folder or corpus"
         raise UserError(
-            f"dataset={dataset!r}: {what}; {hint}corpora are {', '.join(names)}, hf:NAME[/CONFIG], or give a path"
+            f"dataset={dataset!r}: {problem}; {hint}corpora are {', '.join(names)}, hf:NAME[/CONFIG], or give a path"
         )
     return shown, len(files) - len(shown)
 
@@ -68,12 +68,12 @@ def _files_of_folder(dataset: str, folder: Path) -> tuple[list[Path], int]:
     for p in shown:
         suffixes = p.suffixes[-2:] if p.suffix.lower() in packed.SUFFIXES else p.suffixes[-1:]
         kinds.setdefault("".join(suffixes).lower(), []).append(p)
-    known = [kind for kind in kinds if kind in tables.KINDS or kind.endswith(packed.SUFFIXES)]
-    if len(known) == 1:
-        return kinds[known[0]], left_out
+    readable = [kind for kind in kinds if kind in tables.KINDS or kind.endswith(packed.SUFFIXES)]
+    if len(readable) == 1:
+        return kinds[readable[0]], left_out
     kinds = dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
     has = ", ".join(f"{len(files)} {'*' + kind if kind else 'without a suffix'}" for kind, files in kinds.items())
-    texts = known or [
+    texts = readable or [
         kind for kind, files in kinds.items() if kind and b"\0" not in beginning(packed.unpacked(files[0], None), PIECE)
     ]
     hint = f"name a glob, for example --dataset '{folder}/**/*{texts[0]}'" if texts else "name a file"
@@ -168,13 +168,11 @@ def parts_of(file: Path, encoding: str | None, text_column: str) -> list[Part]:
     if packing != "zip":
         return [_part(file, None, packing, encoding, text_column)]
     members = packed.zip_members(file)
-    for member, what in NO_TEXT_MEMBERS.items():
-        if member in members:
-            raise UserError(f"{file}: {what}, not text; {UNPACK}")
+    if document := next((NO_TEXT_MEMBERS[member] for member in NO_TEXT_MEMBERS if member in members), None):
+        raise UserError(f"{file}: {document}, not text; {UNPACK}")
     members = sorted(m for m in members if not is_hidden(PurePath(m)))
     texts = [m for m in members if m.lower().endswith(".txt")]
-    tabular = [m for m in members if PurePath(m).suffix.lower() in tables.KINDS]
-    chosen = texts or tabular or members
+    chosen = texts or [m for m in members if PurePath(m).suffix.lower() in tables.KINDS] or members
     if not chosen:
         raise UserError(f"{file}: a zip archive without files; expected text")
     return [_part(file, member, packing, encoding, text_column) for member in chosen]
@@ -182,35 +180,30 @@ def parts_of(file: Path, encoding: str | None, text_column: str) -> list[Part]:
 
 def _part(file: Path, member: str | None, packing: str | None, encoding: str | None, text_column: str) -> Part:
     head, name = beginning(packed.unpacked(file, packing, member), PIECE), packed.shown(file, member)
-    what = next((what for magic, what in NO_TEXT if head.startswith(magic)), None)
+    form = next((form for magic, form in NO_TEXT if head.startswith(magic)), None)
     if packing and packed.packing(head):
-        what = f"{packed.packing(head)} inside {packing}"
-    if head[257:262] == b"ustar":
-        what = "a tar archive"
-    if what:
-        raise UserError(f"{name}: {what}, not text; {UNPACK}")
+        form = f"{packed.packing(head)} inside {packing}"
+    if form or head[257:262] == b"ustar":
+        raise UserError(f"{name}: {form or 'a tar archive'}, not text; {UNPACK}")
     if head.startswith(b"PAR1") and b"\0" in head:
         if packing or not text_column:
             raise UserError(f"{name}: a parquet table; unpack it and name its column of text with --text-column NAME")
         return Part(file, table="parquet")
-    marked = encodings.by_mark(head)
-    told = None if encoding is None else encodings.python_name(encoding)
-    if marked:
-        (found, mark), known_by = marked, "" if marked[0] == "utf-8" else "by its mark"
-    elif told in ("utf-16", "utf-32"):
+    marked, given = encodings.by_mark(head), None if encoding is None else encodings.python_name(encoding)
+    encoding, mark = marked or (given or "utf-8", 0)
+    known_by = "by its mark" if marked and encoding != "utf-8" else "as told" if given and not marked else ""
+    if encoding in ("utf-16", "utf-32"):
         raise UserError(
-            f"{name}: {told} needs a byte-order mark, and there is none: --encoding {told}-le or {told}-be; "
-            + encodings.advice(lambda: packed.unpacked(file, packing, member), told)
+            f"{name}: {given} needs a byte-order mark, and there is none: --encoding {given}-le or {given}-be; "
+            + encodings.advice(lambda: packed.unpacked(file, packing, member), given)
         )
-    else:
-        found, mark, known_by = told or "utf-8", 0, "as told" if told else ""
     table = None
     if text_column:
         inside = PurePath(member or file.name)
         inside = inside.with_suffix("") if inside.suffix.lower() in packed.SUFFIXES else inside
         table = tables.KINDS.get(inside.suffix.lower())
-        if table is None and tables.looks_like_json(head[mark:].decode(found, "ignore")):
+        if table is None and tables.looks_like_json(head[mark:].decode(encoding, "ignore")):
             table = "JSON"
     if table == "parquet":
         raise UserError(f"{name}: not a parquet file, though its name says so")
-    return Part(file, member, packing, found, known_by, mark, table)
+    return Part(file, member, packing, encoding, known_by, mark, table)

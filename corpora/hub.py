@@ -84,7 +84,12 @@ def _hub_pieces(dataset: str, candidates: tuple, hub: Hub, text_column: str) -> 
 @functools.lru_cache(maxsize=1)
 def _load_from_hub(dataset: str, candidates: tuple[tuple[str, str | None], ...]):
     """The splits of a data set, {name: rows}, from the first of the (path, configuration) candidates that exists."""
-    datasets = _datasets_package(dataset)
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"dataset={dataset!r} needs the package datasets: pip install datasets, or {DEFAULT_HINT}"
+        ) from None
     _check_hub_is_reachable(dataset)
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -100,16 +105,6 @@ def _load_from_hub(dataset: str, candidates: tuple[tuple[str, str | None], ...])
     raise UserError(
         f"dataset={dataset!r}: can't be had from the Hugging Face hub ({one_line(problem)}); {DEFAULT_HINT}"
     ) from problem
-
-
-def _datasets_package(dataset: str):
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(
-            f"dataset={dataset!r} needs the package datasets: pip install datasets, or {DEFAULT_HINT}"
-        ) from None
-    return datasets
 
 
 def _check_hub_is_reachable(dataset: str) -> None:

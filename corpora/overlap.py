@@ -41,12 +41,12 @@ def overlap(train: np.ndarray, val: np.ndarray, vocab_size: int) -> dict[str, fl
     if min(map(len, places.values())) == 0:
         return {"val_in_train": None, "train_repeated": None}
     wanted = {"train": _hashes_at(train, places["train"], values), "val": _hashes_at(val, places["val"], values)}
-    known = np.unique(np.concatenate(list(wanted.values())))
-    first = _first_places(train, known, values)
-    found = {name: first[np.searchsorted(known, hashes)] for name, hashes in wanted.items()}
+    hashes = np.unique(np.concatenate(list(wanted.values())))
+    first = _first_places(train, hashes, values)
+    earliest = {name: first[np.searchsorted(hashes, own)] for name, own in wanted.items()}
     return {
-        "val_in_train": float((found["val"] < len(train)).mean()),
-        "train_repeated": float((found["train"] < places["train"]).mean()),
+        "val_in_train": float((earliest["val"] < len(train)).mean()),
+        "train_repeated": float((earliest["train"] < places["train"]).mean()),
     }
 
 
@@ -73,8 +73,7 @@ _computed: dict = {}
 
 def verdict(corpus) -> tuple[bool | None, str, str, str]:
     """For the audit: whether the validation split is new text; what was measured, the threshold, why it matters."""
-    found, info = overlap_of(corpus), corpus.info
-    share, repeated = found["val_in_train"], found["train_repeated"]
+    info, (share, repeated) = corpus.info, overlap_of(corpus).values()
     threshold = (
         f"at most {100 * MOST_FOUND:.0f} %, or {TIMES_REPEATED} times what training repeats, and never above 50 %"
     )
@@ -121,21 +120,21 @@ def _hashes_at(tokens: np.ndarray, places: np.ndarray, values: np.ndarray) -> np
     return np.concatenate(hashes)
 
 
-def _first_places(tokens: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(len(known),) where each hash occurs first in a split; its length where it doesn't.
+def _first_places(tokens: np.ndarray, hashes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(len(hashes),) where each hash occurs first in a split; its length where it doesn't.
 
     A table of bits of the hashes lets through the few places that are worth looking up.
     """
-    first, shift = np.full(len(known), len(tokens)), np.uint64(64 - FILTER_BITS)
+    first, shift = np.full(len(hashes), len(tokens)), np.uint64(64 - FILTER_BITS)
     maybe = np.zeros(1 << FILTER_BITS, bool)
-    maybe[known >> shift] = True
+    maybe[hashes >> shift] = True
     up, down = _powers(_BASE, CHUNK + WINDOW), _powers(_INVERSE, CHUNK)
-    sums, hashes = np.empty((2, CHUNK + WINDOW), np.uint64)  # written over and over: new ones would cost more than sums
+    sums, differences = np.empty((2, CHUNK + WINDOW), np.uint64)  # written over and over: new ones cost more than sums
     with reading(tokens) as read:
         for start in range(0, len(tokens) - WINDOW + 1, CHUNK):
             stretch = read(start, CHUNK + WINDOW - 1)
             n = len(stretch) - WINDOW + 1
-            summed, hashed, bits = sums[: len(stretch)], hashes[:n], sums[:n]
+            summed, hashed, bits = sums[: len(stretch)], differences[:n], sums[:n]
             np.take(values, stretch, out=summed, mode="clip")
             summed *= up[: len(stretch)]
             np.cumsum(summed, out=summed)
@@ -143,8 +142,8 @@ def _first_places(tokens: np.ndarray, known: np.ndarray, values: np.ndarray) -> 
             np.subtract(summed[WINDOW:], summed[: n - 1], out=hashed[1:])
             hashed *= down[:n]
             at = np.flatnonzero(maybe[np.right_shift(hashed, shift, out=bits).view(np.int64)])
-            ranks = np.searchsorted(known, hashed[at])
-            right = known[np.minimum(ranks, len(known) - 1)] == hashed[at]
+            ranks = np.searchsorted(hashes, hashed[at])
+            right = hashes[np.minimum(ranks, len(hashes) - 1)] == hashed[at]
             np.minimum.at(first, ranks[right], start + at[right])
     return first
 

@@ -9,8 +9,10 @@ one line.)
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
+import math
 import re
 import zipfile
 import zlib
@@ -40,11 +42,8 @@ def packing(head: bytes) -> str | None:
 
 def zip_members(file: Path) -> list[str]:
     """The names of the files in a zip archive, in their order there. Raises UserError when it is damaged."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return [member.filename for member in archive.infolist() if not member.is_dir()]
-    except BROKEN as error:
-        raise _damaged(file, "zip", error) from None
+    with _named(file, "zip"), zipfile.ZipFile(file) as archive:
+        return [member.filename for member in archive.infolist() if not member.is_dir()]
 
 
 def unpacked(file: Path, kind: str | None, member: str | None = None) -> Iterator[bytes]:
@@ -53,45 +52,39 @@ def unpacked(file: Path, kind: str | None, member: str | None = None) -> Iterato
     Raises:
         UserError: unreadable, damaged, encrypted, cut off, or expanding like nothing that is text.
     """
+    name = shown(file, member)
+    with _named(name, kind), open(file, "rb") as f:
+        size, allowed = 0, max(ALWAYS_ALLOWED, TIMES * file.stat().st_size) if kind else math.inf
+        for data in UNPACK[kind](f, member):
+            size += len(data)
+            if size > allowed:
+                raise UserError(
+                    f"{name}: unpacks to more than {TIMES} times its size, which no text does: a {kind} bomb, or one "
+                    f"line repeated; unpack it yourself if it is meant"
+                )
+            if data:
+                yield data
+
+
+@contextlib.contextmanager
+def _named(name, kind: str | None) -> Iterator[None]:
+    """Within, what is wrong with a file is said by its name."""
     try:
-        with open(file, "rb") as f:
-            if kind is None:
-                while data := f.read(PIECE):
-                    yield data
-                return
-            out, allowed = 0, max(ALWAYS_ALLOWED, TIMES * _packed_size(file, member))
-            for data in UNPACK[kind](f, member):
-                out += len(data)
-                if out > allowed:
-                    raise UserError(
-                        f"{shown(file, member)}: unpacks to more than {TIMES} times its size, which no text does: a "
-                        f"{kind} bomb, or one line repeated; unpack it yourself if it is meant"
-                    )
-                if data:
-                    yield data
+        yield
+    except UserError:
+        raise
     except BROKEN as error:
-        if isinstance(error, UserError):
-            raise
         if kind is None:
-            raise UserError(f"{file}: can't be read: {error.strerror or error}") from None
-        raise _damaged(shown(file, member), kind, error) from None
+            raise UserError(f"{name}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+        why = "is encrypted" if "password" in str(error) else "damaged or cut off"
+        raise UserError(
+            f"{name}: {kind}, but {why} ({one_line(error)}); pack it anew or give the text itself"
+        ) from None
 
 
 def shown(file: Path, member: str | None = None) -> str:
     """A file or a member of an archive, for messages."""
     return one_line(f"{file}" if member is None else f"{file}:{member}", 400)
-
-
-def _damaged(name, kind: str, error: Exception) -> UserError:
-    what = "is encrypted" if "password" in str(error) else "damaged or cut off"
-    return UserError(f"{name}: {kind}, but {what} ({one_line(error)}); pack it anew or give the text itself")
-
-
-def _packed_size(file: Path, member: str | None) -> int:
-    if member is None:
-        return file.stat().st_size
-    with zipfile.ZipFile(file) as archive:
-        return archive.getinfo(member).compress_size
 
 
 def _read(stream) -> Iterator[bytes]:
@@ -135,6 +128,7 @@ def _zstd(f, _) -> Iterator[bytes]:
 
 
 UNPACK = {
+    None: lambda f, _: _read(f),
     "gzip": lambda f, _: _read(gzip.GzipFile(fileobj=f)),
     "bzip2": lambda f, _: _read(bz2.BZ2File(f)),
     "zip": _zip,

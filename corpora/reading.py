@@ -24,13 +24,13 @@ def file_source(dataset: str, encoding: str | None, text_column: str) -> Source:
     """
     files, left_out = local_files(dataset)
     parts = [part for file in files for part in parts_of(file, encoding, text_column)]
-    account, known = Account(), identity(parts, text_column)
+    account, checksum = Account(), identity(parts, text_column)
     return Source(
         name=Path(dataset).name or Path(dataset).resolve().name,
-        identity=known,
+        identity=checksum,
         pieces=lambda: read(parts, text_column, account, left_out),
         # the checksum of a text is compared while it is read
-        unchanged=lambda: known.startswith("text:") or identity(parts, text_column) == known,
+        unchanged=lambda: checksum.startswith("text:") or identity(parts, text_column) == checksum,
         account=account,
     )
 
@@ -45,19 +45,15 @@ def identity(parts: list[Part], text_column: str) -> str:
             for data in part.chunks():
                 digest.update(data)
         return f"text:{digest.hexdigest()}"
-    sums = {file: _sha256(file) for file in dict.fromkeys(part.file for part in parts)}
-    how = []
+    try:
+        sums = {file: storage.sha256_file(file) for file in dict.fromkeys(part.file for part in parts)}
+    except storage.StorageError as error:
+        raise UserError(str(error)) from None
+    recipes = []
     for part in parts:
         table = [part.table, part.table and text_column, *filter(None, [tables.READING.get(part.table)])]
-        how.append([sums[part.file], part.member, part.packing, part.encoding, *table])
-    return f"files:{storage.sha256_json(how)}"
-
-
-def _sha256(file: Path) -> str:
-    try:
-        return storage.sha256_file(file)
-    except (OSError, storage.StorageError) as error:
-        raise UserError(f"{file}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+        recipes.append([sums[part.file], part.member, part.packing, part.encoding, *table])
+    return f"files:{storage.sha256_json(recipes)}"
 
 
 def read(
@@ -86,10 +82,8 @@ def read(
             yield from pieces if account.read_as else check.passed(pieces)  # looked at once, in the first pass
         except NotText as problem:
             marked = part.known_by == "by its mark"
-            remedy = problem.remedy or (
-                "its mark says so: mend it there" if marked else advice(part.chunks, part.encoding)
-            )
-            raise UserError(f"{problem}; {remedy}") from None
+            marks = "its mark says so: mend it there" if marked else ""
+            raise UserError(f"{problem}; {problem.remedy or marks or advice(part.chunks, part.encoding)}") from None
         forms[part.form()] += 1
         notes += check.notes()
         if table:

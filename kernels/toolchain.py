@@ -84,7 +84,7 @@ def compiler_version() -> str:
 
 
 def _stem(source: Path) -> str:
-    made_of = "\0".join([source.read_text(encoding="utf-8"), compiler_version(), *FLAGS, _processor()])
+    made_of = "\0".join([source.read_text(encoding="utf-8"), compiler_version(), *FLAGS, _native()])
     return f"{source.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
 
 
@@ -151,9 +151,20 @@ def _output(command: list[str]) -> str:
         raise Unavailable(f"{command[0]} can't compile {name}: {words}") from error
 
 
-def _processor() -> str:
-    """What `native` in FLAGS stands for."""
+def cpuinfo(*keys: str) -> list[str]:
+    """The lines of /proc/cpuinfo that begin with one of the keys; none elsewhere than on Linux."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        wanted = ("model name", "flags", "Features", "CPU part")
-        return "".join(sorted({line for line in file if line.startswith(wanted)}))
-    return platform.processor() or platform.machine()
+        return [line for line in file if line.startswith(keys)]
+    return []
+
+
+def processor() -> str:
+    """What this machine's processor calls itself."""
+    names = [line.partition(":")[2].strip() for line in cpuinfo("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _native() -> str:
+    """What `native` in FLAGS stands for."""
+    lines = cpuinfo("model name", "flags", "Features", "CPU part")
+    return "".join(sorted(set(lines))) if lines else platform.processor() or platform.machine()

@@ -244,18 +244,18 @@ class OwnModel(LanguageModel):
             self.with_targets = "targets" in inspect.signature(self.module.forward).parameters
             logits = self._call(buffers, idx) if self.with_targets else logits
         if not isinstance(logits, torch.Tensor) or logits.shape != shape:
-            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else kind(logits)
-            raise UserError(f"model={self.name!r}: gave {found} where logits of shape {shape} (B, T, V) were expected")
+            given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else kind(logits)
+            raise UserError(f"model={self.name!r}: gave {given} where logits of shape {shape} (B, T, V) were expected")
         return logits
 
     def _call(self, buffers, idx):
         """The logits in what the module returns: they alone, first in a tuple (logits, loss), or an attribute."""
         given = {"targets": idx.contiguous()} if self.with_targets else {}
         if buffers:
-            found = torch.func.functional_call(self.module, buffers, (idx,), given)
+            output = torch.func.functional_call(self.module, buffers, (idx,), given)
         else:
-            found = self.module(idx, **given)
-        return found[0] if isinstance(found, tuple) and found else getattr(found, "logits", found)
+            output = self.module(idx, **given)
+        return output[0] if isinstance(output, tuple) and output else getattr(output, "logits", output)
 
 
 def _only_parameters(model: OwnModel, incompatible) -> None:
@@ -272,7 +272,7 @@ def own_model(function: Callable, config: Config, activation: str, vocab_size: i
             gives no logits of shape (B, T, V), does not compute in `config.precision`, has parameters that get no
             gradient, or buffers that are random or change in training (checkpoints hold the parameters alone).
     """
-    what = f"model={config.model!r}"
+    setting = f"model={config.model!r}"
 
     def make():
         try:
@@ -281,27 +281,29 @@ def own_model(function: Callable, config: Config, activation: str, vocab_size: i
             raise
         except Exception as error:  # the user's code can raise anything
             message = f"called with (config, activation, vocab_size), it failed with {_one_line_with_place(error)}"
-            raise UserError(f"{what}: {message}") from error
+            raise UserError(f"{setting}: {message}") from error
 
     module = make()
     if not isinstance(module, nn.Module):
-        raise UserError(f"{what}: must return a torch.nn.Module, not {kind(module)}")
+        raise UserError(f"{setting}: must return a torch.nn.Module, not {kind(module)}")
     if not any(True for _ in module.parameters()):
-        raise UserError(f"{what}: the module has no parameters to train")
+        raise UserError(f"{setting}: the module has no parameters to train")
     buffers = dict(module.named_buffers())
     if buffers:
         again = dict(make().named_buffers())  # the random stream has moved on
         for name, buffer in buffers.items():
             if name not in again or not torch.equal(buffer, again[name]):
-                raise UserError(f"{what}: the buffer {name} is random; draw it from a torch.Generator of a fixed seed")
+                raise UserError(
+                    f"{setting}: the buffer {name} is random; draw it from a torch.Generator of a fixed seed"
+                )
     model = OwnModel(module.cpu().float(), config, vocab_size)
     if config.device == "cpu":  # elsewhere it may use operations that the CPU lacks
         for precision in dict.fromkeys(("float32", config.precision)):
-            _try_out(model, precision, what)
+            _try_out(model, precision, setting)
     return model
 
 
-def _try_out(model: OwnModel, precision: str, what: str) -> None:
+def _try_out(model: OwnModel, precision: str, setting: str) -> None:
     """One training pass over a few tokens with a copy."""
     idx = torch.zeros(1, min(4, model.block_size), dtype=torch.long)
     try:
@@ -316,16 +318,16 @@ def _try_out(model: OwnModel, precision: str, what: str) -> None:
         raise
     except Exception as error:  # the user's code can raise anything
         hint = "" if precision == "float32" else "; with --precision float32 it does"
-        raise UserError(f"{what}: does not train in {precision}: {_one_line_with_place(error)}{hint}") from error
+        raise UserError(f"{setting}: does not train in {precision}: {_one_line_with_place(error)}{hint}") from error
     model.with_targets = tried.with_targets
     trained = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     for name, _ in model.module.named_parameters():
         if name not in trained:
-            raise UserError(f"{what}: {name} gets no gradient; leave it out, or make it a buffer")
+            raise UserError(f"{setting}: {name} gets no gradient; leave it out, or make it a buffer")
     after = dict(tried.module.named_buffers())
     for name, buffer in model.module.named_buffers():
         if not torch.equal(buffer, after[name]):
-            raise UserError(f"{what}: the buffer {name} changes in training, and would not be in checkpoints")
+            raise UserError(f"{setting}: the buffer {name} changes in training, and would not be in checkpoints")
 
 
 def _one_line_with_place(error: Exception) -> str:

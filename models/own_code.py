@@ -40,35 +40,35 @@ def is_path(name: str) -> bool:
     return all(part.isidentifier() for part in (*module.split("."), *function.split(".")))
 
 
-def import_function(path: str, what: str) -> Callable:
-    """The function or class at `module:function`, of a module of the current folder or an installed one. `what` is the
-    setting in the message of an error.
+def import_function(path: str, setting: str) -> Callable:
+    """The function or class at `module:function`, of a module of the current folder or an installed one. `setting` is
+    named in the message of an error.
 
     Raises:
         UserError: the module's name is taken, it can't be imported, or has no function of that name.
     """
     if not is_path(path):
-        raise UserError(f"{what}={path!r}: {meant(path)}an import path has the form package.module:function")
+        raise UserError(f"{setting}={path!r}: {meant(path)}an import path has the form package.module:function")
     module, _, names = path.partition(":")
     if hint := meant(path):
-        raise UserError(f"{what}={path!r}: a module is named without .py; {hint.rstrip()}")
-    _refuse_taken(module.partition(".")[0], f"{what}={path!r}")
+        raise UserError(f"{setting}={path!r}: a module is named without .py; {hint.rstrip()}")
+    _refuse_taken(module.partition(".")[0], f"{setting}={path!r}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for what the user's module imports beside it
     try:
         _load_from_current_folder(module.partition(".")[0])
-        found = importlib.import_module(module)
+        thing = importlib.import_module(module)
     except Exception as error:  # the module is the user's: importing it can raise anything
-        raise UserError(f"{what}={path!r}: can't import {module} ({one_line(error)})") from error
-    _source(found)  # as it is loaded, whatever becomes of the file
+        raise UserError(f"{setting}={path!r}: can't import {module} ({one_line(error)})") from error
+    _source(thing)  # as it is loaded, whatever becomes of the file
     for name in names.split("."):
-        if not hasattr(found, name):
-            near = difflib.get_close_matches(name, dir(found), n=1)
-            raise UserError(f"{what}={path!r}: no {name} in it" + (f"; did you mean {near[0]}?" if near else ""))
-        found = getattr(found, name)
-    if not callable(found):
-        raise UserError(f"{what}={path!r}: must be a function or class, not {kind(found)}")
-    return found
+        if not hasattr(thing, name):
+            near = difflib.get_close_matches(name, dir(thing), n=1)
+            raise UserError(f"{setting}={path!r}: no {name} in it" + (f"; did you mean {near[0]}?" if near else ""))
+        thing = getattr(thing, name)
+    if not callable(thing):
+        raise UserError(f"{setting}={path!r}: must be a function or class, not {kind(thing)}")
+    return thing
 
 
 def meant(name: str) -> str:
@@ -83,8 +83,8 @@ def meant(name: str) -> str:
     names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     names = [name for name in names if not name.startswith("_")]
     near = [parts[4]] if parts[4] in names else difflib.get_close_matches(parts[4] or parts[1], names, 1, 0.3)
-    found = " or ".join(f"{parts[1]}:{name}" for name in near or names[:3])
-    return f"did you mean {found}? " if found else ""
+    guess = " or ".join(f"{parts[1]}:{name}" for name in near or names[:3])
+    return f"did you mean {guess}? " if guess else ""
 
 
 def _own_file(module: str) -> Path | None:
@@ -94,12 +94,12 @@ def _own_file(module: str) -> Path | None:
     return next((file for file in files if file.is_file() and folder != ROOT), None)
 
 
-def _refuse_taken(module: str, what: str) -> None:
+def _refuse_taken(module: str, setting: str) -> None:
     file = _own_file(module)
     taken = "a module of this project" if module in OURS else file and module in sys.stdlib_module_names and "Python's"
     if taken:
         where = f"{file} is named as {taken}" if file else f"{module} is {taken}, not yours"
-        raise UserError(f"{what}: {where}; rename yours, for example my_{module}.py")
+        raise UserError(f"{setting}: {where}; rename yours, for example my_{module}.py")
     if not file:
         return
     try:
@@ -109,8 +109,8 @@ def _refuse_taken(module: str, what: str) -> None:
     for name in sorted(set(_imported(tree)) & set(OURS)):
         if also := _own_file(name):
             raise UserError(
-                f"{what}: {file.name} imports {name}, and {also} is named as a module of this project; rename yours, "
-                f"for example my_{name}.py"
+                f"{setting}: {file.name} imports {name}, and {also} is named as a module of this project; rename "
+                f"yours, for example my_{name}.py"
             )
 
 
@@ -161,7 +161,7 @@ def checksums(own: Mapping[str, tuple[str, Callable]]) -> Checksums:
     activation that was registered in this process. None stands where there is no source to be had, as for a function
     typed into a REPL.
     """
-    return {what: _of_path(*found) if ":" in found[0] else _of_source(*found) for what, found in own.items()}
+    return {part: (_of_path if ":" in name else _of_source)(name, code) for part, (name, code) in own.items()}
 
 
 def differences(there: Mapping | None, now: Mapping | None) -> Iterator[tuple[str, str, str, str]]:
@@ -177,13 +177,13 @@ def _of_path(path: str, function: Callable) -> dict[str, str | None]:
     places = [path]
     if inspect.isroutine(function) or inspect.isclass(function):  # an object is what its module says it is
         places.append(f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', '')}")
-    found = {}
+    sums = {}
     for place in dict.fromkeys(places):
         module, _, name = place.partition(":")
         if module in sys.modules:
             code = code_of(_source(sys.modules[module]), name.partition(".")[0])
-            found[place] = None if code is None else storage.sha256_bytes(code.encode())
-    return found
+            sums[place] = None if code is None else storage.sha256_bytes(code.encode())
+    return sums
 
 
 def _of_source(name: str, function: Callable) -> dict[str, str | None]:

@@ -129,9 +129,9 @@ def left_to_the_machine(config: Config, *names) -> Config:
     return config
 
 
-def a_snapshot_of(config: Config) -> experiment.Found:
+def a_snapshot_of(config: Config) -> experiment.Existing:
     says = {"config": config.to_dict(), "corpus_sha256": None}
-    return experiment.Found(Path("relu/trial_1.step-6.snapshot"), "relu", "snapshot", says)
+    return experiment.Existing(Path("relu/trial_1.step-6.snapshot"), "relu", "snapshot", says)
 
 
 @pytest.mark.parametrize("there", [{"threads": 2}, {"precision": "bfloat16"}, {"precision": "bfloat16", "threads": 2}])
@@ -163,7 +163,7 @@ def test_with_or_without_a_compiler_a_folder_goes_on(config, problem, monkeypatc
     monkeypatch.setattr(toolchain, "problem", lambda: problem)
     second = Config(**{**config.to_dict(), "precision": "bfloat16", "native": None})
     assert second.native is (problem is None)
-    going_on, said = experiment.going_on_with(second, experiment.found(second))
+    going_on, said = experiment.going_on_with(second, experiment.existing_files(second))
     assert not going_on.native and going_on.fingerprint() == first.fingerprint()
     assert ("native=False" in said) == (problem is None)
 
@@ -206,7 +206,7 @@ def test_damaged_and_foreign_files_are_in_nobodys_way(config):
     (folder / "gelu" / "trial_1.step-5.snapshot").write_bytes(b"")
     Path(config.results_dir).mkdir()
     (Path(config.results_dir) / "gelu_results.json").write_text("{", encoding="utf-8")
-    there = experiment.found(config)
+    there = experiment.existing_files(config)
     assert len(there) == 4
     experiment.refuse_other_settings(config.replace(), ["relu"], there)
     with pytest.raises(storage.StorageError, match="gelu_results.json"):

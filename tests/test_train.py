@@ -326,9 +326,9 @@ def test_other_names_that_are_in_nobodys_way(smoke_config):
     (Path(smoke_config.checkpoint_dir) / "smelu_05").mkdir(parents=True)
     (Path(smoke_config.checkpoint_dir) / "my_module--cube").mkdir()
     (Path(smoke_config.checkpoint_dir) / "my_module--cube" / "trial_1.pt").touch()
-    train._refuse_other_names(smoke_config, ["smelu_0.5", "swish"])
+    train._refuse_other_names(experiment.existing_files(smoke_config), ["smelu_0.5", "swish"])
     with pytest.raises(UserError, match="smelu_0.5 and smelu_05 are the same"):
-        train._refuse_other_names(smoke_config, ["smelu_05"])
+        train._refuse_other_names(experiment.existing_files(smoke_config), ["smelu_05"])
 
 
 def test_another_text_in_the_same_place_is_refused(finished, tmp_path):

@@ -9,7 +9,6 @@ torch is imported only where a GPU has to be asked about.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -37,7 +36,7 @@ def machine() -> dict[str, str]:
     """{what: what there is}, in the order in which it is shown."""
     return {
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": toolchain.processor(),
         "cores": f"{pool.usable_cores()} of {os.cpu_count()} may be used",
         "fast bfloat16": "yes" if fast_bfloat16("cpu") else "no",
         "memory": _memory(),
@@ -73,14 +72,6 @@ def print_report(config: Config) -> None:
     for title, rows in (("This machine", machine()), ("What is chosen", chosen)):
         print(title, *(f"  {what:14} {there}" for what, there in rows.items()), "", sep="\n")
     print("What would help", *(f"  {line}" for line in advice(config) or ["nothing that is known of"]), sep="\n")
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory() -> str:

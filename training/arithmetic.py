@@ -204,8 +204,8 @@ class Optimiser:
 
     def state(self) -> dict:
         """What a snapshot needs: weights and both moments, by copy."""
-        kept = {"master": self.master, "mean": self.mean, "square": self.square, "count": self.count.reshape(1)}
-        return {name: tensor.cpu().clone() for name, tensor in kept.items()}
+        state = {"master": self.master, "mean": self.mean, "square": self.square, "count": self.count.reshape(1)}
+        return {name: tensor.cpu().clone() for name, tensor in state.items()}
 
     @torch.no_grad()
     def load(self, state: dict) -> None:

@@ -145,13 +145,8 @@ def epochs(config: Mapping, tokens: int) -> float:
     return windows / epoch_windows(tokens, config["block_size"])
 
 
-SAMPLE_AND_ORDER, ORDER, ORDER_AND_LAST = (
-    "data sample and order",
-    "order alone",
-    "order, and the sample of the last epoch",
-)
-
-
+SAMPLE_AND_ORDER, ORDER = "data sample and order", "order alone"
+ORDER_AND_LAST = "order, and the sample of the last epoch"
 WITH_REPLACEMENT = "order: windows are drawn with replacement, so trials see other data, in another order"
 
 

@@ -59,43 +59,44 @@ def missing_trials(config: Config, activation: str, corpus: Corpus) -> list[int]
     return [k for k in range(1, config.trials_per_activation + 1) if k not in existing]
 
 
+# Of what such a file holds, all that is compared with the settings of a study.
+COMPARED = "config fingerprint dataset kind activation trial corpus_sha256 own_code teachers".split()
+
+
 @dataclass(frozen=True)
-class Found:
+class Existing:
     """A results file, checkpoint or snapshot in a study's folders, and what it says of its settings."""
 
     path: Path
     activation: str
     kind: str  # results, trial or snapshot
-    says: dict  # of its contents those that are compared; empty where it can't be read
+    says: dict  # {one of COMPARED: None where there is none, or the file can't be read}
 
 
-def found(config: Config) -> list[Found]:
+def existing_files(config: Config) -> list[Existing]:
     """Everything of all activations that is compared with the settings before anything is trained."""
-    there = []
-    for path in sorted(Path(config.results_dir).glob("*_results.json")):
-        says = {}
+    files = []
+
+    def add(path: Path, name: str, kind: str, read: Callable[[Path], dict]) -> None:
+        contents = {}
         with contextlib.suppress(storage.StorageError):  # named where it is in the way
-            says = storage.read_results(path)
-        name = storage.activation_name(path.name.removesuffix("_results.json"))
-        there.append(Found(path, name, "results", {key: says.get(key) for key in ("config", "fingerprint", "dataset")}))
+            contents = read(path)
+        files.append(Existing(path, storage.activation_name(name), kind, {key: contents.get(key) for key in COMPARED}))
+
+    for path in sorted(Path(config.results_dir).glob("*_results.json")):
+        add(path, path.name.removesuffix("_results.json"), "results", storage.read_results)
     for path in sorted(Path(config.checkpoint_dir).glob("[!.]*/trial_*")):
-        if not re.fullmatch(r"trial_[1-9][0-9]*(\.pt|\.step-\d+\.snapshot)", path.name):
-            continue
-        says = {}
-        with contextlib.suppress(storage.StorageError):
-            says = storage.load_checkpoint(path, whole=False)
-        kept = ("kind", "activation", "trial", "config", "corpus_sha256", "own_code", "teachers")
-        kind = "trial" if path.suffix == ".pt" else "snapshot"
-        name = storage.activation_name(path.parent.name)
-        there.append(Found(path, name, kind, {key: says.get(key) for key in kept}))
-    return there
+        if re.fullmatch(r"trial_[1-9][0-9]*(\.pt|\.step-\d+\.snapshot)", path.name):
+            kind = "trial" if path.suffix == ".pt" else "snapshot"
+            add(path, path.parent.name, kind, functools.partial(storage.load_checkpoint, whole=False))
+    return files
 
 
-def going_on_with(config: Config, there: list[Found]) -> tuple[Config, str]:
+def going_on_with(config: Config, files: list[Existing]) -> tuple[Config, str]:
     """The config with which a study goes on: settings that were chosen for this machine give way to what all that is
     there was trained with. Beside it a line that says so; '' where nothing changes."""
     recorded: dict[str, list] = {name: [] for name in config.automatic}
-    for file in there:
+    for file in files:
         with contextlib.suppress(UserError, TypeError, AttributeError):  # another tool's: it decides nothing
             settings = Config.from_dict(file.says["config"]).result_settings()
             for name, values in recorded.items():
@@ -106,16 +107,15 @@ def going_on_with(config: Config, there: list[Found]) -> tuple[Config, str]:
     }
     if not changes:
         return config, ""
-    said = ", ".join(f"{name}={value!r}" for name, value in sorted(changes.items()))
+    theirs = ", ".join(f"{name}={value!r}" for name, value in sorted(changes.items()))
     chosen = ", ".join(f"{name}={mine[name]!r}" for name in sorted(changes))
-    return (
-        config.replace(**changes),
-        f"going on with {said}, as what is in {config.checkpoint_dir} and {config.results_dir} (a new study here: "
-        f"{chosen})",
-    )
+    folders = f"{config.checkpoint_dir} and {config.results_dir}"
+    return config.replace(**changes), f"going on with {theirs}, as what is in {folders} (a new study here: {chosen})"
 
 
-def refuse_other_settings(config: Config, names: list[str], there: list[Found], corpus: Corpus | None = None) -> None:
+def refuse_other_settings(
+    config: Config, names: list[str], files: list[Existing], corpus: Corpus | None = None
+) -> None:
     """Before anything is trained: all that lies in the folders must be of the same settings and of the same text (where
     a corpus is given), also what belongs to activations that are not trained now, since all are compared in the end.
     What another tool wrote records no settings and is let through, unless it is in the place of results to come.
@@ -125,7 +125,7 @@ def refuse_other_settings(config: Config, names: list[str], there: list[Found], 
         UserError: names the file, the settings that differ and the ways on.
         StorageError: the results of an activation to be trained are damaged.
     """
-    for file in there:
+    for file in files:
         named = file.activation in names
         if file.kind == "results":
             _refuse_results(config, file, named, corpus)
@@ -147,7 +147,7 @@ def _ways_on(replaceable: bool, goes_on: str = "") -> str:
     return f"{', '.join(ways)}, or {last}" if ways else last
 
 
-def _refuse_results(config: Config, file: Found, named: bool, corpus: Corpus | None) -> None:
+def _refuse_results(config: Config, file: Existing, named: bool, corpus: Corpus | None) -> None:
     recorded = file.says["config"]
     if file.says["fingerprint"] is None:  # another tool's, or damaged
         if not named:
@@ -406,13 +406,13 @@ def frontier(
     *sides, final = config.branches
     measured_branches = []
     for branch in sides:
-        kept = [saved["branches"][str(branch.leaves)] for saved in checkpoints]
-        models = [model_from(*both).to(config.device) for both in zip(checkpoints, kept, strict=True)]
+        saved_models = [saved["branches"][str(branch.leaves)] for saved in checkpoints]
+        models = [model_from(*both).to(config.device) for both in zip(checkpoints, saved_models, strict=True)]
         with trials.torch_settings(config, threads):
             measured = metrics.evaluate_models(models, corpus.val, starts, config.block_size, config.device)
         entries = [
             {"trial_id": r["trial_id"], "weights_sha256": b["record"]["weights_sha256"], **values}
-            for r, b, values in zip(done, kept, measured.models, strict=True)
+            for r, b, values in zip(done, saved_models, measured.models, strict=True)
         ]
         measured_branches.append((branch, entries, _named_pairs(done, measured)))
     return [

@@ -26,13 +26,11 @@ def torch_settings(config: Config, threads: int | None = None) -> Iterator[None]
     instead of the config's: for an evaluation, which has the cores for itself."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or config.threads)
-    cuda = config.device.startswith("cuda")
     try:
-        with contextlib.ExitStack() as settings:
-            if cuda:
-                settings.enter_context(torch.cuda.device(config.device))
-            if cuda:  # plain CPU kernels are deterministic in any case
-                settings.enter_context(kernels(config.deterministic))
+        if config.device.startswith("cuda"):  # plain CPU kernels are deterministic in any case
+            with torch.cuda.device(config.device), kernels(config.deterministic):
+                yield
+        else:
             yield
     finally:
         torch.set_num_threads(before)
@@ -119,23 +117,13 @@ class Stopwatch:
 
 def environment(config: Config) -> dict:
     """Versions and machine: what a reader needs to know to repeat the numbers."""
-    folder = Path(__file__).resolve().parent
-    try:
-        commit = (
-            subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, timeout=5, check=False)
-            .stdout.decode("ascii", "replace")
-            .strip()
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    device_name = platform.processor() or platform.machine()
-    libraries = {}
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "rev-parse", "HEAD"]
+    commit, device_name, libraries = "", toolchain.processor(), {}
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        commit = subprocess.run(git, capture_output=True, encoding="ascii", errors="replace", timeout=5).stdout.strip()
     if config.device.startswith("cuda"):
         device_name = torch.cuda.get_device_name(config.device)
         libraries = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    else:
-        with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo", encoding="utf-8") as f:
-            device_name = next(line for line in f if line.startswith("model name")).split(":", 1)[1].strip()
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # a subclass of str that weights_only refuses

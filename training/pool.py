@@ -286,7 +286,7 @@ def run_trials(
     (KeyboardInterrupt, or the generator is closed) the workers save their snapshots before this returns; a second
     KeyboardInterrupt kills them, and goes on as one with the argument "at once".
     """
-    told = False  # that others train all that is left
+    said = False  # that others train all that is left
     busy: dict[Task, float] = {}  # trials that others hold -> when to look again
     crew = crew or Crew(config, min(workers, len(tasks)), job)
     left = len(tasks)
@@ -314,8 +314,8 @@ def run_trials(
                 task = event["activation"], event["trial"]
                 if event["status"] == "busy":
                     busy[task] = time.monotonic() + 1
-                    if len(busy) == left and not told:
-                        told = True
+                    if len(busy) == left and not said:
+                        said = True
                         report(_others_train(config, list(busy)))
                 else:
                     left -= 1
@@ -340,7 +340,7 @@ def run_here(
     from prepare_data import load_corpus
 
     corpus = load_corpus(config)
-    pending, busy, told = collections.deque(tasks), 0, False
+    pending, busy, said = collections.deque(tasks), 0, False
     while pending:
         task = pending.popleft()
         outcome = _attempt(config, task, corpus, report, stop, job)
@@ -353,8 +353,8 @@ def run_here(
             pending.append(task)
             busy += 1
             if busy >= len(pending):  # others hold all that is left
-                if not told:
-                    told = True
+                if not said:
+                    said = True
                     report(_others_train(config, list(pending)))
                 time.sleep(1)
                 busy = 0

@@ -152,8 +152,8 @@ def _load(config: Config, activation: str, number: int, corpus: Corpus) -> Mappi
 
 def _here(config: Config) -> Config:
     """The config on a device that this machine has."""
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    return config if there.get(config.device.split(":")[0], lambda: True)() else config.replace(device="cpu")
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    return config if available.get(config.device.split(":")[0], lambda: True)() else config.replace(device="cpu")
 
 
 def _windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> np.ndarray:

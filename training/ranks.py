@@ -175,7 +175,6 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     within seconds. Another Ctrl-C after that ends at once."""
     asked = threading.Event()
     first = 0.0
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def ask(number, frame):
         nonlocal first
@@ -185,10 +184,19 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt("at once")
         asked.set()
 
-    for number in before:
-        signal.signal(number, ask)
-    try:
+    with on_interrupt(ask):
         yield asked.is_set
+
+
+@contextlib.contextmanager
+def on_interrupt(handler: Callable) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM call `handler`. Only a main thread can set that; elsewhere nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
