@@ -13,12 +13,14 @@ accelerator has to be asked about.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import itertools
 import json
 import math
+import operator
 import os
 import platform
 import shutil
@@ -450,20 +452,16 @@ class Config:
         return f"{self.precision}{where} with {by}: {self._computed_so_because()}"
 
     def _computed_so_because(self) -> str:
-        if self.native:
-            return "a C++ compiler and fast bfloat16 are here"
-        if self.compile:
-            return "compile=True"
         fast = fast_bfloat16(self.device)
-        if self.precision == "float32":
-            return "precision=float32" if fast else "no fast bfloat16 on this processor"
-        if not fast:
-            return "precision=bfloat16"
-        if self.device != "cpu":
-            return "bfloat16 is fast there"
-        if self.threads > 1:
-            return f"those of native.cpp are for one thread, not {self.threads}"
-        return toolchain.problem() or "native=False"
+        reasons = (
+            (self.native, "a C++ compiler and fast bfloat16 are here"),
+            (self.compile, "compile=True"),
+            (self.precision == "float32", "precision=float32" if fast else "no fast bfloat16 on this processor"),
+            (not fast, "precision=bfloat16"),
+            (self.device != "cpu", "bfloat16 is fast there"),
+            (self.threads > 1, f"those of native.cpp are for one thread, not {self.threads}"),
+        )
+        return next((why for so, why in reasons if so), None) or toolchain.problem() or "native=False"
 
     # -- comparing ------------------------------------------------------------------------------------------------
 
@@ -604,10 +602,9 @@ def from_args(args: argparse.Namespace) -> Config:
 def average(name: str) -> tuple[str, float]:
     """What the name of a mean of weights says: ("lawa", percent of the steps) or ("ema", decay per step)."""
     kind, _, value = name.partition("_")
-    try:
+    number = math.nan
+    with contextlib.suppress(ValueError):
         number = float(value)
-    except ValueError:
-        number = math.nan
     if not ((kind == "lawa" and 1 <= number <= 100 and number == int(number)) or (kind == "ema" and 0 < number < 1)):
         raise UserError(
             f"averages={name!r}: must be lawa_P, P a whole number of percent from 1 to 100 (lawa_10), or ema_D, D "
@@ -623,9 +620,7 @@ def _is_number(x) -> bool:
 def _checked(f: dataclasses.Field, value):
     """The value in its field's type, or a UserError."""
     meta, kind = f.metadata, cli.kind(f)
-    wrong = UserError(f"{f.name}={value!r}: {cli.expected(f)}" if kind is not tuple else "")
-    if kind is tuple:
-        return value
+    wrong = UserError(f"{f.name}={value!r}: {cli.expected(f)}")
     if isinstance(value, os.PathLike) and kind is str:
         value = os.fspath(value)
     if kind in (int, float) and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
@@ -636,15 +631,12 @@ def _checked(f: dataclasses.Field, value):
         raise wrong
     if kind is str and meta["choices"] and value not in meta["choices"]:
         raise UserError(f"{f.name}={value!r}: {cli.choices(value, meta['choices'])}")
-    if kind in (int, float):
-        outside = (
-            (kind is float and not math.isfinite(value))
-            or (meta["low"] is not None and value < meta["low"])
-            or (meta["high"] is not None and value > meta["high"])
-            or (meta["above"] is not None and value <= meta["above"])
-        )
-        if outside:
-            raise wrong
+    beyond = {"low": operator.lt, "high": operator.gt, "above": operator.le}
+    if kind in (int, float) and (
+        not math.isfinite(value)
+        or any(meta[limit] is not None and outside(value, meta[limit]) for limit, outside in beyond.items())
+    ):
+        raise wrong
     return value
 
 

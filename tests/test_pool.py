@@ -1,9 +1,9 @@
 """Which worker gets which GPU. No GPU is needed: torch is told how many there are."""
 
 import io
+import json
 import math
 import os
-import threading
 import time
 
 import pytest
@@ -111,36 +111,36 @@ def test_a_single_device_is_left_as_it_is(on_gpus, monkeypatch, number, visible,
 
 def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
     """Of three workers on three GPUs the second one dies: its replacement gets the second GPU."""
-    workers = []
+    started = []
 
-    class Worker:
-        def __init__(self, config, crew, gpu):
-            self.gpu, self.task, self.crew = gpu, None, crew
-            self.process = Started("", {})
-            workers.append(self)
+    class Process(Started):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            self.stdin = self.stdout = self
+            self.dies = len(started) == 2
 
-        def start(self, task):
-            self.task = task
-            threading.Thread(target=self.work).start()
+        def write(self, line):
+            self.task = json.loads(line)
 
-        def work(self):
-            if len(workers) == 3 and workers[1] is self:
-                self.crew.events.put((self, None))
-                return
-            activation, trial = self.task
-            self.crew.free(self)
-            self.crew.events.put((self, {"event": "end", "status": "done", "activation": activation, "trial": trial}))
+        def __iter__(self):
+            time.sleep(0.05)
+            if not self.dies:
+                yield json.dumps({"event": "end", "status": "done", "activation": self.task[0], "trial": self.task[1]})
 
-        def close(self):
+        def poll(self):
+            return 0 if self.dies else None
+
+        def flush(self):
             pass
 
-        stop = last_words = ended = close
+        close = flush
 
-    monkeypatch.setattr(pool, "_Worker", Worker)
+    monkeypatch.setattr(pool.subprocess, "Popen", Process)
     tasks = [("relu", k) for k in range(12)]
     outcomes = list(pool.run_trials(on_gpus(3), tasks, lambda event: None, 3))
     assert sorted(o.status for o in outcomes) == ["done"] * 11 + ["failed"]
-    assert [worker.gpu for worker in workers] == ["0", "1", "2", "1"]
+    assert [process.environment["CUDA_VISIBLE_DEVICES"] for process in started] == ["0", "1", "2", "1"]
 
 
 def test_no_worker_waits_for_its_caller(smoke_config):

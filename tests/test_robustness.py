@@ -167,21 +167,6 @@ def one_line(err, *named):
     return True
 
 
-def assert_same(found, expected, where="bits"):
-    """Equal, or a message that says where not."""
-    assert type(found) is type(expected), where
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-    if isinstance(expected, (list, tuple)):
-        assert len(found) == len(expected), where
-        found, expected = dict(enumerate(found)), dict(enumerate(expected))
-    if isinstance(expected, dict):
-        for key in expected:
-            assert_same(found[key], expected[key], f"{where}[{key!r}]")
-    else:
-        assert found == expected, where
-
-
 @pytest.fixture(scope="module")
 def make(tmp_path_factory, corpus_file):
     return lambda name="study", **changes: Study(tmp_path_factory.mktemp(name) / "s", corpus_file, **changes)
@@ -251,7 +236,7 @@ def test_killed_at_thirty_random_moments(make, undisturbed, record_property):
             else:
                 process.communicate()
                 break
-        assert_same(study.finish(), expected)
+        assert study.finish() == expected
         assert not study.left_over()
         return kills
 
@@ -281,7 +266,7 @@ def test_killed_at_exact_moments(make, undisturbed):
         status, _, err = study.run(strike=moment)
         assert status == -signal.SIGKILL, (moment, err)
         struck.append(moment)
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
     assert not study.left_over()
     assert struck == list(MOMENTS)
 
@@ -314,7 +299,7 @@ def test_asked_to_stop(make, undisturbed, number):
             saved = storage.load_checkpoint(study.snapshots(k)[0])
             recorded = storage.read_json(storage.progress_path(study.config.checkpoint_dir, "relu", k))
             assert saved["step"] == recorded["step"] > 0
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
     assert not study.left_over()
 
 
@@ -359,7 +344,7 @@ def test_asked_twice_stops_at_once(make, undisturbed):
     _, err = process.communicate(timeout=60)  # sooner than the disk
     assert process.returncode == 130
     one_line(err, "stopped at once")
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
 
 
 # -- damaged ------------------------------------------------------------------------------------------------------
@@ -388,8 +373,16 @@ def no_figures(monkeypatch):
 
 
 @pytest.fixture
-def states(states_once, no_figures):
-    return states_once
+def state(states_once, no_figures):
+    """A function that puts the folder of a state in the study's place: (the study, the bits that it must end with)."""
+
+    def put(name):
+        folders, study, expected = states_once
+        shutil.rmtree(study.root)
+        shutil.copytree(folders[name], study.root)
+        return study, expected
+
+    return put
 
 
 @pytest.fixture(scope="module")
@@ -413,11 +406,6 @@ def make_states(study):
     finished = study.root.with_name("finished")
     shutil.copytree(study.root, finished)
     return {"finished": finished, "unfinished": unfinished}, study, study.bits()
-
-
-def restore(study, folder):
-    shutil.rmtree(study.root)
-    shutil.copytree(folder, study.root)
 
 
 def damage(rng, path, others):
@@ -451,17 +439,13 @@ def damage(rng, path, others):
 
 
 @pytest.mark.slow
-def test_two_hundred_random_corruptions(states, capsys):
+def test_two_hundred_random_corruptions(state, capsys):
     """Each of them: an error of one line that names a damaged file, or the bits of the undamaged study."""
-    folders, study, expected = states
     rng, noticed, harmless = random.Random(0), 0, 0
     for n in range(cases(200)):
-        restore(study, folders["unfinished" if n % 3 == 0 else "finished"])
+        study, expected = state("unfinished" if n % 3 == 0 else "finished")
         files = sorted(p for p in study.root.rglob("*") if p.is_file() and p.stat().st_size)
-        if n % 3 == 0:  # snapshots above all  # noqa: SIM108
-            path = rng.choice(study.snapshots(1) if rng.random() < 0.7 else files)
-        else:
-            path = rng.choice(files)
+        path = rng.choice(study.snapshots(1) if n % 3 == 0 and rng.random() < 0.7 else files)  # snapshots above all
         others = [p for p in files if p != path]
         before = {p: p.read_bytes() for p in files}
         what = f"{n}: {damage(rng, path, others)} {path.relative_to(study.root)}"
@@ -476,35 +460,32 @@ def test_two_hundred_random_corruptions(states, capsys):
             assert all(p.exists() and p.read_bytes() == before[p] for p in files if p not in damaged), what
         else:
             harmless += 1
-            assert_same(study.bits(), expected, what)
+            assert study.bits() == expected, what
     print(f"{noticed} noticed, {harmless} harmless")
     assert noticed + harmless == cases(200) and min(noticed, harmless) > cases(40)
 
 
-def test_a_damaged_snapshot_falls_back_to_the_one_before(states):
-    folders, study, expected = states
-    restore(study, folders["unfinished"])
+def test_a_damaged_snapshot_falls_back_to_the_one_before(state):
+    study, expected = state("unfinished")
     newest, before = study.snapshots(1)
     storage.write_bytes(newest, newest.read_bytes()[:-1000])
     (note,) = next_run(study.config)
     assert str(newest) in note and before.name.split("-")[1].split(".")[0] in note.split()[-1]
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
     assert not study.left_over()
 
 
-def test_both_snapshots_damaged_starts_anew(states):
-    folders, study, expected = states
-    restore(study, folders["unfinished"])
+def test_both_snapshots_damaged_starts_anew(state):
+    study, expected = state("unfinished")
     for path in study.snapshots(1):
         storage.write_bytes(path, b"")
     (note,) = next_run(study.config)
     assert "step 0" in note
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
-def test_a_damaged_finished_checkpoint_is_retrained_only_when_asked(states):
-    folders, study, expected = states
-    restore(study, folders["finished"])
+def test_a_damaged_finished_checkpoint_is_retrained_only_when_asked(state):
+    study, expected = state("finished")
     path = study.checkpoint(2)
     data = path.read_bytes()
     storage.write_bytes(path, data[: len(data) // 2])
@@ -514,24 +495,22 @@ def test_a_damaged_finished_checkpoint_is_retrained_only_when_asked(states):
     assert path.stat().st_size == len(data) // 2
     path.unlink()  # one way of asking
     next_run(study.config)
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
     storage.write_bytes(path, data[:100])
     train._remove(study.config, "relu")  # --overwrite
     next_run(study.config)
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
-def test_a_snapshot_in_place_of_a_checkpoint(states):
-    folders, study, _ = states
-    restore(study, folders["unfinished"])
+def test_a_snapshot_in_place_of_a_checkpoint(state):
+    study, _ = state("unfinished")
     shutil.copy(study.snapshots(1)[0], study.checkpoint(1))
     with pytest.raises(storage.StorageError, match=r"trial_1.pt: holds a snapshot"):
         next_run(study.config)
 
 
-def test_results_without_their_seal_are_not_believed(states):
-    folders, study, _ = states
-    restore(study, folders["finished"])
+def test_results_without_their_seal_are_not_believed(state):
+    study, _ = state("finished")
     path = storage.results_path(study.config.results_dir, "relu")
     results = json.loads(path.read_text(encoding="utf-8"))
     del results["content_sha256"]
@@ -541,9 +520,8 @@ def test_results_without_their_seal_are_not_believed(states):
         next_run(study.config)
 
 
-def test_left_over_temporaries_are_cleared(states):
-    folders, study, expected = states
-    restore(study, folders["unfinished"])
+def test_left_over_temporaries_are_cleared(state):
+    study, expected = state("unfinished")
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     for folder in ("data", "results", "plots", "checkpoint/relu"):
@@ -551,15 +529,14 @@ def test_left_over_temporaries_are_cleared(states):
         (study.root / folder / f".x.{storage.host_name()}.{child.pid}.tmp.pt").write_text("half", encoding="utf-8")
     next_run(study.config)
     assert not study.left_over()
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
-def test_overwrite_waits_for_nobody_and_takes_nothing_from_who_trains(states):
-    folders, study, expected = states
-    restore(study, folders["finished"])
+def test_overwrite_waits_for_nobody_and_takes_nothing_from_who_trains(state):
+    study, expected = state("finished")
     with storage.FileLock(study.checkpoint(2).with_suffix(".lock")), pytest.raises(UserError, match="another process"):
         train._remove(study.config, "relu")
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
 # -- attacked -----------------------------------------------------------------------------------------------------
@@ -575,9 +552,8 @@ class Evil:
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 @pytest.mark.parametrize("place", ["checkpoint", "snapshot"])
-def test_a_file_that_would_run_code(states, tmp_path, place, writer):
-    folders, study, expected = states
-    restore(study, folders["unfinished"])
+def test_a_file_that_would_run_code(state, tmp_path, place, writer):
+    study, expected = state("unfinished")
     path = study.checkpoint(2) if place == "checkpoint" else study.snapshots(1)[0]
     intact, proof = storage.load_checkpoint(path), tmp_path / "proof"
     contents = {**intact, "weights": Evil(proof), "content_sha256": storage.contents_sha256(intact)}
@@ -591,7 +567,7 @@ def test_a_file_that_would_run_code(states, tmp_path, place, writer):
     else:
         (note,) = next_run(study.config)
         assert path.name in note and "nothing in it was run" in note
-        assert_same(study.bits(), expected)
+        assert study.bits() == expected
     assert not proof.exists()
 
 
@@ -625,7 +601,7 @@ def test_full_disk_at_each_kind_of_write(make, undisturbed):
         assert not list(study.root.rglob("*.tmp*")), name
         kept = {p: p.read_bytes() for p in study.root.rglob("trial_*.pt")}
     bits = study.finish("relu", "gelu")
-    assert_same(bits["relu"], undisturbed[0]["relu"])
+    assert bits["relu"] == undisturbed[0]["relu"]
 
 
 @pytest.mark.slow
@@ -640,7 +616,7 @@ def test_real_limit_of_file_size(make, undisturbed):
         one_line(err, study.root, "larger than this process may write")
         refused.append(err)
     assert "train.bin" in refused[0] and "snapshot" in refused[1]
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
 
 
 @pytest.fixture
@@ -671,7 +647,7 @@ def test_a_real_full_and_a_real_read_only_disk(small_disk, corpus_file, undistur
     assert status == 1
     one_line(err, folder, "the disk is full")
     small_disk("size=16m,remount")
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
     study.checkpoint(2).unlink()  # something to do
     kept = {p: p.read_bytes() for p in study.root.rglob("*") if p.is_file()}
     small_disk("size=16m,remount,ro")
@@ -680,14 +656,13 @@ def test_a_real_full_and_a_real_read_only_disk(small_disk, corpus_file, undistur
     one_line(err, folder, "read-only")
     assert {p: p.read_bytes() for p in study.root.rglob("*") if p.is_file()} == kept
     small_disk("size=16m,remount,rw")
-    assert_same(study.finish(), undisturbed[0])
+    assert study.finish() == undisturbed[0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 @pytest.mark.parametrize("folder", ["checkpoint", "results"])
-def test_permission_denied(states, folder):
-    folders, study, expected = states
-    restore(study, folders["unfinished"])
+def test_permission_denied(state, folder):
+    study, expected = state("unfinished")
     for path in [study.root / folder, *(study.root / folder).rglob("*/")]:
         path.chmod(0o500)
     with pytest.raises(storage.StorageError, match="permission denied"):
@@ -695,11 +670,11 @@ def test_permission_denied(states, folder):
     for path in [study.root / folder, *(study.root / folder).rglob("*/")]:
         path.chmod(0o700)
     next_run(study.config)
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "state"),
+    ("name", "begun"),
     [
         ("checkpoint/relu/trial_1.pt", "unfinished"),
         ("checkpoint/relu/trial_1.json", "unfinished"),
@@ -707,13 +682,12 @@ def test_permission_denied(states, folder):
         ("checkpoint/relu/trial_1.step-35.snapshot", "unfinished"),
         ("results/relu_results.json", "finished"),
         ("results", "unfinished"),
-        ("checkpoint/relu", "none"),
+        ("checkpoint/relu", "unfinished"),
     ],
 )
-def test_something_else_in_the_place_of_a_file(states, name, state):
+def test_something_else_in_the_place_of_a_file(state, name, begun):
     """A folder where a file should be (or the other way round) is named; out of the way, all is well again."""
-    folders, study, expected = states
-    restore(study, folders["finished" if state == "finished" else "unfinished"])
+    study, expected = state(begun)
     path = study.root / name
     if path.is_file():
         path.unlink()
@@ -731,7 +705,7 @@ def test_something_else_in_the_place_of_a_file(states, name, state):
         next_run(study.config)
     else:
         assert any(str(path) in note for note in notes)
-    assert_same(study.bits(), expected)
+    assert study.bits() == expected
 
 
 # -- two at once --------------------------------------------------------------------------------------------------
@@ -749,7 +723,7 @@ def test_two_at_once_ten_times(make, undisturbed):
         for process in both:
             out, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
-        assert_same(study.bits(), undisturbed[0])
+        assert study.bits() == undisturbed[0]
         assert not study.left_over()
 
 
@@ -761,7 +735,7 @@ def test_two_activations_from_two_terminals(make, undisturbed):
     for process in both:
         out, err = process.communicate(timeout=300)
         assert (process.returncode, out, err) == (0, "", "")
-    assert_same(study.bits(), undisturbed[0])
+    assert study.bits() == undisturbed[0]
     table = (study.root / "results" / "summary.csv").read_text(encoding="utf-8")
     assert "RELU" in table and "GELU" in table
     assert (study.root / "results" / "FINAL_REPORT.md").exists()

@@ -131,18 +131,26 @@ def _quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
 
 
 class _Worker:
-    def __init__(self, config: Config, crew: Crew, gpu: str | None):
-        self.task: Task | None = None
-        self.gpu = gpu  # the only one that it sees, so `cuda` is this one; None: all
-        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the worker ends
-        threads = str(config.threads)
+    """A process that trains one task after another, and the thread that hands them to it. One that died is replaced
+    where there is another task."""
+
+    def __init__(self, crew: Crew, gpu: str | None):
+        self.crew, self.gpu = crew, gpu  # the only GPU that it sees, so `cuda` is this one; None: all
+        self.task: Task | None = None  # that is under way
+        self._start()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _start(self) -> None:
+        threads = str(self.crew.config.threads)
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+            **({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}),
         }
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 — read when the process ends
         self.process = subprocess.Popen(
             [sys.executable, "-P", os.path.abspath(__file__)],  # -P: modules of this folder stay in their package
             stdin=subprocess.PIPE,
@@ -152,47 +160,64 @@ class _Worker:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C reaches the caller alone, who stops the workers in order
         )
-        self._write([crew.job, config.to_dict()])
-        self.reader = threading.Thread(target=self._read, args=(crew,), daemon=True)
-        self.reader.start()
+        self._write([self.crew.job, self.crew.config.to_dict()])
 
-    def _read(self, crew: Crew):
+    def _write(self, message) -> None:
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died, or its input was closed: _train says so
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+
+    def _work(self) -> None:
+        while (task := self.crew.tasks.get()) is not None:
+            self.task = task
+            try:
+                end = self._train(task)
+            except OSError as error:  # no new process can be had
+                end = {"status": "failed", "message": str(error)}
+            self.task = None
+            self.crew.events.put({"event": "end", "activation": task[0], "trial": task[1], **end})
+
+    def _train(self, task: Task) -> dict:
+        """How a task ended; the events before are passed on."""
+        if self.process.poll() is not None and not self.crew.dismissed:
+            self._close()
+            self._start()
+        self._write(list(task))
         for line in self.process.stdout:
             with contextlib.suppress(ValueError):
                 event = json.loads(line)
                 if event["event"] == "end":
-                    crew.free(self)
-                crew.events.put((self, event))
+                    return event
+                self.crew.events.put(event)
         self.process.wait()
-        crew.events.put((self, None))
+        return {"status": "failed", "message": self._end_message()}
 
-    def _write(self, message):
-        with contextlib.suppress(BrokenPipeError):  # it died; its end is reported by _read
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-
-    def start(self, task: Task):
-        self.task = task
-        self._write(list(task))
-
-    def last_words(self) -> str:
+    def _end_message(self) -> str:
+        code = self.process.returncode
+        how = (
+            f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
+        )
+        hint = " — perhaps out of memory; try fewer --workers" if code == -signal.SIGKILL else ""
         self.stderr.seek(0)
-        text = self.stderr.read().decode(errors="replace").strip()
-        return text.splitlines()[-1] if text else ""
+        words = self.stderr.read().decode(errors="replace").strip().splitlines()
+        return f"the worker process {how}{hint}" + (f": {words[-1]}" if words else "")
 
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-
-    def close(self):
+    def ask_to_end(self, at_once: bool) -> None:
+        """When it is through, or with a snapshot of what is under way."""
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
+        if at_once and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
 
-    def ended(self):
+    def ended(self) -> None:
         """Close what its process leaves open."""
         self.process.wait()
-        self.reader.join()
-        self.close()
+        self.thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         self.stderr.close()
 
@@ -200,46 +225,16 @@ class _Worker:
 class Crew:
     """Worker processes, and the tasks that wait for them. A worker takes the next one as soon as it has ended one,
     whatever the caller is doing then: measuring and drawing take their time. Hired ahead of its tasks, it is ready when
-    they come. With several GPUs each worker has one of them, always one that the fewest others have. `job`: "trial", or
-    what a further question trains in its place (questions, JOBS)."""
+    they come. With several GPUs each worker has one of them, in turn. `job`: "trial", or what a further question trains
+    in its place (questions, JOBS)."""
 
     def __init__(self, config: Config, workers: int, job: str = "trial"):
-        self.config, self.job, self.gpus = config, job, gpus(config)
+        self.config, self.job, self.dismissed = config, job, False
         self.events: queue.Queue = queue.Queue()
-        self.pending: collections.deque[Task] = collections.deque()
-        self.lock = threading.Lock()
-        self.workers: list[_Worker] = []
-        for _ in range(workers):
-            self.hire()
-
-    def hire(self) -> None:
-        users = collections.Counter(worker.gpu for worker in self.workers)
-        gpu = min(self.gpus, key=lambda name: users[name]) if len(self.gpus) > 1 else None
-        with self.lock:
-            self.workers.append(_Worker(self.config, self, gpu))
-            self._give_out()
-
-    def add(self, task: Task) -> None:
-        with self.lock:
-            self.pending.append(task)
-            self._give_out()
-
-    def free(self, worker: _Worker) -> None:
-        """Its task has ended."""
-        with self.lock:
-            worker.task = None
-            self._give_out()
-
-    def _give_out(self) -> None:
-        for worker in self.workers:
-            if self.pending and worker.task is None:
-                worker.start(self.pending.popleft())
-
-    def lose(self, worker: _Worker) -> None:
-        """Its process has ended."""
-        with self.lock:
-            self.workers.remove(worker)
-        worker.ended()
+        self.tasks: queue.Queue[Task | None] = queue.Queue()  # None: no more
+        devices = gpus(config)
+        devices = devices if len(devices) > 1 else [None]
+        self.workers = [_Worker(self, devices[i % len(devices)]) for i in range(workers)]
 
     def dismiss(self, graceful: bool) -> None:
         """End the processes: when they are through, or with a snapshot of what is under way.
@@ -247,13 +242,15 @@ class Crew:
         Raises:
             KeyboardInterrupt: once more, with the argument "at once": they are killed.
         """
-        with self.lock:
-            self.pending.clear()
+        self.dismissed = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.tasks.get_nowait()
+        for _ in self.workers:
+            self.tasks.put(None)
         try:
             for worker in self.workers:
-                worker.close()
-                if not graceful:
-                    worker.stop()
+                worker.ask_to_end(at_once=not graceful)
             for worker in self.workers:
                 if worker.task is None:  # it has nothing to save
                     worker.process.kill()
@@ -292,36 +289,26 @@ def run_trials(
     left = len(tasks)
     try:
         for task in tasks:
-            crew.add(task)
+            crew.tasks.put(task)
         while left:
             now = time.monotonic()
             for task in [t for t, when in busy.items() if when <= now]:
                 del busy[task]
-                crew.add(task)
+                crew.tasks.put(task)
             try:
-                worker, event = crew.events.get(timeout=0.5)
+                event = crew.events.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if event is None:  # the process ended
-                message = _end_message(worker) if worker.task else ""
-                crew.lose(worker)
-                if worker.task:
-                    left -= 1
-                    yield Outcome(*worker.task, "failed", message)
-                if left and len(crew.workers) < min(workers, left):
-                    crew.hire()
-            elif event["event"] == "end":
-                task = event["activation"], event["trial"]
-                if event["status"] == "busy":
-                    busy[task] = time.monotonic() + 1
-                    if len(busy) == left and not said:
-                        said = True
-                        report(_others_train(config, list(busy)))
-                else:
-                    left -= 1
-                    yield Outcome(*task, event["status"], event.get("message", ""), event.get("wrong_input", False))
-            else:
+            if event["event"] != "end":
                 report(event)
+            elif event["status"] == "busy":
+                busy[event["activation"], event["trial"]] = time.monotonic() + 1
+                if len(busy) == left and not said:
+                    said = True
+                    report(_others_train(config, list(busy)))
+            else:
+                left -= 1
+                yield Outcome(**{f.name: event[f.name] for f in dataclasses.fields(Outcome) if f.name in event})
     finally:
         crew.dismiss(graceful=not left)
 
@@ -395,14 +382,6 @@ def _attempt(config: Config, task: Task, corpus, report: Callable[[dict], None],
 
 def _diverged(record: dict) -> str:
     return f"diverged at step {record['diverged_at_step']}" if record["status"] == "diverged" else ""
-
-
-def _end_message(worker: _Worker) -> str:
-    code = worker.process.returncode
-    how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-    hint = " — perhaps out of memory; try fewer --workers" if code == -signal.SIGKILL else ""
-    words = worker.last_words()
-    return f"the worker process {how}{hint}" + (f": {words}" if words else "")
 
 
 # -- the worker's side --------------------------------------------------------------------------------------------
