@@ -157,3 +157,27 @@ def smoke_config(tmp_path, corpus_file, data_dir):
         checkpoint_dir=str(tmp_path / "checkpoints"),
         device="cpu",
     )
+
+
+class Evil:
+    """Unpickled, it would run a command that leaves a file."""
+
+    def __init__(self, proof):
+        self.proof = str(proof)
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.proof}",))
+
+
+def damage(rng, data, kinds=("truncate", "flip", "zero", "delete")):
+    """Damages bytes in one of these ways; says which."""
+    kind, place, length = rng.choice(kinds), rng.randrange(len(data)), rng.randrange(1, 200)
+    if kind == "truncate":
+        del data[place:]
+    elif kind == "flip":
+        data[place] ^= 1 << rng.randrange(8)
+    elif kind == "zero":
+        data[place : place + length] = bytes(len(data[place : place + length]))
+    elif kind == "delete":
+        del data[place : place + length]
+    return kind

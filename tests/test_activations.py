@@ -230,11 +230,11 @@ def test_the_second_derivative_is_that_of_the_parabola(path):
 
 
 def test_the_backward_pass_keeps_one_tensor(path):
-    kept = []
+    saved = []
     x = torch.randn(12, 64, 32, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         smelu.SmeLU(0.5)(x)
-    assert [t.shape for t in kept] == [x.shape]
+    assert [t.shape for t in saved] == [x.shape]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -255,8 +255,7 @@ def test_memory_layout_does_not_matter(dtype, path):
     variants = [base, base.transpose(0, 2), base[:, ::3], base.flatten()[1:], base.flatten()[:7], base[:, :0]]
     variants += [base[0, 0, 0], base.chunk(2, 1)[1], base.permute(1, 0, 2)[::2]]
     for x in variants:
-        want, _ = numpy_smelu(x.double().numpy(), 0.5)
-        want_slope = numpy_smelu(x.double().numpy(), 0.5)[1]
+        want, want_slope = numpy_smelu(x.double().numpy(), 0.5)
         leaf = x.detach().requires_grad_()
         y = smelu.SmeLU(0.5)(leaf)
         y.sum().backward()  # its gradient is one number, expanded
@@ -456,9 +455,6 @@ def test_names_that_can_not_be_registered(name, registry):
         (lambda shared=SHARED: shared, "makes the same module each time"),
         (lambda: 3, "makes a value of type int"),
         (nn.Linear, "does not work: TypeError"),
-        (lambda x: x.sum(), "must return a tensor like its input"),
-        (lambda x: x.double(), "must return a tensor like its input"),
-        (lambda x: None, "must return a tensor like its input"),
         (math.sqrt, "does not work"),
     ],
 )
@@ -514,27 +510,18 @@ def test_import_paths(tmp_path, monkeypatch):
 # -- width of the hidden layer ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_gated_layers_have_as_many_parameters(bias):
-    def count(*shapes):
-        return sum(p.numel() for inputs, outputs in shapes for p in nn.Linear(inputs, outputs, bias=bias).parameters())
-
-    for n_embd in (32, 33, 40, 48, 64, 96, 100, 128, 192, 256, 384, 512, 768):
-        wide, narrow = activations.hidden_width(n_embd, False), activations.hidden_width(n_embd, True)
-        assert wide == 4 * n_embd
-        plain = count((n_embd, wide), (wide, n_embd))
-        gated = count((n_embd, 2 * narrow), (narrow, n_embd))
-        assert abs(gated / plain - 1) <= 0.01, n_embd
-
-
-def test_gated_layers_within_one_percent_at_every_width():
+def test_gated_layers_have_as_many_parameters_within_one_percent_at_every_width():
     for n in range(32, 2049):
         h = activations.hidden_width(n, True)
+        assert activations.hidden_width(n, False) == 4 * n
         assert abs(3 * n * h / (8 * n * n) - 1) <= 0.01
         assert abs((3 * n * h + 2 * h + n) / (8 * n * n + 5 * n) - 1) <= 0.01
     assert activations.hidden_width(768, True) == 2048  # Shazeer's 8/3
     assert all(activations.hidden_width(n, True) % 8 == 0 for n in (96, 128, 192, 256, 384, 512, 768))
     assert activations.hidden_width(1, True) >= 1
+    for bias, weights, biases in ((False, 3 * 48 * 128, 0), (True, 3 * 48 * 128, 2 * 128 + 48)):  # as counted above
+        layers = (nn.Linear(48, 2 * activations.hidden_width(48, True), bias=bias), nn.Linear(128, 48, bias=bias))
+        assert sum(p.numel() for layer in layers for p in layer.parameters()) == weights + biases
 
 
 @pytest.mark.parametrize("arguments", [(0, True), (-1, False), (1.5, True), (True, True), ("64", True), (64, True, 0)])

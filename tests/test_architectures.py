@@ -325,25 +325,11 @@ def test_llama_with_swiglu_is_hugging_faces():
     transformers = pytest.importorskip("transformers")
     config = tiny("llama", n_layer=3, n_head=4, n_embd=64, block_size=48)
     net = shaken(build_model(config, "swiglu", V)).eval()
-    width = activations.hidden_width(64, gated=True)
-    theirs = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            vocab_size=V,
-            hidden_size=64,
-            intermediate_size=width,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            hidden_act="silu",
-            max_position_embeddings=48,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-            attention_bias=False,
-            mlp_bias=False,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    ).eval()
+    sizes = {"vocab_size": V, "hidden_size": 64, "intermediate_size": activations.hidden_width(64, gated=True)}
+    sizes |= {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 48}
+    form = {"hidden_act": "silu", "rms_norm_eps": 1e-5, "tie_word_embeddings": True}
+    none = {"attention_bias": False, "mlp_bias": False, "bos_token_id": None, "eos_token_id": None}
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **form, **none)).eval()
     with torch.no_grad():
         theirs.model.embed_tokens.weight.copy_(net.wte.weight)
         theirs.model.norm.weight.copy_(net.ln_f.weight)
@@ -478,11 +464,9 @@ class Odd(nn.Module):
             x = x @ torch.eye(x.shape[-1])
         return x * self.scale if self.kind == "frozen" else x
 
-def unused(config, activation, vocab_size): return Odd(config, vocab_size, "unused")
-def frozen(config, activation, vocab_size): return Odd(config, vocab_size, "frozen")
-def random(config, activation, vocab_size): return Odd(config, vocab_size, "random")
-def running(config, activation, vocab_size): return Odd(config, vocab_size, "running")
-def precision(config, activation, vocab_size): return Odd(config, vocab_size, "precision")
+unused, frozen, random, running, precision = (
+    lambda config, activation, vocab_size, kind=kind: Odd(config, vocab_size, kind)
+    for kind in ("unused", "frozen", "random", "running", "precision"))
 '''
 
 

@@ -399,18 +399,11 @@ def test_an_activation_that_cannot_be_trained_is_refused_in_one_line(number, reg
     assert "\n" not in str(caught.value) and "'mine'" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "function",
-    [
-        nn.PReLU,
-        nn.RReLU,
-        nn.Hardswish,
-        nn.Softsign,
-        lambda x: x.sign() * x.square(),
-        lambda x: x.softmax(-1),
-        torch.sin,
-    ],
-)
+TAKEN = [nn.PReLU, nn.RReLU, nn.Hardswish, nn.Softsign, torch.sin]
+TAKEN += [lambda x: x.sign() * x.square(), lambda x: x.softmax(-1)]
+
+
+@pytest.mark.parametrize("function", TAKEN)
 def test_an_activation_that_can_be_trained_is_taken(function, registry, config):
     registry("mine", function)
     activations.make_activation("mine")
@@ -485,17 +478,11 @@ def test_a_model_as_people_write_them(form, config, tmp_path, monkeypatch):
     assert float(model(idx, idx)[1].detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
-PARTS = ["x", "x.abs()", "x.tanh()", "x.relu()", "x.exp()", "x.log()", "x.sqrt()", "1 / x", "x * x", "x.sigmoid()"]
-PARTS += [
-    "3.0",
-    "x.sum(1, keepdim=True)",
-    "x.detach()",
-    "x.softmax(-1)",
-    "x.sign()",
-    "x.round()",
-    "x.to(torch.float16)",
-]
-PARTS += ["x.t()", "x.add_(1)", "x[0]", "'words'", "x.view(-1)", "x.nan_to_num()", "(x > 0)", "x.item()", "undefined"]
+PARTS = (
+    "x; x.abs(); x.tanh(); x.relu(); x.exp(); x.log(); x.sqrt(); 1 / x; x * x; x.sigmoid(); 3.0; x.detach(); x.t(); "
+    "x.sum(1, keepdim=True); x.softmax(-1); x.sign(); x.round(); x.to(torch.float16); x.add_(1); x[0]; 'words'; "
+    "x.view(-1); x.nan_to_num(); (x > 0); x.item(); undefined"
+).split("; ")
 
 
 @pytest.mark.slow

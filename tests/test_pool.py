@@ -118,18 +118,19 @@ def test_a_new_worker_takes_the_free_gpu(on_gpus, monkeypatch):
             super().__init__(*args, **kwargs)
             started.append(self)
             self.stdin = self.stdout = self
-            self.dies = len(started) == 2
+            self.dead = False
 
         def write(self, line):
             self.task = json.loads(line)
 
         def __iter__(self):
             time.sleep(0.05)
-            if not self.dies:
+            self.dead = started.index(self) == 1
+            if not self.dead:
                 yield json.dumps({"event": "end", "status": "done", "activation": self.task[0], "trial": self.task[1]})
 
         def poll(self):
-            return 0 if self.dies else None
+            return 0 if self.dead else None
 
         def flush(self):
             pass

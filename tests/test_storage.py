@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import storage
+from conftest import Evil, damage
 from storage import StorageError
 from synthetic import minimal_results, synthetic_results
 from untouched import ROOT
@@ -229,21 +230,13 @@ def test_a_saved_state_is_a_copy(tmp_path):
     assert torch.equal(storage.load_checkpoint(tmp_path / "a.pt")["w"], torch.zeros(3))
 
 
-class _Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.path}",))
-
-
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 def test_a_file_that_would_run_code_is_refused_and_nothing_is_run(tmp_path, writer):
     path, proof = tmp_path / "trial_1.pt", tmp_path / "proof"
     if writer == "torch":
-        torch.save({"weights": _Evil(proof)}, path)
+        torch.save({"weights": Evil(proof)}, path)
     else:
-        path.write_bytes(pickle.dumps({"weights": _Evil(proof)}))
+        path.write_bytes(pickle.dumps({"weights": Evil(proof)}))
     with pytest.raises(StorageError, match="trial_1.pt.*nothing in it was run"):
         storage.load_checkpoint(path)
     assert not proof.exists()
@@ -257,16 +250,7 @@ def test_any_damage_to_a_checkpoint_is_noticed_or_harmless(tmp_path):
     rng, noticed = random.Random(0), 0
     for _ in range(100):
         data = bytearray(intact)
-        place, length = rng.randrange(len(data)), rng.randrange(1, 200)
-        kind = rng.choice(["truncate", "flip", "zero", "delete"])
-        if kind == "truncate":
-            del data[place:]
-        elif kind == "flip":
-            data[place] ^= 1 << rng.randrange(8)
-        elif kind == "zero":
-            data[place : place + length] = bytes(len(data[place : place + length]))
-        else:
-            del data[place : place + length]
+        damage(rng, data)
         path.write_bytes(data)
         try:
             assert storage.contents_sha256(storage.load_checkpoint(path)) == expected
