@@ -15,7 +15,6 @@ import difflib
 import errno
 import functools
 import importlib.util
-import io
 import os
 import re
 import sys
@@ -248,27 +247,28 @@ def choices(given, names: Iterable[str]) -> str:
 # -- streams ------------------------------------------------------------------------------------------------------
 
 
-class Output(io.TextIOBase):
-    """A text stream of which the first failure is remembered and the others are spared. `stream`: None for one that was
-    closed when the process began."""
+class Output:
+    """A text stream of which the first failure is remembered and the others are spared; else it is as `stream` is, or
+    as an empty one where that is None: it was closed when the process began."""
 
     def __init__(self, name: str, stream):
-        self.name, self.stream, self.problem = name, stream, None
+        self.name, self.closed_before, self.problem = name, stream is None, None
+        self.stream = open(os.devnull, "w", encoding="utf-8") if stream is None else stream  # noqa: SIM115
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        if text:
-            self._try(lambda: self.stream.write(text))
+        if text and self.closed_before:
+            self.problem = "it is closed"
+        self._try(lambda: self.stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        if self.stream is not None:
-            self._try(self.stream.flush)
+        self._try(self.stream.flush)
 
     def _try(self, act: Callable) -> None:
         if self.problem is not None:
-            return
-        if self.stream is None:
-            self.problem = "it is closed"
             return
         try:
             act()
@@ -276,29 +276,6 @@ class Output(io.TextIOBase):
             raise
         except (OSError, ValueError) as error:  # ValueError: closed by someone in this process
             self.problem = getattr(error, "strerror", None) or str(error)
-
-    @property
-    def encoding(self) -> str:
-        return getattr(self.stream, "encoding", "utf-8")
-
-    @property
-    def errors(self) -> str:
-        return getattr(self.stream, "errors", "replace")
-
-    @property
-    def buffer(self):
-        return self.stream.buffer
-
-    def writable(self) -> bool:
-        return True
-
-    def isatty(self) -> bool:
-        return self.stream is not None and self.stream.isatty()
-
-    def fileno(self) -> int:
-        if self.stream is None:
-            raise io.UnsupportedOperation("fileno")
-        return self.stream.fileno()
 
 
 def run(main: Callable[[], int]) -> int:

@@ -72,13 +72,7 @@ def read(
         check = Plausible(part.name, part.encoding if part.table != "parquet" else None)
         table = tables.Table(part.name, text_column) if part.table else None
         try:
-            if part.table == "parquet":
-                pieces = tables.parquet_rows(part.file, table)
-            elif part.table:
-                pieces = tables.rows(part.table, part.text, table)
-            else:
-                pieces = part.text()
-            pieces = joined(pieces) if table else pieces
+            pieces = joined(tables.rows(part.table, part.file, part.text, table)) if table else part.text()
             yield from pieces if account.read_as else check.passed(pieces)  # looked at once, in the first pass
         except NotText as problem:
             marked = part.known_by == "by its mark"

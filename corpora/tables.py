@@ -56,11 +56,6 @@ class Table:
         """Of the row that is being read, from 1."""
         return self.rows + self.left_out + 1
 
-    def end(self) -> None:
-        """Raises UserError when there were rows but none with the column."""
-        if self.left_out and not self.rows:
-            raise self.without_column()
-
     def without_column(self, more: str = "") -> UserError:
         names = one_line(", ".join(map(repr, self.columns)), 300) if self.columns else "none"
         return UserError(
@@ -85,17 +80,21 @@ def looks_like_json(text: str) -> bool:
         return cut or 2 * objects > len(lines)
 
 
-def rows(kind: str, pieces: Callable[[], Iterator[str]], table: Table) -> Iterator[str]:
-    """The text of the column of a table of the `kind` that `KINDS` names; parquet is read by `parquet_rows`.
+def rows(kind: str, file: Path, pieces: Callable[[], Iterator[str]], table: Table) -> Iterator[str]:
+    """The text of the column of a table of the `kind` that `KINDS` names.
 
     Args:
-        pieces: called anew for each pass over the file; gives its text.
+        pieces: called anew for each pass over the file; gives its text. Of parquet, the file itself is read.
 
     Raises:
         UserError: not such a table, no such column, or something else than text in it.
     """
-    yield from _csv_rows(pieces, table) if kind == "CSV" else _json_rows(pieces(), table)
-    table.end()
+    if kind == "parquet":
+        yield from _parquet_rows(file, table)
+    else:
+        yield from _csv_rows(pieces, table) if kind == "CSV" else _json_rows(pieces(), table)
+    if table.left_out and not table.rows:  # there were rows, but none with the column
+        raise table.without_column()
 
 
 # -- JSON ---------------------------------------------------------------------------------------------------------
@@ -245,8 +244,7 @@ def _lines(pieces: Iterator[str], name: str) -> Iterator[str]:
 # -- parquet ------------------------------------------------------------------------------------------------------
 
 
-def parquet_rows(file: Path, table: Table) -> Iterator[str]:
-    """As `rows`, of a parquet file."""
+def _parquet_rows(file: Path, table: Table) -> Iterator[str]:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -255,9 +253,8 @@ def parquet_rows(file: Path, table: Table) -> Iterator[str]:
             f"{table.name}: parquet needs the package pyarrow, which comes with datasets: pip install datasets"
         ) from None
     try:
-        with pyarrow.parquet.ParquetFile(
-            file, buffer_size=PIECE, pre_buffer=False, page_checksum_verification=True
-        ) as opened:
+        careful = {"buffer_size": PIECE, "pre_buffer": False, "page_checksum_verification": True}
+        with pyarrow.parquet.ParquetFile(file, **careful) as opened:
             table.columns.update(dict.fromkeys(opened.schema_arrow.names))
             if table.column not in table.columns:
                 raise table.without_column()
@@ -266,4 +263,3 @@ def parquet_rows(file: Path, table: Table) -> Iterator[str]:
                     yield from table.line(value)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{table.name}: parquet, but damaged ({one_line(error)})") from None
-    table.end()

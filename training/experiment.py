@@ -226,13 +226,8 @@ def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Calla
         training.optimiser.use_working_weights()
         step = typical(lambda k: float(training.one_step(k)))  # the loss on the host: the device is done
     positions = len(starts) * block
-    return Costs(
-        step,
-        one / positions,
-        max(0.0, two - 2 * one) / positions,
-        trials.SAMPLE_TOKENS * token,
-        slowness_of_python(clock),
-    )
+    pair, sample = max(0.0, two - 2 * one) / positions, trials.SAMPLE_TOKENS * token
+    return Costs(step, one / positions, pair, sample, slowness_of_python(clock))
 
 
 def _typical(act: Callable[[int], object], enough: float = 0.3, clock: Callable = time.perf_counter) -> float:

@@ -88,10 +88,10 @@ class Display:
         )
         names = ", ".join(dict.fromkeys(name for name, _ in left))
         before = round(sum(self.first.values()))
-        there = f" ({before} of {len(left) * self.steps} steps are done already)" if before else ""
+        already = f" ({before} of {len(left) * self.steps} steps are done already)" if before else ""
         seconds = time.monotonic() - self.started + expected.total
         self.line(
-            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {workers} at a time{there}: "
+            f"{len(left)} {'trial' if len(left) == 1 else 'trials'} to train ({names}), {workers} at a time{already}: "
             f"about {duration(seconds)} in all, measuring and figures included"
         )
 
