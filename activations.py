@@ -295,11 +295,8 @@ def _takes_argument(function: Callable) -> bool:
 
 
 def get_info(name: str) -> ActivationInfo:
-    """What is known about an activation. A `module:function` is not imported for it.
-
-    Raises:
-        UserError: there is no such activation; the message lists what exists and suggests the nearest name.
-    """
+    """What is known about an activation. A `module:function` is not imported for it. Raises UserError: there is no such
+    activation; the message lists what exists and suggests the nearest name."""
     return _find(name)[0]
 
 
@@ -338,30 +335,20 @@ def label(name: str) -> str:
 
 def canonical_name(name: str) -> str:
     """The preferred name of this function: smelu_05 for smelu_0.5, swish for silu. Two names with one canonical name
-    would train identical models.
-
-    Raises:
-        UserError: there is no such activation.
-    """
+    would train identical models. Raises UserError: there is no such activation."""
     return get_info(name).same_as or name
 
 
 def importable(name: str) -> bool:
-    """Can a fresh process make this activation from its name alone? Not if it was registered in this one.
-
-    Raises:
-        UserError: there is no such activation.
-    """
+    """Can a fresh process make this activation from its name alone? Not if it was registered in this one. Raises
+    UserError: there is no such activation."""
     get_info(name)
     return name not in _REGISTERED
 
 
 def own_function(name: str) -> Callable | None:
     """The user's own function, class or maker of modules behind a name, imported if need be; None for a built-in one.
-
-    Raises:
-        UserError: there is no such activation, or it can't be imported.
-    """
+    Raises UserError: there is no such activation, or it can't be imported."""
     _, factory = _find(name)
     if name in _REGISTERED:
         return factory
@@ -370,13 +357,10 @@ def own_function(name: str) -> Callable | None:
 
 def make_activation(name: str, precision: str = "float32"):
     """A new torch.nn.Module that computes the activation element by element; another one at each call. For a gated
-    activation, the function of the gate. One's own is tried out in float32 and in `precision`.
-
-    Raises:
-        UserError: there is no such activation, or one's own can't be imported, makes no module, makes the same one
-            twice, or nothing can be trained through it: it does not return a tensor like its input, changes the input,
-            is constant or not finite, or mixes tokens.
-    """
+    activation, the function of the gate. One's own is tried out in float32 and in `precision`. Raises UserError: there
+    is no such activation, or one's own can't be imported, makes no module, makes the same one twice, or nothing can be
+    trained through it: it does not return a tensor like its input, changes the input, is constant or not finite, or
+    mixes tokens."""
     _, factory = _find(name)
     if factory is None or name in _REGISTERED:
         return _make_own(name, factory or import_function(name, "activation"), precision)
@@ -387,12 +371,10 @@ def hidden_width(n_embd: int, gated: bool, multiple: int = 8) -> int:
     """The width of the MLP's hidden layer.
 
     4 n_embd, as in GPT-2: 8 n_embd² weights. A gated MLP has three matrices instead of two, 3 n_embd × width weights,
-    so the width that keeps their number is 8/3 n_embd (Shazeer 2020), rounded to a multiple of 8, which matrix
-    products like. Where that would change the number of parameters, with biases or without, by more than 1 %, it is
-    rounded to a multiple of 4, 2 or 1 instead; from n_embd = 32 on, one of them always does.
-
-    Raises:
-        UserError: n_embd or multiple is not a positive integer.
+    so the width that keeps their number is 8/3 n_embd (Shazeer 2020), rounded to a multiple of 8, which matrix products
+    like. Where that would change the number of parameters, with biases or without, by more than 1 %, it is rounded to a
+    multiple of 4, 2 or 1 instead; from n_embd = 32 on, one of them always does. Raises UserError: n_embd or multiple is
+    not a positive integer.
     """
     for key, value in (("n_embd", n_embd), ("multiple", multiple)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -182,11 +182,7 @@ def add_arguments(
 
 
 def given(args: argparse.Namespace, fields: Iterable[dataclasses.Field]) -> dict:
-    """{field: value} of the flags that were given, in the fields' types.
-
-    Raises:
-        UserError: a number that is none.
-    """
+    """{field: value} of the flags that were given, in the fields' types. Raises UserError: a number that is none."""
     values = {f.name: getattr(args, f.name, None) for f in fields}
     return {f.name: _parsed(f, values[f.name]) for f in fields if values[f.name] is not None}
 

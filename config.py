@@ -102,11 +102,8 @@ def setting(default=None, *, affects_results=True, affects_weights=None, before=
 @dataclass
 class Config:
     """All settings. Construct with keywords; `Config(preset="quick", n_layer=6)` overrides single values of a preset.
-
-    Raises:
-        UserError: a value is of the wrong type or out of range, values contradict one another, a name is unknown, or
-            the device asked for does not exist here. The message names the field, the value and what would be right.
-    """
+    Raises UserError: a value is of the wrong type or out of range, values contradict one another, a name is unknown, or
+    the device asked for does not exist here. The message names the field, the value and what would be right."""
 
     # corpus
     preset: str | None = setting(affects_results=False)
@@ -335,11 +332,8 @@ class Config:
         return [Branch(round(length / (1 + self.cooldown)), length) for length in lengths]
 
     def replace(self, **changes) -> Config:
-        """A copy with some settings changed, validated anew.
-
-        Raises:
-            UserError: as the constructor; or another preset, which has nothing left to choose.
-        """
+        """A copy with some settings changed, validated anew. Raises UserError: as the constructor; or another preset,
+        which has nothing left to choose."""
         _refuse_unknown(changes)
         if changes.get("preset", self.preset) != self.preset:
             raise UserError(
@@ -371,10 +365,7 @@ class Config:
     @classmethod
     def from_dict(cls, values: dict) -> Config:
         """The inverse of `to_dict`. A config recorded on another machine loads here too: its device need not exist.
-
-        Raises:
-            UserError: an unknown name (the nearest one is suggested) or an invalid value.
-        """
+        Raises UserError: an unknown name (the nearest one is suggested) or an invalid value."""
         values = _without_gone(values)
         _refuse_unknown(values)
         config = cls.__new__(cls)
@@ -396,11 +387,7 @@ class Config:
     @classmethod
     def recorded(cls, path: str | os.PathLike) -> Config:
         """The settings that a results file records, folders and study excepted, whether this machine can have them or
-        not.
-
-        Raises:
-            UserError: the file can't be read, or records no settings.
-        """
+        not. Raises UserError: the file can't be read, or records no settings."""
         try:
             values = storage.read_results(path).get("config")
         except storage.StorageError as error:
@@ -411,11 +398,8 @@ class Config:
 
     @classmethod
     def like(cls, path: str | os.PathLike, **changes) -> Config:
-        """The settings that a results file records, folders and study excepted, but for those that are named.
-
-        Raises:
-            UserError: as `recorded`; an invalid value; or this machine can't have some of them, which are named.
-        """
+        """The settings that a results file records, folders and study excepted, but for those that are named. Raises
+        UserError: as `recorded`; an invalid value; or this machine can't have some of them, which are named."""
         config = cls.recorded(path).replace(**{name: value for name, value in changes.items() if name != "device"})
         if "device" in changes:
             config.device = changes["device"]
@@ -428,11 +412,8 @@ class Config:
     @classmethod
     def from_toml(cls, path: str | os.PathLike, **changes) -> Config:
         """The settings in a TOML file (`name = value`, one a line), but for those that are named. The activations that
-        a study's own file names are no settings.
-
-        Raises:
-            UserError: the file can't be read, a name that is no setting, or an invalid value.
-        """
+        a study's own file names are no settings. Raises UserError: the file can't be read, a name that is no setting,
+        or an invalid value."""
         values = read_toml(path)
         values.pop("activation", None)
         try:
@@ -518,11 +499,8 @@ _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 
 
 def _without_gone(recorded: dict) -> dict:
-    """Recorded settings without those that are gone, where they made no difference.
-
-    Raises:
-        UserError: what was trained can't be trained any more.
-    """
+    """Recorded settings without those that are gone, where they made no difference. Raises UserError: what was trained
+    can't be trained any more."""
     for name, (idle, instead) in GONE.items():
         if recorded.get(name, idle) != idle:
             raise UserError(f"{name}={recorded[name]!r}: is recorded, but no longer a setting: {instead}")
@@ -544,10 +522,7 @@ def without_effect(settings: Mapping) -> set[str]:
 
 def read_toml(path: str | os.PathLike) -> dict:
     """{setting: value} in a TOML file, and "activation" where it names some. `trials` is another name, as for flags.
-
-    Raises:
-        UserError: the file can't be read, or a name that is no setting.
-    """
+    Raises UserError: the file can't be read, or a name that is no setting."""
     try:
         values = tomllib.loads(storage.read_bytes(path).decode("utf-8"))
     except (storage.StorageError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

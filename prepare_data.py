@@ -149,10 +149,7 @@ def list_datasets() -> list[tuple[str, str]]:
 
 def find_source(config) -> Source:
     """What the settings dataset, encoding and text_column name. Local files are read once here, for their checksum.
-
-    Raises:
-        UserError: nothing of that name, unreadable, or known to be no text.
-    """
+    Raises UserError: nothing of that name, unreadable, or known to be no text."""
     dataset = config.dataset
     by_name = dataset == "shakespeare" or dataset in HUB or dataset.startswith("hf:")
     if by_name and config.encoding is not None:

@@ -40,10 +40,8 @@ class StorageError(Exception):
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path in the folder of `path`; on success it is flushed to disk and renamed onto `path`.
 
-    The folder is made when missing. The temporary name keeps the suffix, for writers that go by it.
-
-    Raises:
-        StorageError: no space, no permission, a folder of that name, and the like. `path` is then as it was.
+    The folder is made when missing. The temporary name keeps the suffix, for writers that go by it. Raises
+    StorageError: no space, no permission, a folder of that name, and the like. `path` is then as it was.
     """
     path = Path(path)
     temporary = path.parent / f".{path.stem}.{host_name()}.{os.getpid()}.tmp{path.suffix}"
@@ -120,10 +118,7 @@ _TEMPORARY = re.compile(r"^\.(?P<stem>.*)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>\d+)
 
 def listed(folder: str | os.PathLike, pattern: str = "*") -> list[Path]:
     """What is in a folder and matches the pattern, sorted, hidden files apart; nothing where there is no such folder.
-
-    Raises:
-        StorageError: it can't be read, which is not the same as being empty.
-    """
+    Raises StorageError: it can't be read, which is not the same as being empty."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -169,11 +164,7 @@ def read_bytes(path: str | os.PathLike) -> bytes:
 
 def read_json(path: str | os.PathLike):
     """The JSON in a file, with or without a byte-order mark. NaN and Infinity tokens, which other tools write, are read
-    as null.
-
-    Raises:
-        StorageError: the file is missing, truncated or not JSON.
-    """
+    as null. Raises StorageError: the file is missing, truncated or not JSON."""
     try:
         return json.loads(read_bytes(path), parse_constant=lambda token: None)
     except (ValueError, RecursionError) as error:
@@ -203,11 +194,8 @@ def sha256_json(value) -> str:
 
 
 def file_name(activation: str) -> str:
-    """An activation's name as part of file names: `module--function` for an import path.
-
-    Raises:
-        ValueError: it would lead out of its folder.
-    """
+    """An activation's name as part of file names: `module--function` for an import path. Raises ValueError: it would
+    lead out of its folder."""
     if not activation or activation.startswith(".") or any(c in activation for c in "/\\\0"):
         raise ValueError(f"{activation!r} can't be part of a file name")
     return activation.replace(":", "--")
@@ -263,10 +251,8 @@ def _records_settings(results) -> bool:
 def read_results(path: str | os.PathLike) -> dict:
     """The results in a file, ours or another tool's: what results.schema.json says, numbers finite or None.
 
-    Optional keys that depart from it are left out, and named in `left_out`, a list, which is there only then.
-
-    Raises:
-        StorageError: missing, damaged, edited since it was written, or a documented key is missing or of another type.
+    Optional keys that depart from it are left out, and named in `left_out`, a list, which is there only then. Raises
+    StorageError: missing, damaged, edited since it was written, or a documented key is missing or of another type.
     """
     results, left_out = read_json(path), []
     try:
@@ -457,10 +443,8 @@ def load_checkpoint(path: str | os.PathLike, whole: bool = True) -> dict:
     """The contents of a checkpoint, on the CPU. Loading never executes code (`weights_only`).
 
     Not `whole`: without its checksum being checked, and its tensors are read when they are used; for a look at the
-    settings, which takes a millisecond however large the file is.
-
-    Raises:
-        StorageError: missing, truncated, altered, or a file that would run code.
+    settings, which takes a millisecond however large the file is. Raises StorageError: missing, truncated, altered, or
+    a file that would run code.
     """
     import warnings
 

@@ -216,12 +216,8 @@ class FileTokenizer(BPETokenizer):
             raise UserError(f"tokenizer={os.fspath(path)!r}: can't be read: {said}") from None
 
     def encode_pieces(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of the whole text at once: where another's tokenizer may be cut isn't known.
-
-        Raises:
-            UserError: the tokenizer loses something of the beginning of the text, so that a loss would not be the
-                text's.
-        """
+        """The ids of the whole text at once: where another's tokenizer may be cut isn't known. Raises UserError: the
+        tokenizer loses something of the beginning of the text, so that a loss would not be the text's."""
         text = "".join(pieces)
         start = text[:10_000]
         back = self.decode(self.encode(start))

@@ -204,11 +204,8 @@ def _begun(config, names, overwrite, run, strict_audit, sinks, display) -> _Stud
 
 
 def _agreed(config: Config, names: list[str], overwrite: bool, display: Display) -> tuple[Config, list]:
-    """The config with which the study goes on, and what lies in its folders and stays. Nothing is written.
-
-    Raises:
-        UserError: a wrong name, or what is there was trained with other settings.
-    """
+    """The config with which the study goes on, and what lies in its folders and stays. Nothing is written. Raises
+    UserError: a wrong name, or what is there was trained with other settings."""
     from models import architectures
     from training import experiment, parts
 
@@ -227,11 +224,7 @@ def _agreed(config: Config, names: list[str], overwrite: bool, display: Display)
 
 def _with_baseline(config: Config, names: list[str], display: Display) -> Config:
     """The config with its baseline named where it isn't ReLU: as in the results that are there, else the first one
-    named, which is said.
-
-    Raises:
-        UserError: what the question names is no activation.
-    """
+    named, which is said. Raises UserError: what the question names is no activation."""
     from analysis.question import REFERENCE
 
     _check_names([*([] if config.baseline is None else [config.baseline]), *config.contrast])
@@ -282,11 +275,8 @@ def _sinks(tensorboard: str | os.PathLike | None, track: str | None, below: str 
 
 
 def _planned(config, names, files, corpus, overwrite, display) -> list[tuple[str, int]]:
-    """The trials to train.
-
-    Raises:
-        UserError: what is there was trained on another text, or this machine can't train such trials.
-    """
+    """The trials to train. Raises UserError: what is there was trained on another text, or this machine can't train
+    such trials."""
     from training import experiment
 
     experiment.refuse_other_settings(config, names, files, corpus)

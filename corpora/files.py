@@ -30,9 +30,7 @@ def local_files(dataset: str) -> tuple[list[Path], int]:
     """The files that a path, folder or glob stands for, sorted by path, and how many hidden ones were left out.
 
     A folder stands for its *.txt, all levels down; where it has none, for its files of the one other kind it has.
-
-    Raises:
-        UserError: none, or not readable as files; the nearest corpus name is suggested for what looks like one.
+    Raises UserError: none, or not readable as files; the nearest corpus name is suggested for what looks like one.
     """
     path = Path(os.path.expanduser(dataset))
     try:

@@ -45,10 +45,7 @@ HUB = {
 
 def hub_source(dataset: str, text_column: str = "text") -> Source:
     """A data set by its short name or as hf:NAME[/CONFIG]; where there is no column 'text', the first one of text.
-
-    Raises:
-        UserError: not such a name.
-    """
+    Raises UserError: not such a name."""
     if dataset in HUB:
         hub = HUB[dataset]
         candidates = ((hub.path, hub.config),)

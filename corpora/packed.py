@@ -48,10 +48,7 @@ def zip_members(file: Path) -> list[str]:
 
 def unpacked(file: Path, kind: str | None, member: str | None = None) -> Iterator[bytes]:
     """The bytes of a file, or of a member of a zip archive, in pieces; `kind` as `packing` says (None: not packed).
-
-    Raises:
-        UserError: unreadable, damaged, encrypted, cut off, or expanding like nothing that is text.
-    """
+    Raises UserError: unreadable, damaged, encrypted, cut off, or expanding like nothing that is text."""
     name = shown(file, member)
     with _named(name, kind), open(file, "rb") as f:
         size, allowed = 0, max(ALWAYS_ALLOWED, TIMES * file.stat().st_size) if kind else math.inf

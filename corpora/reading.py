@@ -17,11 +17,8 @@ from corpora.source import Account, Source, joined, one_line
 
 
 def file_source(dataset: str, encoding: str | None, text_column: str) -> Source:
-    """The text of a file, a folder or a glob. The files are read once here, for their checksum.
-
-    Raises:
-        UserError: none there, unreadable, or known to be no text.
-    """
+    """The text of a file, a folder or a glob. The files are read once here, for their checksum. Raises UserError: none
+    there, unreadable, or known to be no text."""
     files, left_out = local_files(dataset)
     parts = [part for file in files for part in parts_of(file, encoding, text_column)]
     account, checksum = Account(), identity(parts, text_column)
@@ -59,11 +56,8 @@ def identity(parts: list[Part], text_column: str) -> str:
 def read(
     parts: list[Part], text_column: str = "text", account: Account | None = None, left_out: int = 0
 ) -> Iterator[str]:
-    """The text of files joined by newlines, in pieces. Line ends stay as they are.
-
-    Raises:
-        UserError: unreadable, damaged, no text, or not what it is read as; names the file and the place.
-    """
+    """The text of files joined by newlines, in pieces. Line ends stay as they are. Raises UserError: unreadable,
+    damaged, no text, or not what it is read as; names the file and the place."""
     account = Account() if account is None else account
     forms, of_tables, notes = Counter(), [], []
     for i, part in enumerate(parts):

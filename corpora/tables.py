@@ -173,10 +173,8 @@ def _csv_form(pieces: Iterator[str], table: Table) -> tuple[dict, list[str]]:
     """How the whole of a CSV is written, by a first pass over it, and its first row, which names the columns.
 
     Quotation marks enclose fields, unless they can't and each line has the header's fields without that: then they are
-    part of the text, as TSV is often written.
-
-    Raises:
-        UserError: rows differ in their number of fields, or a quotation mark is not closed.
+    part of the text, as TSV is often written. Raises UserError: rows differ in their number of fields, or a quotation
+    mark is not closed.
     """
     csv.field_size_limit(LONGEST)
     lines = _lines(pieces, table.name)

@@ -29,11 +29,8 @@ _library: ctypes.CDLL | None = None  # of this process
 
 
 def compiled() -> ctypes.CDLL:
-    """The kernels, checked against torch's when a process first needs them.
-
-    Raises:
-        UserError: they can't be compiled here, or compute something else than torch does.
-    """
+    """The kernels, checked against torch's when a process first needs them. Raises UserError: they can't be compiled
+    here, or compute something else than torch does."""
     global _library
     if _library is None:
         try:
@@ -69,11 +66,8 @@ def _declare(library: ctypes.CDLL) -> None:
 
 def check() -> None:
     """Compare the kernels with torch's on random numbers: a compiler can be wrong, and a processor can be another one
-    than it takes it for.
-
-    Raises:
-        UserError: a value or a gradient departs from torch's in float32 by more than bfloat16's rounding explains.
-    """
+    than it takes it for. Raises UserError: a value or a gradient departs from torch's in float32 by more than
+    bfloat16's rounding explains."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape, size=1.0):
@@ -215,11 +209,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats, float32, of logits (N, V) and targets (N,) int64. V is at most MAX_V.
-
-    Raises:
-        IndexError: a target is not one of the V.
-    """
+    """Mean cross-entropy in nats, float32, of logits (N, V) and targets (N,) int64. V is at most MAX_V. Raises
+    IndexError: a target is not one of the V."""
     return _CrossEntropy.apply(logits, targets)
 
 

@@ -140,11 +140,8 @@ class Compiled:
 
 @functools.cache
 def _library(source: Path = SOURCE) -> ctypes.CDLL:
-    """The compiled kernel, declared and tried.
-
-    Raises:
-        toolchain.Unavailable: it can't be compiled here, or computes something else than torch's sums.
-    """
+    """The compiled kernel, declared and tried. Raises toolchain.Unavailable: it can't be compiled here, or computes
+    something else than torch's sums."""
     library = toolchain.library(source)
     p, n = ctypes.c_void_p, ctypes.c_int64
     library.pair_sums.restype, library.pair_sums.argtypes = None, [p, *[n] * 5, *[p] * 4]

@@ -40,11 +40,8 @@ def library(source: Path | None = None) -> ctypes.CDLL:
 def build(source: Path | None = None) -> Path:
     """A compiled library that can be loaded. It is compiled when there is none yet for this source, compiler and
     processor, which takes two seconds, and kept beside the compiled Python code or, where that can't be, among the
-    user's files. A damaged one is made anew.
-
-    Raises:
-        Unavailable: there is no compiler, it fails, or no folder takes a library that can be loaded.
-    """
+    user's files. A damaged one is made anew. Raises Unavailable: there is no compiler, it fails, or no folder takes a
+    library that can be loaded."""
     source = source or SOURCE
     if source not in _built:
         try:

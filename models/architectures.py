@@ -184,10 +184,7 @@ class Decoder(LanguageModel):
 
 def llama(config: Config, activation: str, vocab_size: int) -> Decoder:
     """LLaMA's decoder (Touvron et al. 2023, arXiv 2302.13971). With the activation `swiglu` its MLP is LLaMA's too.
-
-    Raises:
-        UserError: biases are asked for, or n_embd / n_head is odd.
-    """
+    Raises UserError: biases are asked for, or n_embd / n_head is odd."""
     if config.bias:
         raise UserError("bias=True: llama has no biases; leave it out or choose another model")
     mixers = [RotaryAttention(config) for _ in range(config.n_layer)]
@@ -206,11 +203,7 @@ def conv(config: Config, activation: str, vocab_size: int) -> Decoder:
 
 def hybrid(config: Config, activation: str, vocab_size: int) -> Decoder:
     """LSTM and attention in turn, the LSTM first: attention learns the order of the tokens from it and needs no
-    positions of its own.
-
-    Raises:
-        UserError: there is only one layer.
-    """
+    positions of its own. Raises UserError: there is only one layer."""
     if config.n_layer < 2:
         raise UserError(f"n_layer={config.n_layer}: a hybrid needs at least 2 layers, one of each kind")
     mixers = [Attention(config) if layer % 2 else Recurrence(config) for layer in range(config.n_layer)]
@@ -265,13 +258,10 @@ def _only_parameters(model: OwnModel, incompatible) -> None:
 
 
 def own_model(function: Callable, config: Config, activation: str, vocab_size: int) -> OwnModel:
-    """What the user's function makes, wrapped and tried out on a few tokens.
-
-    Raises:
-        UserError: the function fails or does not make a torch.nn.Module; or the module can't be one of the study's: it
-            gives no logits of shape (B, T, V), does not compute in `config.precision`, has parameters that get no
-            gradient, or buffers that are random or change in training (checkpoints hold the parameters alone).
-    """
+    """What the user's function makes, wrapped and tried out on a few tokens. Raises UserError: the function fails or
+    does not make a torch.nn.Module; or the module can't be one of the study's: it gives no logits of shape (B, T, V),
+    does not compute in `config.precision`, has parameters that get no gradient, or buffers that are random or change in
+    training (checkpoints hold the parameters alone)."""
     setting = f"model={config.model!r}"
 
     def make():
@@ -374,10 +364,8 @@ def build_model(config: Config, activation: str, vocab_size: int, seed: int | No
 
     A model of the user's own (`module:function`) is called with (config, activation, vocab_size) and gives a module
     that maps token ids (B, T) to logits (B, T, V). It keeps its own initial weights; they depend on `seed` alone as
-    long as torch's random numbers are the only ones it uses.
-
-    Raises:
-        UserError: there is no such model, or the user's own is not of that form.
+    long as torch's random numbers are the only ones it uses. Raises UserError: there is no such model, or the user's
+    own is not of that form.
     """
     function = _model_function(config.model)
     seed = config.seed_base if seed is None else seed
@@ -419,11 +407,7 @@ def initialise(model: LanguageModel, seed: int, n_layer: int) -> None:
 
 def code_checksums(config: Config, activation: str) -> own_code.Checksums:
     """What identifies the code of the model and the activation, each left out where it is one of the project's own; as
-    `own_code.checksums` gives it.
-
-    Raises:
-        UserError: a module can't be imported, or there is no such function in it.
-    """
+    `own_code.checksums` gives it. Raises UserError: a module can't be imported, or there is no such function in it."""
     own = {}
     if config.model not in MODELS:
         own["model"] = config.model, _model_function(config.model)

@@ -42,11 +42,8 @@ def is_path(name: str) -> bool:
 
 def import_function(path: str, setting: str) -> Callable:
     """The function or class at `module:function`, of a module of the current folder or an installed one. `setting` is
-    named in the message of an error.
-
-    Raises:
-        UserError: the module's name is taken, it can't be imported, or has no function of that name.
-    """
+    named in the message of an error. Raises UserError: the module's name is taken, it can't be imported, or has no
+    function of that name."""
     if not is_path(path):
         raise UserError(f"{setting}={path!r}: {meant(path)}an import path has the form package.module:function")
     module, _, names = path.partition(":")

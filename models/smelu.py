@@ -146,11 +146,7 @@ def smelu(x: torch.Tensor, beta: float = 1.0) -> torch.Tensor:
 
 
 class SmeLU(nn.Module):
-    """`smelu` as a module.
-
-    Raises:
-        ValueError: beta is not between 1e-6 and 1e6.
-    """
+    """`smelu` as a module. Raises ValueError: beta is not between 1e-6 and 1e6."""
 
     def __init__(self, beta: float = 1.0):
         super().__init__()

@@ -37,11 +37,8 @@ def training_loss(model: LanguageModel, x: torch.Tensor, y: torch.Tensor) -> tor
 
 
 def use_kernels(model: LanguageModel) -> None:
-    """Let a model compute with the kernels wherever its numbers are in bfloat16.
-
-    Raises:
-        UserError: the kernels can't be compiled here, or compute something else than torch does.
-    """
+    """Let a model compute with the kernels wherever its numbers are in bfloat16. Raises UserError: the kernels can't be
+    compiled here, or compute something else than torch does."""
     native.compiled()  # whatever is wrong with it is said before anything is trained
     tables: dict[str, native.Table] = {}
     for module in model.modules():

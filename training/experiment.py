@@ -252,11 +252,8 @@ def slowness_of_python(clock: Callable = time.perf_counter) -> float:
 
 
 def load_trial(path: str | os.PathLike):
-    """A trained model from its checkpoint alone: (model in eval mode on the CPU, tokenizer, record).
-
-    Raises:
-        StorageError: missing, damaged, or the checkpoint of a diverged trial, which holds no model.
-    """
+    """A trained model from its checkpoint alone: (model in eval mode on the CPU, tokenizer, record). Raises
+    StorageError: missing, damaged, or the checkpoint of a diverged trial, which holds no model."""
     saved = storage.load_checkpoint(path)
     if saved.get("kind") != "trial":
         raise storage.StorageError(f"{path}: not the checkpoint of a finished trial")

@@ -237,11 +237,8 @@ class Crew:
         self.workers = [_Worker(self, devices[i % len(devices)]) for i in range(workers)]
 
     def dismiss(self, graceful: bool) -> None:
-        """End the processes: when they are through, or with a snapshot of what is under way.
-
-        Raises:
-            KeyboardInterrupt: once more, with the argument "at once": they are killed.
-        """
+        """End the processes: when they are through, or with a snapshot of what is under way. Raises KeyboardInterrupt:
+        once more, with the argument "at once": they are killed."""
         self.dismissed = True
         with contextlib.suppress(queue.Empty):
             while True:

@@ -105,11 +105,8 @@ def _take_gpu(config: Config) -> None:
 
 
 def _shared_store():
-    """The key-value store that torchrun keeps for the job; a restarted job sees nothing of what it held before.
-
-    Raises:
-        RunFailed: the other processes don't come.
-    """
+    """The key-value store that torchrun keeps for the job; a restarted job sees nothing of what it held before. Raises
+    RunFailed: the other processes don't come."""
     import torch.distributed as dist
 
     store = _meet(PATIENCE)

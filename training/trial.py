@@ -532,11 +532,7 @@ def check_same_experiment(
 
 def refuse_other_settings(config: Config, saved: dict, corpus, path: Path, ways: str) -> None:
     """Refuse a checkpoint or snapshot that was trained with other settings or on another text; how many positions a
-    finished trial is measured at may differ.
-
-    Raises:
-        UserError: names the settings that differ and the `ways` on.
-    """
+    finished trial is measured at may differ. Raises UserError: names the settings that differ and the `ways` on."""
     if fields := config.describe_differences(saved["config"], weights=True):
         raise UserError(f"{path}: trained with other settings ({fields}); {ways}")
     if corpus is not None and saved.get("corpus_sha256") != corpus.sha256:
