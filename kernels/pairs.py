@@ -42,69 +42,50 @@ class PairSums:
     """Sums over the vocabulary from which every distance between two of n distributions follows.
 
     The work is element-wise, 19 simple operations and two logarithms for each value, and bound by memory unless its
-    operands stay in cache: so the rows are taken in blocks of about `elements` values, all pairs of a block before the
-    next block, into scratch arrays that are reused. torch rather than NumPy: its float32 logarithm is vectorised, it
-    uses all threads it is given, and the same lines run on a GPU. `torch.where` and `xlogy` are avoided because they
-    cost as much as five logarithms on a CPU.
+    operands stay in cache: so the rows are taken in blocks, all pairs of a block before the next block. torch rather
+    than NumPy: its float32 logarithm is vectorised, it uses all threads it is given, and the same lines run on a GPU.
+    `torch.where` and `xlogy` are avoided because they cost as much as five logarithms on a CPU.
     """
 
     def __init__(self, n: int, vocab: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        elements = 2**17 if torch.device(device).type == "cpu" else 2**21
         self.pairs = list(itertools.combinations(range(n), 2))
-        self.rows = max(1, elements // vocab)
-        self.scratch = torch.empty(4, self.rows, vocab, dtype=dtype, device=device)
-        self.block = torch.empty(n, self.rows, vocab, dtype=dtype, device=device)
+        self.rows = max(1, (2**17 if torch.device(device).type == "cpu" else 2**21) // vocab)
         self.tiny = torch.finfo(dtype).tiny
         self.below_one = 1 - torch.finfo(dtype).eps / 2
-        self.zero, self.one = torch.zeros((), dtype=dtype, device=device), torch.ones((), dtype=dtype, device=device)
+        self.zero = torch.zeros((), dtype=dtype, device=device)
 
     def __call__(self, p: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For p of shape (n, R, V): sums of each pair (5, pairs, R), Σ_v p (n, R), and Σ_v|p_m - p̄| summed over the
         models (R,). float64 arrays on the CPU."""
-        n, R, _ = p.shape
-        sums = torch.empty(5, len(self.pairs), R, dtype=p.dtype, device=p.device)
-        mass = torch.empty(n, R, dtype=p.dtype, device=p.device)
-        spread = torch.empty(n, R, dtype=p.dtype, device=p.device)
-        for lo in range(0, R, self.rows):
-            rows = slice(lo, min(lo + self.rows, R))
-            part, block = p[:, rows], self.block[:, : rows.stop - lo]
-            scratch = self.scratch[:, : rows.stop - lo].unbind(0)
-            torch.sum(part, -1, out=mass[:, rows])
-            # p_m - p̄ by way of p_m - p_0, which is exactly 0 for equal models where p̄ would be rounded
-            torch.sub(part, part[0], out=block)
-            torch.sum(block.sub_(block.mean(0)).abs_(), -1, out=spread[:, rows])
-            torch.sqrt(part, out=block).clamp_min_(self.tiny)
-            for k, (i, j) in enumerate(self.pairs):
-                self._pair(part[i], part[j], block[i], block[j], scratch, sums[:, k, rows].unbind(0))
+        blocks = [self._block(block) for block in p.split(self.rows, 1)]
         # sums of one row in float32 (torch adds pairwise: 1e-7), everything beyond a row in float64
-        return tuple(x.cpu().double().numpy() for x in (sums, mass, spread.cpu().double().sum(0)))
+        sums, mass, spread = (torch.cat(parts, -1).cpu().double() for parts in zip(*blocks, strict=True))
+        return sums.numpy(), mass.numpy(), spread.sum(0).numpy()
 
-    def _pair(self, p, q, root_p, root_q, scratch, sums):
+    def _block(self, p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # p_m - p̄ by way of p_m - p_0, which is exactly 0 for equal models where p̄ would be rounded
+        difference = p - p[0]
+        spread = difference.sub_(difference.mean(0)).abs_().sum(-1)
+        root = p.sqrt().clamp_min_(self.tiny)
+        sums = p.new_empty(5, len(self.pairs), p.shape[1])
+        for k, (i, j) in enumerate(self.pairs):
+            torch.stack(self._pair(p[i], p[j], root[i] + root[j]), out=sums[:, k])
+        return sums, p.sum(-1), spread
+
+    def _pair(self, p: torch.Tensor, q: torch.Tensor, roots: torch.Tensor) -> list[torch.Tensor]:
         """Σ|p-q|, Σ(p-q)², Σ|p-q|/(p+q), Σ(√p-√q)² and 2·Σ[p ln(2p/(p+q)) + q ln(2q/(p+q))], each (R,)."""
-        a, b, s, t = scratch
-        l1, squares, relative, hellinger, shannon = sums
-        torch.sub(p, q, out=a).abs_()
-        torch.sum(a, -1, out=l1)
-        torch.mul(a, a, out=t)
-        torch.sum(t, -1, out=squares)
+        a = (p - q).abs_()
         # √p - √q = (p-q)/(√p+√q), which keeps its digits when p ≈ q. Here and below 0/0 is the 0 it should be because
         # the denominator is kept at the smallest normal number at least; that changes no other denominator.
-        torch.add(root_p, root_q, out=t)
-        torch.div(a, t, out=t)
-        t.mul_(t)
-        torch.sum(t, -1, out=hellinger)
-        torch.add(p, q, out=s).clamp_min_(self.tiny)
-        x = a.div_(s)  # |p-q|/(p+q), in [0, 1]
-        torch.sum(x, -1, out=relative)
+        hellinger = a / roots
+        s = (p + q).clamp_min_(self.tiny)
+        x = a / s  # |p-q|/(p+q), in [0, 1]
         # With x the two terms of Jensen–Shannon are (p+q)/2 · [(1+x)ln(1+x) + (1-x)ln(1-x)]. For p ≈ q that bracket is
         # x² left over from two terms of size x. The same thing as 2x·ln(1+x) + (1-x)·ln(1-x²) is accurate from
         # x = 0, where it is exactly 0, to x = 1, where the factor 1-x stops the logarithm.
-        torch.addcmul(self.zero, x, x, value=-self.below_one, out=t).log1p_()  # a rounding less than x²: never ln 0
-        torch.sub(self.one, x, out=b)
-        t.mul_(b)
-        torch.log1p(x, out=b)
-        t.addcmul_(x, b, value=2).mul_(s)
-        torch.sum(t, -1, out=shannon)
+        shannon = torch.addcmul(self.zero, x, x, value=-self.below_one).log1p_()  # a rounding less than x²: never ln 0
+        shannon = shannon.mul_(1 - x).addcmul_(x, torch.log1p(x), value=2).mul_(s)
+        return [terms.sum(-1) for terms in (a, a * a, x, hellinger.mul_(hellinger), shannon)]
 
 
 class Compiled:
