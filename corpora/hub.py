@@ -6,41 +6,16 @@ import functools
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 
 from config import UserError
 from corpora.encodings import Plausible
 from corpora.source import DEFAULT_HINT, Source, joined, one_line
 
-
-@dataclass(frozen=True)
-class Hub:
-    """A data set on the Hugging Face hub: which of its rows make the text, and what stands between them."""
-
-    path: str
-    config: str | None
-    splits: tuple[str, ...]  # the validation and test sets of others are left alone where there are any
-    separator: str
-    description: str
-
-
-HUB = {
-    "tiny_shakespeare": Hub(
-        "karpathy/tiny_shakespeare",
-        None,
-        ("train", "validation", "test"),  # three parts of one text
-        "",
-        "nanoGPT's 1.1 M characters of Shakespeare",
-    ),
-    "wikitext2": Hub(
-        "Salesforce/wikitext", "wikitext-2-raw-v1", ("train",), "\n", "Wikipedia articles, 11 M characters"
-    ),
-    "wikitext103": Hub("Salesforce/wikitext", "wikitext-103-raw-v1", ("train",), "\n", "the same, 540 M characters"),
-    "text8": Hub("afmck/text8", None, ("train",), "", "Wikipedia in 27 characters, 90 M of them"),
-    "enwik8": Hub("LTCB/enwik8", "enwik8", ("train",), "\n", "Wikipedia with its mark-up, 100 MB"),
-    "tinystories": Hub("roneneldan/TinyStories", None, ("train",), "\n", "children's stories, 1.9 GB"),
-}
+# {name: path, config, splits, separator, description}
+HUB = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def hub_source(dataset: str, text_column: str = "text") -> Source:
@@ -48,16 +23,16 @@ def hub_source(dataset: str, text_column: str = "text") -> Source:
     Raises UserError: not such a name."""
     if dataset in HUB:
         hub = HUB[dataset]
-        candidates = ((hub.path, hub.config),)
+        candidates = ((hub["path"], hub.get("config")),)
     else:
         parts = dataset.removeprefix("hf:").split("/")
         if len(parts) > 3 or not all(re.fullmatch(r"\w[\w.-]*", part) for part in parts):
             raise UserError(f"dataset={dataset!r}: must be hf:NAME, hf:OWNER/NAME or either with /CONFIG after it")
-        hub = Hub("", None, (), "\n", "")
+        hub = {"splits": [], "separator": "\n"}
         candidates = (("/".join(parts[:2]), parts[2] if len(parts) == 3 else None),)
         if len(parts) == 2:
             candidates += ((parts[0], parts[1]),)  # a name without owner, and a configuration
-    identity = f"hub:{candidates}:{hub.splits}:{hub.separator!r}"
+    identity = f"hub:{candidates}:{tuple(hub['splits'])}:{hub['separator']!r}"
     identity += f":{text_column}" if text_column != "text" else ""
 
     def pieces():
@@ -66,16 +41,16 @@ def hub_source(dataset: str, text_column: str = "text") -> Source:
     return Source(dataset, identity, pieces)
 
 
-def _hub_pieces(dataset: str, candidates: tuple, hub: Hub, text_column: str) -> Iterator[str]:
+def _hub_pieces(dataset: str, candidates: tuple, hub: dict, text_column: str) -> Iterator[str]:
     splits = _load_from_hub(dataset, candidates)
-    names = [name for name in hub.splits or ("train",) if name in splits] or list(splits)
+    names = [name for name in hub["splits"] or ("train",) if name in splits] or list(splits)
     for name in names:
         rows = splits[name]
         column = _text_column(dataset, rows, text_column)
         for batch in rows.select_columns([column]).iter(batch_size=1000):
             for text in (text for text in batch[column] if text is not None):
                 # the rows of some sets keep the newline that ends them
-                yield text if text.endswith("\n") else text + hub.separator
+                yield text if text.endswith("\n") else text + hub["separator"]
 
 
 @functools.lru_cache(maxsize=1)

@@ -174,6 +174,21 @@ def run(arguments, timeout=300, check=False, **options) -> subprocess.CompletedP
     return done
 
 
+def fresh(*arguments, **options) -> subprocess.CompletedProcess:
+    """Python with these arguments, in an interpreter that has imported nothing."""
+    options = {"capture_output": True, "encoding": "utf-8", "timeout": 300, "check": False, **options}
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
+def peak_memory(*arguments) -> float:
+    """How many megabytes prepare_data.py with these arguments has at most."""
+    code = "import sys, prepare_data; status = prepare_data.main(sys.argv[1:]); "
+    code += "print(open('/proc/self/status', encoding='utf-8').read()); sys.exit(status)"
+    done = fresh("-c", code, *arguments, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024  # of this program alone: exec starts it anew
+
+
 # -- the process's side -------------------------------------------------------------------------------------------
 
 

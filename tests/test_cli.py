@@ -16,6 +16,7 @@ import analyze_results
 import cli
 import plot_utils
 import prepare_data
+import programs
 import storage
 import train
 from conftest import speaking_utf8
@@ -260,14 +261,7 @@ def test_wrong_input_is_one_line_and_status_2(program, arguments, named, files, 
 
 def command(program, *arguments, cwd):
     """A real process: (status, stdout, stderr)."""
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / f"{program}.py"), *arguments],
-        capture_output=True,
-        encoding="utf-8",
-        cwd=cwd,
-        timeout=300,
-        check=False,
-    )
+    done = programs.fresh(PROJECT / f"{program}.py", *arguments, cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -290,6 +284,19 @@ QUESTIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("imported", "light"),
+    [
+        ("import tokenizer", "torch tokenizers pandas"),
+        ("import prepare_data", "torch tokenizers datasets pandas tqdm"),
+        ("import activations as a; a.list_activations(); a.label('smelu_3')", "torch"),
+    ],
+)
+def test_importing_is_light(imported, light):
+    done = programs.fresh("-c", f"{imported}; import sys; print({set(light.split())} & set(sys.modules))", cwd=PROJECT)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 @pytest.mark.parametrize(("program", "arguments", "shown"), QUESTIONS, ids=[" ".join([p, *a]) for p, a, _ in QUESTIONS])
 def test_questions_are_answered_without_torch(program, arguments, shown, tmp_path):
     code = f"""
@@ -304,8 +311,7 @@ slow = {{"torch", "pandas", "datasets"}} | ({{"scipy", "matplotlib"}} if {progra
 heavy = sorted(slow & set(sys.modules))
 print(json.dumps([status, heavy]))
 """
-    options = {"cwd": tmp_path, "env": speaking_utf8(), "encoding": "utf-8", "timeout": 300}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, **options)
+    done = programs.fresh("-c", code, cwd=tmp_path, env=speaking_utf8(), check=True)
     *text, last = done.stdout.splitlines()
     status, heavy = json.loads(last)
     assert status == (0 if shown else 2)
@@ -316,15 +322,9 @@ print(json.dumps([status, heavy]))
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):
     """`train.py --list-activations | head -1`"""
-    done = subprocess.run(
-        f"{sys.executable} {PROJECT / 'train.py'} --list-activations | head -1",
-        shell=True,
-        capture_output=True,
-        encoding="utf-8",
-        cwd=tmp_path,
-        timeout=300,
-        check=True,
-    )
+    command = f"{sys.executable} {PROJECT / 'train.py'} --list-activations | head -1"
+    options = {"capture_output": True, "encoding": "utf-8", "timeout": 300, "check": True}
+    done = subprocess.run(command, shell=True, cwd=tmp_path, **options)
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr and "Error" not in done.stderr
 
@@ -370,8 +370,7 @@ SCRIPTS = ("train", "prepare_data", "analyze_results", "plot_utils", "compare", 
 
 @pytest.mark.parametrize("program", [*SCRIPTS, "tools/doctor", "tools/metrics_guide"])
 def test_every_script_answers_help(program, tmp_path):
-    command = [sys.executable, str(PROJECT / f"{program}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=True)
+    done = programs.fresh(PROJECT / f"{program}.py", "--help", cwd=tmp_path, check=True)
     script = program.removeprefix("tools/")
     begins = "Train, measure and plot" if program == "train" else f"usage: {script}.py "
     assert done.stdout.startswith(begins) and not done.stderr
@@ -381,8 +380,7 @@ def test_every_script_answers_help(program, tmp_path):
 @pytest.mark.parametrize("program", SCRIPTS)
 def test_without_the_packages(program, tmp_path):
     """A Python that has none of them (-S: it looks into no site-packages)."""
-    command = [sys.executable, "-S", str(PROJECT / f"{program}.py")]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=60, check=False)
+    done = programs.fresh("-S", PROJECT / f"{program}.py", cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
     assert done.stderr.startswith(f"{program}.py: torch, numpy, ")
     assert f"not installed for this Python: ./setup.sh, then venv/bin/python {program}.py" in done.stderr
@@ -416,10 +414,7 @@ print("goes on")
 
 def test_an_interrupt_in_the_repl_is_one_line(tmp_path):
     """And what comes after it has tracebacks as ever."""
-    repl = [sys.executable, "-i", "-q"]
-    done = subprocess.run(
-        repl, input=REPL, capture_output=True, encoding="utf-8", cwd=tmp_path, timeout=300, check=False
-    )
+    done = programs.fresh("-i", "-q", input=REPL, cwd=tmp_path)
     lines = [line.lstrip(">. ") for line in done.stderr.splitlines() if line.strip(">. ")]
     assert lines[0] == train.INTERRUPTED
     assert lines[1].startswith("Traceback") and lines[-1] == "ZeroDivisionError: division by zero"

@@ -3,8 +3,6 @@
 import copy
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ import torch
 
 import activations
 import config as config_module
+import programs
 from config import Config, UserError
 from kernels import native, toolchain
 from model import GPT
@@ -507,8 +506,7 @@ def test_without_the_processors_own_instructions(unmade, monkeypatch):
 
 def sanitized(source=toolchain.SOURCE):
     program = toolchain.SOURCE.parent.parent / "bench" / "kernels.py"
-    command = [sys.executable, str(program), "--sanitize", "--source", str(source)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
+    done = programs.fresh(program, "--sanitize", "--source", source, timeout=600)
     if "there is no AddressSanitizer" in done.stderr:
         pytest.skip("needs g++ with AddressSanitizer")
     return done

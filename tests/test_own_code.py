@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import activations
+import programs
 import storage
 import train
 from analysis import results as analysed
@@ -198,11 +199,9 @@ def test_on_the_command_line(smoke_config, tmp_path):
     file.write_text(CODE["my_models"], encoding="utf-8")
 
     def run(*more):
-        command = [sys.executable, str(PROJECT / "train.py"), "--activation", "relu", "--no-strict-audit"]
+        command = [PROJECT / "train.py", "--activation", "relu", "--no-strict-audit", *flags, *more]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-        done = subprocess.run(
-            [*command, *flags, *more], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=240
-        )
+        done = programs.fresh(*command, cwd=tmp_path, env=environment)
         return done.returncode, done.stdout, done.stderr
 
     status, out, err = run()

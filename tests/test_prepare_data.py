@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import prepare_data
+import programs
 import storage
 import tokenizer as tok
 from config import Config, UserError
@@ -394,14 +395,14 @@ def test_a_prepared_corpus_needs_no_lock_and_no_source(tmp_path, monkeypatch):
 def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text(verses(20_000), encoding="utf-8")
-    command = [sys.executable, "prepare_data.py", "--dataset", str(path), "--data-dir", str(tmp_path / "data")]
+    command = ["prepare_data.py", "--dataset", path, "--data-dir", tmp_path / "data"]
 
     def small_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
 
-    full = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", preexec_fn=small_files, timeout=300)
+    full = programs.fresh(*command, cwd=ROOT, preexec_fn=small_files)
     assert full.returncode == 1 and full.stderr.count("\n") == 1 and "train.bin" in full.stderr
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
+    done = programs.fresh(*command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert not list((tmp_path / "data").rglob("*.tmp*"))
 
@@ -747,12 +748,6 @@ def test_main_lists_what_there_is(capsys):
         assert name in out and description in out
 
 
-def test_importing_is_light():
-    code = "import sys, prepare_data; print({'torch', 'tokenizers', 'datasets', 'pandas', 'tqdm'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.stdout.strip() == "set()", done.stderr
-
-
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -766,13 +761,5 @@ def test_memory_stays_bounded(tmp_path, name, megabytes):
     with open(path, "wb") as f:
         while f.tell() < megabytes << 20:
             f.write(block)
-    code = (
-        "import sys, prepare_data; status = prepare_data.main(sys.argv[1:]); "
-        "print(open('/proc/self/status').read()); sys.exit(status)"
-    )
-    arguments = ["--dataset", str(path), "--tokenizer", name, "--data-dir", str(tmp_path / "data")]
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 0, done.stderr
-    peak = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024  # of this program alone: exec starts it anew
+    peak = programs.peak_memory("--dataset", path, "--tokenizer", name, "--data-dir", tmp_path / "data")
     assert peak < 140, f"{peak:.0f} MB"

@@ -12,7 +12,6 @@ import math
 import random
 import re
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -24,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import prepare_data
+import programs
 from config import Config, UserError
 from conftest import cases, pseudo_english
 from corpora import characters, encodings, packed, tables
@@ -829,14 +829,7 @@ def test_memory_stays_bounded(tmp_path, kind):
         rows = {"jsonl": jsonl(block.split("\n")), "csv": b"text\n" + block.replace("\n", "\n\n").encode()}
         data = (block * 40).encode("utf-16") if kind == "utf-16" else rows[kind] * 40
     path = written(tmp_path, data, f"x.{kind}")
-    code = (
-        "import sys, prepare_data; status = prepare_data.main(sys.argv[1:]); "
-        "print(open('/proc/self/status').read()); sys.exit(status)"
-    )
-    command = [sys.executable, "-c", code, "--dataset", str(path), "--data-dir", str(tmp_path / "data")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
-    assert done.returncode == 0, done.stderr
-    peak = int(done.stdout.split("VmHWM:")[1].split()[0]) / 1024
+    peak = programs.peak_memory("--dataset", path, "--data-dir", tmp_path / "data")
     assert peak < (250 if kind in ("zstd", "parquet") else 160), f"{peak:.0f} MB"  # pyarrow alone is 60 MB
 
 

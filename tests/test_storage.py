@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import programs
 import storage
 from conftest import Evil, damage
 from storage import StorageError
@@ -105,9 +106,7 @@ except storage.StorageError as error:
     print(error)
 """
     path = tmp_path / "x.txt"
-    done = subprocess.run(
-        [sys.executable, "-c", code, path, ROOT], capture_output=True, encoding="utf-8", check=True, timeout=300
-    )
+    done = programs.fresh("-c", code, path, ROOT, check=True)
     assert "larger than this process may write" in done.stdout
     assert path.read_text(encoding="utf-8") == "old"
     assert os.listdir(tmp_path) == ["x.txt"]

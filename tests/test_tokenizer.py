@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import programs
 import tokenizer as tok
 from config import UserError
 from conftest import speaking_utf8
@@ -190,9 +189,8 @@ def test_bpe_training_gives_the_same_tokenizer_in_every_process():
         "import sys, tokenizer; bpe = tokenizer.make_tokenizer('bpe', sys.stdin.read(), vocab_size=400); "
         "print(bpe.to_dict()['tokenizer'])"
     )
-    options = {"input": SAMPLE, "cwd": ROOT, "env": speaking_utf8(), "encoding": "utf-8", "timeout": 300}
-    command = [sys.executable, "-c", code]
-    outputs = {subprocess.run(command, capture_output=True, check=True, **options).stdout for _ in range(3)}
+    options = {"input": SAMPLE, "cwd": ROOT, "env": speaking_utf8(), "check": True}
+    outputs = {programs.fresh("-c", code, **options).stdout for _ in range(3)}
     assert len(outputs) == 1
 
 
@@ -238,14 +236,6 @@ def test_rechunk_keeps_the_text_and_the_size(strings, size):
 @given(st.lists(st.text("abc", max_size=9)), st.integers(0, 40))
 def test_first_characters(strings, limit):
     assert "".join(tok.first_characters(strings, limit)) == "".join(strings)[:limit]
-
-
-def test_importing_is_light():
-    code = "import sys, tokenizer; print({'torch', 'tokenizers', 'pandas'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", check=True, timeout=300
-    )
-    assert done.stdout.strip() == "set()"
 
 
 # -- a tokenizer.json ---------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 
 import analyze_results
 import metrics
+import programs
 import storage
 import train
 from analysis.products import Folder
@@ -430,33 +429,13 @@ def snippet(config: Config) -> str:
 @pytest.mark.parametrize("way", ["script", "stdin", "repl", "thread"])
 def test_it_runs_from(way, smoke_config, tmp_path):
     config = smoke_config.replace(trials_per_activation=2, workers=1)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    code, command, given = snippet(config), [sys.executable], None
-    if way == "script":
-        (tmp_path / "unguarded.py").write_text(code, encoding="utf-8")
-        command.append(str(tmp_path / "unguarded.py"))
-    elif way == "stdin":
-        command.append("-")
-        given = code
-    elif way == "repl":
-        command.append("-i")
-        given = code
-    else:
-        body = "".join(f"    {line}\n" for line in code.splitlines())
-        command += [
-            "-c",
-            f"import threading\ndef work():\n{body}\nt = threading.Thread(target=work); t.start(); t.join()",
-        ]
-    done = subprocess.run(
-        command,
-        input=given,
-        capture_output=True,
-        encoding="utf-8",
-        env=environment,
-        cwd=tmp_path,
-        timeout=300,
-        check=True,
-    )
+    code = snippet(config)
+    (tmp_path / "unguarded.py").write_text(code, encoding="utf-8")
+    body = "".join(f"    {line}\n" for line in code.splitlines())
+    threaded = f"import threading\ndef work():\n{body}\nt = threading.Thread(target=work); t.start(); t.join()"
+    ways = {"script": ["unguarded.py"], "stdin": ["-"], "repl": ["-i"], "thread": ["-c", threaded]}
+    options = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "check": True}
+    done = programs.fresh(*ways[way], input=code if way in ("stdin", "repl") else None, **options)
     assert "PD 0." in done.stdout and done.stdout.rstrip().endswith("2"), done.stderr
 
 
