@@ -444,22 +444,10 @@ def test_whole_numbers_may_be_written_with_an_exponent():
         _parse("--max-iters", "1.5e0")
 
 
-def test_unknown_flag_is_one_line_and_status_2(capsys):
-    with pytest.raises(SystemExit) as caught:
-        _parse("--n-layr", "3")
-    assert caught.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "did you mean --n-layer?" in error
-
-
 def test_study_puts_everything_under_its_name():
     config = Config(preset="smoke", device="cpu", study="wide")
-    assert (config.results_dir, config.plots_dir, config.checkpoint_dir) == (
-        "studies/wide/results",
-        "studies/wide/plots",
-        "studies/wide/checkpoints",
-    )
+    folders = (config.results_dir, config.plots_dir, config.checkpoint_dir)
+    assert folders == tuple(f"studies/wide/{name}" for name in ("results", "plots", "checkpoints"))
 
 
 @given(

@@ -288,5 +288,5 @@ def test_nothing_generated_is_tracked():
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout.split()
-    generated = [t for t in tracked if t.startswith(("results/", "plots/", "checkpoints/", "data/", "venv/"))]
+    generated = [t for t in tracked if t.startswith(("results/", "plots/", "checkpoints/", "data/", "venv"))]
     assert generated == ["checkpoints/.gitkeep", "plots/.gitkeep", "results/.gitkeep"]

@@ -1,5 +1,6 @@
 """Corpora: what is made, that it is what the text says, and what happens to bad input and damaged files."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -300,19 +301,24 @@ def test_too_small_says_how_much_is_enough(tmp_path, characters, block_size, tra
         assert min(len(corpus.train), len(corpus.val)) > block_size
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_cached_under_a_wrong_name(tmp_path, monkeypatch):
-    path = tmp_path / "text.txt"
-    path.write_text("ab" * 1000, encoding="utf-8")
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("text.txt", b"ab" * 1000, b"ba" * 1000),
+        ("text.gz", gzip.compress(b"ab" * 1000), gzip.compress(b"ab" * 1000, 1)),  # the same text, other bytes
+    ],
+)
+def test_a_file_that_changes_while_it_is_read_is_not_cached(tmp_path, monkeypatch, name, before, after):
     honest = prepare_data.survey
 
     def change_after(pieces):
-        found = honest(pieces)
-        path.write_text("ba" * 1000, encoding="utf-8")
-        return found
+        surveyed = honest(pieces)
+        (tmp_path / name).write_bytes(after)
+        return surveyed
 
     monkeypatch.setattr(prepare_data, "survey", change_after)
     with pytest.raises(UserError, match="changed while"):
-        prepare_data.load_corpus(config_for(tmp_path, path))
+        load(tmp_path, before, name)
     assert not list((tmp_path / "data").glob("*/meta.json"))
 
 
