@@ -307,6 +307,7 @@ def test_too_small_says_how_much_is_enough(tmp_path, characters, block_size, tra
         ("text.txt", b"ab" * 1000, b"ba" * 1000),
         ("text.gz", gzip.compress(b"ab" * 1000), gzip.compress(b"ab" * 1000, 1)),  # the same text, other bytes
     ],
+    ids=["text", "packed"],
 )
 def test_a_file_that_changes_while_it_is_read_is_not_cached(tmp_path, monkeypatch, name, before, after):
     honest = prepare_data.survey
