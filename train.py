@@ -549,8 +549,9 @@ def _refuse_other_names(files: list, names: list[str]) -> None:
         except UserError:  # not a name of ours: another tool's results
             continue
         if name != other:
+            place = file.path if file.kind == "results" else file.path.parent
             raise UserError(
-                f"{file.path}: {other} and {name} are the same function; go on with {option('activation', other)}, "
+                f"{place}: {other} and {name} are the same function; go on with {option('activation', other)}, "
                 f"move it away, or use another folder ({option('study', 'NAME')})"
             )
 
