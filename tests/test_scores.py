@@ -451,6 +451,9 @@ def test_forms_and_exit_status(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdin", io.StringIO(markdown))
     assert main(["--scores", "-", "--baseline", "a", "--looks", "3", "5"]) == 0
     assert capsys.readouterr().out.startswith("b is lower than a by 0.12")
+    for flags in (["--unpaired"], ["--looks", "3"], ["--gate", "better"]):
+        assert main(["--samples", "x=y", *flags]) == 2
+        assert capsys.readouterr().err == f"compare.py: {flags[0]}: is for --scores\n"
     for name in "ab":
         (tmp_path / f"{name}.md").write_text(markdown, encoding="utf-8")
     assert main(["--scores", f"x={tmp_path}/a.md", f"y={tmp_path}/b.md", "--value", "b"]) == 0

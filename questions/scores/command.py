@@ -55,7 +55,8 @@ def main(argv):
     only = {name: options.pop(name) for name in FOR_SCORES}
     if samples:
         if other := next((name for name, value in only.items() if value is not None), None):
-            raise UserError(f"{option(other).split()[0]}: is for --scores")
+            flag = "--unpaired" if only[other] is False else option(other).split()[0]
+            raise UserError(f"{flag}: is for --scores")
         answer = decide_samples(samples, cluster=cluster, **options | {"better": options["better"] or "higher"})
     gate = only.pop("gate")
     if scores:

@@ -20,7 +20,7 @@ import scipy
 from config import UserError
 from questions.scores import reading
 from questions.scores.sources import arm_and_seed
-from questions.scores.verdicts import check_alpha, decide, find_baseline, finite, said_p
+from questions.scores.verdicts import check_alpha, decide, find_baseline, said_p
 from significance import holm
 
 EXAMPLES = ("doc_id", "example", "example_id", "id", "question_id", "question", "item", "sample")
@@ -89,7 +89,10 @@ def decide_samples(systems, *, baseline=None, margin=None, alpha=0.05, cluster=N
     if not isinstance(systems, Mapping):
         systems, cluster = read_samples(systems, cluster=cluster, **columns)
     runs = {n: v if isinstance(next(iter(v.values())), Mapping) else {"1": v} for n, v in systems.items()}
-    margin = None if margin is None else finite(margin, "margin")
+    try:
+        margin = None if margin is None else float(margin)
+    except ValueError:
+        margin = -1.0
     if margin is not None and not 0 < margin < 1:
         raise UserError("margin: must be a share of the examples, as 0.01 for one point of accuracy")
     baseline = find_baseline(list(runs), baseline)

@@ -135,7 +135,7 @@ def decide(
     values = {name: _values(seeds) for name, seeds in table.arms.items()}
     notes, warnings = list(table.notes), []
     if against is not None:
-        against = finite(against, "against")
+        against = _finite(against, "against")
         pairs = [(name, f"{against:g}") for name in values]
         tests = [compare_loss(x, np.full(len(x), against)) for x in values.values()]
     else:
@@ -173,13 +173,13 @@ def find_baseline(names, baseline=None):
 
 
 def check_alpha(alpha):
-    alpha = finite(alpha, "alpha")
+    alpha = _finite(alpha, "alpha")
     if not 0 < alpha < 0.5:
         raise UserError(f"alpha={alpha:g}: must lie between 0 and 0.5, such as 0.05")
     return alpha
 
 
-def finite(value, name):
+def _finite(value, name):
     try:
         value = float(value)
     except (TypeError, ValueError):
@@ -190,7 +190,7 @@ def finite(value, name):
 
 
 def _margin(text, reference):
-    share = finite(text.rstrip("% "), "margin")
+    share = _finite(text.rstrip("% "), "margin")
     if not share > 0:
         raise UserError(f"margin={text}: must be above 0, as 0.005 or 1%")
     return float(share / 100 * abs(reference)) if text.endswith("%") else share
