@@ -15,7 +15,7 @@ from analysis.results import Measured
 from cli import counted
 from config import Config
 from storage import number
-from training.check import check, half_a_unit, listed
+from training.check import TOO_SHORT, check, half_a_unit, listed
 
 # -- after training -----------------------------------------------------------------------------------------------
 
@@ -25,7 +25,7 @@ def after_training(results: dict) -> list[dict]:
     check needs, it is "not applicable"."""
     m = Measured(results["activation"], results)
     done = [trial for trial in _trials(results) if trial.status == "done"]
-    return [
+    found = [
         _finite(m, done),
         _learning(m, done),
         _degenerate(m, done),
@@ -37,6 +37,7 @@ def after_training(results: dict) -> list[dict]:
         _one_machine(results),
         _unseen(m),
     ]
+    return _called_short(_trials(results), found)
 
 
 def _trials(results: dict) -> list[Trial]:
@@ -92,6 +93,25 @@ def _learning(m, done):
     )
 
 
+UNLEARNT = {"learning", "degenerate"}  # checks that a training fails that has only begun
+FALLING = 0.02  # of its value: a loss that fell by more over the second half of a training had not arrived
+
+
+def _called_short(trials: list[Trial], checks: list[dict]) -> list[dict]:
+    """The checks, and in those that say that nothing was learnt yet that the training is too short, where it is: where
+    nothing else fails, and the validation loss still fell, in the mean of the trials, at the end."""
+    failed, falls, steps = {c["name"] for c in checks if c["status"] == "fail"}, [], 0
+    for t in trials:
+        losses = [number(loss) for loss in t.val_loss_history]
+        if len(t.steps) == len(losses) > 2 and None not in losses:
+            steps = max(steps, t.steps[-1])
+            falls.append(1 - losses[-1] / float(np.interp(t.steps[-1] / 2, t.steps, losses)))
+    if not failed or not failed <= UNLEARNT or not falls or np.mean(falls) <= FALLING:
+        return checks
+    why = f"{TOO_SHORT}: over the second half of {steps} steps the loss still fell by {100 * np.mean(falls):.0f} %"
+    return [c | {"measured": f"{c['measured']}; {why}"} if c["name"] in failed else c for c in checks]
+
+
 def _degenerate(m, done):
     majority, entropy = (number(m.record("dataset").get(key)) for key in ("majority_accuracy", "unigram_entropy"))
     # a fifth of the tokens that the text uses, exp(entropy) of them: 5 of English letters, 3 of names, 2 of DNA
@@ -103,7 +123,7 @@ def _degenerate(m, done):
         if distinct is not None:
             seen.append(f"{t.value('distinct_argmax')} tokens")
             if distinct < fewest:
-                problems.append(f"{who} predicts only {t.value('distinct_argmax')} different tokens")
+                problems.append(f"{who} predicts only {counted(int(t.value('distinct_argmax')), 'different token')}")
         if majority is not None and t.val_accuracy is not None:
             seen.append(f"{t.val_accuracy:.1f} %")
             if t.val_accuracy <= majority:

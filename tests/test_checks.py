@@ -62,6 +62,21 @@ def test_planted_constant_model():
     assert caught(constant, "degenerate")
 
 
+@pytest.mark.parametrize("later, short", [(0.5, True), (0.01, False)])
+def test_a_training_that_has_only_begun_is_called_short(later, short):
+    """Not one that had arrived, nor one that another check fails: the loss falls by `later` over the second half."""
+
+    results = synthetic_results(val_loss=3.4, spread=0.001)
+    for trial in results["trials"]:
+        trial |= {"steps": [0, 100, 200], "val_loss_history": [4.4, 3.35 + later, 3.35], "distinct_argmax": 1}
+    found = {c["name"]: c for c in checks.after_training(results)}
+    assert found["degenerate"]["status"] == found["learning"]["status"] == "fail"
+    words = "too short a training: over the second half of 200 steps the loss still fell by 13 %"  # 0.5 of 3.85
+    assert all((words in found[name]["measured"]) == short for name in ("degenerate", "learning"))
+    set_trial(results, 1, val_loss=math.nan)
+    assert not any("too short" in c["measured"] for c in checks.after_training(results))
+
+
 def test_the_fewest_predictions_scale_with_the_text():
     """27 characters of names at 21 % accuracy: four tokens are no constant model; of English they would be."""
 

@@ -24,6 +24,7 @@ from tools import verify
 from tools.sample import print_samples
 from training import experiment
 from training import trial as trials
+from training.check import TOO_SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
 # Times and places: what may differ between two runs of one experiment.
@@ -220,14 +221,22 @@ def test_how_it_is_computed_is_said_before_training(smoke_config, capsys, monkey
     assert said < next(i for i, line in enumerate(lines) if line.startswith("relu trial 1"))
 
 
-def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys):
+@pytest.mark.parametrize(
+    "m, called", [("nan", "audit FAILED: finite"), (TOO_SHORT, "too short a training: 200 steps; fails finite")]
+)
+def test_a_failed_audit_names_the_check_and_where_to_read_on(capsys, m, called):
     results = synthetic_results("relu") | {
-        "audit": {"passed": False, "checks": [{"name": n, "status": s} for n, s in (("a", "pass"), ("finite", "fail"))]}
+        "audit": {
+            "passed": False,
+            "checks": [
+                {"name": n, "status": s, "measured": m} for n, s, m in (("a", "pass", ""), ("finite", "fail", m))
+            ],
+        }
     }
     config = Config(preset="smoke", device="cpu")
     train.Display(quiet=False).finished(results, Path("results/relu_results.json"), config)
     out = capsys.readouterr().out
-    assert 'audit FAILED: finite (measured and needed: "audit" in results/relu_results.json)' in out
+    assert f'{called} (measured and needed: "audit" in results/relu_results.json)' in out
     where = "results in results/relu_results.json, figures plots/relu_*.png, models in checkpoints/relu\n"
     assert where in out
 

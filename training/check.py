@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from storage import number
 
+TOO_SHORT = "too short a training"  # what a check says that fails since a training has only begun
+
 
 def check(name: str, passed: bool | None | str, measured: str, threshold: str, why: str) -> dict:
     """`passed` is None where the check does not apply, and "caution" where the numbers stand but must be read with

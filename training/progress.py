@@ -14,6 +14,7 @@ import storage
 from cli import counted
 from config import Config
 from training import pool
+from training.check import TOO_SHORT
 from training.forecast import Forecast, Outlook, Task
 from training.schedule import total_steps
 
@@ -124,11 +125,15 @@ class Display:
     def finished(self, results: dict, path: Path, config: Config) -> None:
         """What came out of an activation, and where it is."""
         loss, pd, name = results["avg_val_loss"], results["avg_relative_pd"], results["activation"]
-        failed = [check["name"] for check in results["audit"]["checks"] if check["status"] == "fail"]
+        checks = [check for check in results["audit"]["checks"] if check["status"] == "fail"]
+        short = any(TOO_SHORT in check["measured"] for check in checks)
+        failed = f"too short a training: {config.max_iters} steps; fails" if short else "audit FAILED:"
         said = [
             "all trials diverged" if loss is None else f"validation loss {loss:.4f} nats/token",
             "no pair to compare" if pd is None else f"relative PD {pd:.4f}",
-            f'audit FAILED: {", ".join(failed)} (measured and needed: "audit" in {path})' if failed else "audit passed",
+            f'{failed} {", ".join(c["name"] for c in checks)} (measured and needed: "audit" in {path})'
+            if checks
+            else "audit passed",
         ]
         figures = Path(config.plots_dir) / f"{storage.file_name(name)}_*.png"
         models = Path(config.checkpoint_dir) / storage.file_name(name)
