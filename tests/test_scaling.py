@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 FINDINGS = Path(__file__).parent.parent / "findings"
 
@@ -59,6 +60,36 @@ def test_the_prediction_is_that_of_the_rule(published):
             pd = math.exp(law @ [1, math.log(p["width"]), math.log(p["steps"])])
             assert p["pd"] == pytest.approx(pd, rel=1e-9)
             assert p["width"] > 128 or p["steps"] > 5200
+
+
+def test_the_slopes_of_the_ratio(published):
+    """Of pseudo-values by their definition, each cell's weight by what least squares make of a 1 in its place."""
+    rows = []  # study, width, steps, each seed's difference
+    for study in (name for name in published if name[0] != "L"):
+        logs = {}
+        for activation in ("relu", "gelu"):
+            path = FINDINGS / "scaling" / "measured" / study / "results" / f"{activation}_results.json"
+            results = json.loads(path.read_text(encoding="utf-8"))
+            branches = {results["config"]["max_iters"]: results["reproducibility_metrics"]}
+            branches |= {branch["ends"]: branch["pairs"] for branch in results["frontier"]}
+            for steps, pairs in branches.items():
+                pd = {frozenset(map(int, p["model_pair"].split("_vs_"))): p["relative_pd"] for p in pairs}
+                seeds, mean = sorted(set().union(*pd)), np.mean(list(pd.values()))
+                without = np.array([np.mean([v for pair, v in pd.items() if k not in pair]) for k in seeds])
+                logs[activation, steps] = np.log(mean) + (len(seeds) - 1) * (1 - without / mean)
+        width = results["config"]["n_embd"]
+        rows += [(study, width, steps, logs["gelu", steps] - logs["relu", steps]) for steps in branches]
+    design = np.array([[1, math.log(width), math.log(steps)] for _, width, steps, _ in rows])
+    for k, (value, low, high) in enumerate(tell.slopes_of_the_ratio(published), 1):
+        weights = [np.linalg.lstsq(design, unit, rcond=None)[0][k] for unit in np.eye(len(rows))]
+        by_study = {}
+        for w, (study, *_, d) in zip(weights, rows, strict=True):
+            by_study[study] = by_study.get(study, 0) + w * d
+        assert value == pytest.approx(sum(d.mean() for d in by_study.values()), rel=1e-9)
+        errors = np.array([np.var(d, ddof=1) / len(d) for d in by_study.values()])
+        freedom = errors.sum() ** 2 / (errors**2 / 4).sum()  # five seeds of each
+        half = stats.t.ppf(0.975, freedom) * math.sqrt(errors.sum())
+        assert (low, high) == pytest.approx((value - half, value + half), rel=1e-9)
 
 
 def test_the_text_is_up_to_date():
