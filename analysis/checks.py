@@ -71,8 +71,6 @@ def _finite(m, done):
         not problems,
         listed(problems, "every number is finite")
         + (f"; diverged and left out of every mean: {diverged}" if diverged else ""),
-        "no NaN or infinity; diverged trials named",
-        "a NaN spreads through every mean it enters",
     )
 
 
@@ -89,7 +87,6 @@ def _learning(m, done):
         if applies
         else "no loss or no unigram entropy recorded",
         f"below {reference:.4f}, the unigram entropy" if applies else "below the unigram entropy",
-        "token frequencies alone give that loss: a model that isn't better has learned nothing from context",
     )
 
 
@@ -134,7 +131,6 @@ def _degenerate(m, done):
         not problems if seen else None,
         listed(problems, "different tokens predicted and accuracy: " + ", ".join(seen) if seen else "not recorded"),
         f"at least {fewest} different predictions; accuracy above {share}",
-        "models that always say the same agree perfectly, and are no evidence of reproducibility",
     )
 
 
@@ -166,7 +162,6 @@ def _distinct(m, done):
         listed(same, f"{len(done)} trials, no two alike" if len(done) > 1 else "fewer than two trials"),
         f"no two trials with identical weights, results or seeds, or a relative PD below {ALIKE:g}"
         + ("" if applies else " (vary = none aside)"),
-        "a checkpoint counted twice makes training look perfectly reproducible",
     )
 
 
@@ -202,8 +197,6 @@ def _consistent(m, done):
         "consistent",
         not problems if margins else None,
         listed(problems, sound),
-        "loss ≥ (1 − accuracy) ln 2; each pair's measures within their mathematical bounds; means re-derived",
-        "numbers that no model can produce were mixed up, edited or computed on different positions",
     )
 
 
@@ -272,7 +265,6 @@ def _suspicious(m, done):
         not problems if losses else None,
         listed(problems, lowest),
         f"at least {floor:.3g} nats/token ({reason}), and at least half the training loss",
-        "what no text allows is a leak of the answer, not a good model",
     )
 
 
@@ -297,8 +289,6 @@ def _positions_compared(m, done):
         "same positions compared",
         not problems if pairs else None,
         listed(problems, sound),
-        "one number of positions for all pairs, all pairs there, self-difference exactly 0",
-        "a difference between predictions on different inputs is not a difference between models",
     )
 
 
@@ -323,8 +313,6 @@ def _learning_curve(m, done):
         "learning curve",
         not problems if slopes else None,
         listed(problems, sound if slopes else "no curve"),
-        "reported, not judged; the last point must be below the first",
-        "trials compared while they still improve differ by how far they have come, too",
     )
 
 
@@ -358,8 +346,6 @@ def _one_machine(results):
         "one machine",
         ("caution" if apart else True) if environments else None,
         listed(apart, f"{len(environments)} trials with {versions}" if environments else "not recorded"),
-        "the same versions, processor, precision and kernels for every trial",
-        "where they differ, part of the difference between trials is the machine's",
     )
 
 
@@ -380,8 +366,6 @@ def _unseen(m):
         ("caution" if worst > MOST_UNSEEN else True) if shares else None,
         ", ".join(texts) or "not recorded",
         f"at most {100 * MOST_UNSEEN:g} %",
-        "what was never seen can't be learnt and costs about 7 nats each time, with every activation: part of the loss "
-        "and of the differences is not the models'",
     )
 
 
@@ -396,8 +380,6 @@ def across_activations(all_results: dict[str, dict]) -> list[dict]:
             all_results,
             "same positions across activations",
             lambda r: (r.get("evaluation") or {}).get("sha256"),
-            "one checksum of the evaluation windows",
-            "losses and PDs on different positions can't be compared",
         ),
         _same_settings(all_results),
         _parameters_across(all_results),
@@ -421,8 +403,6 @@ def _distinct_activations(all_results):
         "distinct activations",
         not same if len(all_results) > 1 else None,
         listed(same, f"{len(all_results)} activations, no two with a trial in common"),
-        "no two activations with identical weights or results",
-        "identical results for different activations mean that the activation never reached the model",
     )
 
 
@@ -435,12 +415,12 @@ def _groups(all_results, value) -> tuple[dict, list[str]]:
     return groups, without
 
 
-def _equal_everywhere(all_results, name, value, threshold, why):
+def _equal_everywhere(all_results, name, value):
     groups, without = _groups(all_results, value)
     compared = sum(map(len, groups.values()))
     parts = [f"{', '.join(names)}: {str(v)[:12]}" for v, names in groups.items()]
     measured = "; ".join(parts + ([f"not recorded by {', '.join(without)}"] if without else []))
-    return check(name, len(groups) <= 1 if compared > 1 else None, measured, threshold, why)
+    return check(name, len(groups) <= 1 if compared > 1 else None, measured)
 
 
 def _same_settings(all_results):
@@ -448,8 +428,6 @@ def _same_settings(all_results):
         all_results,
         "same settings",
         lambda r: r.get("fingerprint"),
-        "one fingerprint of the settings and one text",
-        "a difference between activations may be one of learning rates, sizes or texts",
     )
     texts, _ = _groups(all_results, lambda r: (r.get("dataset") or {}).get("sha256"))
     if settings["status"] == "fail":
@@ -471,8 +449,6 @@ def _parameters_across(all_results):
         "parameters across activations",
         apart <= max(0.01 * min(counts.values()), unit) if len(counts) > 1 else None,
         ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "not recorded",
-        "equal within 1 %, or half a unit of each hidden layer",
-        "a larger model is better for its size, not for its activation",
     )
 
 
@@ -493,8 +469,6 @@ def _one_machine_across(all_results):
         "same machines across activations",
         ("caution" if apart else True) if applies else None,
         measured if applies else "not recorded",
-        "trial k of every activation with the same versions, processor, precision and kernels",
-        "activations trained on different machines are compared with their machines",
     )
 
 
@@ -514,6 +488,4 @@ def _order_of_training(all_results):
         "order of training",
         True if len(spans) > 1 else None,
         measured if len(spans) > 1 else "not recorded",
-        "reported, not judged; it touches times alone",
-        "a machine that grows warm or busy slows whatever is trained last",
     )

@@ -27,14 +27,14 @@ def frontier(m: Measured) -> list[Branch]:
     """The branches of an activation, the shortest first, of the trials that its final PD is of; none where they were
     not recorded, or not completely."""
     pairs = list(itertools.combinations(m.pd_ids, 2))
-    found = []
+    branches = []
     for branch in m.branches:
         losses = {k: branch.losses.get(k) for k in m.pd_ids}
         pds = {pair: branch.pds.get(pair) for pair in pairs}
         if None in losses.values() or None in pds.values():
             return []
-        found.append(replace(branch, losses=losses, pds=pds))
-    return found if pairs else []
+        branches.append(replace(branch, losses=losses, pds=pds))
+    return branches if pairs else []
 
 
 def equal_loss(
@@ -54,13 +54,13 @@ def equal_loss(
     target = max(
         (points[-1].losses[i] + points[-1].losses[j]) / 2 for name, points in frontiers.items() for i, j in pairs[name]
     )
-    found = {}
+    matrices = {}
     for name, points in frontiers.items():
         pds = {(i, j): _read_off(points, i, j, target) for i, j in pairs[name]}
         if None in pds.values():
             return None
-        found[name] = matrix(pds, ids[name])
-    return target, found
+        matrices[name] = matrix(pds, ids[name])
+    return target, matrices
 
 
 def _read_off(points: Sequence[Branch], i: int, j: int, target: float) -> float | None:

@@ -22,7 +22,7 @@ def to_html(text: str, images: Mapping[str, Path]) -> str:
     from markupsafe import Markup
 
     body = markdown.markdown(text, extensions=["tables", "sane_lists"])
-    body = re.sub(r"<table>.*?</table>", lambda found: _labelled(found[0]), body, flags=re.DOTALL)
+    body = re.sub(r"<table>.*?</table>", lambda match: _labelled(match[0]), body, flags=re.DOTALL)
     body = re.sub(r"<p>(<img [^>]*>)</p>", r"<figure>\1</figure>", body)
     body = re.sub(r"(?<=\d) %", "&nbsp;%", body)
     head, *parts = re.split(r"(?=<h2>)", body)
@@ -47,9 +47,9 @@ def _labelled(table: str) -> str:
     """A table whose cells say what column they are of, for screens on which a row becomes a card."""
     names = [re.sub(r"<[^>]*>", "", name) for name in re.findall(r"<th[^>]*>(.*?)</th>", table)]
 
-    def row(found):
+    def row(match):
         labels = iter(names)
-        return re.sub(r"<td", lambda _: f'<td data-label="{next(labels, "").replace(chr(34), "&quot;")}"', found[0])
+        return re.sub(r"<td", lambda _: f'<td data-label="{next(labels, "").replace(chr(34), "&quot;")}"', match[0])
 
     return f'<div class="wide">{re.sub(r"<tr>.*?</tr>", row, table, flags=re.DOTALL)}</div>'
 

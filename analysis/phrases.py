@@ -97,6 +97,11 @@ def size(s: Study, t: Tested, quantity: str) -> str:
     return f"{change} ({percent_range(test)})"
 
 
+def less_or_more(ratio: float) -> str:
+    """'3.0 % less'."""
+    return f"{fixed(abs(100 * (ratio - 1)), 1)} % {'less' if ratio < 1 else 'more'}"
+
+
 def less(s: Study, t: Tested, quantity: str) -> str:
     """Said behind the size of what doesn't matter."""
     return f", less than the {margin(s, quantity)} declared to matter" if small(s, t, quantity) else ""

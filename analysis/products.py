@@ -89,10 +89,10 @@ def refuse_unknown_study(config: Config) -> None:
     """Raises UserError where the named study has no folder, with the name that was probably meant."""
     folder = Path(config.results_dir).parent
     if config.study and not storage.listed(folder.parent, folder.name):
-        there = [path.name for path in storage.listed(folder.parent) if path.is_dir()]
-        meant = difflib.get_close_matches(config.study, there, 1, 0.5)
-        known = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(there) or 'none'}"
-        raise UserError(f"{option('study', config.study)}: no such study in {folder.parent}; {known}")
+        names = [path.name for path in storage.listed(folder.parent) if path.is_dir()]
+        meant = difflib.get_close_matches(config.study, names, 1, 0.5)
+        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(names) or 'none'}"
+        raise UserError(f"{option('study', config.study)}: no such study in {folder.parent}; {hint}")
 
 
 def amended(study: Study, folder: str | os.PathLike) -> Study:
@@ -199,19 +199,18 @@ def drawn_from(figure: Path) -> str:
 
 def draw(products: Iterable[Product], folder: Folder, to: Path, formats: Iterable[str]) -> list[Path]:
     """Draw the figures of the products that are there, all in one folder; the paths in the first format."""
-    there = [product for product in products if product.there(folder)]
-    made = [drawing for product in there for drawing in product.make(folder).values()]
+    made = [drawing for product in products if product.there(folder) for drawing in product.make(folder).values()]
     return [drawing(to, formats=formats) for drawing in made if not isinstance(drawing, str)]
 
 
 def sections(folder: Folder) -> dict[str, list[Section]]:
     """{part of the report: the sections of further questions that stand at its end}."""
-    found: dict[str, list[Section]] = {}
+    by_part: dict[str, list[Section]] = {}
     for product in questions.hooks("PRODUCTS"):
         section = product.section(folder) if product.section and product.there(folder) else None
         if section and section.lines:
-            found.setdefault(product.part, []).append(section)
-    return found
+            by_part.setdefault(product.part, []).append(section)
+    return by_part
 
 
 # -- the JSON of what was measured of each activation --------------------------------------------------------------

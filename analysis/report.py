@@ -13,8 +13,8 @@ from pathlib import Path
 
 import activations
 import storage
-from analysis import phrases, products, sections, summary
-from analysis.markdown import address, duration, fixed, label, labels, plus_minus, table, trials_planned, undressed
+from analysis import markdown, phrases, products, sections, summary
+from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.page import to_html
 from analysis.products import Folder
 from analysis.results import mean, std
@@ -104,9 +104,11 @@ def report_text(
     final, probe = (number(first.record(key).get("positions")) for key in ("evaluation", "divergence"))
     text = rendered(
         "report.md",
+        s=study,
         q=q,
+        say=phrases,
+        md=markdown,
         base=phrases.base(study),
-        contrast=labels(q.contrast),
         alpha=ALPHA,
         margins={quantity: phrases.margin(study, quantity) for quantity in ("PD", "Loss")},
         figures={key: f"![{FIGURES[key][1](study)}]({link})" for key, link in (links or {}).items()},

@@ -70,24 +70,26 @@ def results_files(results_dir: str | os.PathLike) -> list[Path]:
     """The results files of a folder, by name. A file that is none is left out, with a line on standard error: valid
     JSON without any documented key and not in an activation's place, or a copy (`Copy of relu_results.json`) beside
     the original. What is damaged is not left out."""
-    kept = []
+    paths = []
     for path in storage.listed(results_dir, "*_results.json"):
         contents = None
         with contextlib.suppress(storage.StorageError):
             contents = storage.read_json(path)
         named = storage.activation_name(path.name.removesuffix("_results.json"))
         if contents is None or _is_activation(named):
-            kept.append(path)
+            paths.append(path)
             continue
-        known = isinstance(contents, dict) and DOCUMENTED & set(contents)
-        original = known and isinstance(contents.get("activation"), str) and f"{contents['activation']}_results.json"
-        if not known:
+        documented = isinstance(contents, dict) and DOCUMENTED & set(contents)
+        original = (
+            documented and isinstance(contents.get("activation"), str) and contents["activation"] + "_results.json"
+        )
+        if not documented:
             _say(f"{path}: left out: it is no results file")
         elif original and original in path.name and original != path.name and path.with_name(original).exists():
             _say(f"{path}: left out: a copy of {original}, by its name")
         else:
-            kept.append(path)
-    return kept
+            paths.append(path)
+    return paths
 
 
 def _is_activation(name: str) -> bool:
@@ -146,19 +148,19 @@ def _numbers(values: Iterable) -> list[float]:
 
 def mean(values: Iterable) -> float | None:
     """The mean of those values that are numbers; None when none is."""
-    kept = _numbers(values)
-    return float(np.mean(kept)) if kept else None
+    numbers = _numbers(values)
+    return float(np.mean(numbers)) if numbers else None
 
 
 def std(values: Iterable) -> float | None:
     """The sample standard deviation (n - 1); None for fewer than two values."""
-    kept = _numbers(values)
-    return float(np.std(kept, ddof=1)) if len(kept) > 1 else None
+    numbers = _numbers(values)
+    return float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
 
 
 def median(values: Iterable) -> float | None:
-    kept = _numbers(values)
-    return float(np.median(kept)) if kept else None
+    numbers = _numbers(values)
+    return float(np.median(numbers)) if numbers else None
 
 
 def exponentials(logs: Iterable[float | None]) -> tuple[float | None, ...]:
@@ -246,16 +248,16 @@ class Measured:
     def not_distinct(self) -> dict[str, str]:
         """{check: what it finds} where one training stands for two, whatever the audit on record says: between the
         trials, where more than nothing varies between them, or with another activation."""
-        found, marks = {}, {}
+        copies, marks = {}, {}
         for k, trial in self.planned.items():
             if trial.mark:
                 marks.setdefault(trial.mark, []).append(str(k))
         same = [f"trials {' and '.join(ids)} are one training" for ids in marks.values() if len(ids) > 1]
         if same and self.record("config").get("vary") != ["none"]:
-            found["distinct"] = "; ".join(same)
+            copies["distinct"] = "; ".join(same)
         if self.shares:
-            found["distinct activations"] = f"it has a training in common with {', '.join(self.shares)}"
-        return found
+            copies["distinct activations"] = f"it has a training in common with {', '.join(self.shares)}"
+        return copies
 
     @property
     def audit(self) -> str:
@@ -279,14 +281,14 @@ class Measured:
 
 def complete(ids: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[int]:
     """The most of `ids` among which every pair is present, found by dropping the id that lacks the most."""
-    kept, pairs = sorted(ids), set(pairs)
+    complete_ids, pairs = sorted(ids), set(pairs)
 
     def lacking(i):
-        return sum((min(i, j), max(i, j)) not in pairs for j in kept if j != i)
+        return sum((min(i, j), max(i, j)) not in pairs for j in complete_ids if j != i)
 
-    while kept and max(map(lacking, kept)) > 0:
-        kept.remove(max(kept, key=lambda i: (lacking(i), i)))
-    return kept if len(kept) > 1 else []
+    while complete_ids and max(map(lacking, complete_ids)) > 0:
+        complete_ids.remove(max(complete_ids, key=lambda i: (lacking(i), i)))
+    return complete_ids if len(complete_ids) > 1 else []
 
 
 def matrix(values: Mapping[tuple[int, int], float], ids: Iterable[int]) -> np.ndarray:

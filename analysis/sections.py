@@ -36,12 +36,10 @@ from analysis.phrases import (
     at_equal_loss,
     base,
     choice,
-    group_noun,
     influence,
     margin,
     standing,
     together,
-    untested,
     verdict_cell,
     what_varies,
 )
@@ -203,23 +201,17 @@ def further_measures(s: Study) -> str:
     return tabled(header, ([metric, *row] for metric, row in rows.items() if set(row) != {DASH}))
 
 
-def noise_floor(s: Study) -> list[str]:
-    parts = []
+def noise_floor(s: Study) -> dict:
+    """What a trial differs from itself, and how much the choice of positions moves a PD."""
     floors = {n: m.results.get("self_prediction_difference") for n, m in s.measured.items()}
-    wrong = [f"{label(n)} ({x:.2g})" for n, x in floors.items() if x]
-    if wrong:
-        parts.append(f"A trial compared with itself should have a PD of exactly 0 and has not: {listed(wrong)}.")
-    elif any(x is not None for x in floors.values()):
-        parts.append("A trial compared with itself, through the whole path, has a PD of exactly 0.")
     errors = {n: mean(m.pair_values("relative_pd_se")) for n, m in s.measured.items() if s.pd[n]}
     errors = {n: se for n, se in errors.items() if se is not None}
-    if errors:
-        shares = [100 * se / s.pd[n] for n, se in errors.items()]
-        parts.append(
-            f"The choice of positions leaves a PD uncertain by {span(errors.values(), 5)} (standard error over "
-            f"windows), {span(shares, 1, ' %')} of its value."
-        )
-    return parts
+    return {
+        "wrong": listed(f"{label(n)} ({x:.2g})" for n, x in floors.items() if x),
+        "zero": any(x is not None for x in floors.values()),
+        "errors": span(errors.values(), 5) if errors else "",
+        "shares": span((100 * se / s.pd[n] for n, se in errors.items()), 1, " %") if errors else "",
+    }
 
 
 # -- 3 Rankings by Use Case --------------------------------------------------------------------------------------------
@@ -245,17 +237,17 @@ def rankings(s: Study) -> dict:
     }
 
 
-def fastest(s: Study) -> str:
+def fastest(s: Study) -> dict:
     best, others = s.lowest(s.time)
     if len(best) != 1 or not others:
-        return ""
+        return {}
     times = {n: [t.training_time for t in m.trials.values() if t.training_time] for n, m in s.fit.items()}
-    overlapping = [n for n in others if min(times[n]) <= max(times[best[0]])]
-    text = (
-        f"**Shortest median training time of a trial**: {label(best[0])}, {fixed(s.time[best[0]], 1)} s (the "
-        f"others {span((s.time[n] for n in others), 1, ' s')}); not tested"
-    )
-    return text + (f", and its trials overlap with those of {labels(overlapping)}." if overlapping else ".")
+    return {
+        "name": label(best[0]),
+        "time": fixed(s.time[best[0]], 1),
+        "others": span((s.time[n] for n in others), 1, " s"),
+        "overlapping": labels(n for n in others if min(times[n]) <= max(times[best[0]])),
+    }
 
 
 # -- 4 Statistical Significance ----------------------------------------------------------------------------------------
@@ -267,8 +259,8 @@ def statistical_significance(s: Study) -> dict | None:
         return None
     losses = [t.loss for t in s.primary if t.loss is not None]
     return {
-        "design": design(s),
-        "spread": spread(s),
+        "designs": {t.paired for t in s.tests if not t.unfit},
+        "moderated": any(c.prior_df for t in s.tests for c in t.tests.values()),
         "order": the_order(s),
         "planned": planned_table(s),
         "equal_loss": span(losses, 4) if losses else "",
@@ -284,27 +276,6 @@ def statistical_significance(s: Study) -> dict | None:
 
 def uncompared(s: Study) -> list[str]:
     return [f"{label(t.a)} and {label(t.b)}: {verdict_cell(s, t, 'PD')}" for t in s.tests]
-
-
-def design(s: Study) -> str:
-    designs = {t.paired for t in s.tests if not t.unfit}
-    if designs == {False}:
-        return f"without pairing, since {s.question.arms_noun} share no seeds (Welch's t)"
-    if len(designs) == 2:
-        return "those of the same seed with one another where seeds are shared (paired t), else Welch's t"
-    return "those of the same seed with one another (paired t)"
-
-
-def spread(s: Study) -> str:
-    text = "Each comparison's spread is its own: there are too few to borrow from."
-    if any(c.prior_df for t in s.tests for c in t.tests.values()):
-        text = (
-            "A comparison's spread is moderated: it borrows from the mean spread of the planned comparisons, worth two "
-            "degrees of freedom."
-        )
-    if s.looks:
-        text += " p-values and intervals allow for all looks (repeated ones, Jennison & Turnbull 1989)."
-    return text
 
 
 def the_order(s: Study) -> str:
@@ -354,17 +325,13 @@ def cells(s: Study, t: Tested, quantity: str) -> list[str]:
     return [effect(t.tests[quantity]), adjusted, verdict_cell(s, t, quantity)]
 
 
-def hanging(s: Study) -> str:
+def hanging(s: Study) -> dict:
     """How far the answer hangs on one trial, where it does."""
     most = influence(s)
     if most is None or not most.notable:
-        return ""
+        return {}
     change, low, high = (signed(100 * (x - 1)) for x in (most.without.effect, *map(math.exp, (most.low, most.high))))
-    decisive = ", ".join(map(str, most.decisive))
-    return (
-        f"Without one trial of all {s.question.arms_noun} at a time, the change that answers the question goes from "
-        f"{low} to {high} %; trial {most.trial} moves it most, to {change} %."
-    ) + (f" Without trial {decisive} the test says otherwise." if decisive else "")
+    return {"change": change, "low": low, "high": high, "trial": most.trial, "decisive": most.decisive}
 
 
 def other_pairs(s: Study) -> str:
@@ -442,7 +409,9 @@ def key_findings(s: Study) -> dict:
         "title": finding_title(s),
         "groups": smooth_finding(s),
         "best": best_and_worst(s),
-        "hypothesis": hypothesis(s) if len(s.question.arms) > 1 else "",
+        "supported": labels(s.against_baseline("PD", "lower")),
+        "refuted": labels(s.against_baseline("PD", "higher")),
+        "found": f"{reduction(s.headline.tests['PD']):.1f} %" if s.headline_kind("PD") == "inconclusive" else "",
         "frontier": frontier(s),
         "confirmed": confirmed(s),
         "pareto": trade_off(s),
@@ -469,31 +438,6 @@ def smooth_finding(s: Study) -> list[str]:
     if s.contrast.left_out:
         lines.append(f"Left out of the contrast because they have too few trials: {labels(s.contrast.left_out)}.")
     return lines
-
-
-def hypothesis(s: Study) -> str:
-    """What became of the hypothesis, by what answers the question."""
-    q, h = s.question, s.headline
-    who = "smooth activations" if q.about_smoothness else labels(q.contrast or q.others)
-    said = f"{who} have a lower mean PD than those with {base(s)}: "
-    if h is None:
-        groups = {
-            word: s.against_baseline("PD", kind) for word, kind in (("supported", "lower"), ("refuted", "higher"))
-        }
-        parts = [f"**{word}** for {labels(names)}" for word, names in groups.items() if names]
-        return f"{said}{listed(parts) or '**inconclusive**'} (section 4)."
-    if not h.tested("PD"):
-        return f"{said}**not tested** ({untested(s)})."
-    words = {
-        "lower": "supported",
-        "higher": "refuted",
-        "equal": f"refuted for differences of {margin(s, 'PD')} or more",
-    }
-    text = f"{said}**{words.get(s.headline_kind('PD'), 'inconclusive')}**."
-    if s.headline_kind("PD") == "inconclusive":
-        smallest = f"{reduction(h.tests['PD']):.1f} %"
-        text += f" A reduction of {smallest} would have been found with 80 % power: a smaller one can't be ruled out."
-    return text
 
 
 def best_and_worst(s: Study) -> str:
@@ -529,16 +473,10 @@ def frontier(s: Study) -> str:
     return tabled([capital(s.question.arm), *(f"{n:,} steps" for n in ends)], rows)
 
 
-def confirmed(s: Study) -> list[str]:
-    """What became, at equal loss, of the differences between the final models."""
-    words = {
-        "shown": "Confirmed at equal loss",
-        "reversed": "The other way round at equal loss, so that neither settles the question",
-        "not shown": "Shown on the final models, not at equal loss",
-    }
-    shown = [t for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher")]
-    groups = {said: [t.a for t in shown if at_equal_loss(s, t) == kind] for kind, said in words.items()}
-    return [f"{said}: {labels(names)}." for said, names in groups.items() if names]
+def confirmed(s: Study) -> dict[str, str]:
+    """What became, at equal loss, of the differences between the final models: {kind: arms}."""
+    kinds = {t.a: at_equal_loss(s, t) for t in s.primary if s.verdict(t, "PD").kind in ("lower", "higher")}
+    return {kind: labels(n for n, of in kinds.items() if of == kind) for kind in ("shown", "reversed", "not shown")}
 
 
 def trade_off(s: Study) -> str:
@@ -604,61 +542,30 @@ def convergence(recorded: dict[str, list[dict]]) -> list[str]:
 
 
 def conclusions(s: Study) -> dict:
-    return {
-        "research": for_research(s),
-        "production": for_production(s),
-        "speed": for_speed(s),
-        "uses": when_to_use(s),
-    }
-
-
-def for_research(s: Study) -> str:
-    kind, tests = choice(s)
-    if kind == "untested":
-        return "No recommendation: differences in reproducibility could not be tested."
-    if kind == "better":
-        names = [t.a for t in tests]
-        among = [t for t in s.tests if {t.a, t.b} <= set(names)]
-        apart = [f"{label(t.a)} and {label(t.b)}" for t in among if s.verdict(t, "PD").kind in ("lower", "higher")]
-        text = f"{labels(names)}: a lower mean PD than that of {base(s)} was shown."
-        if apart:
-            text += f" Among them a difference was shown for {listed(apart)}."
-        elif len(names) > 1:
-            text += " Among them no difference was shown: choose on accuracy and speed."
-        return text
-    if kind == "better together":
-        return (
-            f"{labels(s.contrast.names)}, taken together: a lower mean PD than that of {base(s)} was shown for these "
-            f"{group_noun(s)} as a group, but not for any of them alone."
-        )
-    if kind == "worse":
-        names = [name for t in tests for name in t.names]
-        taken = ", taken together" if tests == [s.contrast] else ""
-        return f"{base(s)}: a higher mean PD was shown for {labels(names)}{taken}."
-    if kind == "small":
-        return "What was shown in reproducibility is too small to choose by, or not there at equal loss."
-    return "Choose on accuracy and speed: no difference in reproducibility was shown."
-
-
-def for_production(s: Study) -> str:
-    if not s.detectable or not s.primary:
-        return f"Nothing beyond the means of section 2: comparisons with {base(s)} could not be tested."
-    improved = []
-    for t in s.primary:
+    choice_of, tests = choice(s)
+    names = {name for t in tests for name in t.names}
+    improved = {}
+    for t in s.primary if s.detectable else ():
         standings = {noun: standing(s, t, q) for q, noun in (("PD", "PD"), ("Loss", "validation loss"))}
         gains = [noun for noun, x in standings.items() if x == "better"]
         if gains and "worse" not in standings.values():
-            improved.append(f"{label(t.a)} (lower {listed(gains)})")
-    if improved:
-        return f"Shown to improve on {base(s)} without losing elsewhere: {listed(improved)}."
-    return f"No {s.question.arm} was shown to improve on {base(s)} without losing elsewhere."
-
-
-def for_speed(s: Study) -> str:
-    best, others = s.lowest(s.time)
-    if len(best) != 1 or not others:
-        return f"Training times single out no {s.question.arm}."
-    return f"{label(best[0])} trained in the shortest time, on this machine and not tested (section 3)."
+            improved[t.a] = f"{label(t.a)} (lower {listed(gains)})"
+    fastest_ones, others = s.lowest(s.time)
+    return {
+        "choice": choice_of,
+        "chosen": labels(name for name in s.measured if name in names),
+        "several": len(names) > 1,
+        "together": tests == [s.contrast],
+        "apart": listed(
+            f"{label(t.a)} and {label(t.b)}"
+            for t in s.tests
+            if {t.a, t.b} <= names and s.verdict(t, "PD").kind in ("lower", "higher")
+        ),
+        "compared": bool(s.detectable and s.primary),
+        "improved": listed(improved.values()),
+        "fastest": label(fastest_ones[0]) if len(fastest_ones) == 1 and others else "",
+        "uses": when_to_use(s),
+    }
 
 
 def when_to_use(s: Study) -> list[str]:
@@ -679,31 +586,17 @@ def timed(s: Study, name: str) -> str:
 # -- 7 Future Work -----------------------------------------------------------------------------------------------------
 
 
-def future_work(s: Study) -> list[str]:
-    """All but the last point, which holds of any study."""
-    points = []
-    if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(s.checks):
-        points.append("**Repair first**: find out why checks failed; until then those numbers are no evidence.")
-    if any(m.failed for m in s.measured.values()):
-        points.append("**Divergence**: train again with a lower learning rate, all activations alike.")
-    few = [n for n, m in s.fit.items() if len(m.pd_ids) < 3]
+def future_work(s: Study) -> dict:
     tests, needed, _, _ = undecided(s)
-    if few:
-        points.append(f"**More trials**: a test needs at least three of each; fewer have a PD of {labels(few)}.")
-    elif tests:
-        about = f" (about {needed} of each, see section 4)" if needed else ""
-        points.append(
-            f"**More trials**{about} for {counted(len(tests), 'undecided comparison')} of PD: "
-            f"{labels(t.a for t in tests)}."
-        )
+    trials = [t for m in s.measured.values() for t in m.trials.values()]
     missing = [n for n in activations.STUDY if n not in s.measured]
-    if missing and s.question.about_smoothness:
-        points.append(f"**Completeness**: of the study's five activations these are missing: {labels(missing)}.")
-    if any(t.overfit for m in s.measured.values() for t in m.trials.values()):
-        points.append("**Overfitting**: train shorter or with more dropout, all activations alike.")
-    if len(vary := what_varies(s)) > 1:
-        points.append(
-            f"**Sources of variation**: trials differ in {safe(listed(vary))} at once; "
-            f"{s.command(f'--activation {s.question.baseline} --decompose')} tells how much each of them causes."
-        )
-    return points
+    return {
+        "failed": any(m.audit.startswith("failed") for m in s.measured.values()) or bool(failed_checks(s.checks)),
+        "diverged": any(m.failed for m in s.measured.values()),
+        "few": labels(n for n, m in s.fit.items() if len(m.pd_ids) < 3),
+        "undecided": [t.a for t in tests],
+        "needed": needed,
+        "missing": labels(missing) if s.question.about_smoothness else "",
+        "overfit": any(t.overfit for t in trials),
+        "vary": safe(listed(vary)) if len(vary := what_varies(s)) > 1 else "",
+    }

@@ -127,8 +127,8 @@ def decide(family, look, earlier=None, looks=LOOKS, margin=None, alpha=0.05):
 
     def adjusted(p_values, decided):
         """Holm over the family; what was decided so before is no longer a hypothesis to test."""
-        found = {n: 0.0 if earlier[n] and earlier[n].kind in decided else p for n, p in p_values.items()}
-        return dict(zip(found, holm(found.values()), strict=True))
+        values = {n: 0.0 if earlier[n] and earlier[n].kind in decided else p for n, p in p_values.items()}
+        return dict(zip(values, holm(values.values()), strict=True))
 
     def repeated(p, sides):  # a one-sided p is half of a two-sided one
         return 1.0 if p is None or p * sides >= 1 else repeated_p(p * sides, look, looks) / sides

@@ -178,8 +178,8 @@ class Study:
         """Where its results lie, by what they record; `results` where they record no one folder, or aren't there."""
         recorded = {str(m.record("config").get("results_dir") or "results") for m in self.measured.values()}
         folder = Path(recorded.pop())
-        there = not recorded and all((folder / f"{name}_results.json").is_file() for name in self.measured)
-        return folder if there else Path("results")
+        complete = not recorded and all((folder / f"{name}_results.json").is_file() for name in self.measured)
+        return folder if complete else Path("results")
 
     def command(self, flags: str) -> str:
         """What trains more of this study, from where it was trained: a named one remembers its settings, another goes
@@ -209,19 +209,18 @@ class Study:
     @cached_property
     def frontiers(self) -> dict[str, list[Branch]]:
         """The branches of each activation that has some; none where not two have: there is nothing to compare."""
-        found = {name: points for name, m in self.fit.items() if (points := frontier(m))}
-        return found if len(found) > 1 else {}
+        frontiers = {name: points for name, m in self.fit.items() if (points := frontier(m))}
+        return frontiers if len(frontiers) > 1 else {}
 
     @cached_property
     def at_equal_loss(self) -> tuple[float | None, dict[str, float]]:
         """All arms with branches at one loss, the largest final one of any pair: that loss in nats per token, and the
         mean PD of each there. For tables; what is tested is read off at a loss of its own, `compared_pds`."""
-        found = (
-            equal_loss(self.frontiers, {n: self.measured[n].pd_ids for n in self.frontiers}) if self.frontiers else None
-        )
-        if found is None:
+        ids = {name: self.measured[name].pd_ids for name in self.frontiers}
+        if not ids or (read_off := equal_loss(self.frontiers, ids)) is None:
             return None, {}
-        return found[0], {name: mean(pds[np.triu_indices(len(pds), 1)]) for name, pds in found[1].items()}
+        loss, matrices = read_off
+        return loss, {name: mean(pds[np.triu_indices(len(pds), 1)]) for name, pds in matrices.items()}
 
     @cached_property
     def pd(self) -> dict[str, float | None]:
@@ -302,8 +301,8 @@ class Study:
     def _compare_pds(self, result: Tested, names: list[str], compare: Callable) -> None:
         """Compare what is there of PD and of PD at equal loss by `compare`, of {activation: matrix of trials}."""
         for quantity in QUESTIONS[0]:
-            if found := self.compared_pds(names, quantity, result.paired):
-                loss, _, pds = found
+            if compared := self.compared_pds(names, quantity, result.paired):
+                loss, _, pds = compared
                 result.loss = result.loss if loss is None else loss
                 result.own[quantity] = compare(pds)
 
@@ -319,8 +318,8 @@ class Study:
             return None
         if quantity == "PD":
             return None, rows, {name: self.measured[name].pd(some) for name, some in rows.items()}
-        found = equal_loss({name: self.frontiers[name] for name in rows}, rows)
-        return found and (found[0], rows, found[1])
+        read_off = equal_loss({name: self.frontiers[name] for name in rows}, rows)
+        return read_off and (read_off[0], rows, read_off[1])
 
     @cached_property
     def _pd_ids(self) -> dict[str, dict[str, list[int]]]:
@@ -455,12 +454,12 @@ class Study:
     @_once
     def _rank(self, shares: tuple[tuple[str, float], ...], without: int | None) -> Ranking:
         excluded, values = {}, {}
-        for name, found in self._criteria(without).items():
-            lacking = [criterion for criterion, share in shares if share and found.get(criterion) is None]
+        for name, measures in self._criteria(without).items():
+            lacking = [criterion for criterion, share in shares if share and measures.get(criterion) is None]
             if self.measured[name].unfit or lacking:
                 excluded[name] = self.measured[name].unfit or f"no measurement of {' and '.join(lacking)}"
             else:
-                values[name] = found
+                values[name] = measures
         scaled = {c: dict(zip(values, _scaled([v[c] for v in values.values()]), strict=True)) for c in CRITERIA}
         scores = {name: sum(share * scaled[c][name] for c, share in shares if share) for name in values}
         rows = [
@@ -478,12 +477,12 @@ class Study:
     @_once
     def _criteria(self, without: int | None) -> dict[str, dict[str, float | None]]:
         """{activation: {criterion: its value}}; of unfit activations nothing."""
-        kept = self.measured
+        measured = self.measured
         if without is not None:
-            kept = {name: dataclasses.replace(m, without=without) for name, m in kept.items()}
+            measured = {name: dataclasses.replace(m, without=without) for name, m in measured.items()}
         return {
             name: {} if m.unfit else {criterion: get(m) for criterion, (_, get) in CRITERIA.items()}
-            for name, m in kept.items()
+            for name, m in measured.items()
         }
 
     def rank_ranges(self, weights: Mapping[str, float] | None = None) -> dict[str, tuple[int, int]]:
@@ -505,8 +504,8 @@ class Study:
     def trials_needed(self, test: PairTests, percent: float) -> tuple[int | None, int | None, int | None]:
         """Trials per activation that see a reduction of PD of so many percent with 80 % power, and their range over the
         80 % limits of the spread; None where the spread is not known."""
-        found = test.tests.get("PD")
-        return significance.plan_trials(found, -math.log1p(-percent / 100)) if found else (None, None, None)
+        comparison = test.tests.get("PD")
+        return significance.plan_trials(comparison, -math.log1p(-percent / 100)) if comparison else (None, None, None)
 
     def plan(self, reductions: Iterable[float] = REDUCTIONS) -> list[dict]:
         """Trials that each planned comparison needs, and what they cost: see analyze_results.plan_trials.
@@ -596,22 +595,22 @@ def _adjust(in_order: list[tuple[list[Tested], str]], planned: Contrast, record:
             for t, p in zip(family, equal, strict=True):
                 t.p_equal[quantity] = p
     decided = _decisions(families[0], record) if record and families else {}
-    for t, found in decided.items():  # a decision stands
-        if found["decision"] in ("lower", "higher"):
+    for t, look in decided.items():  # a decision stands
+        if look["decision"] in ("lower", "higher"):
             families[0][0][t] = 0.0
     adjusted = significance.gatekeep([family for family, _ in families], planned)
-    for (_, quantity), found in zip(families, adjusted, strict=True):
-        for t, p in found.items():
+    for (_, quantity), values in zip(families, adjusted, strict=True):
+        for t, p in values.items():
             t.p_holm[quantity] = p
-    for t, found in decided.items():
-        t.p_holm["PD"], t.p_equal["PD"] = found["p_adjusted"], found["p_equal"]
+    for t, look in decided.items():
+        t.p_holm["PD"], t.p_equal["PD"] = look["p_adjusted"], look["p_equal"]
 
 
 def _decisions(first: tuple[dict, str], record: Mapping) -> dict[PairTests, dict]:
     """Of the first family, where it is that of the looks: PD against the reference."""
     family, quantity = first
-    found = record["looks"][-1]["comparisons"]
-    return {t: found[t.a] for t in family if t.primary and t.a in found} if quantity == "PD" else {}
+    decisions = record["looks"][-1]["comparisons"]
+    return {t: decisions[t.a] for t in family if t.primary and t.a in decisions} if quantity == "PD" else {}
 
 
 def _rows(*ids: Iterable[int], paired: bool) -> list[list[int]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from analysis.markdown import capital, counted, duration, fixed, label, labels, listed, safe, span
+from analysis import markdown, phrases
+from analysis.markdown import capital, counted, label, labels, safe, span
 from analysis.phrases import (
     MODELS,
     NAMES,
-    at_equal_loss,
     base,
     choice,
     in_words,
@@ -21,14 +21,12 @@ from analysis.phrases import (
     margin,
     setting_words,
     size,
-    source,
     standing,
-    trained,
-    untested,
     verdict_words,
 )
 from analysis.sections import FEW, cautions, failed_checks, undecided
 from analysis.study import WEIGHTINGS, Study
+from analysis.template import rendered
 from config import Config, without_effect
 from storage import number
 
@@ -39,123 +37,53 @@ LINES = 14  # of the summary, at most
 
 
 def executive_summary(s: Study) -> list[str]:
-    lines = [question(s), answer(s), *how_sure(s), *one_by_one(s), *accuracy(s), *best(s), *to_know_more(s)]
-    lines.append(f"**What to do.** {advice(s)}")
+    """The lines of templates/summary.md, and what must be read with care."""
+    lines = [line for line in rendered("summary.md", s=s, say=phrases, md=markdown, **_facts(s)).splitlines() if line]
     care = cautions(s)
     room = LINES - len(lines)
     if len(care) > room:
         care = [*care[: room - 1], f"{counted(len(care) - room + 1, 'more caution')}: see section 5."]
-    lines += [f"**Read with care.** {caution}" for caution in care]
-    return lines
+    return [*lines, *(f"**Read with care.** {caution}" for caution in care)]
 
 
-def question(s: Study) -> str:
-    q = s.question
-    if len(q.arms) < 2:
-        return f"**Question.** How far do models with {base(s)} differ from one training to the next?"
-    asked = "a smooth activation" if q.about_smoothness else labels(q.contrast or q.others, "or")
-    hypothesis = " (Hypothesis, stated before the numbers: they do.)" if q.about_smoothness else ""
-    return (
-        f"**Question.** A language model trained again, with nothing changed but {source(s)}, predicts differently. Do "
-        f"models with {asked} differ less from one training to the next than models with {base(s)}?{hypothesis}"
-    )
-
-
-ANSWERS = {  # of the planned contrast, or of the comparison of two
-    "lower": ("yes", "differ less from one another than models with {base}, by {size}"),
-    "higher": ("no, the opposite", "differ more from one another than models with {base}, by {size}"),
-    "equal": ("no", "differ as much from one another as models with {base}: the difference is smaller than {margin}"),
-    "inconclusive": ("undecided", "can't be told from models with {base}: the truth lies between {low} and {high}"),
-}
-
-
-def answer(s: Study) -> str:
-    """What answers the question: the planned contrast, the comparison of two arms, or each of several."""
-    h = s.headline
-    if h is None:
-        text = answer_each(s)
-    elif kind := s.headline_kind("PD"):
-        word, said = ANSWERS[kind]
-        models = f"models with {labels(h.names)}{', taken together,' if len(h.names) > 1 else ''}"
-        low, high = (
-            f"{fixed(abs(100 * (x - 1)), 1)} % {'less' if x < 1 else 'more'}"
-            for x in (h.tests["PD"].low, h.tests["PD"].high)
-        )
-        by = size(s, h, "PD") + less(s, h, "PD") if kind in ("lower", "higher") else ""
-        said = said.format(base=base(s), size=by, margin=margin(s, "PD"), low=low, high=high)
-        text = f"**Answer: {word}.** After {trained(s)}, {models} {said}."
-    else:
-        text = f"**Answer: not tested.** {capital(untested(s))}."
-    if failed_checks(s.checks):
-        text += f" **A check across {s.question.arms_noun} failed: don't rely on this before that is explained.**"
-    return text
-
-
-def answer_each(s: Study) -> str:
-    """The answer where several arms are compared with the baseline, each by itself."""
+def _facts(s: Study) -> dict:
     kinds = {t: s.verdict(t, "PD").kind for t in s.primary}
-    lower, higher = ([t for t, k in kinds.items() if k == kind] for kind in ("lower", "higher"))
-    if not any(t.tested("PD") for t in s.primary):
-        return f"**Answer: not tested.** {capital(untested(s)) if len(s.fit) > 1 else 'There is nothing to compare'}."
-    if not lower and not higher:
-        equal = all(kind == "equal" for kind in kinds.values())
-        said = f"differs from it by as much as {margin(s, 'PD')}" if equal else "can be told from it"
-        return (
-            f"**Answer: {'no' if equal else 'undecided'}.** After {trained(s)}, compared with {base(s)}, none {said}."
-        )
-    word = "no, the opposite"
-    if lower:
-        word = "yes" if len(lower) == len(kinds) else f"yes, with {labels(t.a for t in lower)}"
-    parts = [
-        f"models with {label(t.a)} differ {'less' if t in lower else 'more'}, by {size(s, t, 'PD')}{less(s, t, 'PD')}"
-        for t in [*lower, *higher]
-    ]
-    return f"**Answer: {word}.** After {trained(s)}, compared with {base(s)}, {listed(parts)}."
-
-
-def how_sure(s: Study) -> list[str]:
     tested = [t for t in s.tests if t.tested("PD")]
-    if not tested:
-        return [
-            f"**How sure.** Fewer than three trials of any {s.question.arm} leave no spread to test with: differences "
-            "between their means are no evidence."
-        ] * (len(s.fit) > 1)
-    parts = [
-        "Intervals are for 95 %. If nothing differed, at most 1 in 20 such reports would claim a difference in "
-        "reproducibility, and 1 in 10 any."
-    ]
-    if min(min(t.tests["PD"].n) for t in tested) < FEW:
-        parts.append("With so few trainings the intervals are themselves rough.")
-    if s.headline_kind("PD") in ("lower", "higher"):
-        words = {
-            "shown": "At equal validation loss it shows too.",
-            "not shown": "At equal validation loss it is not shown: how much was learnt may explain it.",
-            "reversed": "At equal validation loss it is the other way round, so the question stays open.",
-            "not compared": "It was not compared at equal validation loss.",
-        }
-        parts.append(words[at_equal_loss(s, s.headline)])
-    most = influence(s)
-    if most and most.decisive:
-        parts.append(f"It hangs on trial {', '.join(map(str, most.decisive))}: without it the test says otherwise.")
-    if before := s.question.earlier:
-        asked = listed(f"against {label(q.baseline)}" for q in before)
-        parts.append(
-            f"This is question {len(before) + 1} asked of these results (before it: {asked}); each has such an error "
-            "rate of its own."
-        )
-    return [f"**How sure.** {' '.join(parts)}"]
-
-
-def one_by_one(s: Study) -> list[str]:
-    if not s.primary or not s.question.contrast:  # then the answer names each
-        return []
-    return [f"**Each against {base(s)}.** {grouped(s, 'PD')}"]
-
-
-def accuracy(s: Study) -> list[str]:
-    if not any(t.tested("Loss") for t in s.primary):
-        return []
-    return [f"**Validation loss** (lower predicts better) against {base(s)}. {grouped(s, 'Loss')}"]
+    kind, chosen = choice(s)
+    most, alarmed = influence(s), bool(failed_checks(s.checks))
+    losses = any(t.tested("Loss") for t in s.primary)
+    trials = [t for m in s.measured.values() for t in m.trials.values()]
+    undecided_ones, needed, low, high = undecided(s)
+    more = needed is not None and {
+        "needed": needed,
+        "low": low,
+        "high": high,
+        "several": len(undecided_ones) > 1,
+        "enough": needed <= min(min(t.tests["PD"].n) for t in undecided_ones),
+        "hours": s.extra_hours(s.fit, needed),
+    }
+    return {
+        "base": base(s),
+        "margin": margin(s, "PD"),
+        "alarmed": alarmed,
+        "failed": alarmed or any(m.audit.startswith("failed") for m in s.measured.values()),
+        "tested": any(t.tested("PD") for t in s.primary),
+        "any_tested": bool(tested),
+        "few": any(min(t.tests["PD"].n) < FEW for t in tested),
+        "lower": [t for t, word in kinds.items() if word == "lower"],
+        "higher": [t for t, word in kinds.items() if word == "higher"],
+        "all_equal": set(kinds.values()) == {"equal"},
+        "decisive": most.decisive if most else (),
+        "grouped": {"PD": grouped(s, "PD"), "Loss": grouped(s, "Loss") if losses else ""},
+        "best": best(s),
+        "trainings": len(trials),
+        "hours": sum(t.training_time or 0 for t in trials) / 3600,
+        "untrained": [n for n, m in s.fit.items() if len(m.pd_ids) < 3],
+        "more": more,
+        "choice": kind,
+        "chosen": chosen,
+        "costly": [t.a for t in s.primary if t in chosen and standing(s, t, "Loss") == "worse"],
+    }
 
 
 def grouped(s: Study, quantity: str) -> str:
@@ -176,22 +104,16 @@ def grouped(s: Study, quantity: str) -> str:
     return " ".join(parts)
 
 
-def best(s: Study) -> list[str]:
-    """Best overall, in PD and in loss, each with what it isn't shown to differ from; and the effort."""
-    lines, noun = [], s.question.arm
+def best(s: Study) -> dict[str, str]:
+    """Best overall, in PD and in loss, each with what it isn't shown to differ from."""
+    noun = s.question.arm
     overall = [row["Activation"] for row in s.rank(WEIGHTINGS["research focus"]).rows if row["Rank"] == 1]
-    for what, first, others, quantities in (
-        (f"Best overall {noun}", overall, [n for n in s.fit if n not in overall], ("PD", "Loss")),
-        (f"Most reproducible {noun}", *s.lowest(s.pd), ("PD",)),
-        (f"Most accurate {noun}", *s.lowest(s.loss), ("Loss",)),
-    ):
-        if first:
-            lines.append(f"**{what}**: {labels(first)}{beside(s, first[0], others, quantities)}.")
-    time = sum(t.training_time or 0 for m in s.measured.values() for t in m.trials.values())
-    count = sum(len(m.trials) for m in s.measured.values())
-    took = f", {duration(time / 3600)} of training in all" if time else ""
-    arms = counted(len(s.measured), noun)
-    return [*lines, f"**Total experiments and time**: {counted(count, s.question.training)} of {arms}{took}."]
+    rows = {
+        f"Best overall {noun}": (overall, [n for n in s.fit if n not in overall], ("PD", "Loss")),
+        f"Most reproducible {noun}": (*s.lowest(s.pd), ("PD",)),
+        f"Most accurate {noun}": (*s.lowest(s.loss), ("Loss",)),
+    }
+    return {what: f"{labels(row[0])}{beside(s, row[0][0], *row[1:])}" for what, row in rows.items() if row[0]}
 
 
 def beside(s: Study, first: str, others: list[str], quantities: tuple[str, ...]) -> str:
@@ -204,52 +126,6 @@ def beside(s: Study, first: str, others: list[str], quantities: tuple[str, ...])
             names = [n for n, verdicts in kinds.items() if verdicts[i] == kind]
             parts += [f"shown {kind} in {NAMES[quantity]} than {labels(names)}"] if names else []
     return "".join(f"{', ' if i == 0 else '; '}{part}" for i, part in enumerate(parts))
-
-
-def to_know_more(s: Study) -> list[str]:
-    few = [n for n, m in s.fit.items() if len(m.pd_ids) < 3]
-    if few:
-        return [f"**To know more**, train at least three trials of each; fewer have a PD of {labels(few)}."]
-    tests, needed, low, high = undecided(s)
-    if not tests or needed is None:
-        return []
-    if needed <= min(min(t.tests["PD"].n) for t in tests):
-        return [
-            f"**To know more.** These trials would have found a difference of {margin(s, 'PD')}; to show that the rest "
-            f"are equal takes more of them: {s.command('--until-decided')} adds trials until it is settled."
-        ]
-    hours = s.extra_hours(s.fit, needed)
-    cost = f", {duration(hours)} more here" if hours else ""
-    several = "each undecided comparison" if len(tests) > 1 else "the undecided comparison"
-    ends = f" ({low} to {high})" if low != high else ""
-    return [
-        f"**To know more.** Seeing a difference of {margin(s, 'PD')} in {several} takes about {needed} trainings of "
-        f"each {s.question.arm}{ends}{cost}; {s.command('--until-decided')} adds them until it is settled."
-    ]
-
-
-def advice(s: Study) -> str:
-    """One sentence: by differences that matter, and show at equal loss where models were compared there."""
-    if any(m.audit.startswith("failed") for m in s.measured.values()) or failed_checks(s.checks):
-        return "First find out why checks failed; until then those numbers are no evidence."
-    if len(s.question.arms) < 2:
-        return f"Train another {s.question.arm} to compare it with."
-    where, accuracy = "Where reproducible predictions matter", "Choose by accuracy and speed"
-    kind, tests = choice(s)
-    if kind == "better":
-        costly = [t.a for t in tests if standing(s, t, "Loss") == "worse"]
-        price = f"; {labels(costly)} at the price of a higher loss" if costly else ""
-        return f"{where}, take {labels((t.a for t in tests), 'or')}{price}."
-    which = "a smooth activation" if s.question.about_smoothness else f"one of {labels(s.contrast.names)}"
-    return {
-        "untested": f"Nothing yet: train three trials or more of {base(s)} and of another {s.question.arm}.",
-        "better together": f"{where}, take {which}; which one is undecided.",
-        "worse": f"{where}, keep {base(s)}.",
-        "small": f"{accuracy}: what was shown in reproducibility is below what was declared to matter, or not there at "
-        "equal loss.",
-        "equal": f"{accuracy}: these {s.question.arms_noun} are alike in reproducibility.",
-        "": f"{accuracy}: nothing here speaks for any {s.question.arm} on account of reproducibility.",
-    }[kind]
 
 
 # -- how it was measured -----------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ MUTATIONS = (
     ("significance.py", "(limit - abs(comparison.estimate))", "(limit - comparison.estimate)", "significance"),
     ("significance.py", "min(values[name], 2 * p)", "min(values[name], p)", "significance"),
     ("significance.py", "both.std(ddof=1)", "both.std(ddof=0)", "significance"),
-    ("analysis/results.py", "np.std(kept, ddof=1)", "np.std(kept, ddof=0)", "results analyze_results report"),
+    ("analysis/results.py", "np.std(numbers, ddof=1)", "np.std(numbers, ddof=0)", "results analyze_results report"),
     ("analysis/results.py", "if one and other and one != other:", "if False:", "results analyze_results"),
     ("model.py", "is_causal=True", "is_causal=False", "model architectures"),
     ("model.py", "x = x + self.attn(self.ln_1(x))", "x = self.attn(self.ln_1(x))", "model export"),

@@ -53,13 +53,68 @@ def set_trial(results, k, **values):
     results["trials"][k - 1].update(values)
 
 
-@planted("a model that always predicts a space, perfectly reproducible", "degenerate")
-def test_planted_constant_model():
-    def constant(results):
-        for k in (1, 2, 3):
-            set_trial(results, k, val_loss=3.325, val_accuracy=14.5, distinct_argmax=1)
+def trial(**values):
+    return lambda results: set_trial(results, 2, **values)
 
-    assert caught(constant, "degenerate")
+
+def every_trial(**values):
+    return lambda results: [set_trial(results, k, **values) for k in (1, 2, 3)]
+
+
+def pair(**values):
+    return lambda results: results["reproducibility_metrics"][2].update(values)
+
+
+def whole(**values):
+    return lambda results: results.update(values)
+
+
+SOLD_SHORT = {"val_loss": 0.008, "val_accuracy": 99.9, "train_loss": 0.008, "train_accuracy": 99.9}
+DEFECTS = {  # what was planted: the check that must fail, and how it is planted
+    "a model that always predicts a space, perfectly reproducible": (
+        "degenerate",
+        every_trial(val_loss=3.325, val_accuracy=14.5, distinct_argmax=1),
+    ),
+    "a model that learned only how frequent each token is": ("learning", trial(val_loss=3.352)),
+    "accuracy no better than one token for all": ("degenerate", trial(val_accuracy=15.2)),
+    "validation loss 0.0077 at 41 % accuracy": ("consistent", trial(val_loss=0.0077, val_accuracy=41.0)),
+    "training loss 0.0077 at 41 % accuracy": ("consistent", trial(train_loss=0.0077, train_accuracy=41.0)),
+    "loss 0.008 at 99.9 % accuracy: consistent, but no text allows it": ("suspicious loss", trial(**SOLD_SHORT)),
+    "validation loss far below training loss": ("suspicious loss", trial(val_loss=0.8, train_loss=1.7)),
+    "a PD above 1": ("consistent", pair(relative_pd=1.2)),
+    "a PD that is not half of pd_l1": ("consistent", pair(relative_pd=0.05)),
+    "a Hellinger distance that no two models have": ("consistent", pair(hellinger=0.9)),
+    "a divergence that no two models have": ("consistent", pair(jensen_shannon=0.3)),
+    "a share of mismatches that is not that of the counts": ("consistent", pair(top1_mismatch_pct=1.0)),
+    "a difference in loss that is not that of the trials": ("consistent", pair(val_loss_difference=0.5)),
+    "accuracies that differ by more than predictions": (
+        "consistent",
+        pair(prediction_differences=0, top1_mismatch_pct=0.0),
+    ),
+    "a mean that is not the mean of its trials: a diverged one averaged in, or a number edited": (
+        "consistent",
+        lambda results: results.update(avg_val_loss=results["avg_val_loss"] - 0.1),
+    ),
+    "NaN in a metric": ("finite", pair(relative_pd=math.nan)),
+    "no loss of a finished trial": ("finite", trial(val_loss=None)),
+    "infinity somewhere else": ("finite", lambda results: results["divergence"].update(positions=math.inf)),
+    "pairs compared at different numbers of positions": ("same positions compared", pair(total_predictions=1000)),
+    "a model against itself: PD 0.37": ("same positions compared", whole(self_prediction_difference=0.37)),
+    "pairs missing from the mean": (
+        "same positions compared",
+        lambda results: results["reproducibility_metrics"].pop(),
+    ),
+    "a loss that only rises": (
+        "learning curve",
+        lambda results: results["trials"][1]["val_loss_history"].reverse(),
+    ),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_of_results_is_caught(defect):
+    check, mutate = DEFECTS[defect]
+    assert caught(mutate, check)
 
 
 @pytest.mark.parametrize("later, short", [(0.5, True), (0.01, False)])
@@ -89,33 +144,6 @@ def test_the_fewest_predictions_scale_with_the_text():
     assert caught(lambda results: set_trial(results, 2, distinct_argmax=4), "degenerate")
 
 
-@planted("a model that learned only how frequent each token is", "learning")
-def test_planted_model_that_learned_nothing():
-    assert caught(lambda results: set_trial(results, 2, val_loss=3.352), "learning")
-
-
-@planted("accuracy no better than one token for all", "degenerate")
-def test_planted_accuracy_of_the_majority():
-    assert caught(lambda results: set_trial(results, 2, val_accuracy=15.2), "degenerate")
-
-
-@planted("validation loss 0.0077 at 41 % accuracy", "consistent")
-def test_planted_impossible_loss_for_the_accuracy():
-    assert caught(lambda results: set_trial(results, 1, val_loss=0.0077, val_accuracy=41.0), "consistent")
-    assert caught(lambda results: set_trial(results, 1, train_loss=0.0077, train_accuracy=41.0), "consistent")
-
-
-@planted("validation loss 0.008 at 99.9 % accuracy: consistent, but no text allows it", "suspicious loss")
-def test_planted_loss_under_the_floor():
-    leak = {"val_loss": 0.008, "val_accuracy": 99.9, "train_loss": 0.008, "train_accuracy": 99.9}
-    assert caught(lambda results: set_trial(results, 1, **leak), "suspicious loss")
-
-
-@planted("validation loss far below training loss", "suspicious loss")
-def test_planted_validation_much_easier_than_training():
-    assert caught(lambda results: set_trial(results, 1, val_loss=0.8, train_loss=1.7), "suspicious loss")
-
-
 def test_loss_bound_is_rigorous():
     """Random predictions never fall below (1 − accuracy) ln 2, and predictions of ½ and ½ reach it."""
     rng = np.random.default_rng(0)
@@ -137,32 +165,6 @@ def test_pair_bounds_hold_for_any_predictions():
         p, q = (torch.softmax(torch.tensor(sharpness * rng.standard_normal((200, 5))), 1).numpy() for _ in range(2))
         pair = {"model_pair": "1_vs_2", **metrics.compare_predictions(p, q, rng.integers(0, 5, 200))}
         assert checks._impossible_pair(pair, {}, 1e-6) == []
-
-
-@planted("a pair's measures that no two models can produce", "consistent")
-def test_planted_impossible_pair():
-    def edit(**values):
-        return lambda results: results["reproducibility_metrics"][0].update(values)
-
-    assert caught(edit(relative_pd=1.2), "consistent")
-    assert caught(edit(relative_pd=0.05), "consistent")  # no longer half of pd_l1
-    assert caught(edit(hellinger=0.9), "consistent")
-    assert caught(edit(jensen_shannon=0.3), "consistent")
-    assert caught(edit(top1_mismatch_pct=1.0), "consistent")
-    assert caught(edit(val_loss_difference=0.5), "consistent")
-    assert caught(edit(prediction_differences=0, top1_mismatch_pct=0.0), "consistent")  # accuracies differ by more
-
-
-@planted("a mean that is not the mean of its trials: a diverged one averaged in, or a number edited", "consistent")
-def test_planted_mean_that_is_not_the_mean():
-    assert caught(lambda results: results.update(avg_val_loss=results["avg_val_loss"] - 0.1), "consistent")
-
-
-@planted("NaN in a metric", "finite")
-def test_planted_nan_in_results():
-    assert caught(lambda results: results["reproducibility_metrics"][1].update(relative_pd=math.nan), "finite")
-    assert caught(lambda results: set_trial(results, 3, val_loss=None), "finite")
-    assert caught(lambda results: results["divergence"].update(positions=math.inf), "finite")
 
 
 def test_a_diverged_trial_is_named_not_blamed():
@@ -191,32 +193,6 @@ def test_planted_duplicated_trial():
     duplicate(deliberate)
     deliberate["config"]["vary"] = ["none"]
     assert status(checks.after_training(deliberate))["distinct"] == "not applicable"
-
-
-@planted("pairs compared at different numbers of positions", "same positions compared")
-def test_planted_unequal_positions():
-    assert caught(
-        lambda results: results["reproducibility_metrics"][2].update(total_predictions=1000), "same positions compared"
-    )
-
-
-@planted("a model against itself: PD 0.37", "same positions compared")
-def test_planted_self_difference():
-    assert caught(lambda results: results.update(self_prediction_difference=0.37), "same positions compared")
-
-
-@planted("pairs missing from the mean", "same positions compared")
-def test_planted_missing_pair():
-    assert caught(lambda results: results["reproducibility_metrics"].pop(), "same positions compared")
-
-
-@planted("a loss that only rises", "learning curve")
-def test_planted_training_that_only_gets_worse():
-    def rising(results):
-        curve = results["trials"][1]["val_loss_history"]
-        results["trials"][1]["val_loss_history"] = curve[::-1]
-
-    assert caught(rising, "learning curve")
 
 
 @planted("a trial that is a copy but for rounding", "distinct")
@@ -432,19 +408,60 @@ def test_a_trained_experiment_passes(trained):
     assert set(status(found).values()) == {"pass"}, [c for c in found if c["status"] != "pass"]
 
 
-@planted("trial_1.pt copied to trial_2.pt", "StorageError: swapped")
-def test_planted_copied_checkpoint(files):
-    config, corpus, path = files
-    shutil.copyfile(path("relu", 1), path("relu", 2))
-    with pytest.raises(storage.StorageError, match="trial_2.*swapped"):
-        experiment.measure(config, "relu", corpus)
+def copied(source, target):
+    return lambda path: shutil.copyfile(path(*source), path(*target))
 
 
-@planted("the checkpoint of another activation", "StorageError: swapped")
-def test_planted_checkpoint_of_another_activation(files):
+def cut_at(share):
+    def cut(path):
+        data = path("relu", 2).read_bytes()
+        path("relu", 2).write_bytes(data[: int(share * len(data))])
+
+    return cut
+
+
+def one_bit_flipped(path):
+    data = bytearray(path("relu", 2).read_bytes())
+    data[len(data) // 2] ^= 1
+    path("relu", 2).write_bytes(data)
+
+
+def with_weights(change):
+    """Changes the weights of a checkpoint by `change(name, tensor)`, brings its record along, and seals it anew."""
+
+    def changed(path):
+        contents = storage.load_checkpoint(path("relu", 2))
+        contents["weights"] = {name: change(name, w.clone()) for name, w in contents["weights"].items()}
+        contents["record"]["weights_sha256"] = storage.contents_sha256(contents["weights"])
+        storage.save_checkpoint(path("relu", 2), contents)
+
+    return changed
+
+
+def exchanged_weights(path):
+    contents, other = (storage.load_checkpoint(path("relu", k)) for k in (2, 3))
+    storage.save_checkpoint(path("relu", 2), {**contents, "weights": other["weights"]})
+
+
+DAMAGE = {  # what happened to a checkpoint: how it comes about, and what its reading says
+    "trial_1.pt copied to trial_2.pt": (copied(("relu", 1), ("relu", 2)), "trial_2.*swapped"),
+    "the checkpoint of another activation": (copied(("gelu", 1), ("relu", 1)), "swapped"),
+    **{f"cut at {share:.4g} of its length": (cut_at(share), "trial_2") for share in (0, 0.001, 0.5, 0.99999)},
+    "one bit flipped": (one_bit_flipped, "trial_2"),
+    "NaN weights": (
+        with_weights(lambda name, w: w.fill_(math.nan) if name == "ln_f.weight" else w),
+        "trial_2.*not finite",
+    ),
+    "weights exchanged under the record of another training": (exchanged_weights, "trial_2.*not those"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_refused(files, damage):
     config, corpus, path = files
-    shutil.copyfile(path("gelu", 1), path("relu", 1))
-    with pytest.raises(storage.StorageError, match="swapped"):
+    happen, message = DAMAGE[damage]
+    happen(path)
+    with pytest.raises(storage.StorageError, match=message):
         experiment.measure(config, "relu", corpus)
 
 
@@ -457,55 +474,10 @@ def test_planted_relabelled_copy(files):
     assert status(checks.after_training(experiment.measure(config, "relu", corpus)))["distinct"] == "fail"
 
 
-@planted("a truncated checkpoint", "StorageError")
-def test_planted_truncated_checkpoint(files):
-    config, corpus, path = files
-    data = path("relu", 2).read_bytes()
-    for size in (0, 100, len(data) // 2, len(data) - 1):
-        path("relu", 2).write_bytes(data[:size])
-        with pytest.raises(storage.StorageError, match="trial_2"):
-            experiment.measure(config, "relu", corpus)
-
-
-@planted("one bit of a checkpoint flipped", "StorageError")
-def test_planted_flipped_bit(files):
-    config, corpus, path = files
-    data = bytearray(path("relu", 2).read_bytes())
-    data[len(data) // 2] ^= 1
-    path("relu", 2).write_bytes(data)
-    with pytest.raises(storage.StorageError, match="trial_2"):
-        experiment.measure(config, "relu", corpus)
-
-
-def with_weights(path, change):
-    """A checkpoint whose weights were changed by `change(name, tensor)`, its record brought along, sealed anew."""
-    contents = storage.load_checkpoint(path)
-    contents["weights"] = {name: change(name, w.clone()) for name, w in contents["weights"].items()}
-    contents["record"]["weights_sha256"] = storage.contents_sha256(contents["weights"])
-    storage.save_checkpoint(path, contents)
-
-
-@planted("NaN weights", "StorageError")
-def test_planted_nan_weights(files):
-    config, corpus, path = files
-    with_weights(path("relu", 2), lambda name, w: w.fill_(math.nan) if name == "ln_f.weight" else w)
-    with pytest.raises(storage.StorageError, match="trial_2.*not finite"):
-        experiment.measure(config, "relu", corpus)
-
-
-@planted("weights exchanged under the record of another training", "StorageError")
-def test_planted_exchanged_weights(files):
-    config, corpus, path = files
-    contents, other = (storage.load_checkpoint(path("relu", k)) for k in (2, 3))
-    storage.save_checkpoint(path("relu", 2), {**contents, "weights": other["weights"]})
-    with pytest.raises(storage.StorageError, match="trial_2.*not those"):
-        experiment.measure(config, "relu", corpus)
-
-
 @planted("a constant model in place of a trained one", "degenerate and learning")
 def test_planted_constant_model_in_a_checkpoint(files):
     config, corpus, path = files
-    with_weights(path("relu", 2), lambda name, w: w.zero_())
+    with_weights(lambda name, w: w.zero_())(path)
     found = checks.after_training(experiment.measure(config, "relu", corpus))
     assert status(found)["degenerate"] == status(found)["learning"] == "fail"
 
@@ -540,4 +512,5 @@ def test_planted_results_under_another_name(tmp_path):
 
 
 def test_the_planted_defects_are_counted():
-    assert_counted(globals(), least=25)
+    assert_counted(globals(), least=10)
+    assert len(DEFECTS) + len(DAMAGE) > 25

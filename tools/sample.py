@@ -51,12 +51,12 @@ def print_samples(
     import shutil
     import textwrap
 
-    found, diverged = continuations(config, activation, prompt, characters, temperature)
-    texts = list(found.values())
+    written, diverged = continuations(config, activation, prompt, characters, temperature)
+    texts = list(written.values())
     at = len(os.path.commonprefix(texts))
     width = max(16, (shutil.get_terminal_size((100, 24)).columns - 3 * (len(texts) - 1)) // len(texts))
     columns = []
-    for number, text in found.items():
+    for number, text in written.items():
         marked = prompt + text[:at] + ("▸" if at < len(text) else "") + text[at:]
         wrapped = [piece for line in marked.splitlines() for piece in textwrap.wrap(line, width) or [""]]
         columns.append([f"trial {number}", *wrapped])
@@ -67,7 +67,7 @@ def print_samples(
     elif at == min(map(len, texts)):
         print(f"the {len(texts)} trials agree on all {counted(at, 'character')}")
     else:
-        seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in found.items())
+        seen = ", ".join(f"trial {i} writes {text[at]!r}" for i, text in written.items())
         print(f"they part after {counted(at, 'character')} (▸): {seen}")
     for number in diverged:
         print(f"trial {number} diverged: it has no model to write with")

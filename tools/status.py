@@ -23,9 +23,9 @@ def trial_states(config: Config, names: list[str] | None = None) -> list[dict]:
     """
     root = Path(config.checkpoint_dir)
     # `sources` holds the studies of --decompose, each with folders like these
-    found = [path.name for path in storage.listed(root) if path.is_dir() and path.name != "sources"]
+    trained = [path.name for path in storage.listed(root) if path.is_dir() and path.name != "sources"]
     states = []
-    for name in names or found:
+    for name in names or trained:
         numbers = set(range(1, config.trials_per_activation + 1))
         for suffix in ("pt", "json", "lock"):
             numbers |= set(storage.trial_numbers(root, name, suffix))
@@ -107,6 +107,6 @@ def print_status(config: Config, names: list[str] | None = None) -> None:
     for name in dict.fromkeys(s["activation"] for s in states):
         path = storage.results_path(config.results_dir, name)
         print(f"{name}: {'results in ' + str(path) if path.exists() else 'no results yet'}")
-    for told in questions.hooks("STATUS"):
-        for line in told(config.results_dir):
+    for status_of in questions.hooks("STATUS"):
+        for line in status_of(config.results_dir):
             print(line)

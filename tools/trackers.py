@@ -17,7 +17,6 @@ import contextvars
 import importlib
 import io
 import os
-import re
 import socket
 import threading
 import urllib.parse
@@ -27,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
-import significance
 import storage
+from analysis.results import Measured
 from config import Config, UserError
 
 PACKAGES = ("wandb", "trackio")
@@ -101,45 +100,43 @@ class Sink:
         self.live[name].log(step, _values({tag: event[key] for key, (_, tag, _) in CURVES.items()}, step))
 
     def _finished(self, results: dict) -> None:
-        activation, pds = results["activation"], _pds(results)
-        for t in results["trials"]:
-            own = [pd for pair, pd in pds.items() if t["trial_id"] in pair]
+        m, trials = Measured(results["activation"], results), results["trials"]
+        for t in trials:
+            own = [pair.relative_pd for pair in m.pairs.values() if t["trial_id"] in (pair.i, pair.j)]
             final = {"final/val_loss": t["val_loss"], "final/relative_pd": np.mean(own) if own else None}
             curves = {tag: t[history] for history, tag, _ in CURVES.values()}
-            name = self._name(activation, t["trial_id"])
-            facts = self._facts(activation, {"trial": t["trial_id"], "seed": t["seed"]})
+            name = self._name(m.name, t["trial_id"])
+            facts = self._facts(m.name, {"trial": t["trial_id"], "seed": t["seed"]})
             self._whole(name, name, facts, t["steps"], curves, final, [t.get("weights_sha256")])
         pairs = [pair["relative_pd"] for pair in results["divergence"]["pairs"].values()]
         final = {f"final/{key}": results[key] for key in MEANS}
-        final |= dict(zip(("final/pd_low", "final/pd_high"), _interval(pds), strict=True))
-        name, weights = self._name(activation), [t.get("weights_sha256") for t in results["trials"]]
+        final |= dict(zip(("final/pd_low", "final/pd_high"), m.pd_interval[1:], strict=True))
+        name, weights = self._name(m.name), [t.get("weights_sha256") for t in trials]
         title = name if self.tracker.rewrites else f"{name}, {len(weights)} trials"
-        facts, curves = (
-            self._facts(activation, {"trials": len(weights)}),
-            {PD_CURVE: np.mean(pairs, 0)} if pairs else {},
-        )
+        curves = {PD_CURVE: np.mean(pairs, 0)} if pairs else {}
+        facts = self._facts(m.name, {"trials": len(weights)})
         self._whole(name, title, facts, results["divergence"]["steps"], curves, final, weights)
 
     def _whole(self, name: str, title: str, facts: dict, steps: list[int], curves: dict, final: dict, weights) -> None:
         """All there is to say about a run, where it was not said before; what was seen live is not said again."""
-        run, said = self.live.pop(name, None), storage.sha256_json(weights)
+        run, checksum = self.live.pop(name, None), storage.sha256_json(weights)
         if run and not set(steps) <= self.seen[name]:
             run.close()
             run = None
-        if not run and (not steps or self.logged.get(name, {}).get("weights") == said):
+        if not run and (not steps or self.logged.get(name, {}).get("weights") == checksum):
             return
         if not run:
             run = self._open(name, title, facts, 0)
             for i, step in enumerate(steps):
                 run.log(step, _values({tag: curve[i] for tag, curve in curves.items()}, step))
         run.end(steps[-1], _values(final))
-        self._remember(name, self.logged[name]["id"], said)
+        self._remember(name, self.logged[name]["id"], checksum)
 
     def _open(self, name: str, title: str, facts: dict, since: int):
         """A run that says from the step `since` on what is right."""
-        known = self._id(name, self.logged.get(name))
-        self._remember(name, known, None)
-        return self.tracker.open(title, known, facts, since)
+        run = self._id(name, self.logged.get(name))
+        self._remember(name, run, None)
+        return self.tracker.open(title, run, facts, since)
 
     def _name(self, activation: str, trial: int | None = None) -> str:
         parts = [self.below, storage.file_name(activation), trial and f"trial_{trial}"]
@@ -153,41 +150,26 @@ class Sink:
 
     def _id(self, name: str, before: Mapping | None = None) -> str:
         """Of a run: the same for the same training, another where a whole one has to be logged once more."""
-        known = storage.sha256_json([self.config.fingerprint(), name])[:16]
+        what = [self.config.fingerprint(), name]
         if before and before["weights"]:
-            return storage.sha256_json([before["id"], before["weights"]])[:16]
-        return known
+            what = [before["id"], before["weights"]]
+        return storage.sha256_json(what)[:16]
 
     def _remembered(self) -> dict[str, dict]:
         try:
-            found = storage.read_json(self.tracker.memory(self.config))
-            return {name: value for name, value in found.items() if isinstance(value, dict)}
+            contents = storage.read_json(self.tracker.memory(self.config))
+            return {name: value for name, value in contents.items() if isinstance(value, dict)}
         except (storage.StorageError, AttributeError):
             return {}
 
-    def _remember(self, name: str, known: str, weights: str | None) -> None:
-        self.logged = {**self._remembered(), name: {"id": known, "weights": weights}}  # others log into it too
+    def _remember(self, name: str, run: str, weights: str | None) -> None:
+        self.logged = {**self._remembered(), name: {"id": run, "weights": weights}}  # others log into it too
         storage.write_json(self.tracker.memory(self.config), self.logged)
 
 
 def _values(values: Mapping[str, float | None], step: int = 1) -> dict[str, float]:
     """Those that were measured: no gradient before the first step."""
     return {tag: float(x) for tag, x in values.items() if x is not None and (step or tag != "gradient_norm")}
-
-
-def _pds(results: dict) -> dict[tuple[int, ...], float]:
-    """{(i, j): relative PD} of the pairs of trials that have one."""
-    pairs = {tuple(map(int, re.findall("[0-9]+", p["model_pair"]))): p for p in results["reproducibility_metrics"]}
-    return {pair: p["relative_pd"] for pair, p in pairs.items() if storage.number(p["relative_pd"]) is not None}
-
-
-def _interval(pds: Mapping[tuple[int, ...], float]) -> tuple[float | None, float | None]:
-    """Of the mean PD, over the trials, 95 %."""
-    ids = sorted({k for pair in pds for k in pair})
-    if len(ids) < 2 or len(pds) < len(ids) * (len(ids) - 1) // 2:
-        return None, None
-    matrix = np.array([[0 if i == j else pds[min(i, j), max(i, j)] for j in ids] for i in ids])
-    return significance.mean_pd_interval(matrix)[1:]
 
 
 # -- TensorBoard --------------------------------------------------------------------------------------------------
@@ -228,7 +210,7 @@ class TensorBoard:
     def memory(self, config: Config) -> Path:
         return self.folder / ".logged.json"
 
-    def open(self, name: str, known: str, facts: dict, since: int) -> _Board:
+    def open(self, name: str, run: str, facts: dict, since: int) -> _Board:
         folder = self.folder / name
         if since == 0:
             for path in folder.glob("events.out.tfevents.*"):
@@ -294,8 +276,8 @@ class Tracker:
     def _settings(self) -> dict:
         wanted = {"silent": True, "console": "off", "init_timeout": SECONDS}
         wanted |= {"finish_timeout": SECONDS, "finish_timeout_raises": True}
-        known = getattr(getattr(self.package, "Settings", None), "model_fields", wanted)
-        return {name: value for name, value in wanted.items() if name in known}
+        fields = getattr(getattr(self.package, "Settings", None), "model_fields", wanted)
+        return {name: value for name, value in wanted.items() if name in fields}
 
     def _log_in(self, tell: Callable[[str], None]) -> None:
         """Before training: a login, or runs that stay on this machine where its server is out of reach."""
@@ -318,12 +300,12 @@ class Tracker:
     def memory(self, config: Config) -> Path:
         return Path(config.results_dir) / f".{self.name}.json"
 
-    def open(self, name: str, known: str, facts: dict, since: int) -> _Run:
+    def open(self, name: str, run: str, facts: dict, since: int) -> _Run:
         units = {tag: unit for _, tag, unit in CURVES.values()}
         given = {"project": os.environ.get("WANDB_PROJECT") or PROJECT, "resume": "allow", **self.more}
         given |= {"group": name.partition("/trial_")[0].partition(",")[0], "config": {**facts, "units": units}}
         # Trackio knows a run by its name
-        given |= {"name": name, "id": known} if self.name == "wandb" else {"name": f"{name} {known[:6]}"}
+        given |= {"name": name, "id": run} if self.name == "wandb" else {"name": f"{name} {run[:6]}"}
         with contextlib.redirect_stdout(io.StringIO()):
             # in a context of its own: else trackio ends the run before
             return _Run(contextvars.Context().run(lambda: self.package.init(**given)))

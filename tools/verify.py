@@ -66,12 +66,12 @@ class Verified:
 def verify(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
     """Every file of the study in the folder and of its studies of single sources, as far as it is there: what a study
     never had is not missing."""
-    known = set()
-    for found in _everything(folder, products):
-        known.add(found.name)
-        yield found
+    names = set()
+    for verified in _everything(folder, products):
+        names.add(verified.name)
+        yield verified
     for path in _files(folder):
-        if str(path) not in known:
+        if str(path) not in names:
             asked = path.name == question.FILE
             note = "recorded: what was asked" if asked else "not verified: nothing here makes such a file"
             yield Verified(str(path), note=note)
@@ -79,9 +79,9 @@ def verify(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
 
 def _files(folder: Folder) -> list[Path]:
     """What a reader may take for a part of the study: of checkpoints, finished ones and snapshots."""
-    found = [*folder.results.rglob("*"), *folder.plots.rglob("*")]
-    found += [path for kind in ("pt", "snapshot") for path in folder.checkpoints.rglob(f"*.{kind}")]
-    return sorted({path for path in found if path.is_file() and not path.name.startswith(".")})
+    paths = [*folder.results.rglob("*"), *folder.plots.rglob("*")]
+    paths += [path for kind in ("pt", "snapshot") for path in folder.checkpoints.rglob(f"*.{kind}")]
+    return sorted({path for path in paths if path.is_file() and not path.name.startswith(".")})
 
 
 def _everything(folder: Folder, products: Iterable[Product]) -> Iterator[Verified]:
@@ -129,62 +129,62 @@ def _activations(folder: Folder) -> Iterator[Verified]:
     corpora: dict[str, Corpus] = {}
     shipped = any(folder.checkpoints.rglob("*.pt"))
     for path in results_files(folder.results):
-        found = Verified(str(path))
+        verified = Verified(str(path))
         try:
             recorded = storage.read_results(path)
             recorded.pop("pd_at_val_loss", None)  # of older versions, and nothing reads it
             config, name = folder.config(recorded), recorded["activation"]
             if recorded.get("schema_version") != storage.SCHEMA_VERSION:
                 raise UserError("written by another version of this program; train.py measures it again")
-            there = experiment.existing_trials(config, name)
+            numbers = experiment.existing_trials(config, name)
             if not shipped:
-                yield _without_checkpoints(found, recorded)
+                yield _without_checkpoints(verified, recorded)
                 continue
             if reason := experiment.outdated(recorded, config):
                 raise UserError(f"{reason}; train.py measures it again")
             if config.fingerprint() not in corpora:
                 corpora[config.fingerprint()] = load_corpus(config)
             corpus = corpora[config.fingerprint()]
-            for trial in there:
+            for trial in numbers:
                 yield _checkpoint(config, name, trial, corpus)
-            missing = [str(k) for k in range(1, config.trials_per_activation + 1) if k not in there]
+            missing = [str(k) for k in range(1, config.trials_per_activation + 1) if k not in numbers]
             if missing:
                 raise UserError(f"trial {', '.join(missing)} of {name} is not in {config.checkpoint_dir}")
             again = derived_results(recorded, config, corpus)
             environment = recorded.get("environment")
-            found.problems = list(differences(recorded, again, tolerance=tolerance(environment, config)))
-            found.note = _elsewhere(environment, config)
+            verified.problems = list(differences(recorded, again, tolerance=tolerance(environment, config)))
+            verified.note = _elsewhere(environment, config)
         except (UserError, storage.StorageError) as error:
-            found.problems = [str(error)]
-        yield found
+            verified.problems = [str(error)]
+        yield verified
 
 
-def _without_checkpoints(found: Verified, recorded: dict) -> Verified:
+def _without_checkpoints(verified: Verified, recorded: dict) -> Verified:
     """A results file of a study that was published without its models: what follows from its own trials and pairs."""
     done = [trial for trial in recorded["trials"] if trial["status"] == "done"]
     again = experiment.averages(done, recorded["reproducibility_metrics"])
-    found.problems = list(differences({key: recorded.get(key) for key in again}, again))
-    found.not_shipped = len(recorded["trials"])
-    found.note = (
-        f"not shipped: {counted(found.not_shipped, 'checkpoint')}; its averages follow from its trials and pairs"
+    verified.problems = list(differences({key: recorded.get(key) for key in again}, again))
+    verified.not_shipped = len(recorded["trials"])
+    verified.note = (
+        f"not shipped: {counted(verified.not_shipped, 'checkpoint')}; its averages follow from its trials and pairs"
     )
-    return found
+    return verified
 
 
 def _checkpoint(config: Config, activation: str, trial: int, corpus: Corpus) -> Verified:
     path = storage.checkpoint_path(config.checkpoint_dir, activation, trial)
-    found = Verified(str(path))
+    verified = Verified(str(path))
     try:
         saved = storage.load_checkpoint(path)
         trials.check_same_experiment(config, activation, trial, saved, corpus, path)
         again = derived_checkpoint(saved, corpus)
     except (UserError, storage.StorageError) as error:
-        found.problems = [str(error)]
+        verified.problems = [str(error)]
     except Exception as error:  # contents of any kind, sealed by whoever wrote them
-        found.problems = [f"its contents can't be those of a trial ({type(error).__name__}: {error})"]
+        verified.problems = [f"its contents can't be those of a trial ({type(error).__name__}: {error})"]
     else:
-        found.problems = list(checkpoint_differences(saved, again))
-    return found
+        verified.problems = list(checkpoint_differences(saved, again))
+    return verified
 
 
 def checkpoint_differences(saved: dict, again: dict) -> Iterator[str]:
@@ -218,7 +218,7 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
         again = training.contents(training.record())
         again["branches"] = _branches(training, saved) if weights else {}
         if "averages" in again:
-            again["averages"] = {n: {**kept, "weights": RECORDED} for n, kept in saved.get("averages", {}).items()}
+            again["averages"] = {n: {**mean, "weights": RECORDED} for n, mean in saved.get("averages", {}).items()}
     again["record"] |= dict.fromkeys(("training_time", "total_time", "ended"), RECORDED)
     if "averages" in again:
         again["record"]["averages_time"] = RECORDED
@@ -294,11 +294,13 @@ def _with_points(contents: dict, points: int | None = None) -> dict:
 
 def derived_results(recorded: dict, config: Config, corpus: Corpus) -> dict:
     """What the contents of a results file must be, by the checkpoints of its trials; RECORDED where they don't tell."""
-    name, there = recorded["activation"], experiment.existing_trials(config, recorded["activation"])
+    name = recorded["activation"]
     device = _here(config).device
     again = experiment.measure(config, name, corpus, device=None if device == config.device else device)
     again["config"] = {**config.to_dict(), **dict.fromkeys(SETTINGS_ONLY, RECORDED)}
-    for trial in there[:1]:  # they agree; how many positions are evaluated is settled after training
+    for trial in experiment.existing_trials(config, name)[
+        :1
+    ]:  # they agree; how many positions are evaluated is settled after training
         saved = storage.load_checkpoint(storage.checkpoint_path(config.checkpoint_dir, name, trial), whole=False)
         settings = Config.from_dict(saved["config"]).to_dict()
         again["config"] |= {k: settings[k] for k in settings.keys() - SETTINGS_ONLY - {"eval_tokens"}}
@@ -480,15 +482,15 @@ def print_verification(folder: Folder, products: Iterable[Product]) -> int:
     """Print ✓ or ✗ for each file, the differences below it, and at last what can't be derived; the number of files that
     are wrong."""
     wrong = not_shipped = 0
-    for found in verify(folder, products):
-        not_shipped += found.not_shipped
-        sign = "✗" if found.problems else "–" if found.note.startswith("not ") else "✓"
-        print(f"{sign} {found.name}" + (f" ({found.note})" if found.note else ""), flush=True)
-        for problem in found.problems[:10]:
+    for verified in verify(folder, products):
+        not_shipped += verified.not_shipped
+        sign = "✗" if verified.problems else "–" if verified.note.startswith("not ") else "✓"
+        print(f"{sign} {verified.name}" + (f" ({verified.note})" if verified.note else ""), flush=True)
+        for problem in verified.problems[:10]:
             print(f"    {problem}")
-        if len(found.problems) > 10:
-            print(f"    … and {len(found.problems) - 10} more")
-        wrong += bool(found.problems)
+        if len(verified.problems) > 10:
+            print(f"    … and {len(verified.problems) - 10} more")
+        wrong += bool(verified.problems)
     if not_shipped:
         print(f"not shipped: {counted(not_shipped, 'checkpoint')}; what follows from them alone is not verified")
     print("recorded, not derivable:")

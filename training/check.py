@@ -1,16 +1,26 @@
 """The form in which the integrity checks are recorded: dicts of strings, for the results and the report."""
 
+import functools
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
 from storage import number
 
 TOO_SHORT = "too short a training"  # what a check says that fails since a training has only begun
 
 
-def check(name: str, passed: bool | None | str, measured: str, threshold: str, why: str) -> dict:
+@functools.cache
+def _texts() -> dict[str, dict[str, str]]:
+    path = Path(__file__).resolve().parent.parent / "templates" / "checks.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def check(name: str, passed: bool | None | str, measured: str, threshold: str = "", why: str = "") -> dict:
     """`passed` is None where the check does not apply, and "caution" where the numbers stand but must be read with
-    what was measured in mind; `why` it matters."""
+    what was measured in mind; `why` it matters. What isn't given is in templates/checks.toml."""
     status = {True: "pass", False: "fail", None: "not applicable", "caution": "caution"}[passed]
+    threshold, why = threshold or _texts()[name]["needed"], why or _texts()[name]["why"]
     return {"name": name, "status": status, "measured": measured, "threshold": threshold, "why": why}
 
 
