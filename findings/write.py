@@ -297,8 +297,11 @@ def the_edge() -> str:
     """What the second study adds, in one paragraph, of findings/edge/measured."""
     cells = {name: contents["cells"] for name, contents in edge.published().items()}
     small = edge.series(cells["S1"])
+    n = len(small["relu"][0]["seeds"])
     smooth = {name: edge.critical_rate(own) for name, own in small.items() if name not in edge.KINKED}
-    rates = [found["rate"] for found in smooth.values()]
+    smooth |= (finer := edge.around(cells["S1"], n))
+    rates = [critical["rate"] for critical in smooth.values()]
+    seeds = f"{n} seeds" + (f", {min(c['n'] for c in finer.values())} around them" if len(finer) == len(smooth) else "")
     paid = [edge.cost(small, name)["own"] for name in smooth]
     low = {cell["activation"]: cell for cell in cells["M"] if cell["rate"] == 1e-3}
     elsewhere = ("two threads", "AVX2")
@@ -308,7 +311,7 @@ def the_edge() -> str:
     return (
         "**Where the activation does decide** (a second planned study, [FINDINGS2](findings/FINDINGS2.md)): in a "
         "decoder of two layers every smooth activation forgets a difference of one bit below a critical learning "
-        f"rate, {min(rates):.4f} to {max(rates):.4f} ({len(small['relu'][0]['seeds'])} seeds); ReLU does at no rate "
+        f"rate, {min(rates):.4f} to {max(rates):.4f} ({seeds}); ReLU does at no rate "
         "from 0.0003 on. So below it the same seed gives the same model on other hardware: at 0.001, between one "
         f"thread and two, or AVX-512 and AVX2, models end {hardware} ({len(low['relu']['seeds'])} seeds). Staying "
         f"below costs {min(paid):.2f} to {max(paid):.2f} nats, and bfloat16's rounding undoes most of it "

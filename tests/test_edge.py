@@ -84,6 +84,16 @@ def test_edges_outside_the_grid(smooth, where, falls):
     assert (found["rate"] is None) == (where != "within the grid")
 
 
+def test_more_seeds_around_the_edge():
+    """Where some rates have more seeds than the diagram, an edge between them is told of these; one outside is not."""
+    coarse = diagram(smooth=(1e-8, 1e-6, 1e0, 1e0))
+    finer = [cell("gelu", rate, bit, seeds=12) for rate, bit in zip(RATES, (1e-8, 1e-6, 1e0, 1e0), strict=True)]
+    assert tell.around(coarse, 6) == {}
+    (critical_here,) = tell.around([*coarse[:4], *finer], 6).values()
+    assert critical_here["rate"] == pytest.approx(2e-3 * 2 ** (3 / 6)) and critical_here["n"] == 12
+    assert tell.around([*coarse, *finer[2:]], 6) == {} == tell.around([*coarse, *finer[:2]], 6)
+
+
 def test_few_seeds_give_their_range():
     cells = [cell("gelu", rate, bit, seeds=3) for rate, bit in zip(RATES, (1e-8, 1e-6, 1.0, 1.0), strict=True)]
     found = critical.critical_rate(cells)

@@ -161,6 +161,12 @@ def compare_numbers(tables: dict[str, dict]) -> list[str]:
                 at = {"below the grid": 0.0, "above the grid": math.inf}.get(found["where"], found["rate"])
                 same(f"{what}, critical rate", mine[activation]["critical"], at)
                 same(f"{what}, its limits", mine[activation]["limits"], [found["low"], found["high"]])
+        n = len(next(iter(theirs.values()))[0]["seeds"])
+        for activation, found in tell.around(tables[name]["cells"], n).items():
+            cells = [c for c in tables[name]["cells"] if c["activation"] == activation and len(c["seeds"]) > n]
+            finer = diagram(cells)[activation]
+            values = [finer["critical"], *finer["limits"]]
+            same(f"{name}, {activation}, around its edge", values, [found[k] for k in ("rate", "low", "high")])
     for name in {"C1", "C2"} & set(tables):
         theirs = tell.control(tables[name]["cells"])
         for key, values in control(tables[name]["cells"]).items():

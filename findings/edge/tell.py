@@ -254,6 +254,18 @@ def critical_words(found: dict) -> str:
     return f"{tiny(found['rate'])} [{limit(found['low'])}, {limit(found['high'])}]{kind}{note}"
 
 
+def around(cells: list[dict], n: int) -> dict[str, dict]:
+    """Of each activation with more than `n` seeds at some rates its critical rate on these alone, where its interval is
+    between them, so that no other rate could move it."""
+    finer = {}
+    for name in ORDER:
+        own = [cell for cell in cells if cell["activation"] == name and len(cell["seeds"]) > n]
+        rates = [cell["rate"] for cell in own]
+        if len(own) > 1 and min(rates) < (critical := critical_rate(own))["low"] and critical["high"] < max(rates):
+            finer[name] = critical
+    return finer
+
+
 def diagram_text(cells: list[dict]) -> list[str]:
     """PD of one bit at each rate, then each activation's critical rate and what it costs."""
     own = series(cells)
@@ -285,6 +297,10 @@ def diagram_text(cells: list[dict]) -> list[str]:
         )
     heads = ["", "critical rate", "twins below 1e-6", "best loss below the edge (less own best; ReLU's)", "best loss"]
     lines += [table(rows, heads), ""]
+    if finer := around(cells, n):
+        seeds = " or ".join(str(k) for k in sorted({critical["n"] for critical in finer.values()}))
+        words = "; ".join(f"{label(name)} {critical_words(critical)}" for name, critical in finer.items())
+        lines += [f"With {seeds} seeds, at the rates around the edge alone: {words}.", ""]
     if "relu" in own:
         kept, factors = grows_only_with_kinks(own)
         words = ", ".join(f"{label(name)} {factor:.3g}" for name, factor in factors.items())
