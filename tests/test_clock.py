@@ -39,9 +39,9 @@ def config(smoke_config):
 
 def test_where_twins_are_compared():
     assert clock.offsets(3) == [0, 1, 2, 3] and clock.offsets(0) == [0]
-    found = clock.offsets(1300)
-    assert found[:65] == list(range(65)) and found[-1] == 1300 and len(found) < 140
-    assert all(b - a <= max(1, math.ceil(0.05 * a)) for a, b in zip(found, found[1:], strict=False))
+    after = clock.offsets(1300)
+    assert after[:65] == list(range(65)) and after[-1] == 1300 and len(after) < 140
+    assert all(b - a <= max(1, math.ceil(0.05 * a)) for a, b in zip(after, after[1:], strict=False))
     assert clock.fork_steps(Config(preset="quick", device="cpu")) == [0, 130, 390, 780]
 
 
@@ -140,8 +140,8 @@ def test_a_convex_model_does_not_part(config, precision):
         race = clock.Race(base, [0])
         race.run()
         twin = race.twins[0]
-        found = analysis.growth(twin.steps, twin.weights)
-        ends[model] = max(twin.predictions), found.rate, clock.barrier(base, twin.training)[0]
+        growing = analysis.growth(twin.steps, twin.weights)
+        ends[model] = max(twin.predictions), growing.rate, clock.barrier(base, twin.training)[0]
     (convex, rate, rise), (network, network_rate, _) = ends.values()
     assert convex < (1e-6 if precision == "float32" else 1e-3) and rate is None and rise < 1e-4
     assert network > 30 * convex and network_rate > 0
@@ -177,9 +177,9 @@ def test_what_is_finished_stays(config, monkeypatch):
 
 def test_a_trunk_is_run_without_its_branches_and_without_means(config):
     trunk = config.replace(schedule="trunk", max_iters=40, averages=("ema_0.9",))
-    found = tool.settings(trunk)
-    assert found.branch_points == (1.0,) and found.averages == ()
-    assert trial.Training(found, "relu", 1, load_corpus(config)).steps == 40
+    plain = tool.settings(trunk)
+    assert plain.branch_points == (1.0,) and plain.averages == ()
+    assert trial.Training(plain, "relu", 1, load_corpus(config)).steps == 40
 
 
 def test_float32_unless_another_precision_is_named():
@@ -319,9 +319,9 @@ def test_several_rates_are_for_the_clock(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("doubling", [1.7, 8.0, 40.0])
 def test_planted_doubling_times_are_found(doubling):
     rng, steps = np.random.default_rng(0), clock.offsets(1300)
-    found = [analysis.growth(steps, parting(doubling, steps, 0.2, rng)).doubling for _ in range(50)]
-    assert np.exp(np.mean(np.log(found))) == pytest.approx(doubling, rel=0.02)
-    assert np.std(np.log(found)) < 0.06
+    times = [analysis.growth(steps, parting(doubling, steps, 0.2, rng)).doubling for _ in range(50)]
+    assert np.exp(np.mean(np.log(times))) == pytest.approx(doubling, rel=0.02)
+    assert np.std(np.log(times)) < 0.06
 
 
 def test_rate_is_the_least_squares_slope_over_every_step():
@@ -329,11 +329,11 @@ def test_rate_is_the_least_squares_slope_over_every_step():
     steps = np.arange(60)
     d = np.where(steps < 20, 1e-7, 1e-3) * 1.1**steps
     d[45:] = d[45]
-    found = analysis.growth(steps, d)
+    growing = analysis.growth(steps, d)
     last = int(np.argmax(d >= 0.1 * d.max())) - 1
-    assert (found.first, found.last) == (1, last)
+    assert (growing.first, growing.last) == (1, last)
     slope = np.polyfit(steps[1 : last + 1], np.log(d[1 : last + 1]), 1)[0]
-    assert found.rate == pytest.approx(slope, rel=1e-9)
+    assert growing.rate == pytest.approx(slope, rel=1e-9)
     # steps left out between two measurements weigh as much as those that are there
     thin = [*range(8), *range(8, 60, 3)]
     expected = np.polyfit(steps[1:], np.log(1e-6 * 1.3 ** steps[1:]), 1)[0]
@@ -373,41 +373,41 @@ def test_intervals_hold_the_planted_time():
 def test_activations_are_compared_seed_by_seed(tmp_path):
     shared = np.array([0.9, 1.0, 1.2, 0.8, 1.1])
     times = {"relu": 10 * shared, "gelu": 20 * shared, "swish": 20 * shared, "smelu_1": 10 * shared[::-1]}
-    found = clocks(tmp_path, **times)
-    assert list(found) == ["smelu_1", "relu", "gelu", "swish"]
-    against = analysis.against_reference(found)
+    of_each = clocks(tmp_path, **times)
+    assert list(of_each) == ["smelu_1", "relu", "gelu", "swish"]
+    against = analysis.against_reference(of_each)
     assert [a.fork for a in against["gelu"]] == [0, 100]
     assert against["gelu"][0].ratio[0] == pytest.approx(2, rel=0.05) and against["gelu"][0].p < 0.001
     assert against["smelu_1"][0].ratio[0] == pytest.approx(1, rel=0.05) and against["smelu_1"][0].p > 0.2
-    logs = {name: np.log(list(c.doubling(0).values())) for name, c in found.items()}
+    logs = {name: np.log(list(c.doubling(0).values())) for name, c in of_each.items()}
     own = scipy.stats.ttest_rel(logs["gelu"], logs["relu"])
-    test = analysis.compare([found["gelu"]], found["relu"], 0)
+    test = analysis.compare([of_each["gelu"]], of_each["relu"], 0)
     assert test.p == pytest.approx(own.pvalue) and test.t == pytest.approx(own.statistic)
     smooth = np.mean([logs[name] for name in ("gelu", "swish", "smelu_1")], 0)
-    contrast = analysis.compare([found[name] for name in ("gelu", "swish", "smelu_1")], found["relu"], 0)
+    contrast = analysis.compare([of_each[name] for name in ("gelu", "swish", "smelu_1")], of_each["relu"], 0)
     assert contrast.p == pytest.approx(scipy.stats.ttest_rel(smooth, logs["relu"]).pvalue)
-    (told,) = against[analysis.TOGETHER]
+    (together,) = against[analysis.TOGETHER]
     # in the family: its own spread of 4 degrees of freedom, and the mean of the three comparisons' for two
     d = [logs[name] - logs["relu"] for name in ("gelu", "swish", "smelu_1")]
     lent, own = np.mean([np.var(x, ddof=1) for x in d]), np.var(smooth - logs["relu"], ddof=1)
     t = (smooth - logs["relu"]).mean() / math.sqrt((2 * lent + 4 * own) / 6 / 5)
     p = 2 * scipy.stats.t.sf(abs(t), 6)
     first = min(a[0].p for name, a in against.items() if name != analysis.TOGETHER)
-    assert told.test.p == pytest.approx(p) and told.p == pytest.approx(min(2 * p, max(p, first)))
-    del found["relu"]
-    assert set(analysis.against_reference(found)) == set(found) - {"smelu_1"}  # the first, then, and no contrast
-    assert analysis.against_reference({"gelu": found["gelu"]}) == {}
+    assert together.test.p == pytest.approx(p) and together.p == pytest.approx(min(2 * p, max(p, first)))
+    del of_each["relu"]
+    assert set(analysis.against_reference(of_each)) == set(of_each) - {"smelu_1"}  # the first, then, and no contrast
+    assert analysis.against_reference({"gelu": of_each["gelu"]}) == {}
 
 
 def test_no_twin_is_left_out_by_its_outcome(tmp_path):
     """A twin that does not grow: then nothing is tested, instead of the twins that do."""
-    found = clocks(tmp_path, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[30, 33, 36, 29, 31])
-    assert set(analysis.against_reference(found)) == {"gelu", "swish", analysis.TOGETHER}
-    twin = found["gelu"].contents["trials"]["2"]["forks"][0]
+    of_each = clocks(tmp_path, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[30, 33, 36, 29, 31])
+    assert set(analysis.against_reference(of_each)) == {"gelu", "swish", analysis.TOGETHER}
+    twin = of_each["gelu"].contents["trials"]["2"]["forks"][0]
     twin["weights"] = [1e-7] * len(twin["weights"])
-    against = analysis.against_reference(found)
+    against = analysis.against_reference(of_each)
     assert set(against) == {"gelu", "swish"} and [a.fork for a in against["gelu"]] == [100]
-    text = analysis.page(found)
+    text = analysis.page(of_each)
     assert re.search(r"GELU +\| +4 of 5 \|", text) and "planned contrast" not in text
 
 
@@ -436,7 +436,9 @@ def test_clocks_of_different_settings_are_not_compared(tmp_path):
 
 def test_page_table_and_figure(tmp_path, smoke_config):
     config = smoke_config.replace(results_dir=str(tmp_path / "r"), plots_dir=str(tmp_path / "p"))
-    found = clocks(config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[29, 33, 35, 30, 31])
+    of_each = clocks(
+        config.results_dir, relu=[10, 11, 12, 10, 11], gelu=[30, 33, 36, 29, 31], swish=[29, 33, 35, 30, 31]
+    )
     paths = products.write(CLOCK, Folder.of(config))
     assert [p.name for p in paths] == ["CLOCK.md", "clock.csv", "clock.png"]
     text = paths[0].read_text(encoding="utf-8")
@@ -445,9 +447,9 @@ def test_page_table_and_figure(tmp_path, smoke_config):
     assert "ReLU: twins of all trials stay together from step 100 on (not yet at 0)." in text
     rows = [line.split(",") for line in paths[1].read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 7 and rows[0][:3] == ["Activation", "Fork_Step", "Trials"]
-    figure = plot_clock.figure(found)
+    figure = plot_clock.figure(of_each)
     lines = {line.get_gid(): line for line in figure.axes[2].lines if line.get_gid()}
-    np.testing.assert_allclose(lines["gelu"].get_ydata()[0], found["gelu"].doubling_interval(0)[0])
+    np.testing.assert_allclose(lines["gelu"].get_ydata()[0], of_each["gelu"].doubling_interval(0)[0])
     drawn = paths[2].read_bytes()
     paths[2].unlink()  # drawn again by the command that draws everything again, here without results of trials
     assert plot_utils.main([f"--results-dir={config.results_dir}", f"--plots-dir={config.plots_dir}"]) == 0

@@ -85,18 +85,18 @@ def planted(R=600, V=6, seed=1):
 
 def test_slices_find_the_planted_token():
     m = planted()
-    found = {s["label"]: s for s in positions.slices(m, m.targets, list("abcdef"))}
-    assert found["e"]["share"] == 1.0
-    assert found["e"]["pd"] == pytest.approx(m.pd.mean(0)[m.targets == 4].mean())
-    assert [found[x]["pd"] for x in "abcdf"] == [0.0] * 5
-    assert found["e"]["mismatch_pct"] > 0 == found["a"]["mismatch_pct"]
+    by_token = {s["label"]: s for s in positions.slices(m, m.targets, list("abcdef"))}
+    assert by_token["e"]["share"] == 1.0
+    assert by_token["e"]["pd"] == pytest.approx(m.pd.mean(0)[m.targets == 4].mean())
+    assert [by_token[x]["pd"] for x in "abcdf"] == [0.0] * 5
+    assert by_token["e"]["mismatch_pct"] > 0 == by_token["a"]["mismatch_pct"]
 
 
 def test_kinds_find_the_planted_kind():
     m = planted()
     texts = ["a", "b", " ", "\n", ",", "7"]
-    found = positions.where(m, 60, np.roll(m.targets, 1), texts, np.bincount(m.targets) / len(m))["kind"]
-    assert {s["label"]: s["share"] for s in found if s["share"]} == {"punctuation": 1.0}
+    by_kind = positions.where(m, 60, np.roll(m.targets, 1), texts, np.bincount(m.targets) / len(m))["kind"]
+    assert {s["label"]: s["share"] for s in by_kind if s["share"]} == {"punctuation": 1.0}
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -250,29 +250,29 @@ def test_disagreement_equals_error_where_it_should():
     top, y = [drawn(common, rng) for _ in range(3)], drawn(common, rng)
     log_p = np.log(np.stack([0.9 * np.eye(V)[t] + 0.1 / V for t in top]))
     windows = np.arange(R) // 64
-    found = positions.disagreement(positions.measure(log_p, y), windows)
-    assert found["verdict"] == "not shown to fail"
-    assert found["error"] == pytest.approx(found["disagreement"], abs=0.02)
+    d = positions.disagreement(positions.measure(log_p, y), windows)
+    assert d["verdict"] == "not shown to fail"
+    assert d["error"] == pytest.approx(d["disagreement"], abs=0.02)
     # trials that share their mistakes: error without disagreement
-    found = positions.disagreement(positions.measure(log_p[[0, 0, 0]], y), windows)
-    assert (found["verdict"], found["disagreement"]) == ("fails", 0.0)
-    assert found["difference"]["low"] > 0
+    d = positions.disagreement(positions.measure(log_p[[0, 0, 0]], y), windows)
+    assert (d["verdict"], d["disagreement"]) == ("fails", 0.0)
+    assert d["difference"]["low"] > 0
 
 
 def test_disagreement_by_hand():
     top = np.array([[0, 1, 2, 3], [0, 1, 2, 2], [0, 2, 2, 1]])
     y = np.array([0, 1, 1, 1])
     m = positions.measure(np.log(0.9 * np.eye(4)[top] + 0.025), y)
-    found = positions.disagreement(m, np.array([0, 0, 1, 1]))
-    assert found["error"] == pytest.approx((0 + 1 / 3 + 1 + 2 / 3) / 4)
-    assert found["disagreement"] == pytest.approx((0 + 2 / 3 + 0 + 1) / 4)
+    d = positions.disagreement(m, np.array([0, 0, 1, 1]))
+    assert d["error"] == pytest.approx((0 + 1 / 3 + 1 + 2 / 3) / 4)
+    assert d["disagreement"] == pytest.approx((0 + 2 / 3 + 0 + 1) / 4)
 
 
 def test_interval_is_students_where_each_window_has_one_value():
     x = np.random.default_rng(0).standard_normal(12)
-    found = positions.interval(x, np.arange(12))
+    interval = positions.interval(x, np.arange(12))
     low, high = scipy.stats.t.interval(0.95, 11, x.mean(), scipy.stats.sem(x))
-    assert [found[k] for k in ("mean", "low", "high")] == pytest.approx([x.mean(), low, high])
+    assert [interval[k] for k in ("mean", "low", "high")] == pytest.approx([x.mean(), low, high])
     repeated = positions.interval(np.repeat(x, 5), np.repeat(np.arange(12), 5))  # no new information
     assert repeated["low"] == pytest.approx(low)
     assert positions.interval(x, np.zeros(12))["low"] is None
@@ -286,6 +286,6 @@ def test_buckets_leave_out_what_they_do_not_tell():
     m = positions.measure(np.log(p), y, columns=buckets[y], top=top)
     whole = positions.measure(log_p, y)
     assert (m.pd <= whole.pd + 1e-12).all()
-    found = positions.error(m, 64, whole=False)
-    assert [found[k] for k in ("ensemble", "calibration")] == [None] * 2
-    assert found["disagreement"]["error"] == positions.error(whole, 64)["disagreement"]["error"]
+    bucketed = positions.error(m, 64, whole=False)
+    assert [bucketed[k] for k in ("ensemble", "calibration")] == [None] * 2
+    assert bucketed["disagreement"]["error"] == positions.error(whole, 64)["disagreement"]["error"]

@@ -76,13 +76,13 @@ def test_means_are_those_of_the_weights_along_training(smoke_config):
         training.advance()
         seen.append(training.optimiser.master.double().numpy().copy())
     (averages,) = (part for part in training.parts if isinstance(part, parts.Averages))
-    found = {name: vector.numpy() for name, vector in averages.vectors().items()}
+    means = {name: vector.numpy() for name, vector in averages.vectors().items()}
     ema = sum(0.9 ** (37 - t) * w for t, w in enumerate(seen, 1)) / sum(0.9 ** (37 - t) for t in range(1, 38))
-    np.testing.assert_allclose(found["ema_0.9"], ema, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(means["ema_0.9"], ema, rtol=1e-4, atol=1e-7)
     for percent in (20, 100):
         points = {round(37 * (100 - i) / 100) for i in range(percent)} - {0}
         mean = np.mean([seen[t - 1] for t in sorted(points)], 0)
-        np.testing.assert_allclose(found[f"lawa_{percent}"], mean, rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(means[f"lawa_{percent}"], mean, rtol=1e-4, atol=1e-7)
     assert len({round(37 * (100 - i) / 100) for i in range(20)}) == averages.counts["lawa_20"] < 20
     assert averages.seconds > 0
 
@@ -104,15 +104,15 @@ def test_averages_change_no_weights_and_survive_an_interrupt(smoke_config, tmp_p
 
 def test_branches_of_a_trunk_are_in_no_mean(smoke_config, tmp_path):
     """The final model is the same with and without other branches before it, and so are its means."""
-    kept = []
+    checksums = []
     for points in ((1.0,), (0.5, 1.0)):
         trunk = {"schedule": "trunk", "branch_points": points, "averages": ("lawa_50", "ema_0.9")}
         config = elsewhere(smoke_config, tmp_path / str(len(points)), **trunk)
         train.train_trial(config, "relu", 1)
         saved = saved_trial(config, 1)
         assert len(saved["branches"]) == len(points) - 1
-        kept.append(storage.contents_sha256(saved["averages"]))
-    assert kept[0] == kept[1]
+        checksums.append(storage.contents_sha256(saved["averages"]))
+    assert checksums[0] == checksums[1]
 
 
 def test_a_changed_mean_is_refused(base, tmp_path):
@@ -180,15 +180,15 @@ def test_distillation_with_the_kernels(base):
 
 
 def test_distilled_trials_are_resumed_with_the_same_bits(base, tmp_path):
-    found = []
+    records = []
     for how in ("whole", "interrupted"):
         config = elsewhere(base, tmp_path / how, remedy="distil", strength=0.5, teacher=(teacher(base),))
         if how == "interrupted":
             interrupted(config, "relu", 25)
-        found.append(train.train_trial(config, "relu", 1))
-    assert found[0]["weights_sha256"] == found[1]["weights_sha256"]
+        records.append(train.train_trial(config, "relu", 1))
+    assert records[0]["weights_sha256"] == records[1]["weights_sha256"]
     plain = saved_trial(base, 1)["record"]
-    assert found[0]["weights_sha256"] != plain["weights_sha256"]
+    assert records[0]["weights_sha256"] != plain["weights_sha256"]
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
@@ -258,8 +258,8 @@ def test_checkpoints_are_derived_again(base, tmp_path, remedy):
     if remedy == "warm":
         saved["teachers"] = dict.fromkeys(saved["teachers"], "0" * 64)
         saved["record"]["val_loss_history"][0] *= 1.01  # of the first point, which follows from the teacher
-        found = " ".join(checkpoint_differences(saved, derived_checkpoint(saved, corpus)))
-        assert "teachers" in found and "val_loss_history[0]" in found
+        differing = " ".join(checkpoint_differences(saved, derived_checkpoint(saved, corpus)))
+        assert "teachers" in differing and "val_loss_history[0]" in differing
 
 
 # -- arms ---------------------------------------------------------------------------------------------------------
@@ -276,11 +276,11 @@ def test_grouped_pd_is_the_mean_between_the_groups():
     pd = (pd + pd.T) / 2
     ids = [1, 2, 3, 5, 6, 8]
     units = [[1, 2], [3, 5], [6, 8]]
-    found = arms.grouped_pd(pd, ids, units)
+    grouped = arms.grouped_pd(pd, ids, units)
     at = {k: i for i, k in enumerate(ids)}
     for (g, a), (h, b) in itertools.permutations(enumerate(units), 2):
-        assert found[g, h] == pytest.approx(sum(pd[at[i], at[j]] for i in a for j in b) / 4)
-    assert (np.diag(found) == 0).all()
+        assert grouped[g, h] == pytest.approx(sum(pd[at[i], at[j]] for i in a for j in b) / 4)
+    assert (np.diag(grouped) == 0).all()
 
 
 def test_names_in_the_figure_cover_neither_one_another_nor_a_point():
@@ -360,7 +360,7 @@ def test_which_study_is_an_arm(changes, name):
 
 
 @pytest.fixture(scope="module")
-def told(base, tmp_path_factory):
+def written(base, tmp_path_factory):
     """What --remedies wrote of the study and of another one beside it, and where that is."""
     studies = tmp_path_factory.mktemp("studies")
     config = elsewhere(base, studies, trials_per_activation=3, remedy="distil", teacher=(teacher(base),))
@@ -368,21 +368,21 @@ def told(base, tmp_path_factory):
     train_study(config.replace(**folders), ["relu"])
     folder = Folder.of(base, studies)
     paths = products.update(PRODUCTS[0], folder)
-    return arms.entries(folder), PRODUCTS[0].overview(folder), paths, studies
+    entries = arms.entries(folder)
+    return SimpleNamespace(entries=entries, arms=entries["relu"]["arms"], folder=folder, paths=paths)
 
 
-def test_arms_of_a_study(base, told):
-    found, text, paths, _ = told
-    entry = found["relu"]
+def test_arms_of_a_study(base, written):
+    entry, text = written.entries["relu"], PRODUCTS[0].overview(written.folder)
     assert [arm["arm"] for arm in entry["arms"]] == ["none", "ensemble of 2", "lawa_10", "ema_0.9", "distil"]
-    assert entry["notes"] == [] and [p.name for p in paths] == ["remedies.json", "remedies.csv", "remedies.png"]
+    assert entry["notes"] == [] and [p.name for p in written.paths] == ["remedies.json", "remedies.csv", "remedies.png"]
     none, ensemble, lawa, _, distil = entry["arms"]
     assert ensemble["units"] == [[1, 2], [3, 4]] and ensemble["parameters"] == 2 * none["parameters"]
     assert ensemble["time"] == pytest.approx(2 * none["time"])
     assert 0 < lawa["seconds"] < none["time"] and lawa["losses"] != none["losses"]
     assert distil["units"] == [[1], [2], [3]] and distil["study"] == "distilled" and distil["teachers"] == 1
     assert "ensemble of 2" in text and "1/√2 = 0.707" in text
-    rows = {row["Remedy"]: row for row in arms.records(found)}
+    rows = {row["Remedy"]: row for row in arms.records(written.entries)}
     assert rows["distil"]["PD_Ratio"] == pytest.approx(
         np.mean(np.array(distil["pd"])[np.triu_indices(3, 1)])
         / np.mean([none["pd"][i][j] for i, j in itertools.combinations(range(3), 2)])
@@ -404,8 +404,8 @@ def predictions(config, k, weights=None):
     return softmax(logits).reshape(-1, logits.shape[-1]), tokens[:, 1:].reshape(-1)
 
 
-def test_ensembles_are_the_mean_predictions_of_their_trials(base, told):
-    ensemble = told[0]["relu"]["arms"][1]
+def test_ensembles_are_the_mean_predictions_of_their_trials(base, written):
+    ensemble = written.arms[1]
     p, y = zip(*(predictions(base, k) for k in (1, 2, 3, 4)), strict=True)
     one, other = (p[0] + p[1]) / 2, (p[2] + p[3]) / 2
     assert ensemble["pd"][0][1] == pytest.approx(np.abs(one - other).sum(1).mean() / 2, rel=1e-5)
@@ -414,8 +414,8 @@ def test_ensembles_are_the_mean_predictions_of_their_trials(base, told):
     np.testing.assert_allclose(ensemble["losses"], losses, rtol=1e-5)
 
 
-def test_means_of_weights_are_measured_as_models(base, told):
-    lawa = told[0]["relu"]["arms"][2]
+def test_means_of_weights_are_measured_as_models(base, written):
+    lawa = written.arms[2]
     (p, y), (q, _) = (predictions(base, k, "lawa_10") for k in (1, 3))
     assert lawa["pd"][0][2] == pytest.approx(np.abs(p - q).sum(1).mean() / 2, rel=1e-4)
     assert lawa["losses"][0] == pytest.approx(-np.log(p[np.arange(len(y)), y]).mean(), rel=1e-5)
@@ -432,14 +432,13 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_report_tells_it_and_verify_derives_it(base, told, capsys):
-    _, _, _, studies = told
+def test_report_tells_it_and_verify_derives_it(base, written, capsys):
     folders = as_flags(base, "results_dir", "plots_dir", "checkpoint_dir", "data_dir")
-    assert analyze_results.main(["--remedies", *folders, f"--studies-dir={studies}"]) == 0
+    assert analyze_results.main(["--remedies", *folders, f"--studies-dir={written.folder.studies}"]) == 0
     assert "What buys how much" in capsys.readouterr().out
     report = (storage.Path(base.results_dir) / "FINAL_REPORT.md").read_text(encoding="utf-8")
     assert "### What buys how much" in report and "remedies.png" in report and "| ensemble of 2" in report
-    problems = problems_of(Folder.of(base, studies))
+    problems = problems_of(Folder.of(base, written.folder.studies))
     for name in ("remedies.json", "remedies.csv", "FINAL_REPORT.md"):
         assert problems[f"{base.results_dir}/{name}"] == [], name
     assert problems[f"{base.plots_dir}/remedies.png"] == []
@@ -447,41 +446,43 @@ def test_report_tells_it_and_verify_derives_it(base, told, capsys):
     contents = json.loads(path.read_text(encoding="utf-8"))
     pd = contents["activations"]["relu"]["arms"][1]["pd"]
     pd[0][1] = pd[1][0] = 1.01 * pd[0][1]
-    kept = path.read_bytes()
+    intact = path.read_bytes()
     try:
         path.write_text(json.dumps(contents), encoding="utf-8")
-        assert "arms[1].pd[0][1]" in problems_of(Folder.of(base, studies))[str(path)][0]
+        assert "arms[1].pd[0][1]" in problems_of(Folder.of(base, written.folder.studies))[str(path)][0]
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(intact)
 
 
-def test_results_of_other_checkpoints_are_not_told(base, told):
+def test_results_of_other_checkpoints_are_not_told(base, written):
     folder = Folder.of(base)
     assert PRODUCTS[0].section(folder).lines
     folder.study.all_results["relu"]["trials"][0]["checkpoint"]["sha256"] = "0" * 64
     assert PRODUCTS[0].section(folder) is None
 
 
-def test_without_checkpoints_only_other_studies_are_arms(base, told, tmp_path):
-    (contents,) = PRODUCTS[0].measure(Folder.of(base.replace(checkpoint_dir=str(tmp_path)), told[3])).values()
+def test_without_checkpoints_only_other_studies_are_arms(base, written, tmp_path):
+    (contents,) = (
+        PRODUCTS[0].measure(Folder.of(base.replace(checkpoint_dir=str(tmp_path)), written.folder.studies)).values()
+    )
     entry = contents["activations"]["relu"]
     assert [arm["arm"] for arm in entry["arms"]] == ["none", "distil"]
     assert "nothing without training" in entry["notes"][0]
 
 
-def test_figure(told, tmp_path):
-    figure = plot_remedies.figure({"activations": told[0]})
+def test_figure(written, tmp_path):
+    figure = plot_remedies.figure({"activations": written.entries})
     assert len(figure.axes) == 1
     offsets = [tuple(c.get_offsets()[0]) for c in figure.axes[0].collections]
-    expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in told[0]["relu"]["arms"]]
+    expected = [(arms.mean_loss(a), arms.mean_pd(a)) for a in written.arms]
     np.testing.assert_allclose(offsets, expected)
     limits = [line.get_xydata() for line in figure.axes[0].lines if line.get_gid() == "interval"]
-    none = told[0]["relu"]["arms"][0]
+    none = written.arms[0]
     np.testing.assert_allclose(limits[0][:, 1], significance.mean_pd_interval(none["pd"])[1:])
     np.testing.assert_allclose(limits[1][:, 0], significance.mean_interval(none["losses"])[1:])
     sizes = [float(c.get_sizes()[0]) for c in figure.axes[0].collections]
     assert sizes[1] == pytest.approx(2 * sizes[0])
-    distil = told[0]["relu"]["arms"][4]  # its teacher is counted
+    distil = written.arms[4]  # its teacher is counted
     assert sizes[4] == pytest.approx(sizes[0] * (1 + distil["time"] / none["time"]))
     for wrong in ({}, {"activations": {"relu": {"reason": "none"}}}):
         with pytest.raises(UserError):

@@ -63,9 +63,9 @@ def log_differences(made, name):
 
 def test_studies_are_found_and_every_row_is_that_of_the_study_alone(three):
     folder, made = three
-    found = load(folder)
-    assert list(found) == ["main", "deep", "wide"]
-    table = studies.studies_frame(found)
+    loaded = load(folder)
+    assert list(loaded) == ["main", "deep", "wide"]
+    table = studies.studies_frame(loaded)
     assert len(table) == 9
     for name, results in made.items():
         alone = analyze_results.calculate_statistical_significance(results).set_index(["Activation_A", "Activation_B"])
@@ -157,8 +157,8 @@ class _Bare:
 
 def test_all_p_values_are_adjusted_together(three):
     """Holm over the activations and the contrast, and the same at equal loss behind them."""
-    found = studies.pool(load(three[0]))
-    alone = {q: {p.activation: p for p in pooled} for q, pooled in found.items()}
+    every = studies.pool(load(three[0]))
+    alone = {q: {p.activation: p for p in pooled} for q, pooled in every.items()}
     first = list(alone["PD"].values())
     assert [p.activation for p in first] == ["smelu_05", "gelu", studies.SMOOTH]
     assert [p.p_holm for p in first] == pytest.approx(significance.holm([p.p for p in first]))
@@ -170,16 +170,16 @@ def test_the_words_follow_from_the_data(three):
     folder, _ = three
     text = studies.studies_text(load(folder))
     assert "3 studies; 1 model (gpt); 3 corpora" in text and "lower in 3 of 3" in text
-    found = {p.activation: p for p in studies.pool(load(folder))["PD"]}
-    size = f"SmeLU β=0.5 (by {100 * (1 - found['smelu_05'].ratio()):.1f} %)"
-    assert found["smelu_05"].verdict == "lower" and size in text and "that matter" not in text
+    by_name = {p.activation: p for p in studies.pool(load(folder))["PD"]}
+    size = f"SmeLU β=0.5 (by {100 * (1 - by_name['smelu_05'].ratio()):.1f} %)"
+    assert by_name["smelu_05"].verdict == "lower" and size in text and "that matter" not in text
     assert "- main, deep and wide: 3 trainings of each (1,000 steps)." in text
     for results in three[1]["deep"].values():
         results["config"] |= {"vary": ["init", "order", "dropout"], "batch_size": 4, "block_size": 25, "dropout": 0.0}
         results["dataset"]["train_tokens"] = 400_000
         storage.write_results(results, at(folder, "deep"))
-    told = "(1,000 steps, 0.25 of the text), which differ in initial weights and sample of text."
-    assert f"\n- deep: 3 trainings of each {told}\n" in studies.studies_text(load(folder))
+    training = "(1,000 steps, 0.25 of the text), which differ in initial weights and sample of text."
+    assert f"\n- deep: 3 trainings of each {training}\n" in studies.studies_text(load(folder))
     write(at(folder, "odd"), 4, pd=0.2, names=("relu",))
     write(at(folder, "odd"), 4, pd=0.4, names=("smelu_05",))
     text = studies.studies_text(load(folder))
@@ -190,19 +190,19 @@ def test_the_words_follow_from_the_data(three):
 
 def test_one_study_has_nothing_to_pool(tmp_path):
     write(tmp_path / "results")
-    found = load(tmp_path)
-    text = studies.studies_text(found)
+    loaded = load(tmp_path)
+    text = studies.studies_text(loaded)
     assert "one study only, so there is nothing to pool" in text
-    assert {p.verdict for p in studies.pool(found)["PD"]} == {"not pooled"}
-    assert studies.pooled_frame(found)["p"].isna().all()
+    assert {p.verdict for p in studies.pool(loaded)["PD"]} == {"not pooled"}
+    assert studies.pooled_frame(loaded)["p"].isna().all()
 
 
 def test_two_trials_or_no_relu_are_told_not_tested(tmp_path):
     write(tmp_path / "results", n_trials=2)
     write(at(tmp_path, "b"), 2, names=("gelu", "swish"))
-    found = load(tmp_path)
-    assert studies.pool(found)["PD"] == [] and "three finished trials of both" in studies.studies_text(found)
-    table = studies.studies_frame(found).set_index(["Study", "Activation"])
+    loaded = load(tmp_path)
+    assert studies.pool(loaded)["PD"] == [] and "three finished trials of both" in studies.studies_text(loaded)
+    table = studies.studies_frame(loaded).set_index(["Study", "Activation"])
     assert table.loc[("main", "gelu"), "PD_Verdict"] == "no test"
     assert table.loc[("b", "gelu"), "PD_Verdict"] == "no baseline to compare with"
 
@@ -211,20 +211,20 @@ def test_the_same_experiment_twice_counts_once(three):
     folder, _ = three
     before = studies.pool(load(folder))["PD"]
     write(at(folder, "copy"), 1)
-    found = load(folder)
-    for p, q in zip(before, studies.pool(found)["PD"], strict=True):
+    loaded = load(folder)
+    for p, q in zip(before, studies.pool(loaded)["PD"], strict=True):
         assert (q.p, q.effects.k, q.studies) == (pytest.approx(p.p), 3, ["main", "deep", "wide"])
         assert q.left_out == {"copy": "main"}
-    text = studies.studies_text(found)
+    text = studies.studies_text(loaded)
     assert "copy and main hold the same trained models: they are not independent, and main alone counts" in text
 
 
 # -- studies that are not independent ---------------------------------------------------------------------------------
 
 
-def left_out(found):
+def left_out(loaded):
     """What is left out of every pooling, each once."""
-    pooled = [p.left_out for p in studies.pool(found)["PD"]]
+    pooled = [p.left_out for p in studies.pool(loaded)["PD"]]
     return [p for i, p in enumerate(pooled) if p not in pooled[:i]]
 
 
@@ -245,13 +245,13 @@ def test_three_studies_that_differ_only_in_the_positions_evaluated_are_one(tmp_p
         sha256 = f"{tokens:064x}"
         evaluation = {"positions": tokens, "sha256": sha256}
         again(at(tmp_path, f"at_{tokens}"), made, 0.002, evaluation=evaluation, fingerprint=sha256)
-    found = load(tmp_path)
-    (p,) = studies.pool(found)["PD"]
-    means = [log_differences(m.all_results, p.activation).mean() for m in found.values()]
+    loaded = load(tmp_path)
+    (p,) = studies.pool(loaded)["PD"]
+    means = [log_differences(m.all_results, p.activation).mean() for m in loaded.values()]
     assert scipy.stats.ttest_1samp(means, 0).pvalue < 0.05  # over studies, were they independent
     assert (p.studies, p.verdict, p.p) == (["main"], "not pooled", None)
     assert p.predicted is None and p.heterogeneity_p is None
-    text = studies.studies_text(found)
+    text = studies.studies_text(loaded)
     assert "at_1152 and main hold the same trained models" in text and "**Higher" not in text
 
 
@@ -305,11 +305,11 @@ def test_of_dependent_studies_the_one_with_more_trials_counts(three):
 def test_contrasts_over_other_activations_are_not_pooled(tmp_path):
     write(tmp_path / "results", 1, names=("smelu_05", "gelu", "relu"))
     write(at(tmp_path, "b"), 2, names=("swish", "gelu", "relu"))
-    found = load(tmp_path)
-    assert {p.activation for p in studies.pool(found)["PD"]} == {"smelu_05", "gelu", "swish"}
+    loaded = load(tmp_path)
+    assert {p.activation for p in studies.pool(loaded)["PD"]} == {"smelu_05", "gelu", "swish"}
     with pytest.raises(ValueError, match="main, b contrast different activations"):
-        studies.pool_one(found, studies.SMOOTH, "PD")
-    text = studies.studies_text(found)
+        studies.pool_one(loaded, studies.SMOOTH, "PD")
+    text = studies.studies_text(loaded)
     assert "are not pooled, being others in each study (main: SmeLU β=0.5 and GELU; b: GELU and Swish)" in text
 
 
@@ -329,25 +329,25 @@ def test_a_study_without_a_trial_is_that_of_the_other_trials(tmp_path):
 def test_the_trial_that_a_summary_hangs_on_is_named(tmp_path):
     write(tmp_path / "results", 1, n_trials=6)
     made = write(at(tmp_path, "odd"), 2, n_trials=6)
-    found = load(tmp_path)
-    p = studies.pool_one(found, "gelu", "PD")
+    loaded = load(tmp_path)
+    p = studies.pool_one(loaded, "gelu", "PD")
     for pair in made["gelu"]["reproducibility_metrics"]:
         pair["relative_pd"] *= 2.0 if "4" in pair["model_pair"].split("_vs_") else 1.0
     storage.write_results(made["gelu"], at(tmp_path, "odd"))
-    found = load(tmp_path)
-    p = studies.pool_one(found, "gelu", "PD")
-    hangs = studies.influence(found, p)
+    loaded = load(tmp_path)
+    p = studies.pool_one(loaded, "gelu", "PD")
+    hangs = studies.influence(loaded, p)
     assert hangs.trial == ("odd", 4) and hangs.notable
     # by SciPy, from the differences that are left
-    groups = [log_differences(found[name].all_results, "gelu") for name in ("main", "odd")]
-    left = found["odd"].without[4].measured
+    groups = [log_differences(loaded[name].all_results, "gelu") for name in ("main", "odd")]
+    left = loaded["odd"].without[4].measured
     groups[1] = significance.log_pseudo_values(left["gelu"].pd()) - significance.log_pseudo_values(left["relu"].pd())
     n = [len(g) for g in groups]
     variance = sum((m - 1) * g.var(ddof=1) for m, g in zip(n, groups, strict=True)) / (sum(n) - 2)
     expected = pooling.random_effects([g.mean() for g in groups], [math.sqrt(variance / m) for m in n])
     assert hangs.without.mean == pytest.approx(expected.mean) and hangs.without.p == pytest.approx(expected.p)
     change = markdown.signed(100 * math.expm1(expected.mean))
-    assert f"Without trial 4 of odd it is {change} %" in studies.studies_text(found)
+    assert f"Without trial 4 of odd it is {change} %" in studies.studies_text(loaded)
 
 
 def test_bits_per_byte_compare_tokenizers(tmp_path):
@@ -358,14 +358,14 @@ def test_bits_per_byte_compare_tokenizers(tmp_path):
             results["dataset"]["tokenizer"] = name
             results["evaluation"]["bytes"] = round(size * results["evaluation"]["positions"])
             storage.write_results(results, at(tmp_path, name))
-    found = load(tmp_path)
-    table = studies.studies_frame(found).set_index("Study")
+    loaded = load(tmp_path)
+    table = studies.studies_frame(loaded).set_index("Study")
     for name, size in (("char", 1.02), ("byte", 1.0), ("bpe", 3.4)):
         rows = table.loc[name]
         assert set(rows["Tokenizer"]) == {name}
         expected = rows["Avg_Val_Loss"].astype(float) / math.log(2) / size
         assert rows["Bits_Per_Byte"].astype(float).to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-4)
-    text = studies.studies_text(found)
+    text = studies.studies_text(loaded)
     assert all(words in text for words in ("tokenizer", "bits per byte", "compare bits per byte"))
     assert studies.bits_per_byte(Measured("relu", minimal_results("relu"))) is None
 

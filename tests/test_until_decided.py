@@ -99,7 +99,7 @@ def study(monkeypatch, clock):
 
 
 def kinds(record):
-    return {name: found["decision"] for name, found in record["looks"][-1]["comparisons"].items()}
+    return {name: comparison["decision"] for name, comparison in record["looks"][-1]["comparisons"].items()}
 
 
 def untimed(record):
@@ -243,7 +243,7 @@ def by_hand(pretended, names, n):
 def test_the_first_look_by_scipy(smoke_config, study):
     """At the first of five looks a p-value counts five times: level 1 %, and Holm over the four."""
     pretended = study({**FAR, "gelu": 0.1001, "swish": 0.098}, spread=0.013)
-    found = train.run_until_decided(smoke_config, list(STUDY))["looks"][0]["comparisons"]
+    comparisons = train.run_until_decided(smoke_config, list(STUDY))["looks"][0]["comparisons"]
     by = by_hand(pretended, STUDY, 3)
 
     def holm(p):
@@ -258,15 +258,15 @@ def test_the_first_look_by_scipy(smoke_config, study):
     differ, equal = (holm({name: min(1, 5 * x) for name, x in ps.items()}) for ps in (p, apart))
     for name, (mean, se, df) in by.items():
         half = stats.t.ppf(1 - 0.01 / 2, df) * se
-        assert found[name]["ratio"] == pytest.approx(math.exp(mean), rel=1e-9)
+        assert comparisons[name]["ratio"] == pytest.approx(math.exp(mean), rel=1e-9)
         limits = math.exp(mean - half), math.exp(mean + half)
-        assert (found[name]["low"], found[name]["high"]) == pytest.approx(limits, rel=1e-6)
-        assert found[name]["p"] == pytest.approx(p[name], rel=1e-6)
-        assert found[name]["p_adjusted"] == pytest.approx(differ[name], rel=1e-3)
+        assert (comparisons[name]["low"], comparisons[name]["high"]) == pytest.approx(limits, rel=1e-6)
+        assert comparisons[name]["p"] == pytest.approx(p[name], rel=1e-6)
+        assert comparisons[name]["p_adjusted"] == pytest.approx(differ[name], rel=1e-3)
         kind = "lower" if mean < 0 else "higher"
         expected = kind if differ[name] < 0.05 else "equal" if equal[name] < 0.05 else "open"
-        assert found[name]["decision"] == expected
-    assert {f["decision"] for f in found.values()} == {"lower", "equal", "open"}
+        assert comparisons[name]["decision"] == expected
+    assert {f["decision"] for f in comparisons.values()} == {"lower", "equal", "open"}
 
 
 def test_the_second_level_by_scipy(smoke_config, study):
@@ -275,16 +275,16 @@ def test_the_second_level_by_scipy(smoke_config, study):
     record = train.run_until_decided(smoke_config, list(STUDY))
     first, second = (stats.norm.isf(look["comparisons"]["gelu"]["level"] / 2) for look in record["looks"][:2])
     both = stats.multivariate_normal([0, 0], [[1, math.sqrt(3 / 5)], [math.sqrt(3 / 5), 1]])
-    kept = both.cdf([first, second], lower_limit=[-first, -second])
-    assert (1 - 2 * stats.norm.sf(first)) - kept == pytest.approx(0.01, abs=1e-5)
+    inside = both.cdf([first, second], lower_limit=[-first, -second])
+    assert (1 - 2 * stats.norm.sf(first)) - inside == pytest.approx(0.01, abs=1e-5)
 
 
 def test_a_trial_that_diverged_is_left_out_of_both(smoke_config, study):
     pretended = study()
     pretended.whole["gelu"]["trials"][0].update(status="diverged", val_loss=None)
     all_results = {name: pretended.first(name, 5) for name in STUDY}
-    found = looks.family(all_results, {"activations": STUDY}, 5)
-    assert found["gelu"].n == (4, 4) and found["swish"].n == (5, 5)
+    tests = looks.family(all_results, {"activations": STUDY}, 5)
+    assert tests["gelu"].n == (4, 4) and tests["swish"].n == (5, 5)
     assert looks.family(all_results, {"activations": STUDY}, 3)["gelu"].p is None  # two are left
     pretended.whole["swish"]["audit"]["passed"] = False
     assert looks.family({n: pretended.first(n, 3) for n in STUDY}, {"activations": STUDY}, 3)["swish"].p is None
@@ -302,20 +302,20 @@ def first_taken(tmp_path_factory):
 @pytest.fixture
 def taken(smoke_config, study, first_taken):
     """(config, the pretended study, the record of its two looks or more)."""
-    folder, kept = first_taken
+    folder, first = first_taken
     folders = [Path(smoke_config.results_dir), Path(smoke_config.checkpoint_dir)]
-    if not kept:
+    if not first:
         pretended = study({**FAR, "swish": 0.1, "gelu": 0.0955}, spread=0.05)
-        kept["record"] = train.run_until_decided(smoke_config, list(STUDY))
-        kept["whole"], kept["asked"] = copy.deepcopy(pretended.whole), pretended.asked.copy()
+        first["record"] = train.run_until_decided(smoke_config, list(STUDY))
+        first["whole"], first["asked"] = copy.deepcopy(pretended.whole), pretended.asked.copy()
         for path in folders:
             shutil.copytree(path, folder / path.name)
     else:
         pretended = study({}, 0)
-        pretended.whole, pretended.asked = copy.deepcopy(kept["whole"]), kept["asked"].copy()
+        pretended.whole, pretended.asked = copy.deepcopy(first["whole"]), first["asked"].copy()
         for path in folders:
             shutil.copytree(folder / path.name, path)
-    return smoke_config, pretended, copy.deepcopy(kept["record"])
+    return smoke_config, pretended, copy.deepcopy(first["record"])
 
 
 def test_looks_derive_again(taken):
@@ -379,8 +379,8 @@ def test_another_baseline_is_another_question(taken):
     assert set(again["looks"][0]["comparisons"]) == set(STUDY) - {"gelu"} and again["looks"][0]["trials"] == 3
     ratios = [r["looks"][0]["comparisons"] for r in (again, record)]
     assert ratios[0]["relu"]["ratio"] == pytest.approx(1 / ratios[1]["gelu"]["ratio"])
-    kept = storage.looks_path(config.results_dir).with_name("looks_against_relu.json")
-    assert storage.read_json(kept)["looks"] == record["looks"]
+    aside = storage.looks_path(config.results_dir).with_name("looks_against_relu.json")
+    assert storage.read_json(aside)["looks"] == record["looks"]
 
 
 @pytest.mark.parametrize(
@@ -475,8 +475,8 @@ def test_the_section_of_the_report(taken):
     _, _, record = taken
     text = "\n".join(looks.looks_section(record))
     assert "repeated confidence intervals (Jennison & Turnbull 1989)" in text
-    found = record["looks"][1]["comparisons"]["smelu_05"]
-    assert f"{found['ratio']:.3f} [{found['low']:.3f}, {found['high']:.3f}] lower" in text
+    comparison = record["looks"][1]["comparisons"]["smelu_05"]
+    assert f"{comparison['ratio']:.3f} [{comparison['low']:.3f}, {comparison['high']:.3f}] lower" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 4 and all(row.count("|") == len(record["looks"]) + 2 for row in rows)
     assert looks.looks_section(None) == looks.looks_section({**record, "looks": []}) == []

@@ -101,10 +101,10 @@ def changed(config, activation, number, change):
 
 def test_numbers_are_those_of_the_results(trained):
     """PD, loss, accuracy and mismatch were measured by other code, in float32: metrics.evaluate_models."""
-    found = entries(trained)
-    assert list(found) == NAMES
+    measured_of = entries(trained)
+    assert list(measured_of) == NAMES
     for name, results in load_all_results(trained.results_dir).items():
-        entry, pairs = found[name], results["reproducibility_metrics"]
+        entry, pairs = measured_of[name], results["reproducibility_metrics"]
         assert (entry["source"], entry["note"], entry["trials"]) == ("weights", "", [1, 2, 3])
         assert entry["positions"] == results["evaluation"]["positions"]
         assert entry["pd"]["mean"] == pytest.approx(results["avg_relative_pd"], rel=1e-5)
@@ -136,13 +136,13 @@ def test_passage_is_what_the_models_predict(trained):
         model, _, _ = load_trial(storage.checkpoint_path(trained.checkpoint_dir, "gelu", k))
         with torch.no_grad():
             p.append(torch.softmax(model(idx)[0, -1].double(), -1).numpy())
-        told = entry["expected"][at][k - 1]
-        assert told[0] == p[-1].argmax()
-        assert told[1] == pytest.approx(p[-1].max(), abs=6e-5)
-        assert told[-1] == pytest.approx(p[-1][corpus.val[at + 1]], abs=6e-5)
+        expected = entry["expected"][at][k - 1]
+        assert expected[0] == p[-1].argmax()
+        assert expected[1] == pytest.approx(p[-1].max(), abs=6e-5)
+        assert expected[-1] == pytest.approx(p[-1][corpus.val[at + 1]], abs=6e-5)
     pd = np.mean([abs(a - b).sum() / 2 for a, b in itertools.combinations(p, 2)])
     assert entry["pd"][at] == pytest.approx(pd, abs=6e-5)
-    assert {str(t) for place in entry["expected"] for told in place for t in told[:-1:2]} <= set(passage["texts"])
+    assert {str(t) for place in entry["expected"] for one in place for t in one[:-1:2]} <= set(passage["texts"])
 
 
 def test_trials_side_by_side_give_the_same_numbers(trained):
@@ -213,16 +213,16 @@ def test_buckets_of_a_large_vocabulary(tmp_path, corpus_file, data_dir):
     whole = measured(config)[0]["relu"]
     for k in (1, 2):
         changed(config, "relu", k, without_weights)
-    found = measured(config)[0]["relu"]
-    assert (whole["source"], found["source"]) == ("weights", "probe")
-    assert "buckets" in found["note"]
-    assert [found["error"][k] for k in ("ensemble", "calibration")] == [None] * 2
-    assert found["error"]["disagreement"]["error"] > 0
+    bucketed = measured(config)[0]["relu"]
+    assert (whole["source"], bucketed["source"]) == ("weights", "probe")
+    assert "buckets" in bucketed["note"]
+    assert [bucketed["error"][k] for k in ("ensemble", "calibration")] == [None] * 2
+    assert bucketed["error"]["disagreement"]["error"] > 0
     kinds = {s["label"] for s in whole["where"]["kind"]}
     assert {"start of a word", "inside a word", "punctuation"} <= kinds <= set(positions.KINDS)
-    text = "\n".join(where.lines({"relu": found}))
+    text = "\n".join(where.lines({"relu": bucketed}))
     assert "Is a difference an error?" in text
-    plot_where.figure({"activations": {"relu": found}})
+    plot_where.figure({"activations": {"relu": bucketed}})
 
 
 def test_a_checkpoint_that_was_not_measured_is_refused(copied):
@@ -230,22 +230,22 @@ def test_a_checkpoint_that_was_not_measured_is_refused(copied):
         storage.checkpoint_path(copied.checkpoint_dir, "relu", 1),
         storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1),
     )
-    found = measured(copied)[0]
-    assert "not the checkpoint that was measured" in found["gelu"]["reason"]
-    assert "reason" not in found["relu"]
+    by_name = measured(copied)[0]
+    assert "not the checkpoint that was measured" in by_name["gelu"]["reason"]
+    assert "reason" not in by_name["relu"]
 
 
 def test_other_results_say_what_they_lack(copied, tmp_path):
     shutil.rmtree(storage.checkpoint_path(copied.checkpoint_dir, "gelu", 1).parent)
-    found, passage = measured(copied, swish=minimal_results("swish"))
-    reasons = {name: entry.get("reason") for name, entry in found.items()}
+    by_name, passage = measured(copied, swish=minimal_results("swish"))
+    reasons = {name: entry.get("reason") for name, entry in by_name.items()}
     assert reasons["relu"] is None
     assert "trial_1.pt: no such file; --checkpoint-dir says where" in reasons["gelu"]
     assert reasons["swish"] == NOT_OURS
     assert list(passage) == ["relu"]
-    text = "\n".join(where.lines(found))
+    text = "\n".join(where.lines(by_name))
     assert f"Swish: {NOT_OURS}." in text
-    json.dumps(found, allow_nan=False)
+    json.dumps(by_name, allow_nan=False)
 
 
 # -- the section --------------------------------------------------------------------------------------------------

@@ -30,11 +30,12 @@ from training.progress import Display, duration
 
 
 def settings(config: Config) -> Config:
-    """The config that the clock runs with."""
+    """The config of the trials that are trained: in float32 unless another precision is named, with no branches on the
+    way to the final model, and no means of weights."""
     check(config)
-    if "precision" in config.automatic:
-        config = config.replace(precision="float32")
-    return clock.settings(config)
+    changes = {"precision": "float32"} if "precision" in config.automatic else {}
+    changes |= {"branch_points": (1.0,)} if config.schedule == "trunk" else {}
+    return config.replace(averages=(), **changes)
 
 
 def run(session) -> None:

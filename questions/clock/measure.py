@@ -36,12 +36,6 @@ EVERY_STEP = 64  # weights are compared after each of so many steps, from then o
 ALPHAS = tuple(i / 10 for i in range(1, 10))  # between the weights of a trial and its twin
 
 
-def settings(config: Config) -> Config:
-    """The config of the trials that are trained: no branches on the way to the final model, no means of weights."""
-    config = config.replace(averages=())
-    return config.replace(branch_points=(1.0,)) if config.schedule == "trunk" else config
-
-
 def fork_steps(config: Config, parts: Sequence[float] = FORKS) -> list[int]:
     return sorted({round(part * config.max_iters) for part in parts})
 

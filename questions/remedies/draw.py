@@ -64,13 +64,13 @@ def pareto(ax: Axes, entries: Mapping[str, Mapping], name: str | None = None) ->
     for i, (arm, (loss, pd)) in enumerate(zip(arms, points, strict=True)):
         spent = whole_time(arm, arms[0])
         area = AREA * (spent / own if spent and own else 1)
-        for x, y in _limits(arm, loss, pd):
-            ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.5, zorder=1, gid="interval")
         ax.scatter(
             loss, pd, s=area, marker="X" if arm["arm"] == NONE else "o", edgecolors=colour, zorder=2 + (not i),
             facecolors=colour, gid=f"{name} {arm['arm']}",
         )  # fmt: skip
     lines = [line for arm, point in zip(arms, points, strict=True) for line in _limits(arm, *point)]
+    for x, y in lines:
+        ax.plot(x, y, color=colour, linewidth=0.5, alpha=0.5, zorder=1, gid="interval")
     losses, pds = zip(*points, *(end for line in lines for end in zip(*line, strict=True)), strict=True)
     limits(ax, losses, "x", 0.25)
     limits(ax, pds, "y", 0.15)

@@ -63,9 +63,9 @@ def decompose(
     table, sources = {}, sources_of(config)
     for k, (name, vary) in enumerate(sources.items(), 1):
         say(f"{activation}, source {k} of {len(sources)}: {VARIES[name]}")
-        itself, below = vary == config.vary, "/".join(filter(None, (config.study, "sources", name)))
-        varied = config if itself else in_folder(config, name, vary)
-        table[name] = vary, run_study(varied, [activation], below=None if itself else below, **options)[activation]
+        below = None if vary == config.vary else "/".join(filter(None, (config.study, "sources", name)))
+        results = run_study(study_of(config, name, vary), [activation], below=below, **options)
+        table[name] = vary, results[activation]
     decomposition = decomposed(config, activation, table)
     storage.write_json(Path(config.results_dir) / f"{storage.file_name(activation)}_sources.json", decomposition)
     plot_sources(decomposed_pds(decomposition), activation, config.plots_dir)
@@ -118,7 +118,7 @@ def measure(folder: Folder) -> dict[Path, object]:
     for path, name in _files(folder).items():
         config, rows = folder.config(storage.read_results(storage.results_path(folder.results, name))), {}
         for source, vary in sources_of(config).items():
-            own = config if vary == config.vary else in_folder(config, source, vary)
+            own = study_of(config, source, vary)
             results = storage.read_results(storage.results_path(own.results_dir, name))
             if results.get("fingerprint") != own.fingerprint():
                 differing = own.describe_differences(results.get("config") or {})
@@ -128,10 +128,12 @@ def measure(folder: Folder) -> dict[Path, object]:
     return made
 
 
-def in_folder(config: Config, name: str, vary: tuple[str, ...]) -> Config:
-    """The settings of a source's own study."""
-    folders = {key: str(Path(getattr(config, key)) / "sources" / name) for key in ("results_dir", "checkpoint_dir")}
-    return config.replace(vary=vary, study=None, plots_dir=str(Path(config.plots_dir) / "sources" / name), **folders)
+def study_of(config: Config, name: str, vary: tuple[str, ...]) -> Config:
+    """The settings of a source's own study, with folders of its own; the study itself, where it varies the same."""
+    if vary == config.vary:
+        return config
+    places = {key: getattr(config, key) for key in ("results_dir", "checkpoint_dir", "plots_dir")}
+    return config.replace(vary=vary, study=None, **{key: str(Path(at, "sources", name)) for key, at in places.items()})
 
 
 def print_table(decomposition: dict) -> None:

@@ -397,8 +397,8 @@ def pooled_frame(studies: Mapping[str, Member]):
 
     `Ratio` with its 95 % limits, p of no effect (raw, and after Holm over the activations), verdict; heterogeneity as
     tau (standard deviation of the true ln ratios between studies), I2 (share of variation that is between studies, in
-    percent), Q, and the p of one and the same effect everywhere; the limits of the ratio in another such study.
-    `Independent` counts studies that share trials, or seeds and corpus, once.
+    percent), and the p of one and the same effect everywhere; the limits of the ratio in another such study. `Studies`
+    counts those that share trials, or seeds and corpus, once.
     """
     summaries = (p for of_quantity in pool(studies).values() for p in of_quantity)
     return frame(({column: value(p) for column, value in POOLED.items()} for p in summaries), list(POOLED))
@@ -599,10 +599,9 @@ def figure_rows(studies: Mapping[str, Member]) -> list[dict]:
     rows = []
     for study in studies.values():
         where = {"study": study.name, "model": study.model, "dataset": study.dataset}
+        where["baseline"] = study.question.baseline
         for name in study.against:
-            test = study.test(name, "PD")
-            if test is not None and test.effect is not None:
-                values = {"ratio": test.effect, "low": test.low, "high": test.high}
-                rows.append({**where, "activation": name, "baseline": study.question.baseline, **values})
+            if (test := study.test(name, "PD")) and test.effect is not None:
+                rows.append({**where, "activation": name, "ratio": test.effect, "low": test.low, "high": test.high})
     order = study_order({row["activation"] for row in rows})
     return sorted(rows, key=lambda row: order.index(row["activation"]))

@@ -226,13 +226,10 @@ def _take(record: _Record, look: int, results: dict[str, dict]) -> None:
 
 def _missing(record: _Record, look: int) -> dict[tuple[str, int], float]:
     """{(activation, trial): the share of it that is still to be trained} of the trials that a look needs."""
-    folder, missing = record.config.checkpoint_dir, {}
-    for name in record.plan["activations"]:
-        done = storage.trial_numbers(folder, name)
-        for k in range(1, look + 1):
-            if k not in done:
-                missing[name, k] = experiment.share_left(record.config, name, k)
-    return missing
+    config = record.config
+    done = {name: storage.trial_numbers(config.checkpoint_dir, name) for name in record.plan["activations"]}
+    wanted = [(name, k) for name in done for k in range(1, look + 1) if k not in done[name]]
+    return {task: experiment.share_left(config, *task) for task in wanted}
 
 
 def _seconds_needed(record: _Record, missing: dict) -> float:

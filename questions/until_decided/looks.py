@@ -239,8 +239,13 @@ def measure(folder: Folder) -> dict[Path, object]:
 
 def status(results_dir: str | os.PathLike) -> list[str]:
     """The looks of a study for --status."""
-    record = load(results_dir)
-    return status_lines(record) if record else []
+    if not (record := load(results_dir)):
+        return []
+    ended = ENDED.get(record["ended"], "under way, or interrupted")
+    return [
+        *(look_line(look, record["plan"]) for look in record["looks"]),
+        f"until decided: {ended}; time spent: {duration(record['seconds_spent'] / 3600)}",
+    ]
 
 
 # -- in words ---------------------------------------------------------------------------------------------------------
@@ -267,16 +272,6 @@ def look_line(look: Mapping, plan: Mapping) -> str:
     findings = (f"{activations.label(name)} {finding(c, plan['margin'])}" for name, c in comparisons.items())
     decided = f"{len(comparisons) - len(undecided(look))} of {len(comparisons)} decided"
     return f"look at {look['trials']} trials: {decided}; PD against {reference}'s: {', '.join(findings)}"
-
-
-def status_lines(record: Mapping) -> list[str]:
-    """The looks for a terminal: one line each, and how the procedure stands."""
-    spent = duration(record["seconds_spent"] / 3600)
-    ended = ENDED.get(record["ended"], "under way, or interrupted")
-    return [
-        *(look_line(look, record["plan"]) for look in record["looks"]),
-        f"until decided: {ended}; time spent: {spent}",
-    ]
 
 
 def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:

@@ -14,7 +14,7 @@ from analysis import products
 from analysis.products import Folder
 from config import UserError
 from plot_utils import figure
-from plotting.style import GREY, SMALL, activation_style, arm_handles, draw, headline, named, panels, say
+from plotting.style import GREY, SMALL, activation_style, arm_handles, draw, headline, named, panels, row_labels, say
 from questions.where import page as disagreement_page
 from questions.where.tell import FIGURE_FILE, PAGE_FILE, PASSAGE_FILE, SCHEMA, entries
 
@@ -92,9 +92,8 @@ def by_kind(ax: Axes, entries: Mapping) -> None:
             ax.plot(100 * s["share_of_positions"], y, "|", color=GREY, markersize=13, zorder=1)
             if s["share"] is not None:
                 ax.plot(100 * s["share"], y + offset, marker, color=colour, markersize=3.2)
-    ax.set(title="By kind of what came", xlabel="percent", ylim=(len(labels) - 0.5, -0.5), xlim=(-1, None))
-    ax.set_yticks(range(len(labels)), labels)
-    ax.grid(False, axis="y")
+    ax.set(title="By kind of what came", xlabel="percent", xlim=(-1, None))
+    row_labels(ax, labels)
     ax.tick_params(axis="y", length=0)
 
 

@@ -55,9 +55,7 @@ class _Study:
         p = positions.Positions.joined(positions.measure(c.log_p, c.targets, c.columns, c.top) for c in chunks)
         tokens = predictions.windows()
         previous = tokens[:, :-1].reshape(-1)
-        if not predictions.why:
-            self.passages[name] = self._passage(predictions)
-        return {
+        entry = {
             "source": predictions.source,
             "note": _note(predictions),
             "trials": predictions.trials,
@@ -69,6 +67,9 @@ class _Study:
             "where": positions.where(p, config.block_size, previous, self.texts, self.frequency),
             "error": positions.error(p, config.block_size, predictions.whole),
         }
+        if not predictions.why:
+            self.passages[name] = self._passage(predictions)
+        return entry
 
     def _read_corpus(self, config: Config, results: dict) -> None:
         if self.corpus is None:
