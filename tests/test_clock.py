@@ -25,7 +25,7 @@ from questions.clock import measure as clock
 from questions.clock import rates as by_rates
 from questions.clock import tell as analysis
 from questions.clock.draw import plot_clock, plot_rates
-from synthetic import parting, synthetic_clock
+from synthetic import differences_from, moderated, parting, synthetic_clock
 from training import pool, trial
 
 
@@ -388,10 +388,7 @@ def test_activations_are_compared_seed_by_seed(tmp_path):
     assert contrast.p == pytest.approx(scipy.stats.ttest_rel(smooth, logs["relu"]).pvalue)
     (together,) = against[analysis.TOGETHER]
     # in the family: its own spread of 4 degrees of freedom, and the mean of the three comparisons' for two
-    d = [logs[name] - logs["relu"] for name in ("gelu", "swish", "smelu_1")]
-    lent, own = np.mean([np.var(x, ddof=1) for x in d]), np.var(smooth - logs["relu"], ddof=1)
-    t = (smooth - logs["relu"]).mean() / math.sqrt((2 * lent + 4 * own) / 6 / 5)
-    p = 2 * scipy.stats.t.sf(abs(t), 6)
+    _, _, p, *_ = moderated(smooth - logs["relu"], differences_from(logs).values())
     first = min(a[0].p for name, a in against.items() if name != analysis.TOGETHER)
     assert together.test.p == pytest.approx(p) and together.p == pytest.approx(min(2 * p, max(p, first)))
     del of_each["relu"]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,9 +59,7 @@ def interrupted(config, activation, after):
         train.train_trial(config, activation, 1, stop=lambda: next(steps) >= after)
 
 
-def softmax(x):
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+softmax = partial(scipy.special.softmax, axis=-1)
 
 
 # -- means of the weights -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 import programs
 import storage
@@ -23,7 +24,7 @@ from config import UserError
 from conftest import FULL, TINY
 from questions.until_decided import command as until_decided
 from questions.until_decided import looks
-from synthetic import STUDY, synthetic_results
+from synthetic import STUDY, differences_from, log_jackknife, moderated, pds_of, synthetic_results
 from tools import status
 from training import experiment
 from training.forecast import Costs
@@ -218,40 +219,17 @@ def test_the_time_spent_is_written_while_trials_are_under_way(smoke_config, stud
 # -- a look, by SciPy -------------------------------------------------------------------------------------------------
 
 
-def by_hand(pretended, names, n):
-    """{activation: (mean of the paired differences of ln PD, their moderated standard error, degrees of freedom)}."""
-
-    def logs(name):
-        pd = np.zeros((n, n))
-        for pair in pretended.first(name, n)["reproducibility_metrics"]:
-            i, j = (int(k) - 1 for k in pair["model_pair"].split("_vs_"))
-            pd[i, j] = pd[j, i] = pair["relative_pd"]
-        mean = pd[np.triu_indices(n, 1)].mean()
-        # delete-one jackknife, from its definition
-        without = [np.delete(np.delete(pd, k, 0), k, 1)[np.triu_indices(n - 1, 1)].mean() for k in range(n)]
-        return np.log(mean) + (n * mean - (n - 1) * np.array(without) - mean) / mean
-
-    differences = {name: logs(name) - logs("relu") for name in names if name != "relu"}
-    variances = {name: d.var(ddof=1) for name, d in differences.items()}
-    shared, df = np.mean(list(variances.values())), n - 1 + 2
-    return {
-        name: (d.mean(), np.sqrt((2 * shared + (n - 1) * variances[name]) / df / n), df)
-        for name, d in differences.items()
-    }
-
-
 def test_the_first_look_by_scipy(smoke_config, study):
     """At the first of five looks a p-value counts five times: level 1 %, and Holm over the four."""
     pretended = study({**FAR, "gelu": 0.1001, "swish": 0.098}, spread=0.013)
     comparisons = train.run_until_decided(smoke_config, list(STUDY))["looks"][0]["comparisons"]
-    by = by_hand(pretended, STUDY, 3)
+    logs = {name: log_jackknife(pds_of(pretended.first(name, 3))) for name in STUDY}
+    differences = differences_from(logs)
+    tests = {name: moderated(d, differences.values()) for name, d in differences.items()}
+    by = {name: (differences[name].mean(), se, df) for name, (_, df, _, se, _) in tests.items()}
 
     def holm(p):
-        order, adjusted, largest = sorted(p, key=p.get), {}, 0
-        for place, name in enumerate(order):
-            largest = max(largest, min(1, (len(p) - place) * p[name]))
-            adjusted[name] = largest
-        return adjusted
+        return dict(zip(p, multipletests(list(p.values()), method="holm")[1], strict=True))
 
     p = {name: 2 * stats.t.sf(abs(mean) / se, df) for name, (mean, se, df) in by.items()}
     apart = {name: stats.t.sf((-math.log(0.95) - abs(mean)) / se, df) for name, (mean, se, df) in by.items()}
