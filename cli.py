@@ -109,6 +109,17 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def duration(seconds: float) -> str:
+    if seconds < 89.5:
+        return counted(round(seconds), "second")
+    if seconds < 597.5:  # to five seconds: whole minutes would be off by a quarter
+        minutes, rest = divmod(5 * round(seconds / 5), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} minutes"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
 # -- flags --------------------------------------------------------------------------------------------------------
 
 # Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}

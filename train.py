@@ -44,7 +44,7 @@ from config import (
 )
 from tools import study_file
 from training import ranks
-from training.progress import Display, duration
+from training.progress import Display
 
 
 def train_trial(config: Config, activation: str, trial: int, corpus=None, **options) -> dict:
@@ -701,7 +701,7 @@ def _train(args) -> int:
             ranks.spread(config, lambda run: run_study(config, names, run=run, **options))
         else:
             run_study(config, names, **options)
-    display.line(f"done in {duration(time.monotonic() - display.started)}")
+    display.line(f"done in {streams.duration(time.monotonic() - display.started)}")
     return 0
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import activations
 from analysis.study import ALPHA
-from cli import counted  # noqa: F401 — one of the words that reports are made of
+from cli import counted, duration  # noqa: F401 — words that reports are made of
 from significance import Comparison
 
 MINUS = "\N{MINUS SIGN}"
@@ -89,11 +89,6 @@ def flagged(p: float | None, level: float = ALPHA) -> str:
 def trials_planned(needed: int | None, low: int | None, high: int | None) -> str:
     needed, low, high = ("many" if x is None else str(x) for x in (needed, low, high))
     return needed if low == high else f"{needed} ({low}{DASH}{high})"
-
-
-def duration(hours: float) -> str:
-    minutes = 60 * hours
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes:.0f} minutes" if minutes >= 1.5 else "about a minute"
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

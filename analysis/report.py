@@ -14,13 +14,14 @@ from pathlib import Path
 import activations
 import storage
 from analysis import markdown, phrases, products, sections, summary
-from analysis.markdown import address, duration, fixed, label, plus_minus, table, trials_planned, undressed
+from analysis.markdown import address, fixed, label, plus_minus, table, trials_planned, undressed
 from analysis.page import to_html
 from analysis.products import Folder
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import ALPHA, REDUCTIONS, Study
 from analysis.template import rendered
+from cli import duration
 from measures.table import BY_KEY
 from storage import number
 
@@ -171,7 +172,13 @@ def plan_text(study: Study) -> str:
     costs = []
     for percent, needed in most.items():
         hours = study.extra_hours(study.fit, needed)
-        cost = "no time on record" if hours is None else f"{duration(hours)} more of training" if hours else "no more"
+        cost = (
+            "no time on record"
+            if hours is None
+            else f"{duration(3600 * hours)} more of training"
+            if hours
+            else "no more"
+        )
         costs.append(f"{percent:g} % in every comparison: {needed} trials of each {study.question.arm}, {cost}.")
     return "\n".join(
         [

@@ -40,7 +40,7 @@ HARMLESS = [  # forms, each of which is taken out before a sentence is searched 
         r"the difference is smaller than [\d.]+ %",
         r"\(lower predicts better\)",
         r"To know more",
-        r"[\d.]+ (minutes|hours) more here|about a minute more here",
+        r"[\d.]+ (seconds?|minutes|hours|min \d+ s) more here",
         r"takes more of them|three trials or more of",
         r"No \w+ was shown to improve on .+? without losing elsewhere",
         # means, named by the user's own words; what was shown of them stands behind, and counts

@@ -12,12 +12,13 @@ import pytest
 
 import train
 from bench import estimates
+from cli import duration
 from config import Config
 from conftest import TINY
 from training import progress
 from training.forecast import Costs, forecast
 from training.pool import Outcome
-from training.progress import Display, duration
+from training.progress import Display
 from training.schedule import total_steps
 
 COSTS = Costs(step=0.05, position=1e-5)

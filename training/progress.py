@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import storage
-from cli import counted
+from cli import duration
 from config import Config
 from training import pool
 from training.check import TOO_SHORT
@@ -221,14 +221,3 @@ def in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and "IPKernelApp" in shell.config
-
-
-def duration(seconds: float) -> str:
-    if seconds < 89.5:
-        return counted(round(seconds), "second")
-    if seconds < 597.5:  # to five seconds: whole minutes would be off by a quarter
-        minutes, rest = divmod(5 * round(seconds / 5), 60)
-        return f"{minutes} min {rest} s" if rest else f"{minutes} minutes"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds / 3600:.1f} hours"

@@ -17,6 +17,7 @@ import activations
 import audit
 import storage
 from analysis import products
+from cli import duration
 from config import Config, RunFailed, UserError
 from prepare_data import load_corpus
 from questions.clock import CLOCK, RATES
@@ -26,7 +27,7 @@ from questions.clock import tell as analysis
 from training import experiment, pool
 from training.forecast import Forecast
 from training.parts import check
-from training.progress import Display, duration
+from training.progress import Display
 
 
 def settings(config: Config) -> Config:

@@ -22,11 +22,11 @@ from analysis.question import asked_of, default_baseline
 from analysis.results import load_all_results, study_order
 from analysis.sequential import LOOKS
 from analysis.study import ALPHA
+from cli import duration
 from config import Config, UserError, option
 from questions.until_decided import looks
 from training import experiment, pool
 from training.forecast import forecast
-from training.progress import duration
 
 MARGIN = 5  # percent of PD
 HEARTBEAT = 5  # seconds between two writes of the time spent: so much is lost when the process is killed

@@ -21,11 +21,12 @@ import activations
 import significance
 import storage
 from analysis import sequential, template
-from analysis.markdown import duration, fixed, label, limits, listed, safe, table
+from analysis.markdown import fixed, label, limits, listed, safe, table
 from analysis.products import Folder, Section
 from analysis.question import REFERENCE
 from analysis.results import Measured, seeds_shared
 from analysis.study import Study
+from cli import duration
 from config import UserError
 
 SCHEMA_VERSION = 1
@@ -244,7 +245,7 @@ def status(results_dir: str | os.PathLike) -> list[str]:
     ended = ENDED.get(record["ended"], "under way, or interrupted")
     return [
         *(look_line(look, record["plan"]) for look in record["looks"]),
-        f"until decided: {ended}; time spent: {duration(record['seconds_spent'] / 3600)}",
+        f"until decided: {ended}; time spent: {duration(record['seconds_spent'])}",
     ]
 
 
