@@ -237,7 +237,7 @@ def _make_own(name: str, factory: Callable, precision: str):
 
 
 def _problem_in(module, precision: str) -> str | None:
-    """As `_unfit`, of a copy in another precision than float32, in which it is fit."""
+    """Why nothing can be trained in this precision through a module that is fit in float32; or None."""
     import torch
 
     try:

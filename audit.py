@@ -402,7 +402,7 @@ def _plain(training, dtype):
 
 
 def _loss_and_gradients(loss, model, batch, device: str) -> dict[str, torch.Tensor | None]:
-    """{"the loss": …, "the gradient of NAME": …} in float32 on the CPU; None for a gradient that there is not."""
+    """{"the loss": …, "the gradient of NAME": …} in float32 on the CPU; None where there is no gradient."""
     draw_from(0, device)  # a model that draws where it should not draws the same each time
     value = loss(model, *batch)
     value.backward()

@@ -129,7 +129,7 @@ GONE: dict[str, tuple[object, str]] = {
 
 
 class _Help(argparse.Action):
-    """--help shows the flags that most need, `--help all` all of them."""
+    """--help shows the flags that most users need, `--help all` all of them."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         parser._print_message(parser.format_help() if values == "all" else parser.format_first(), sys.stdout)
@@ -255,7 +255,7 @@ def choices(given, names: Iterable[str]) -> str:
 
 
 class Output:
-    """A text stream of which the first failure is remembered and the others are spared; else it is as `stream` is, or
+    """A text stream that remembers its first failure, and drops what is written after it; else it is as `stream` is, or
     as an empty one where that is None: it was closed when the process began."""
 
     def __init__(self, name: str, stream):
@@ -315,8 +315,8 @@ def run(main: Callable[[], int]) -> int:
 
 
 def _occupy_descriptors() -> None:
-    """Closed descriptors 0, 1 and 2 would be those of the next files opened, and what a library prints be among a
-    checkpoint's bytes."""
+    """Open what is closed of descriptors 0, 1 and 2. The next files opened would get them, and what a library prints
+    would end up among a checkpoint's bytes."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -65,7 +65,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """As UTF-8. Names of files may not be text; what can't be said of them becomes a question mark."""
+    """Write a text as UTF-8. The name of a file in it may hold bytes that are no text: they become question marks."""
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
@@ -410,7 +410,7 @@ def snapshot_path(checkpoint_dir: str | os.PathLike, activation: str, trial: int
 
 
 def remove_snapshots(checkpoint_dir: str | os.PathLike, activation: str, trial: int, keep: int) -> None:
-    """Delete all but the newest `keep` snapshots of a trial. One that can't be deleted is in nobody's way."""
+    """Delete all but the newest `keep` snapshots of a trial. One that can't be deleted does no harm."""
     for path in snapshot_paths(checkpoint_dir, activation, trial)[keep:]:
         with contextlib.suppress(OSError):
             path.unlink()

@@ -712,8 +712,8 @@ AT_ONCE = "stopped at once; what was saved before is kept, and the same command 
 
 
 def _leave(*_):
-    """While no trial is under way all that is worth keeping is on the disk. An exception, on the other hand, may land
-    in the middle of an import, which can swallow it and leave half a module behind."""
+    """End the process at once: while no trial is under way, all that is worth keeping is on the disk. An exception
+    might be raised in the middle of an import, which can swallow it and leave half a module behind."""
     clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line that says how far it is
     with contextlib.suppress(OSError):
         os.write(2, f"{clear}train.py: {INTERRUPTED}\n".encode())
@@ -721,8 +721,8 @@ def _leave(*_):
 
 
 def _interruptible(outcomes: Iterator) -> Iterator:
-    """The outcomes. While one is waited for, an interrupt is raised there, where the trials under way are saved. A
-    SIGTERM after that is the same request: job systems tell it more than once."""
+    """The outcomes. An interrupt is raised only while one is waited for, since the trials under way are saved there. A
+    SIGTERM after that is the same request: job systems send it more than once."""
     asked = []
 
     def ask(number, frame):

@@ -24,7 +24,7 @@ from analysis.results import Measured, matrix
 
 
 def frontier(m: Measured) -> list[Branch]:
-    """The branches of an activation, the shortest first, of the trials that its final PD is of; none where they were
+    """The branches of an activation, the shortest first, with the trials that have a final PD; none where they were
     not recorded, or not completely."""
     pairs = list(itertools.combinations(m.pd_ids, 2))
     branches = []

@@ -232,7 +232,7 @@ def trained(s: Study) -> str:
 
 
 def influence(s: Study, quantity: str = "PD") -> significance.Influence | None:
-    """How far what answers the question hangs on one trial; None where it could not be tested."""
+    """How far the answer to the question depends on one trial; None where it could not be tested."""
     if s.headline is None or not s.headline.tested(quantity):
         return None
     without = {k: left.headline.tests.get(quantity) for k, left in s.without.items()}

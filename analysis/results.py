@@ -246,8 +246,8 @@ class Measured:
 
     @cached_property
     def not_distinct(self) -> dict[str, str]:
-        """{check: what it finds} where one training stands for two, whatever the audit on record says: between the
-        trials, where more than nothing varies between them, or with another activation."""
+        """{check: what it finds} where two trials are one and the same training, whatever the audit on record says: two
+        of this activation, unless nothing was to vary between them, or one of this and one of another activation."""
         copies, marks = {}, {}
         for k, trial in self.planned.items():
             if trial.mark:

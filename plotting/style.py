@@ -199,7 +199,7 @@ def headline(figure: Figure, text: str, note: str = "", below: str = "") -> None
 
 
 def _grow(figure: Figure, above: float, below: float) -> None:
-    """Inches more of margin."""
+    """Make the figure higher by a margin above and below, in inches; the axes keep their size."""
     old, margins = figure.get_figheight(), figure.subplotpars
     new = old + above + below
     figure.set_figheight(new)

@@ -117,8 +117,8 @@ def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
 
 
 def _products(folder: Folder, products: Iterable[Product]) -> Iterator[str]:
-    """What is missing, or was made of something else. No clock is asked: texts are made again, and a figure names what
-    it was drawn from."""
+    """What is missing, or was made of something else. The times of files don't count: texts are made again, and a
+    figure names what it was drawn from."""
     for product in products:
         if not product.there(folder):
             continue

@@ -118,7 +118,7 @@ class Sink:
         self._whole(name, title, facts, results["divergence"]["steps"], curves, final, weights)
 
     def _whole(self, name: str, title: str, facts: dict, steps: list[int], curves: dict, final: dict, weights) -> None:
-        """All there is to say about a run, where it was not said before; what was seen live is not said again."""
+        """Log the whole run, unless it was logged before: what was logged while it was trained is not logged again."""
         run, checksum = self.live.pop(name, None), storage.sha256_json(weights)
         if run and not set(steps) <= self.seen[name]:
             run.close()

@@ -237,8 +237,8 @@ def derived_checkpoint(saved: dict, corpus: Corpus) -> dict:
 
 
 def _not_yet(recorded: dict, again: dict) -> dict:
-    """The settings that there was no choice of when something was recorded, and that have the value of that time: they
-    need not be in it."""
+    """The settings that a record may lack: they were added to the program later, and have the value of what was done
+    before."""
     before = {f.name: f.metadata["before"] for f in dataclasses.fields(Config)}
     return {name: RECORDED for name, value in again.items() if name not in recorded and value == before.get(name)}
 
@@ -265,7 +265,8 @@ def _branches(training: trials.Training, saved: dict) -> dict:
 
 
 def _curves(config: Config, first_and_last: dict, record: dict, steps: list[int]) -> dict:
-    """The curves as far as they follow from anything, between the ends as recorded: their minimum is looked for."""
+    """The curves with what can be derived of them: the steps, the rates and the two ends. Between these they are as
+    recorded, so that the best point among them can be looked for."""
     curves = {
         "steps": steps,
         "learning_rate_history": [learning_rate(config, min(s, config.max_iters - 1)) for s in steps],
@@ -281,8 +282,8 @@ def _curves(config: Config, first_and_last: dict, record: dict, steps: list[int]
 
 
 def _with_points(contents: dict, points: int | None = None) -> dict:
-    """Contents of a checkpoint whose predictions on the probe are the first and the last ones, and the number of
-    points."""
+    """Contents of a checkpoint with the first and last of its predictions on the probe, and their number, in the place
+    of all: those between can't be derived."""
     made = dict(contents)
     for name in ("probe", "probe_argmax"):
         stored = contents.get(name)

@@ -148,7 +148,7 @@ def _meet(patience: float):
 
 
 def _wait_for(store, key: str, stop: Callable[[], bool]):
-    """What rank 0 says there is to train, once it has prepared the corpus and audited; None if it is gone.
+    """What rank 0 says there is to train, once it has prepared the corpus and audited; None if it ended before.
 
     Asked again and again, since a rank that waits inside of torch does not hear that it is to stop.
     """

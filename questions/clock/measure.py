@@ -303,7 +303,7 @@ def _twin(base: Training, twin: Twin) -> dict:
 
 
 def read(path, config: Config, corpus: Corpus, forks: list[int] | None = None) -> dict:
-    """What the file of an activation holds, with a place for trials; without one, empty. `forks`: where twins must
+    """What the file of an activation holds; where there is none, the same without trials. `forks`: where twins must
     leave; None: as the file has it.
 
     Raises:

@@ -139,7 +139,7 @@ class Suite:
 
 
 def _asked(suite: Suite, asked: Sequence, **values) -> dict | None:
-    """Of a check of the members that could be asked."""
+    """The words' values of a check that passes; None where no member could be asked."""
     rest = suite.values["all"] - len(asked)
     others = f"; {rest} dumps of predictions can't be asked" if rest else ""
     return {"asked": len(asked), "others": others, **values} if asked else None
