@@ -133,7 +133,7 @@ class Sink:
         self._remember(name, self.logged[name]["id"], checksum)
 
     def _open(self, name: str, title: str, facts: dict, since: int):
-        """A run that says from the step `since` on what is right."""
+        """A run whose points from the step `since` on are to be logged, in the place of any that it has there."""
         run = self._id(name, self.logged.get(name))
         self._remember(name, run, None)
         return self.tracker.open(title, run, facts, since)
