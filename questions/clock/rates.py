@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import storage
-from analysis.markdown import DASH, fixed, grouped, label, table, undressed
+from analysis.markdown import DASH, fixed, grouped, label, tabled, undressed
 from analysis.products import Folder
 from analysis.template import rendered
 from questions.clock.tell import FORGOTTEN, Clock, load_clocks, short_interval
@@ -92,7 +92,7 @@ def _ends(rates: Rates) -> str:
         row = [clocks.get(rate) for rate in grid]
         rows.append([label(name), *(short_interval(clock.end_interval) if clock else DASH for clock in row)])
         rows.append(["loss", *(fixed(loss(clock) if clock else None) for clock in row)])
-    return "\n".join(table(["Activation", *(f"{rate:g}" for rate in grid)], rows))
+    return tabled(["Activation", *(f"{rate:g}" for rate in grid)], rows)
 
 
 def loss(clock: Clock) -> float | None:

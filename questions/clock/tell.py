@@ -24,7 +24,7 @@ import numpy as np
 
 import significance
 import storage
-from analysis.markdown import DASH, fixed, flagged, grouped, label, limits, table, undressed
+from analysis.markdown import DASH, fixed, flagged, grouped, label, limits, tabled, undressed
 from analysis.products import Folder
 from analysis.question import REFERENCE, default_baseline, smooth
 from analysis.results import exponentials, study_order
@@ -315,7 +315,7 @@ def _speeds(clocks: Mapping[str, Clock], against: Mapping[str, list[Against]]) -
         times = [_interval(clock.doubling_interval(fork, kind), 1) for kind in KINDS]
         rows.append([label(name), str(n) if growing == n else f"{growing} of {n}", *times, *ratio])
     header = "Activation|Seeds|Doubling time (weights)|(predictions)|Ratio|Adjusted p"
-    return "\n".join(table(header.split("|"), rows))
+    return tabled(header.split("|"), rows)
 
 
 def _later(clocks: Mapping[str, Clock]) -> str:
@@ -327,7 +327,7 @@ def _later(clocks: Mapping[str, Clock]) -> str:
             share = f"{sum(together.values())} of {len(together)}"
             rows.append([label(name), str(fork), _interval(clock.doubling_interval(fork), 1), *ends, share])
     header = "Activation|Leaves at|Doubling time|PD at the end|Weights apart|Barrier|Together"
-    return "\n".join(table(header.split("|"), rows))
+    return tabled(header.split("|"), rows)
 
 
 def overview(folder: Folder) -> str:

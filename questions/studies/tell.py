@@ -36,6 +36,7 @@ from analysis.markdown import (
     safe,
     signed,
     table,
+    tabled,
     undressed,
 )
 from analysis.products import Folder
@@ -498,7 +499,7 @@ def _pooled_table(pooled: list[Pooled]) -> str:
         "p of heterogeneity": lambda p: p_value(p.heterogeneity_p),
         "another study": lambda p: DASH if p.predicted is None else _range(p.predicted),
     }
-    return "\n".join(table(columns, [[write(p) for write in columns.values()] for p in pooled]))
+    return tabled(columns, [[write(p) for write in columns.values()] for p in pooled])
 
 
 def _name(p: Pooled) -> str:

@@ -21,7 +21,7 @@ import activations
 import significance
 import storage
 from analysis import sequential, template
-from analysis.markdown import fixed, label, limits, listed, safe, table
+from analysis.markdown import fixed, label, limits, listed, safe, tabled
 from analysis.products import Folder, Section
 from analysis.question import REFERENCE
 from analysis.results import Measured, seeds_shared
@@ -293,7 +293,7 @@ def looks_section(looks: Mapping | None, paid: bool = False) -> list[str]:
         plan=plan,
         open=[label(name) for name in undecided(taken[-1])],
         last=taken[-1]["trials"],
-        findings="\n".join(table(header, rows)),
+        findings=tabled(header, rows),
         paid=paid,
         percent=percent,
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from analysis import products, template
-from analysis.markdown import DASH, fixed, grouped, label, limits, signed, span, table, undressed
+from analysis.markdown import DASH, fixed, grouped, label, limits, signed, span, tabled, undressed
 from analysis.products import Folder, Section
 from analysis.question import default_baseline
 from questions.where import page as disagreement_page
@@ -65,7 +65,7 @@ def _positions(measured: Mapping) -> str:
         [label(name), *(fixed(pd[q]) for q in ("mean", "q50", "q90", "q99", "kl")), _percent(pd["largest_tenth_share"])]
         for name, pd in ((name, entry["pd"]) for name, entry in measured.items())
     ]
-    return "\n".join(table(header.split("|"), rows))
+    return tabled(header.split("|"), rows)
 
 
 def _kinds(measured: Mapping) -> str:
@@ -75,7 +75,7 @@ def _kinds(measured: Mapping) -> str:
         shares = span([100 * s["share_of_positions"] for _, s in slices], 1, " %")
         cells = {name: f"{_percent(s['share'])} ({fixed(s['pd'])})" for name, s in slices}
         rows.append([kind, shares, *(cells.get(name, DASH) for name in measured)])
-    return "\n".join(table(["Kind", "Positions", *map(label, measured)], rows))
+    return tabled(["Kind", "Positions", *map(label, measured)], rows)
 
 
 def _tenths(measured: Mapping) -> dict:
@@ -109,7 +109,7 @@ def _errors(errors: Mapping) -> str:
         else:
             cells += [DASH] * 2
         rows.append([label(name), *cells, _percent(both["error"]), _percent(both["disagreement"])])
-    return "\n".join(table(header.split("|"), rows))
+    return tabled(header.split("|"), rows)
 
 
 def _lacking(entry: Mapping) -> Iterator[str]:
