@@ -62,6 +62,18 @@ def test_the_prediction_is_that_of_the_rule(published):
             assert p["width"] > 128 or p["steps"] > 5200
 
 
+def test_what_is_said_first_follows_the_plans_rule():
+    """14 of 16 inside: it predicts; 13: it failed, and where; fewer measured: under way."""
+    row = ["ReLU", "64", "10400", "0.1000 [0.0900, 0.1100]", "0.1020", "inside"]
+    off = ["GELU", "256", "650", "0.1000 [0.0900, 0.1100]", "0.1300", "**outside**"]
+    said = tell.verdict([row] * 14 + [off] * 2)
+    assert said.startswith("**The power law of twelve cells predicts**: 14 of 16 ") and "GELU of width 256" in said
+    assert said.endswith("after 650 steps, +30.0 %")
+    said = tell.verdict([row] * 13 + [off] * 3)
+    assert said.startswith("**The law failed beyond its data**: 13 of 16 ") and "not GELU 256/650" in said
+    assert tell.verdict([row] * 14 + [[*off[:4], "–", "not trained yet"]] * 2).startswith("Under way: 14 of 16 ")
+
+
 def test_the_slopes_of_the_ratio(published):
     """Of pseudo-values by their definition, each cell's weight by what least squares make of a 1 in its place."""
     rows = []  # study, width, steps, each seed's difference

@@ -155,6 +155,22 @@ def figure(found: dict[str, dict[str, list[Cell]]]) -> None:
         page.savefig(FIGURE)
 
 
+def verdict(predicted: list[list[str]]) -> str:
+    """The plan's first sentence: the law predicts where 14 or more of the 16 held-out cells are inside."""
+    measured = [row for row in predicted if row[-1] != "not trained yet"]
+    outside = [row for row in measured if row[-1] != "inside"]
+    errors = {float(row[4]) / float(row[3].split()[0]) - 1: row for row in measured}
+    worst = max(errors, key=abs)
+    largest = f"{errors[worst][0]} of width {errors[worst][1]} after {errors[worst][2]} steps, {100 * worst:+.1f} %"
+    counted = f"{len(measured) - len(outside)} of {len(predicted)} held-out cells are inside their intervals"
+    if len(measured) < len(predicted):
+        return f"Under way: {len(measured)} of {len(predicted)} held-out cells are measured, {len(outside)} outside"
+    if len(predicted) - len(outside) >= 14:
+        return f"**The power law of twelve cells predicts**: {counted}; the largest error is that of {largest}"
+    where = ", ".join(f"{row[0]} {row[1]}/{row[2]}" for row in outside)
+    return f"**The law failed beyond its data**: {counted}, and not {where}; the largest error is that of {largest}"
+
+
 def told() -> str:
     found, prediction = cells(), storage.read_json(HERE / "prediction.json")
     heads = ["study", "width", "steps", "ReLU: PD [95 %]", "GELU: PD [95 %]", "losses", "GELU against ReLU", "seeds"]
@@ -168,9 +184,7 @@ def told() -> str:
     return TEXT.read_text(encoding="utf-8").format(
         cells="\n".join(table(heads, rows(found))).strip(),
         held_out="\n".join(table(["activation", "width", "steps", "predicted", "measured", ""], predicted)).strip(),
-        inside=sum(row[-1] == "inside" for row in predicted),
-        measured=sum(row[-1] != "not trained yet" for row in predicted),
-        predicted=len(predicted),
+        verdict=verdict(predicted),
         published=", ".join(found),
         against=prediction["relu"]["against"],
         depths=depths(found),
