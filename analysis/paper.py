@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import activations
 from analysis.markdown import DASH, MINUS, effect_size, fixed, listed, p_value, plus_minus, signed, span
-from analysis.phrases import MODELS, in_words, margin, together
+from analysis.phrases import in_words, margin, together, words
 from analysis.results import mean, std
 from analysis.sections import interval
 from analysis.study import ALPHA, Study, Tested
@@ -206,7 +206,6 @@ VARIED = {
     "bit": "the last bit of one initial weight",
     "none": "nothing that is set",
 }
-TOKENS = {"char": "characters", "byte": "bytes", "bpe": "byte-pair tokens"}
 CITED = {"relu": "nair2010", "gelu": "hendrycks2016", "swish": "ramachandran2017"}
 
 
@@ -262,9 +261,9 @@ def _trained(study: Study) -> dict:
     vary = [source for source in config.get("vary") or () if source != "dropout" or config.get("dropout")]
     vary = [order_varies(config, tokens) if source == "order" else source for source in vary]
     return {
-        "models": MODELS.get(model) or f"{tex(model)} models",
+        "models": words("models").get(model) or f"{tex(model)} models",
         "shape": tex(", ".join([*shape, *([f"{size:,.0f} parameters"] if size else [])])) or "as recorded",
-        "tokens": f"{tokens:,.0f} {TOKENS.get(kind, 'tokens')}" if tokens else "",
+        "tokens": f"{tokens:,.0f} {words('tokens').get(kind, 'tokens')}" if tokens else "",
         "corpus": tex(os.path.basename(str(corpus.get("name") or "the corpus").rstrip("/"))),
         "arms": listed(map(_cited, study.measured)),
         "noun": "activation function" if study.question.arm == "activation" else study.question.arm,

@@ -1,4 +1,4 @@
-"""The words for what tests show: one table from verdicts to words, and one from verdicts to advice.
+"""The words for what tests show, of templates/words.toml: from verdicts to words, and from verdicts to advice.
 
 Page one, findings and conclusions speak by these. Words follow size and scope: a difference that is shown, and shown to
 be below the margin, says so; advice asks for a difference that matters, and, where models were compared at equal loss,
@@ -20,42 +20,11 @@ from training.batches import SAMPLE_AND_ORDER, order_varies
 
 NAMES = {"PD": "PD", "Matched_PD": "PD at equal loss", "Loss": "validation loss"}
 
-VERDICTS = {  # of PD, and of a loss: in a sentence about an arm
-    "PD": {
-        "lower": "more reproducible (lower PD)",
-        "higher": "less reproducible (higher PD)",
-        "equal": "practically equal (±{margin})",
-        "inconclusive": "undecided",
-        "no test": "not tested",
-    },
-    "Loss": {
-        "lower": "lower",
-        "higher": "higher",
-        "equal": "practically equal (±{margin})",
-        "inconclusive": "no difference shown",
-        "no test": "not tested",
-    },
-}
-MODELS = {
-    "gpt": "decoder-only transformers (GPT-2's form)",
-    "llama": "decoder-only transformers (Llama's form)",
-    "lstm": "LSTM language models",
-    "conv": "causal convolutional language models",
-    "hybrid": "convolutional and attention language models",
-}
-ADVICE = {  # by what PD and what loss speak for: see `standing`
-    ("better", "better"): "lower PD and loss than {base}: the choice",
-    ("better", "worse"): "lower PD for a higher loss: a matter of priorities",
-    ("worse", "better"): "lower loss for a higher PD: a matter of priorities",
-    ("better", ""): "lower PD than {base} and nothing shown against it: the choice where predictions must repeat",
-    ("", "better"): "lower loss than {base} and nothing shown against it: the choice for accuracy",
-    ("worse", ""): "higher PD than {base} and nothing gained: use another",
-    ("", "worse"): "higher loss than {base} and nothing gained: use another",
-    ("equal", "equal"): "practically equal to {base} in PD and loss: either will do",
-    ("equal", ""): "as reproducible as {base} (±{margin}), undecided in loss",
-    ("small", ""): "a difference in PD too small to matter, or not there at equal loss: no reason to choose by it",
-    ("", ""): "nothing shown for or against: these trials don't decide",
-}
+
+@functools.cache
+def words(kind: str) -> dict:
+    """A table of templates/words.toml."""
+    return tomllib.loads(plain("words.toml"))[kind]
 
 
 def base(s: Study) -> str:
@@ -79,7 +48,7 @@ def margin(s: Study, quantity: str) -> str:
 
 def verdict_words(s: Study, quantity: str) -> dict[str, str]:
     """{kind of verdict: words}."""
-    return {kind: words.format(margin=margin(s, quantity)) for kind, words in VERDICTS[quantity].items()}
+    return {kind: text.format(margin=margin(s, quantity)) for kind, text in words("verdicts")[quantity].items()}
 
 
 def verdict_cell(s: Study, t: PairTests, quantity: str) -> str:
@@ -141,11 +110,9 @@ def advice(s: Study, t: Tested) -> str:
     """What to do about an arm, by its comparison with the baseline."""
     pd, loss = standing(s, t, "PD"), standing(s, t, "Loss")
     decided = [x if x in ("better", "worse") else "" for x in (pd, loss)]
-    for key in ((pd, loss), tuple(decided), (pd, "")):
-        if key in ADVICE and (key != ("", "") or pd != "small"):
-            return ADVICE[key].format(base=base(s), margin=margin(s, "PD"))
-    kind = "better" if "better" in decided else "worse"
-    return ADVICE[kind, ""].format(base=base(s), margin=margin(s, "PD"))
+    keys = [f"{pd}, {loss}", ", ".join(decided), f"{pd}, ", "better, " if "better" in decided else "worse, "]
+    key = next(key for key in keys if key in words("advice") and (key != ", " or pd != "small"))
+    return words("advice")[key].format(base=base(s), margin=margin(s, "PD"))
 
 
 def choice(s: Study) -> tuple[str, list[Tested]]:
@@ -168,24 +135,18 @@ def choice(s: Study) -> tuple[str, list[Tested]]:
     return "equal" if equal else "", []
 
 
-@functools.cache
-def setting_words() -> dict[str, dict]:
-    """{group: {setting: its words, or {value: words}}}."""
-    return tomllib.loads(plain("words.toml"))
-
-
 def in_words(config: Mapping, *names: str) -> list[str]:
     """The settings that are recorded and say something, in words."""
-    every = {name: words for group in setting_words().values() for name, words in group.items()}
+    every = {name: form for group in words("settings").values() for name, form in group.items()}
     said = []
     for name in names:
-        value, words = config.get(name), every.get(name, name.replace("_", " ") + " {}")
+        value, form = config.get(name), every.get(name, name.replace("_", " ") + " {}")
         if value is None or value == []:
             continue
-        if isinstance(words, dict):
-            words = words.get(str(value).lower(), words.get("other", "{}"))
+        if isinstance(form, dict):
+            form = form.get(str(value).lower(), form.get("other", "{}"))
         text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        said.append(words.format(f"{value:,}" if type(value) is int else text))
+        said.append(form.format(f"{value:,}" if type(value) is int else text))
     return list(filter(None, said))
 
 

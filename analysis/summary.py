@@ -11,7 +11,6 @@ import dataclasses
 from analysis import markdown, phrases
 from analysis.markdown import capital, counted, label, labels, safe, span
 from analysis.phrases import (
-    MODELS,
     NAMES,
     base,
     choice,
@@ -19,10 +18,10 @@ from analysis.phrases import (
     influence,
     less,
     margin,
-    setting_words,
     size,
     standing,
     verdict_words,
+    words,
 )
 from analysis.sections import FEW, cautions, failed_checks, undecided
 from analysis.study import WEIGHTINGS, Study
@@ -130,22 +129,8 @@ def beside(s: Study, first: str, others: list[str], quantities: tuple[str, ...])
 
 # -- how it was measured -----------------------------------------------------------------------------------------------
 
-SIZES = {  # of the corpus
-    "characters": "{} characters",
-    "train_tokens": "{} tokens to train on",
-    "val_tokens": "{} to validate on",
-    "vocab_size": "vocabulary of {}",
-}
 TOLD_APART = ("dataset", "model")  # in front of others
 COMPUTED = ("device", "precision", "compile", "native")  # where it is recorded how it was computed, that says them
-MACHINE = {
-    "python": "Python {}",
-    "torch": "torch {}",
-    "numpy": "NumPy {}",
-    "device_name": "{}",
-    "cpu_cores": "{} cores",
-}
-MACHINE["git_commit"] = "code {:.12}"  # the rest is in the results
 
 
 def how_measured(s: Study) -> dict[str, str]:
@@ -156,9 +141,9 @@ def how_measured(s: Study) -> dict[str, str]:
     facts = _settings(m.record("config"), {*COMPUTED} if environment.get("computed") else set())
     parameters = sorted({x for m in studied if (x := number(m.results.get("parameters")))})
     size = f"{span(parameters, 0)} parameters" if parameters else ""
-    facts["Model"] = [MODELS.get(m.results["model_name"], str(m.results["model_name"])), size, *facts["Model"]]
+    facts["Model"] = [words("models").get(m.results["model_name"], str(m.results["model_name"])), size, *facts["Model"]]
     if corpus:
-        sizes = (words.format(f"{x:,.0f}") for key, words in SIZES.items() if (x := number(corpus.get(key))))
+        sizes = (form.format(f"{x:,.0f}") for key, form in words("corpus").items() if (x := number(corpus.get(key))))
         facts["Text"] = list(dict.fromkeys([str(corpus.get("name", "")), *sizes, *facts["Text"]]))
     if number(evaluation.get("positions")):
         first = (
@@ -173,7 +158,7 @@ def how_measured(s: Study) -> dict[str, str]:
     days = sorted({str(m.results["timestamp"])[:10] for m in studied})
     facts["Results of"] = days
     facts["Fingerprint of the settings"] = [str(m.results.get("fingerprint") or "")[:16]]
-    lines = {what: ", ".join(filter(None, words)) for what, words in facts.items()}
+    lines = {what: ", ".join(filter(None, parts)) for what, parts in facts.items()}
     return {what: safe(line) for what, line in lines.items() if line}
 
 
@@ -187,14 +172,16 @@ def span_of(seeds: list) -> str:
 def _settings(config: dict, elsewhere: set[str]) -> dict[str, list[str]]:
     """The settings that change results, in groups that fit a line; those without words under "Further"."""
     silent = without_effect(config) | elsewhere
-    worded = {name for names in setting_words().values() for name in names} | set(TOLD_APART)
+    worded = {name for names in words("settings").values() for name in names} | set(TOLD_APART)
     further = [f.name for f in dataclasses.fields(Config) if f.metadata["affects_results"] and f.name not in worded]
-    groups = {**setting_words(), "Further": further}
+    groups = {**words("settings"), "Further": further}
     return {group: in_words(config, *(name for name in names if name not in silent)) for group, names in groups.items()}
 
 
 def _machine(s: Study, environment: dict) -> list[str]:
-    facts = [words.format(str(x)[:30]) for k, words in MACHINE.items() if (x := environment.get(k)) not in (None, "")]
+    facts = [
+        form.format(str(x)[:30]) for k, form in words("machine").items() if (x := environment.get(k)) not in (None, "")
+    ]
     every = [*s.checks, *(c for each in s.measured.values() for c in each.record("audit").get("checks", []))]
     if facts and any("machine" in str(c.get("name")) and c.get("status") == "caution" for c in every):
         facts[-1] += "; not the same for all trials: see above"

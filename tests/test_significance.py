@@ -51,78 +51,73 @@ def no_nan(result):
 # ---------------------------------------------------------------- worked examples
 
 
-def digits(value, text):
-    """Equal to all digits given, the last one rounded."""
-    decimals = len(text.split(".")[1])
-    assert abs(value - float(text)) <= 0.51 * 10**-decimals, (value, text)
+EXAMPLES = {  # worked by hand: the call, and all digits of what it must give, the last one rounded
+    "one activation": (
+        lambda: {"se": np.std(sig.pseudo_values(A3)[1], ddof=1) / math.sqrt(3), "mean_b5": sig.mean_pd_interval(B5)[0]},
+        {"se": ".0230940108", "mean_b5": ".2301"},
+    ),
+    "its log pseudo-values": (
+        lambda: dict(zip("123", sig.log_pseudo_values(A3), strict=True)),
+        {"1": "-1.40943791", "2": "-1.80943791", "3": "-1.60943791"},
+    ),
+    **{
+        f"interval of {mean}": (
+            lambda pd=pd: dict(zip(("mean", "low", "high"), sig.mean_pd_interval(pd), strict=True)),
+            {"mean": mean, "low": low, "high": high},
+        )
+        for pd, mean, low, high in (
+            (A3, ".2", ".12169158", ".32869981"),
+            (B3, ".25", ".20494259", ".30496345"),
+            (A5, ".2107", ".19791927", ".22430605"),
+        )
+    },
+    "three trials": (
+        lambda: sig.compare_pd(A3, B3).as_dict(),
+        {"t": "-1.3803427", "p": ".30151486", "effect": ".8", "low": ".39903661", "high": "1.6038629"},
+    ),
+    "three trials, unpaired": (
+        lambda: sig.compare_pd(A3, B3, paired=False).as_dict(),
+        {"t": "-1.7942625", "df": "2.624025", "p": ".18366433"},
+    ),
+    "pairs taken for independent": (lambda: vars(sig.naive_pairs_test(A3, B3)), {"p": ".01794791"}),
+    "five trials": (
+        lambda: sig.compare_pd(A5, B5).as_dict(),
+        {"t": "-8.975711", "p": ".00085264", "effect": ".91568883", "low": ".89107744", "high": ".94097998"},
+    ),
+    "losses": (
+        lambda: sig.compare_loss(X, Y).as_dict(),
+        {"t": "-5.1961524", "p": ".03509872", "g": "-1.69256875", "g_low": "-5.94254", "g_high": "-.135935"},
+    ),
+    "losses, unpaired": (
+        lambda: sig.compare_loss(X, Y, paired=False).as_dict(),
+        {"g": "-.78350708", "g_low": "-2.662199", "g_high": ".797455"},
+    ),
+    "power": (lambda: {"power": sig.power(0.05, 0.05 / math.sqrt(5), 4)}, {"power": ".40138991"}),
+    "detectable": (
+        lambda: {n: sig.smallest_detectable(1 / math.sqrt(n), n - 1) for n in (3, 5, 10)},
+        {3: "3.264044", 5: "1.681997", 10: ".996001"},
+    ),
+}
 
 
-def test_example_one_activation():
-    mean, psi = sig.pseudo_values(A3)
-    assert mean == pytest.approx(0.2)
-    assert psi == pytest.approx([0.24, 0.16, 0.20])
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_worked_example(name):
+    call, expected = EXAMPLES[name]
+    values = call()
+    for key, text in expected.items():
+        assert abs(values[key] - float(text)) <= 0.51 * 10 ** -len(text.split(".")[1]), (key, values[key], text)
+
+
+def test_worked_examples_in_words_and_whole_numbers():
+    assert sig.pseudo_values(A3)[0] == pytest.approx(0.2)
+    assert sig.pseudo_values(A3)[1] == pytest.approx([0.24, 0.16, 0.20])
     assert sig.pseudo_values(B3)[1] == pytest.approx([0.23, 0.27, 0.25])
-    digits(np.std(psi, ddof=1) / math.sqrt(3), ".0230940108")
-    for value, text in zip(sig.log_pseudo_values(A3), ["-1.40943791", "-1.80943791", "-1.60943791"], strict=True):
-        digits(value, text)
-    for pd, mean, low, high in (
-        (A3, ".2", ".12169158", ".32869981"),
-        (B3, ".25", ".20494259", ".30496345"),
-        (A5, ".2107", ".19791927", ".22430605"),
-    ):
-        for value, text in zip(sig.mean_pd_interval(pd), (mean, low, high), strict=True):
-            digits(value, text)
-    digits(sig.mean_pd_interval(B5)[0], ".2301")
-
-
-def test_example_pd_of_three_trials():
     paired = sig.compare_pd(A3, B3)
     assert (paired.metric, paired.kind, paired.n, paired.df, paired.note) == ("pd", "paired t", (3, 3), 2, "")
-    digits(paired.t, "-1.3803427")
-    digits(paired.p, ".30151486")
-    digits(paired.effect, ".8")
-    digits(paired.low, ".39903661")
-    digits(paired.high, "1.6038629")
-    welch = sig.compare_pd(A3, B3, paired=False)
-    assert welch.kind == "Welch t"
-    digits(welch.t, "-1.7942625")
-    digits(welch.df, "2.624025")
-    digits(welch.p, ".18366433")
-    digits(sig.naive_pairs_test(A3, B3).p, ".01794791")
-
-
-def test_example_pd_of_five_trials():
-    paired = sig.compare_pd(A5, B5)
-    digits(paired.t, "-8.975711")
-    digits(paired.p, ".00085264")
-    digits(paired.effect, ".91568883")
-    digits(paired.low, ".89107744")
-    digits(paired.high, ".94097998")
-
-
-def test_example_loss_and_effect_sizes():
-    paired, unpaired = sig.compare_loss(X, Y), sig.compare_loss(X, Y, paired=False)
-    digits(paired.t, "-5.1961524")
-    digits(paired.p, ".03509872")
-    assert (paired.g_kind, unpaired.g_kind) == ("g_z", "g_s")
-    for value, text in (
-        (paired.g, "-1.69256875"),
-        (paired.g_low, "-5.94254"),
-        (paired.g_high, "-.135935"),
-        (unpaired.g, "-.78350708"),
-        (unpaired.g_low, "-2.662199"),
-        (unpaired.g_high, ".797455"),
-    ):
-        digits(value, text)
-
-
-def test_example_holm_power_and_planning():
+    assert sig.compare_pd(A3, B3, paired=False).kind == "Welch t"
+    assert [sig.compare_loss(X, Y, paired).g_kind for paired in (True, False)] == ["g_z", "g_s"]
     assert sig.holm([0.01, 0.04, 0.03, 0.005, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.5])
-    digits(sig.power(0.05, 0.05 / math.sqrt(5), 4), ".40138991")
-    for n, text in ((3, "3.264044"), (5, "1.681997"), (10, ".996001")):
-        digits(sig.smallest_detectable(1 / math.sqrt(n), n - 1), text)
-    assert sig.trials_needed(0.05, 0.06, 3) == 14
-    assert sig.trials_needed(0.05, 0.06, 3, k=4 / 3) == 9
+    assert sig.trials_needed(0.05, 0.06, 3) == 14 and sig.trials_needed(0.05, 0.06, 3, k=4 / 3) == 9
 
 
 # ---------------------------------------------------------------- against other computations

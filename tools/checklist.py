@@ -39,7 +39,7 @@ def check_study(folder: Folder, products: Iterable[Product], activations: Iterab
     Raises:
         StorageError: a folder can't be read.
     """
-    names = study_order(_there(folder) if activations is None else activations)
+    names = study_order(_in(folder) if activations is None else activations)
     if not names:
         return [Line(str(folder.results), note="nothing to check")]
     studied, unreadable = {}, []
@@ -69,7 +69,7 @@ def check_study(folder: Folder, products: Iterable[Product], activations: Iterab
     return [*made[:4], _checkpoints(studied, folder.checkpoints), *made[4:]]
 
 
-def _there(folder: Folder) -> set[str]:
+def _in(folder: Folder) -> set[str]:
     """Activations of which there are results or trained models."""
     trained = {path.name for path in storage.listed(folder.checkpoints) if storage.listed(path, "trial_*.pt")}
     measured = {path.name.removesuffix("_results.json") for path in results_files(folder.results)}
@@ -83,23 +83,18 @@ def _listed(problems: Iterable[str], most: int = 4) -> str:
 
 
 def _missing_trials(names: list[str], studied: dict[str, Measured]) -> list[str]:
-    def wanted(m):
-        # its own number: more trials of one activation don't make another incomplete; where none is recorded, the most
-        return number((m.results.get("config") or {}).get("trials_per_activation")) or most
-
     most = max((len(m.planned) for m in studied.values()), default=0)
     missing = [f"{name}: not trained, or its results are not readable" for name in names if name not in studied]
     for name, m in studied.items():
-        trials = int(wanted(m))
-        absent = [str(k) for k in range(1, trials + 1) if k not in m.planned]
-        if absent:
+        # its own number: more trials of one activation don't make another incomplete; where none is recorded, the most
+        trials = int(number(m.record("config").get("trials_per_activation")) or most)
+        if absent := [str(k) for k in range(1, trials + 1) if k not in m.planned]:
             missing.append(f"{name}: trial {', '.join(absent)} of {trials} is missing")
     return missing
 
 
 def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
-    what, trials, problems = "checkpoints present and matching their checksums", 0, []
-    missing = []
+    what, trials, missing, problems = "checkpoints present and matching their checksums", 0, [], []
     for name, m in studied.items():
         trials += len(m.planned)
         for trial, record in m.planned.items():

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import re
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import storage
 from analysis import checks, question
 from analysis.products import Drawing, Folder, Product
 from analysis.results import results_files
+from analysis.template import plain
 from cli import counted
 from config import GONE, Config, RunFailed, UserError, lacking
 from prepare_data import Corpus, load_corpus
@@ -33,17 +35,7 @@ from training import trial as trials
 from training.parts import Branches
 from training.schedule import learning_rate
 
-RECORDED_ONLY = {
-    "training_time, total_time, ended, timestamp": "when it was and how long it took",
-    "environment": "the machine of that time",
-    "curves between their first and last point, the predictions there, all gradient norms": "training alone gives "
-    "them; the first point follows from the seed, the last from the weights",
-    "that a trial diverged": "it keeps no weights",
-    "weights": "that they came of this training; their checksum, losses and predictions follow from them",
-    "means of weights, distances of the chaos clock": "they are of all steps of a training",
-    "study, folders, workers, trials planned, snapshot_seconds, encoding, text_column": "they change no number; the "
-    "text is known by its checksum",
-}
+RECORDED_ONLY = tomllib.loads(plain("recorded.toml"))  # {what: why it can't be derived again}
 SETTINGS_ONLY = {f.name for f in dataclasses.fields(Config) if not f.metadata["affects_results"]} - {
     "preset"
 } | GONE.keys()
