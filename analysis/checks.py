@@ -25,7 +25,7 @@ def after_training(results: dict) -> list[dict]:
     check needs, it is "not applicable"."""
     m = Measured(results["activation"], results)
     done = [trial for trial in _trials(results) if trial.status == "done"]
-    found = [
+    checks = [
         _finite(m, done),
         _learning(m, done),
         _degenerate(m, done),
@@ -37,7 +37,7 @@ def after_training(results: dict) -> list[dict]:
         _one_machine(results),
         _unseen(m),
     ]
-    return _called_short(_trials(results), found)
+    return _called_short(_trials(results), checks)
 
 
 def _trials(results: dict) -> list[Trial]:
