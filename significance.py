@@ -547,12 +547,9 @@ def verdict(comparison, p_holm, name_a="A", name_b="B", quantity=None, margin=No
     small = (equivalence_p(comparison, margin) if p_equal is None else p_equal) < alpha
 
     if p_holm < alpha:
-        if is_pd:
-            change, low, high = (100 * (x - 1) for x in (comparison.effect, comparison.low, comparison.high))
-            unit, digits = " %", ".1f"
-        else:
-            change, low, high = comparison.effect, comparison.low, comparison.high
-            unit, digits = " nats per token", ".4f"
+        limits = comparison.effect, comparison.low, comparison.high
+        change, low, high = (100 * (x - 1) for x in limits) if is_pd else limits
+        unit, digits = (" %", ".1f") if is_pd else (" nats per token", ".4f")
         kind = "lower" if change < 0 else "higher"
         if change < 0:
             change, low, high = -change, -high, -low

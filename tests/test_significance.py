@@ -1,5 +1,6 @@
 """The statistics against the worked examples, SciPy, statsmodels, brute force, and small simulations."""
 
+import dataclasses
 import json
 import math
 
@@ -28,6 +29,7 @@ A5 = matrix([0.210, 0.205, 0.215, 0.220, 0.200, 0.212, 0.208, 0.216, 0.202, 0.21
 B5 = matrix([0.232, 0.221, 0.236, 0.240, 0.215, 0.238, 0.226, 0.231, 0.219, 0.243])
 X = [1.50, 1.52, 1.47]
 Y = [1.53, 1.56, 1.49]
+PDS = {"relu": A3, "gelu": B3, "swish": A5, "same": np.zeros((3, 3))}
 
 
 def random_pd(rng, n, mean=0.1, spread=0.1):
@@ -210,17 +212,12 @@ def test_a_small_difference_is_said_to_be_small():
 def test_holm_counts_a_missing_test_as_one():
     assert sig.holm([0.02, None, 0.01]) == pytest.approx([0.04, 1.0, 0.03])
     assert sig.holm([]) == []
-    for bad in ([0.1, float("nan")], [1.2], [-0.1]):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            sig.holm(bad)
 
 
 def test_hedges_correction_makes_the_effect_size_unbiased():
     # E[t] of the noncentral t is nc / J: scipy's mean is an independent road to J
     for v in (2, 3, 4.5, 10, 200):
         assert sig.hedges_correction(v) == pytest.approx(1 / stats.nct.mean(v, 1.0), rel=1e-9)
-    with pytest.raises(ValueError, match="more than 1"):
-        sig.hedges_correction(1)
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4.5, 10, 60])
@@ -240,9 +237,6 @@ def test_noncentral_t_at_large_noncentrality():
             assert sig.noncentral_t_cdf(t, df, nc) == pytest.approx(expected, abs=2e-5)
     assert sig.noncentral_t_cdf(5.0, 4, 1e9) == 0.0
     assert sig.noncentral_t_cdf(5.0, 4, -1e9) == pytest.approx(1.0) and sig.noncentral_t_cdf(5.0, 4, -1e9) <= 1
-    for bad in ((float("nan"), 2, 0), (1, 0, 0), (1, 2, float("inf"))):
-        with pytest.raises(ValueError, match="noncentral t"):
-            sig.noncentral_t_cdf(*bad)
 
 
 def test_effect_size_interval_is_the_pivot():
@@ -264,9 +258,6 @@ def test_power_is_that_of_statsmodels():
             assert sig.power(-effect, math.sqrt(2 / n), 2 * n - 2) == pytest.approx(two, abs=1e-6)
     assert sig.power(0.0, 1.0, 2) == pytest.approx(0.05, abs=1e-7)
     assert sig.power(1e6, 1.0, 2) == pytest.approx(1.0)
-    for bad in (0.0, float("nan"), -1.0):
-        with pytest.raises(ValueError, match="se"):
-            sig.power(1.0, bad, 2)
 
 
 @pytest.mark.parametrize("n", [3, 4, 6, 20])
@@ -276,8 +267,6 @@ def test_smallest_detectable_is_that_of_statsmodels(n):
 
     expected = optimize.brentq(gap, 0.1, 20)
     assert sig.smallest_detectable(1 / math.sqrt(n), n - 1) == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match="power"):
-        sig.smallest_detectable(1.0, 2, power=1.0)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.8, 1.5, 4.0])
@@ -291,9 +280,6 @@ def test_trials_needed_is_the_first_that_is_enough(ratio):
 def test_limits_of_trials_needed():
     assert sig.trials_needed(5.0, 0.01, 3) == 3
     assert sig.trials_needed(1e-6, 1.0, 3) is None and sig.trials_needed(0.05, 0.0, 3) is None
-    for bad in ({"delta": 0.0}, {"sd": -1.0}, {"sd": float("nan")}, {"n": 2}, {"power": 0.01}):
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            sig.trials_needed(**({"delta": 0.05, "sd": 0.06, "n": 3} | bad))
 
 
 def test_spread_of_pseudo_values_shrinks_as_planning_says():
@@ -361,19 +347,8 @@ def test_unpaired_contrast_has_satterthwaites_degrees_of_freedom():
     assert c.n == (4, 5)
 
 
-def test_smooth_contrast_refuses_and_degrades():
-    pds = {"relu": A3, "gelu": B3, "swish": A5, "same": np.zeros((3, 3))}
-    for smooth, reference, message in (
-        ([], "relu", "at least one"),
-        (["relu"], "relu", "without the reference"),
-        (["gelu", "gelu"], "relu", "distinct"),
-        (["gellu"], "relu", "no matrix for gellu"),
-        (["gelu"], "elu", "no matrix for elu"),
-        (["swish"], "relu", "same trials"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            sig.smooth_contrast(pds, smooth, reference)
-    assert sig.smooth_contrast(pds, ["gelu", "same"]).kind == "none"
+def test_smooth_contrast_degrades():
+    assert sig.smooth_contrast(PDS, ["gelu", "same"]).kind == "none"
     two = sig.smooth_contrast({"relu": A3[:2, :2], "gelu": B3[:2, :2]}, ["gelu"])
     assert two.note == "two trials: means only, no test" and two.effect == pytest.approx(1.25) and no_nan(two)
 
@@ -476,16 +451,6 @@ def test_bad_matrices_are_refused(pd, message):
             call()
 
 
-def test_bad_losses_are_refused():
-    for bad in ([1.0, np.nan, 2.0], [1.0, np.inf, 2.0], [], [[1.0, 2.0, 3.0]]):
-        with pytest.raises(ValueError, match="losses"):
-            sig.compare_loss(bad, X)
-    with pytest.raises(ValueError, match="same trials"):
-        sig.compare_loss([1.0, 2.0, 3.0, 4.0], X)
-    with pytest.raises(ValueError, match="same trials"):
-        sig.compare_pd(A3, A5)
-
-
 def test_inputs_are_left_alone():
     a, b, x = A3.copy(), B3.copy(), np.array(X)
     sig.compare_pd(a, b), sig.naive_pairs_test(a, b), sig.compare_loss(x, x[::-1])
@@ -531,12 +496,6 @@ def test_verdict_inconclusive_says_what_it_would_take():
     loss = sig.verdict(sig.compare_loss(X, Y), 0.14)
     assert loss.kind == "inconclusive" and "nats per token" in loss.text and "reduction" not in loss.text
     assert "over 1000000" in sig.verdict(c, 0.6, margin=1e-6).text
-    for kwargs, message in (
-        ({"p_holm": None}, "p_holm"), ({"p_holm": float("nan")}, "p_holm"), ({"p_holm": 0.5, "margin": 0}, "margin"),
-        ({"p_holm": 0.5, "margin": 1.0}, "margin"),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            sig.verdict(c, **kwargs)
 
 
 def test_verdict_with_enough_trials_does_not_ask_for_more():
@@ -553,23 +512,6 @@ def block_pds(rng, n, blocks, mean=0.1, spread=0.05, noise=0.02):
     pd = random_pd(rng, n, mean, spread)
     e = np.triu(rng.standard_normal((blocks, n, n)), 1)
     return pd[..., None] * (1 + noise * (e + e.swapaxes(1, 2)).transpose(1, 2, 0))
-
-
-def test_bootstrap_refuses_few_trials_and_bad_input():
-    rng = np.random.default_rng(0)
-    good = block_pds(rng, 5, 6)
-    for a, b, paired, message in (
-        (block_pds(rng, 3, 6), block_pds(rng, 3, 6), True, "at least 5; with fewer"),
-        (good, block_pds(rng, 4, 6), False, "at least 5"),
-        (good, block_pds(rng, 6, 6), True, "same trials"),
-        (good, block_pds(rng, 5, 7), True, "blocks"),
-        (good[..., :1], good[..., :1], True, "blocks"),
-        (good, np.zeros((5, 5, 6)), True, "mean PD is 0"),
-        (good[..., 0], good[..., 0], True, "shape"),
-        (good, np.where(good > 0.1, np.nan, good), True, "finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            sig.multi_bootstrap(a, b, paired)
 
 
 def test_bootstrap_is_paired_and_repeatable():
@@ -755,17 +697,12 @@ def test_unpaired_moderation_works_on_welchs_terms():
 
 def test_what_is_not_moderated():
     pds = five_activations()
-    plain, variance, moderated = moderated_family(pds)
+    plain, variance, _ = moderated_family(pds)
     two = list(plain.values())[:2]
     assert sig.family_variance(two) is None and sig.family_variance([]) is None
     still = sig.compare_pd(pds["gelu"], 2 * pds["gelu"])  # no variation: no test, and nothing to lend
     assert sig.family_variance([*two, still, None]) is None
     assert sig.moderate(plain["gelu"], None) is plain["gelu"] and sig.moderate(still, variance) is still
-    with pytest.raises(ValueError, match="already"):
-        sig.moderate(moderated["gelu"], variance)
-    for bad in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="variance"):
-            sig.moderate(plain["gelu"], bad)
 
 
 def test_planning_with_a_moderated_test():
@@ -808,8 +745,6 @@ def test_equivalence_is_two_one_sided_t_tests(paired):
         inside = 1 - margin < c.low90 and c.high90 < 1 / (1 - margin)
         assert (sig.equivalence_p(c, margin) < 0.05) == inside
     assert sig.equivalence_p(sig.compare_pd(A3, A3)) is None
-    with pytest.raises(ValueError, match="margin"):
-        sig.equivalence_p(c, 1.5)
 
 
 def test_verdict_of_a_family_uses_its_adjusted_p_of_equality():
@@ -880,12 +815,6 @@ def test_repeated_p_is_the_inverse_of_the_levels():
     p = np.geomspace(1e-14, 1, 400)
     for look in sequential.LOOKS:
         assert (np.diff(sequential.repeated_p(p, look)) >= 0).all() and (sequential.repeated_p(p, look) >= p).all()
-    for bad, message in (((0.1, 4), "planned are looks at 3, 5"), ((1.2, 3), "between 0 and 1")):
-        with pytest.raises(ValueError, match=message):
-            sequential.repeated_p(*bad)
-    for looks, alpha in (((2, 5), 0.05), ((3, 3), 0.05), ((), 0.05), ((3, 5), 1.0)):
-        with pytest.raises(ValueError, match="looks|alpha"):
-            sequential.sequential_levels(looks, alpha)
 
 
 def test_repeated_interval_and_p_are_one():
@@ -992,3 +921,54 @@ def test_the_bootstraps_error_is_a_sample_deviation():
     share = stats.norm.cdf(-np.sqrt(5 / 4) * stats.t.ppf(0.975, 4))
     apart = np.log(found.high / found.low) / (1 - 2 * share)
     assert found.se == pytest.approx(apart / np.sqrt(2), rel=1e-9)
+
+
+# ---------------------------------------------------------------- what is refused
+
+NAN, INF = math.nan, math.inf
+PLAIN = sig.compare_pd(A3, B3)
+SHAPES = (5, 6), (4, 6), (6, 6), (5, 7)  # trials and blocks
+GOOD, FOUR, SIX, MORE_BLOCKS = (block_pds(np.random.default_rng(0), *shape) for shape in SHAPES)
+REFUSED = [  # function, what it is given, what it says
+    *((sig.holm, [p], "between 0 and 1") for p in ([0.1, NAN], [1.2], [-0.1])),
+    (sig.hedges_correction, [1], "more than 1"),
+    *((sig.noncentral_t_cdf, wrong, "noncentral t") for wrong in ((NAN, 2, 0), (1, 0, 0), (1, 2, INF))),
+    *((sig.power, [1.0, se, 2], "se") for se in (0.0, NAN, -1.0)),
+    (sig.smallest_detectable, [1.0, 2, 1.0], "power"),
+    *((sig.trials_needed, wrong, "delta") for wrong in ([0.0, 0.06, 3], [INF, 0.06, 3])),
+    *((sig.trials_needed, [0.05, sd, 3], "sd") for sd in (-1.0, NAN)),
+    (sig.trials_needed, [0.05, 0.06, 2], "n: 2 trials"),
+    (sig.trials_needed, [0.05, 0.06, 3, 0.0, True, 0.01], "power"),
+    (sig.smooth_contrast, [PDS, []], "at least one"),
+    (sig.smooth_contrast, [PDS, ["relu"]], "without the reference"),
+    (sig.smooth_contrast, [PDS, ["gelu", "gelu"]], "distinct"),
+    (sig.smooth_contrast, [PDS, ["gellu"]], "no matrix for gellu"),
+    (sig.smooth_contrast, [PDS, ["gelu"], "elu"], "no matrix for elu"),
+    (sig.smooth_contrast, [PDS, ["swish"]], "same trials"),
+    *((sig.compare_loss, [x, X], "losses") for x in ([1.0, NAN, 2.0], [1.0, INF, 2.0], [], [[1.0, 2.0, 3.0]])),
+    (sig.compare_loss, [[1.0, 2.0, 3.0, 4.0], X], "same trials"),
+    (sig.compare_pd, [A3, A5], "same trials"),
+    *((sig.verdict, [PLAIN, p], "p_holm") for p in (None, NAN)),
+    *((sig.verdict, [PLAIN, 0.5, "A", "B", None, margin], "margin") for margin in (0, 1.0)),
+    (sig.moderate, [dataclasses.replace(PLAIN, prior_df=2), 0.1], "already"),
+    *((sig.moderate, [PLAIN, variance], "variance") for variance in (0.0, -1.0, NAN, INF)),
+    (sig.equivalence_p, [PLAIN, 1.5], "margin"),
+    (sequential.repeated_p, [0.1, 4], "planned are looks at 3, 5"),
+    (sequential.repeated_p, [1.2, 3], "between 0 and 1"),
+    *((sequential.sequential_levels, [looks], "looks") for looks in ((2, 5), (3, 3), ())),
+    (sequential.sequential_levels, [(3, 5), 1.0], "alpha"),
+    (sig.multi_bootstrap, [GOOD[:3, :3], GOOD[:3, :3]], "at least 5; with fewer"),
+    (sig.multi_bootstrap, [GOOD, FOUR, False], "at least 5"),
+    (sig.multi_bootstrap, [GOOD, SIX], "same trials"),
+    (sig.multi_bootstrap, [GOOD, MORE_BLOCKS], "blocks"),
+    (sig.multi_bootstrap, [GOOD[..., :1], GOOD[..., :1]], "blocks"),
+    (sig.multi_bootstrap, [GOOD, np.zeros((5, 5, 6))], "mean PD is 0"),
+    (sig.multi_bootstrap, [GOOD[..., 0], GOOD[..., 0]], "shape"),
+    (sig.multi_bootstrap, [GOOD, np.where(GOOD > 0.1, NAN, GOOD)], "finite"),
+]
+
+
+@pytest.mark.parametrize(("call", "given", "message"), REFUSED)
+def test_what_is_refused(call, given, message):
+    with pytest.raises(ValueError, match=message):
+        call(*given)
