@@ -12,7 +12,7 @@ import analyze_results
 import storage
 from analysis.products import Folder
 from config import UserError
-from questions.extrapolate import command
+from questions.extrapolate import command, law
 from questions.extrapolate.law import Cell, predict, problem
 from significance import log_pseudo_values
 
@@ -20,14 +20,15 @@ MEASURED = Path(__file__).parent.parent / "findings" / "measured"
 LENGTHS = (650, 1300, 2600, 5200)
 
 
-def cells(widths=(32, 64, 128), lengths=LENGTHS, n=5, law=lambda w, s: 0.14, seed=0, losses=lambda w: 2.0):
+def cells(widths=(32, 64, 128), lengths=LENGTHS, n=5, law=lambda w, s: 0.14, seed=0, losses=lambda w: 2.0, rest=0.01):
+    """`rest`: what is of a pair alone, beside the parts of its two trials; without it the intervals are SciPy's."""
     rng = np.random.default_rng(seed)
     made = []
     for width in widths:
         trials = rng.standard_normal(n)
         for steps in lengths:
             own = 0.008 * (trials + 0.5 * rng.standard_normal(n))
-            noise = np.triu(0.01 * rng.standard_normal((n, n)), 1)
+            noise = np.triu(rest * rng.standard_normal((n, n)), 1)
             pd = law(width, steps) * (1 + own[:, None] + own + noise + noise.T)
             np.fill_diagonal(pd, 0)
             made.append(Cell(f"w{width}", width, steps, pd, losses(width) + 0.001 * rng.standard_normal(n)))
@@ -39,7 +40,7 @@ def power(w, s):
 
 
 def test_the_exponent_of_steps_is_the_mean_slope_of_the_trials():
-    own = cells(widths=(64,), law=power)
+    own = cells(widths=(64,), law=power, rest=0)
     logs = np.log(LENGTHS)
     slopes = np.polyfit(logs, np.array([log_pseudo_values(cell.pd) for cell in own]), 1)[0]  # one a trial
     test = scipy.stats.ttest_1samp(slopes, 0)
@@ -49,7 +50,7 @@ def test_the_exponent_of_steps_is_the_mean_slope_of_the_trials():
 
 
 def test_the_exponent_of_width_is_welchs_difference_of_two_studies():
-    small, large = cells(widths=(64, 256), lengths=LENGTHS[:2], law=power), None
+    small, large = cells(widths=(64, 256), lengths=LENGTHS[:2], law=power, rest=0), None
     per_trial = {w: np.mean([log_pseudo_values(c.pd) for c in small if c.width == w], axis=0) for w in (64, 256)}
     test = scipy.stats.ttest_ind(per_trial[256], per_trial[64], equal_var=False)
     found = predict(small, 100, 700).exponents["width"]
@@ -134,3 +135,18 @@ def test_the_command_line(capsys):
     assert analyze_results.main([*flags, "A", "nowhere"]) == 2
     assert analyze_results.main([*flags, "A", "--to-width", "1000"]) == 2
     assert "3 values" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_the_variance_of_a_mean_over_pairs(n):
+    """Of pairs that are a mean, the parts of their two trials, and a rest: 4 g²/n + 2 r²/(n (n − 1)); with three trials
+    the jackknife's, which has 4 r²/(n (n − 2)) in the place of the second."""
+    rng, g, r, estimates = np.random.default_rng(n), 0.05, 0.06, []
+    for _ in range(3000):
+        parts, rest = g * rng.standard_normal(n), np.triu(r * rng.standard_normal((n, n)), 1)
+        pd = 1 + parts[:, None] + parts + rest + rest.T
+        np.fill_diagonal(pd, 0)
+        psi = np.array([2 * pd[k].sum() / (n - 2) for k in range(n)])  # pseudo-values of the mean, but for a constant
+        estimates.append(law._variance(psi, pd))
+    of_rest = 4 / (n * (n - 2)) if n == 3 else 2 / (n * (n - 1))
+    assert np.mean(estimates) == pytest.approx(4 * g**2 / n + of_rest * r**2, rel=0.06)
