@@ -146,9 +146,8 @@ def how_measured(s: Study) -> dict[str, str]:
         sizes = (form.format(f"{x:,.0f}") for key, form in words("corpus").items() if (x := number(corpus.get(key))))
         facts["Text"] = list(dict.fromkeys([str(corpus.get("name", "")), *sizes, *facts["Text"]]))
     if number(evaluation.get("positions")):
-        first = (
-            f"{evaluation['positions']:,} positions, the same for all models (sha256 {evaluation.get('sha256'):.12})"
-        )
+        sha256 = f" (sha256 {evaluation['sha256']:.12})" if evaluation.get("sha256") else ""
+        first = f"{evaluation['positions']:,} positions, the same for all models{sha256}"
         facts["Measuring"] = [first, *facts["Measuring"]]
     facts["How it was computed"] = [str(environment.get("computed") or "")]
     facts["Machine"] = _machine(s, environment)

@@ -176,7 +176,7 @@ def test_kernels_that_this_machine_can_not_make(config, monkeypatch, no_training
     assert not mine.native
     monkeypatch.setattr(experiment, "existing_files", lambda config: [a_snapshot_of(native)])
     monkeypatch.setattr(experiment, "refuse_other_settings", lambda *_: None)
-    with pytest.raises(UserError, match=r"trained with native=True \(there is no C\+\+ compiler here\)"):
+    with pytest.raises(UserError, match=r"have native=True \(there is no C\+\+ compiler here\)"):
         train.run_study(mine, ["relu"], quiet=True)
 
 
