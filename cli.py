@@ -120,6 +120,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
+def in_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook, as tqdm.auto asks it."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 # -- flags --------------------------------------------------------------------------------------------------------
 
 # Settings that there are no more: {name: (the value at which nothing was done that isn't done now, what to do instead)}

@@ -117,7 +117,14 @@ def figure(stem: str, build: Callable[..., Figure], **panels: Callable) -> Calla
             if ax is None and panel is None:
                 name = storage.file_name(given.arguments["activation"]) if "activation" in own else ""
                 with page(width=_width(width)):
-                    return _save(build, data, folder, stem.format(activation=name), formats)
+                    path = _save(build, data, folder, stem.format(activation=name), formats)
+                if (
+                    streams.in_notebook() and sys._getframe(1).f_globals.get("__name__") == "__main__"
+                ):  # a cell's own call
+                    from IPython.display import Image, display
+
+                    display(Image(str(path)) if path.suffix == ".png" else path)
+                return path
             draw = panels.get(panel or next(iter(panels)))
             if draw is None:
                 raise UserError(f"panel={panel!r}: must be one of {', '.join(panels)}")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -586,6 +587,20 @@ def test_training_curves_are_the_recorded_ones():
     assert "each loss: on 2,048 fixed positions of its split (in tables: on 65,536)" in texts_of(figure)
     assert late.get_xlim()[0] < 617 < late.get_xlim()[1]
     assert late.get_xlim()[0] > 555
+
+
+def test_a_notebook_shows_the_figures_of_its_cells(monkeypatch, tmp_path):
+    """Those that a cell calls for itself: what a study draws under way is in its files."""
+    shell, shown = SimpleNamespace(config={"IPKernelApp": {}}), []
+    display = SimpleNamespace(Image=lambda path: path, display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, version_info=(9, 0)))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    call = "path = plot(results, 'relu', folder)"
+    for name, expected in (("__main__", 1), ("train", 0)):
+        cell = {"__name__": name, "plot": plot_utils.plot_summary_metrics}
+        exec(call, cell | {"results": synthetic_results("relu"), "folder": tmp_path / name})
+        assert len(shown) == expected
+        shown.clear()
 
 
 def test_a_gradient_norm_begins_where_it_was_measured():

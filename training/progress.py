@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import storage
-from cli import duration
+from cli import duration, in_notebook
 from config import Config
 from training import pool
 from training.check import TOO_SHORT
@@ -214,10 +214,3 @@ class _Line:
         self.ending.set()
         self.thread.join(timeout=2)  # it waits for ever where an interrupt left tqdm's lock taken
         self.bar.close()
-
-
-def in_notebook() -> bool:
-    """Whether this runs in the kernel of a notebook, as tqdm.auto asks it."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell is not None and "IPKernelApp" in shell.config
