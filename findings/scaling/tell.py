@@ -112,7 +112,7 @@ def ten_times(found: dict[str, dict[str, list[Cell]]]) -> str:
     for activation, name in (("relu", "ReLU"), ("gelu", "GELU")):
         own = of_two_layers(found, activation)
         if why := problem(own, *TEN_TIMES):
-            said.append(f"{name}: nothing, since {why}")
+            said.append(f'{name}, "{why}"')
         else:
             pd = extended(own, *TEN_TIMES).pd
             said.append(f"{name}: {100 * pd.low:.1f} to {100 * pd.high:.1f} % of the probability")
@@ -145,7 +145,8 @@ def figure(found: dict[str, dict[str, list[Cell]]]) -> None:
                 label = f"{layers}width {width}"
                 panel.errorbar(losses, values[:, 0], bars, marker=marker, label=label, elinewidth=0.7, **style)
             panel.set(
-                title=f"{title}: along each line from {own[0].steps} steps on", xlabel="validation loss (nats/token)"
+                title=f"{title}: along each line from {own[0].steps} steps on",
+                xlabel="validation loss (nats/token), falling →",
             )
         panels[0].set(ylabel="mean relative PD of two trainings")
         panels[0].invert_xaxis()
@@ -153,6 +154,16 @@ def figure(found: dict[str, dict[str, list[Cell]]]) -> None:
         page.subplots_adjust(0.09, 0.15, 0.985, 0.91, wspace=0.06)
         FIGURE.parent.mkdir(exist_ok=True)
         page.savefig(FIGURE)
+
+
+def largest(prediction: dict, predicted: list[list[str]], column: int) -> str:
+    """Of the widest and longest held-out cell, in percent of the probability: what stands in a column of its rows."""
+    ends = [row for row in predicted if row[1:3] == ["256", "10400"]]
+    if column == 4:
+        return " and ".join("–" if row[4] == "–" else f"{100 * float(row[4]):.1f} % ({row[0]})" for row in ends)
+    cells = [of["cells"][-1] for of in prediction.values()]
+    words = [f"{100 * p['low']:.1f} to {100 * p['high']:.1f} %" for p in cells]
+    return " and ".join(f"{text} ({row[0]})" for text, row in zip(words, ends, strict=True))
 
 
 def verdict(predicted: list[list[str]]) -> str:
@@ -189,6 +200,8 @@ def told() -> str:
         against=prediction["relu"]["against"],
         depths=depths(found),
         ten_times=ten_times(found),
+        twice=largest(prediction, predicted, 3),
+        twice_measured=largest(prediction, predicted, 4),
         ratio_width="{:+.3f} [{:+.3f}, {:+.3f}]".format(*slopes_of_the_ratio(found)[0]),
         ratio_steps="{:+.3f} [{:+.3f}, {:+.3f}]".format(*slopes_of_the_ratio(found)[1]),
         **powers,
