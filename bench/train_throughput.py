@@ -11,6 +11,11 @@ Measures, in turn and side by side in one run, on nanoGPT's CPU recipe (4 layers
 The losses are taken by one function on the same evenly spaced windows, so that speed is not bought with accuracy.
 Beside them: the matrix-product ceiling of this machine and the fraction of it that training reaches.
 
+    python bench/train_throughput.py --text tiny_shakespeare.txt --nanogpt ~/nanoGPT --to-loss --no-plain
+
+How soon are three trials of the same model at a loss no worse than nanoGPT's? Ours have the quick preset's rate, a
+trunk without side branches (`--schedule trunk --branch-points 1`) and as many steps as that takes (--own-steps).
+
     python bench/train_throughput.py --preset full --json figures.json
 
 Measures instead how fast the steps of a preset are on the device that it would be trained on (a GPU, where there is
@@ -50,12 +55,21 @@ from training.trial import LOSS_CHECK_STEPS, Batches, Training, own_randomness, 
 
 
 def recipe(args, folder: Path, **changes) -> Config:
+    """nanoGPT's recipe for the CPU in our settings."""
+    nanogpt = {"max_iters": args.steps, "learning_rate": 1e-3, "min_lr": 1e-4, "beta1": 0.9}
+    nanogpt["warmup_iters"] = min(100, args.steps)
     return Config(
-        preset="quick", device="cpu", dataset=args.text, data_dir=folder / "data", max_iters=args.steps,
-        learning_rate=1e-3, min_lr=1e-4, warmup_iters=min(100, args.steps), beta1=0.9, beta2=0.99, weight_decay=0.1,
-        eval_interval=250, trials_per_activation=args.trials, results_dir=folder / "results",
-        plots_dir=folder / "plots", checkpoint_dir=folder / "checkpoints", **changes,
+        preset="quick", device="cpu", dataset=args.text, data_dir=folder / "data", eval_interval=250,
+        trials_per_activation=args.trials, results_dir=folder / "results", plots_dir=folder / "plots",
+        checkpoint_dir=folder / "checkpoints", **{**nanogpt, **changes},
     )  # fmt: skip
+
+
+def own_recipe(args, folder: Path, **changes) -> Config:
+    """The same model by our own: the quick preset's, its trunk without side branches."""
+    own = dict.fromkeys(("learning_rate", "min_lr", "warmup_iters", "beta1"))
+    own |= {"schedule": "trunk", "branch_points": (1.0,), "max_iters": args.own_steps}
+    return recipe(args, folder, **(own if args.to_loss else {}), **changes)
 
 
 def flops_per_token(config: Config, vocab_size: int) -> float:
@@ -93,7 +107,7 @@ def fixed_loss(model, corpus, config: Config) -> float:
 
 def run_ours(args, folder: Path, precision: str, vocab_size: int, repeat: int) -> dict:
     """Seconds from the prepared corpus to the JSON, and of the whole process. Each repeat has other seeds."""
-    config = recipe(args, folder, precision=precision, seed_base=1337 + repeat * args.trials)
+    config = own_recipe(args, folder, precision=precision, seed_base=1337 + repeat * args.trials)
     for name in ("results", "checkpoints", "plots"):
         shutil.rmtree(folder / name, ignore_errors=True)
     flags = []
@@ -110,7 +124,7 @@ def run_ours(args, folder: Path, precision: str, vocab_size: int, repeat: int) -
     subprocess.run([sys.executable, ROOT / "train.py", "--activation", "gelu", "--quiet", *flags], check=True)
     whole, seconds = time.time() - start, path.stat().st_mtime - start
     results = storage.read_results(path)
-    tokens = args.trials * args.steps * config.batch_size * config.block_size
+    tokens = args.trials * config.max_iters * config.batch_size * config.block_size
     per_core = statistics.median(t["tokens_per_second"] for t in results["trials"])
     return {
         "seconds": seconds,
@@ -346,9 +360,10 @@ def measure_experiments(args) -> None:
     runs = run_in_turn(args)
     ceilings = {p: gemm_ceiling(getattr(torch, p), 1) for p in args.precisions}
     reference = "nanoGPT" if args.nanogpt else "plain, float32"
+    own = f" (ours {args.own_steps})" if args.to_loss else ""
     rows = [table_row(job, results, reference, runs, ceilings) for job, results in runs.items()]
     print(
-        f"{args.trials} trials of {args.steps} steps on {Path(args.text).name}; {pool.usable_cores()} cores; "
+        f"{args.trials} trials of {args.steps} steps{own} on {Path(args.text).name}; {pool.usable_cores()} cores; "
         f"torch {torch.__version__}"
     )
     print(tabulate(rows, headers="keys", floatfmt=".3f", missingval=""))
@@ -366,6 +381,8 @@ def main() -> None:
     parser.add_argument("--text", default="shakespeare", help="a text file, or a corpus by name")
     parser.add_argument("--nanogpt", help="a checkout of nanoGPT to run beside ours")
     parser.add_argument("--steps", type=int, help="default: 2000, with --preset 500")
+    parser.add_argument("--to-loss", action="store_true", help="ours with our own recipe, not with nanoGPT's")
+    parser.add_argument("--own-steps", type=int, default=950, help="with --to-loss: of ours (default: 950)")
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precisions", nargs="+", default=None, help="default: the machine's, and float32")

@@ -230,7 +230,7 @@ def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Calla
     return Costs(step, one / positions, pair, sample, slowness_of_python(clock))
 
 
-def _typical(act: Callable[[int], object], enough: float = 0.3, clock: Callable = time.perf_counter) -> float:
+def _typical(act: Callable[[int], object], enough: float = 0.15, clock: Callable = time.perf_counter) -> float:
     """The median time of up to fifteen calls, fewer where they take long."""
     durations = []
     while len(durations) < 15 and (len(durations) < 3 or sum(durations) < enough) and sum(durations) < 10:
