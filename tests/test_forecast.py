@@ -55,12 +55,12 @@ def test_an_activation_and_the_comparison_by_hand():
     assert comparison_seconds(COSTS, 5) == COMPARISON + 5 * PER_ACTIVATION
 
 
-def in_small_steps(work, beside, alone, workers, places, dt=0.002):
+def in_small_steps(work, beside, alone, workers, first, places, dt=0.002):
     """The same by walking through time."""
     waiting, running, queue, trained, now = list(work.items()), {}, [], 0.0, 0.0
     left = {name: sum(n == name for n, _ in work) for name, _ in work}
     while waiting or running or queue:
-        while waiting and len(running) < workers:
+        while waiting and len(running) < workers and (len(running) < first or len(waiting) + len(running) <= workers):
             task, seconds = waiting.pop(0)
             running[task] = seconds
         jobs = len(running) + bool(queue)
@@ -91,13 +91,15 @@ def test_trials_that_share_places(seed):
     beside = {name: rng.uniform(0.2, 2) for name in names}
     alone = {name: seconds / rng.uniform(1, 2) for name, seconds in beside.items()}
     workers, places = rng.randint(1, 4), rng.randint(1, 3)
-    expected = in_small_steps(work, beside, alone, workers, places)
-    assert _scheduled(work, beside, alone, workers, places) == pytest.approx(expected, abs=0.1)
+    first = rng.randint(1, workers)
+    expected = in_small_steps(work, beside, alone, workers, first, places)
+    assert _scheduled(work, beside, alone, workers, first, places) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(
     ("trials", "workers", "places", "rounds"),
-    [(3, 1, 1, 3), (3, 1, 4, 3), (3, 3, 3, 1), (4, 2, 2, 2), (3, 2, 2, 2), (3, 3, 2, 1.5 * SHARED), (8, 8, 8, 1)],
+    [(3, 1, 1, 3), (3, 1, 4, 3), (3, 3, 3, 1), (4, 2, 2, 2), (3, 2, 2, 2), (3, 3, 2, 1.5 * SHARED), (8, 8, 8, 1)]
+    + [(15, 3, 2, 6 + 1.5 * SHARED)],  # two at once, the last three together
 )
 def test_equal_trials_in_closed_form(trials, workers, places, rounds):
     config = Config(**SMOKE)

@@ -75,6 +75,58 @@ def test_workers(on_gpus, number, device, workers, trials, expected):
     assert pool.default_workers(config, trials) == expected
 
 
+@pytest.mark.parametrize(
+    "cores, workers, trials, expected",
+    [(2, None, 3, 3), (2, None, 15, 3), (2, None, 4, 2), (2, None, 1, 1), (8, None, 15, 8), (8, None, 11, 11)]
+    + [(3, None, 2, 2), (2, 4, 15, 4), (8, None, 14, 14)],  # 1.75 of a round, 8 % longer, are sooner done than 2
+)
+def test_workers_on_cores(on_gpus, monkeypatch, cores, workers, trials, expected):
+    monkeypatch.setattr(pool, "usable_cores", lambda: cores)
+    config = on_gpus(0, device="cpu").replace(workers=workers)
+    assert pool.default_workers(config, trials) == expected
+
+
+def test_cores_are_shared_by_the_last_trials_alone(smoke_config, monkeypatch):
+    """Seven trials on two cores: two at once, until three are left."""
+    monkeypatch.setattr(pool, "usable_cores", lambda: 2)
+    under_way, most = set(), {}
+
+    class Process:
+        def __init__(self, *args, **kwargs):
+            self.stdin, self.stderr, self.stdout, self.returncode = self, self, self, 0
+
+        def write(self, line):
+            message = json.loads(line)
+            if message[0] == "relu":
+                self.task = message
+                under_way.add(message[1])
+                most[message[1]] = len(under_way)
+
+        def __iter__(self):
+            time.sleep(0.2)
+            under_way.discard(self.task[1])
+            yield json.dumps({"event": "end", "status": "done", "activation": self.task[0], "trial": self.task[1]})
+
+        def poll(self):
+            return None
+
+        def flush(self):
+            pass
+
+        def wait(self, timeout=None):
+            return 0
+
+        close = kill = flush
+
+    monkeypatch.setattr(pool.subprocess, "Popen", Process)
+    tasks = [("relu", k) for k in range(1, 8)]
+    config = smoke_config.replace(device="cpu", workers=None)
+    assert pool.default_workers(config, 7) == 3
+    outcomes = list(pool.run_trials(config, tasks, lambda event: None, 3))
+    assert sorted(o.trial for o in outcomes) == list(range(1, 8))
+    assert max(most[k] for k in range(1, 5)) == 2 and max(most.values()) == 3
+
+
 def test_places(on_gpus, monkeypatch):
     assert pool.places(on_gpus(4)) == 4
     assert pool.places(on_gpus(4, device="cuda:1")) == pool.places(on_gpus(0, device="mps")) == 1

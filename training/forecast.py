@@ -24,7 +24,7 @@ FIGURES = 1.1  # the figures of one activation
 FIRST_FIGURE = 0.35  # importing matplotlib
 COMPARISON = 1.4  # importing pandas and SciPy, tests, figures and report of all activations
 PER_ACTIVATION = 0.2  # of the comparison
-SHARED = 1.03  # more processes than places: what they take from one another's caches
+SHARED = 1.08  # more processes than places: what they take from one another's caches
 THREADS = 0.6  # what each further thread adds to the speed of an evaluation
 
 
@@ -37,6 +37,11 @@ class Costs:
     pair: float = 0.0  # comparing the predictions of two models at one position
     sample: float = 0.0  # what a finished model writes
     slowness: float = 1.0  # this machine's time for Python's own work, where the constants above are 1
+
+
+def before_the_last(config: Config, workers: int, places: int) -> int:
+    """How many of the workers of a pool.Crew train until the trials that are left fit on all of them."""
+    return workers if config.workers else min(workers, places)
 
 
 def trial_seconds(config: Config, costs: Costs) -> float:
@@ -87,7 +92,7 @@ def forecast(
     Args:
         left: {(activation, trial): the share of it that is still to be trained}; what was done before a resume is in
             neither the work nor the speed.
-        workers, places: trials trained side by side, and how many of them don't share a core or a GPU.
+        workers, places: processes that train, and how many of them don't share a core or a GPU.
         fresh: the workers are processes that are started for it.
         threads: free for measuring when no trial is trained beside it.
         activations: how many are compared in the end.
@@ -100,18 +105,20 @@ def forecast(
     alone = {name: finish_seconds(config, costs, n, threads) for name, n in trials.items()}
     workers = max(1, min(workers, len(work)))
     start = WORKER * costs.slowness * max(1, workers / places) if fresh else 0.0
-    training, end = _scheduled(work, beside, alone, workers, places)
-    first = FIRST_FIGURE * costs.slowness
-    return Forecast(work, start, start + training, start + end + first + comparison_seconds(costs, activations))
+    first = before_the_last(config, workers, places)
+    training, end = _scheduled(work, beside, alone, workers, first, places)
+    after = FIRST_FIGURE * costs.slowness + comparison_seconds(costs, activations)
+    return Forecast(work, start, start + training, start + end + after)
 
 
-def _scheduled(work: dict, beside: dict, alone: dict, workers: int, places: int) -> tuple[float, float]:
+def _scheduled(work: dict, beside: dict, alone: dict, workers: int, first: int, places: int) -> tuple[float, float]:
     """(when the last trial ends, when the last activation is measured): trials in their order on `workers` processes,
-    the measuring of whole activations one after another in another, all of them on `places` that they share."""
+    no more than `first` at once until those that are left fit on all, the measuring of whole activations one after
+    another in one more process, all of them on `places` that they share."""
     waiting, running, measuring, now, trained = list(work.items()), {}, [], 0.0, 0.0
     unfinished = Counter(name for name, _ in work)
     while waiting or running or measuring:
-        while waiting and len(running) < workers:
+        while waiting and len(running) < (workers if len(waiting) + len(running) <= workers else first):
             task, seconds = waiting.pop(0)
             running[task] = seconds
         if not running:  # nothing is trained beside it any more

@@ -33,6 +33,7 @@ import questions
 import storage
 from config import Config, UserError
 from storage import StorageError
+from training.forecast import SHARED, before_the_last
 
 Task = tuple[str, int]  # (activation, trial)
 
@@ -49,24 +50,17 @@ class Outcome:
 
 
 def default_workers(config: Config, n_trials: int) -> int:
-    """How many trials to train side by side.
+    """How many processes train.
 
-    On the CPU: one per group of `threads` cores, unless that leaves cores idle in the last round; then one more round
-    is saved by letting the system share the cores among a few more processes (3 trials on 2 cores: 1.5 rounds, not 2).
-    On GPUs: one on each.
+    On the CPU: one per group of `threads` cores. The trials that would be left for a last round, in which cores stay
+    idle, have processes of their own: with those of the round before they share the cores, see `Crew` (3 trials on 2
+    cores: 1.5 rounds, not 2). On GPUs: one on each.
     """
     if config.workers:
         return min(config.workers, n_trials)
-    if config.device != "cpu":
-        return min(places(config), n_trials)
-    cores = max(1, usable_cores() // config.threads)
-    candidates = range(min(cores, n_trials), min(2 * cores, n_trials) + 1)
-
-    def time_needed(workers):  # in trials' time; sharing a core costs 3 % in caches (bench/RESULTS.md)
-        rounds = -(-n_trials // workers)
-        return rounds * max(1.0, workers / cores) * (1.0 if workers <= cores else 1.03)
-
-    return min(candidates, key=lambda w: (time_needed(w), w))
+    cores = places(config)
+    left = n_trials % cores if n_trials > cores and config.device == "cpu" else 0
+    return min(n_trials, cores + (left if (1 + left / cores) * SHARED < 2 else 0))
 
 
 def places(config: Config) -> int:
@@ -134,8 +128,9 @@ class _Worker:
     """A process that trains one task after another, and the thread that hands them to it. One that died is replaced
     where there is another task."""
 
-    def __init__(self, crew: Crew, gpu: str | None):
+    def __init__(self, crew: Crew, gpu: str | None, waits: bool):
         self.crew, self.gpu = crew, gpu  # the only GPU that it sees, so `cuda` is this one; None: all
+        self.waits = waits  # until the tasks that are left fit on all workers
         self.task: Task | None = None  # that is under way
         self._start()
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -168,6 +163,8 @@ class _Worker:
             self.process.stdin.flush()
 
     def _work(self) -> None:
+        while self.waits and not self.crew.all_can_work():
+            time.sleep(0.05)
         while (task := self.crew.tasks.get()) is not None:
             self.task = task
             try:
@@ -226,15 +223,28 @@ class Crew:
     """Worker processes, and the tasks that wait for them. A worker takes the next one as soon as it has ended one,
     whatever the caller is doing then: measuring and drawing take their time. Hired ahead of its tasks, it is ready when
     they come. With several GPUs each worker has one of them, in turn. `job`: "trial", or what a further question trains
-    in its place (questions, JOBS)."""
+    in its place (questions, JOBS).
+
+    Workers for whom there is no core wait until the tasks that are left fit on all: two processes that share one core
+    take more from each other's caches than they gain, unless cores were idle otherwise."""
 
     def __init__(self, config: Config, workers: int, job: str = "trial"):
-        self.config, self.job, self.dismissed = config, job, False
+        self.config, self.job, self.dismissed, self.handed_out = config, job, False, False
         self.events: queue.Queue = queue.Queue()
         self.tasks: queue.Queue[Task | None] = queue.Queue()  # None: no more
         devices = gpus(config)
         devices = devices if len(devices) > 1 else [None]
-        self.workers = [_Worker(self, devices[i % len(devices)]) for i in range(workers)]
+        at_once = before_the_last(config, workers, places(config))
+        self.beyond = workers - at_once
+        self.workers = [_Worker(self, devices[i % len(devices)], waits=i >= at_once) for i in range(workers)]
+
+    def hand_out(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self.tasks.put(task)
+        self.handed_out = True
+
+    def all_can_work(self) -> bool:
+        return self.dismissed or (self.handed_out and self.tasks.qsize() <= self.beyond)
 
     def dismiss(self, graceful: bool) -> None:
         """End the processes: when they are through, or with a snapshot of what is under way. Raises KeyboardInterrupt:
@@ -285,8 +295,7 @@ def run_trials(
     crew = crew or Crew(config, min(workers, len(tasks)), job)
     left = len(tasks)
     try:
-        for task in tasks:
-            crew.tasks.put(task)
+        crew.hand_out(tasks)
         while left:
             now = time.monotonic()
             for task in [t for t, when in busy.items() if when <= now]:
