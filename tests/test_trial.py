@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import questions.remedies
 import train
 from config import Config, UserError
 from prepare_data import load_corpus
-from training import arithmetic, machine, trial
+from training import arithmetic, machine, parts, trial
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +37,47 @@ def test_batches_of_a_large_vocabulary_and_of_the_last_window(smoke_config):
     tokens = np.arange(50_000 - T - 1, 50_000, dtype=np.uint16)  # room for a single window
     x, y = trial.Batches(tokens, smoke_config, seed=0, resident=True)(0)
     assert (x[:, 0] == 50_000 - T - 1).all() and (y[:, -1] == 49_999).all()
+
+
+class Shrinking(parts.Part):
+    """A made-up part: a penalty on the weights' squares, and a count of the steps that it was there."""
+
+    steps = 0
+
+    @staticmethod
+    def asked(config):
+        return True
+
+    def objective(self, loss):
+        return lambda model, x, y: loss(model, x, y) + 1e-2 * sum(p.float().square().sum() for p in model.parameters())
+
+    def after_step(self, leg):
+        self.steps += 1
+
+    def state(self):
+        return {"shrunk": self.steps}
+
+    def load(self, saved):
+        self.steps = saved["shrunk"]
+
+    def record(self):
+        return {"shrunk": self.steps}
+
+
+def test_a_made_up_part_is_a_class_and_a_row(smoke_config, monkeypatch):
+    """Named to the core as further questions name theirs, it trains, is stopped, goes on with the same bits and is
+    recorded."""
+    config, corpus = smoke_config.replace(max_iters=8, warmup_iters=2), load_corpus(smoke_config)
+    plain = trial.train_trial(config, "relu", 1, corpus)
+    monkeypatch.setattr(questions.remedies, "PARTS", (f"{__name__}:Shrinking",))
+    whole = trial.train_trial(config.replace(checkpoint_dir=config.checkpoint_dir + "2"), "relu", 1, corpus)
+    config = config.replace(checkpoint_dir=config.checkpoint_dir + "3")
+    asked = iter([False] * 4 + [True])
+    with pytest.raises(trial.Interrupted):
+        trial.train_trial(config, "relu", 1, corpus, stop=lambda: next(asked))
+    stopped = trial.train_trial(config, "relu", 1, corpus)
+    assert stopped["weights_sha256"] == whole["weights_sha256"] != plain["weights_sha256"]
+    assert stopped["shrunk"] == whole["shrunk"] == 8 and "shrunk" not in plain
 
 
 @pytest.mark.parametrize("device, tokens, kept", [("cpu", 10, False), ("meta", 10, True), ("meta", 11, False)])
