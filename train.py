@@ -349,7 +349,7 @@ class _Study:
     def _announce(self) -> None:
         """Say what will run and how long it takes, from costs that are measured here."""
         from training import experiment, pool
-        from training.forecast import before_the_last, forecast
+        from training.forecast import forecast
 
         config, tasks = self.config, self.tasks
         self.display.phase("timing a step")
@@ -368,7 +368,7 @@ class _Study:
             trials={n: len(experiment.existing_trials(config, n)) + len(k) for n, k in self.unfinished.items() if k},
             activations=len(results.union(Path(config.results_dir).glob("*_results.json"))),
         )
-        at_once = self.workers if len(tasks) <= self.workers else before_the_last(config, self.workers, places)
+        at_once = min(self.workers, pool.at_once(config, len(tasks)))
         self.display.announce(config, left, at_once, self.corpus, expected)
         sharing = max(1.0, at_once / places)
         experiment.announce_trials(config, {task: seconds * sharing for task, seconds in expected.work.items()})

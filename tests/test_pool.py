@@ -76,14 +76,15 @@ def test_workers(on_gpus, number, device, workers, trials, expected):
 
 
 @pytest.mark.parametrize(
-    "cores, workers, trials, expected",
-    [(2, None, 3, 3), (2, None, 15, 3), (2, None, 4, 2), (2, None, 1, 1), (8, None, 15, 8), (8, None, 11, 11)]
-    + [(3, None, 2, 2), (2, 4, 15, 4), (8, None, 14, 14)],  # 1.75 of a round, 8 % longer, are sooner done than 2
+    "cores, workers, trials, expected, at_once",
+    [(2, None, 3, 3, 3), (2, None, 15, 3, 2), (2, None, 4, 2, 2), (2, None, 1, 1, 1), (8, None, 15, 8, 8)]
+    + [(8, None, 11, 11, 11), (8, None, 19, 11, 8), (3, None, 2, 2, 2), (2, 4, 15, 4, 4)]
+    + [(8, None, 14, 14, 14)],  # 1.75 of a round, 8 % longer, are sooner done than 2
 )
-def test_workers_on_cores(on_gpus, monkeypatch, cores, workers, trials, expected):
+def test_workers_on_cores(on_gpus, monkeypatch, cores, workers, trials, expected, at_once):
     monkeypatch.setattr(pool, "usable_cores", lambda: cores)
     config = on_gpus(0, device="cpu").replace(workers=workers)
-    assert pool.default_workers(config, trials) == expected
+    assert pool.default_workers(config, trials) == expected and pool.at_once(config, trials) == at_once
 
 
 def test_cores_are_shared_by_the_last_trials_alone(smoke_config, monkeypatch):

@@ -62,12 +62,12 @@ def advice(config: Config) -> list[str]:
 
 
 def print_report(config: Config) -> None:
-    workers = pool.default_workers(config, config.trials_per_activation)
+    at_once = pool.at_once(config, config.trials_per_activation)
     chosen = {
         "preset": config.preset,
         "device": config.device,
         "computed": config.how_computed(),
-        "side by side": f"{workers} of {config.trials_per_activation} trials, threads for each: {config.threads}",
+        "side by side": f"{at_once} of {config.trials_per_activation} trials, threads for each: {config.threads}",
     }
     for title, rows in (("This machine", machine()), ("What is chosen", chosen)):
         print(title, *(f"  {what:14} {there}" for what, there in rows.items()), "", sep="\n")

@@ -63,6 +63,12 @@ def default_workers(config: Config, n_trials: int) -> int:
     return min(n_trials, cores + (left if (1 + left / cores) * SHARED < 2 else 0))
 
 
+def at_once(config: Config, n_trials: int) -> int:
+    """How many of them train side by side at first."""
+    workers = default_workers(config, n_trials)
+    return workers if n_trials <= workers else before_the_last(config, workers, places(config))
+
+
 def places(config: Config) -> int:
     """How many trials run at once without sharing cores, or a GPU, with one another."""
     return max(1, usable_cores() // config.threads if config.device == "cpu" else len(gpus(config)))

@@ -83,7 +83,7 @@ def _missing(config: Config, names: list[str], corpus, parts) -> list[tuple[str,
 
 
 def _train(config: Config, tasks: list, corpus, display: Display, interruptible: Callable) -> None:
-    workers = pool.default_workers(config, len(tasks))
+    workers, at_once = pool.default_workers(config, len(tasks)), pool.at_once(config, len(tasks))
     path, steps = storage.clock_path(config.results_dir, tasks[0][0]), config.max_iters
     forks = clock.read(path, config, corpus)["forks"]
     trainings = 1 + sum(1 - fork / steps for fork in [*forks, forks[-1] or 0.9 * steps])  # the last: without the bit
@@ -92,7 +92,7 @@ def _train(config: Config, tasks: list, corpus, display: Display, interruptible:
     together = seconds * len(tasks) / min(workers, pool.places(config)) + 5
     display.line(
         f"{len(tasks)} {'clock' if len(tasks) == 1 else 'clocks'} to run in {config.precision}, each a trial and its "
-        f"twins ({trainings:.1f} trainings of {steps} steps), {workers} at a time: about {duration(together)}"
+        f"twins ({trainings:.1f} trainings of {steps} steps), {at_once} at a time: about {duration(together)}"
     )
     here = not all(activations.importable(name) for name, _ in tasks)  # as in train.py
     train = pool.run_here if here else pool.run_trials
