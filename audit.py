@@ -406,19 +406,19 @@ def _loss_and_gradients(loss, model, batch, device: str) -> dict[str, torch.Tens
     draw_from(0, device)  # a model that draws where it should not draws the same each time
     value = loss(model, *batch)
     value.backward()
-    found = {"the loss": value.detach().float().cpu()}
+    parts = {"the loss": value.detach().float().cpu()}
     for name, p in model.named_parameters():
-        found[f"the gradient of {name}"] = None if p.grad is None else p.grad.float().cpu().clone()
+        parts[f"the gradient of {name}"] = None if p.grad is None else p.grad.float().cpu().clone()
         p.grad = None
-    return found
+    return parts
 
 
-def _departures(found: dict, exact: dict) -> dict[str, float]:
+def _departures(measured: dict, exact: dict) -> dict[str, float]:
     """How far each lies from the exact one, relative to its length, or to a thousandth of the whole gradient: some
     gradients are zero in theory. "the gradient" is all of them as one vector."""
     sizes = {name: float(tensor.norm()) for name, tensor in exact.items()}
     distances = {
-        name: math.inf if found[name] is None else float((found[name] - tensor).norm())
+        name: math.inf if measured[name] is None else float((measured[name] - tensor).norm())
         for name, tensor in exact.items()
     }
     sizes_of_gradients, apart = ([d[name] for name in exact if name != "the loss"] for d in (sizes, distances))
@@ -502,8 +502,8 @@ def _new_logits(model, tokens: np.ndarray, device: str) -> dict[str, float]:
     average = -mine / (V - 1)
     variance = (z.square().sum(-1) - mine.square()) / (V - 1) - average.square()
     spread = z.scatter(-1, given, -math.inf).logsumexp(-1) - math.log(V - 1) - average
-    found = {"variance": variance.clamp(min=0), "spread": spread, "repeats": mine - average}
-    return {"loss": loss} | {name: float(values.mean()) for name, values in found.items()}
+    by_position = {"variance": variance.clamp(min=0), "spread": spread, "repeats": mine - average}
+    return {"loss": loss} | {name: float(values.mean()) for name, values in by_position.items()}
 
 
 def _parameters(config, activation, corpus):
@@ -522,23 +522,23 @@ def _parameters(config, activation, corpus):
 
 def _seeds(config, activation, corpus):
     a, b = (trials.Training(config, activation, k, corpus) for k in (1, 2))
-    found = {"init": False, "order": False, "dropout": False}
+    differs = {"init": False, "order": False, "dropout": False}
     different = sum(int((x != y).sum()) for x, y in zip(_weights(a).values(), _weights(b).values(), strict=True))
-    found["init"] = different > 1
-    found["bit"] = different == 1
-    found["order"] = any(not torch.equal(a.batches(step)[0], b.batches(step)[0]) for step in range(3))
+    differs["init"] = different > 1
+    differs["bit"] = different == 1
+    differs["order"] = any(not torch.equal(a.batches(step)[0], b.batches(step)[0]) for step in range(3))
     if config.dropout:
         # the same weights and the same batch: what is left to differ is the dropout
         b.optimiser.load(a.optimiser.state())
         b.batches = a.batches
         a.model.train()
         b.model.train()
-        found["dropout"] = float(a.one_step(0)) != float(b.one_step(0))
-    wanted = {source: source in config.vary for source in found}
+        differs["dropout"] = float(a.one_step(0)) != float(b.one_step(0))
+    wanted = {source: source in config.vary for source in differs}
     wanted["dropout"] &= config.dropout > 0  # without dropout there is nothing to vary
     wanted["init"] &= not any(part.same_start(config) for part in kinds())
-    wrong = [source for source in found if found[source] != wanted[source]]
-    differing = ", ".join(source for source in found if found[source]) or "nothing"
+    wrong = [source for source in differs if differs[source] != wanted[source]]
+    differing = ", ".join(source for source in differs if differs[source]) or "nothing"
     same = not any(wanted.values()) and config.vary != ("none",)
     return check(
         "seeds",

@@ -200,10 +200,10 @@ def _folder(name: str, value) -> Path:
 
 
 def _formats(formats: Iterable[str]) -> list[str]:
-    found = [formats] if isinstance(formats, str) else list(formats) if isinstance(formats, Iterable) else []
-    if not found or not all(isinstance(kind, str) and kind in _NO_DATES for kind in found):
+    kinds = [formats] if isinstance(formats, str) else list(formats) if isinstance(formats, Iterable) else []
+    if not kinds or not all(isinstance(kind, str) and kind in _NO_DATES for kind in kinds):
         raise UserError(f"formats: must be one or more of {', '.join(_NO_DATES)}")
-    return found
+    return kinds
 
 
 def _width(value: float | None) -> float:
@@ -253,8 +253,8 @@ def _study(all_results: Mapping[str, dict] | Study) -> Study:
     if _is_results(all_results):
         raise UserError("all_results: these are of one activation; {activation: results} of all are needed")
     if not isinstance(all_results, Mapping) or not all(map(_is_results, all_results.values())):
-        what = "" if isinstance(all_results, Mapping) else f", not {_kind(all_results)}"
-        raise UserError(f"all_results: {{activation: results}} is needed, as load_all_results('results') gives{what}")
+        but = "" if isinstance(all_results, Mapping) else f", not {_kind(all_results)}"
+        raise UserError(f"all_results: {{activation: results}} is needed, as load_all_results('results') gives{but}")
     return Study(all_results)
 
 
@@ -387,10 +387,10 @@ def plot_frontiers(all_results: Mapping[str, dict] | Study):
         UserError: no results of trials with branches (--schedule trunk), or results of different settings.
         storage.StorageError: the disk refuses.
     """
-    found = {name: points for name, m in _study(all_results).measured.items() if (points := frontier(m))}
-    if not found:
+    frontiers = {name: points for name, m in _study(all_results).measured.items() if (points := frontier(m))}
+    if not frontiers:
         raise UserError("no results hold branches of two trials; train some first (python train.py --schedule trunk)")
-    return found
+    return frontiers
 
 
 @figure("beta_sweep", several.beta_sweep, **several.BETA)

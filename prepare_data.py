@@ -336,14 +336,14 @@ def _hashed(pieces: Iterable[str], digest) -> Iterator[str]:
         yield piece
 
 
-def _progress(pieces: Iterable[str], what: str, characters: int | None) -> Iterator[str]:
+def _progress(pieces: Iterable[str], title: str, characters: int | None) -> Iterator[str]:
     """Shows how far it is, on a terminal and where it takes more than a moment."""
     if not sys.stderr.isatty():
         yield from pieces
         return
     from tqdm import tqdm
 
-    with tqdm(total=characters, desc=what, unit="char", unit_scale=True, delay=1, leave=False) as bar:
+    with tqdm(total=characters, desc=title, unit="char", unit_scale=True, delay=1, leave=False) as bar:
         for piece in pieces:
             yield piece
             bar.update(len(piece))

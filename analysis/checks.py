@@ -320,27 +320,27 @@ def _learning_curve(m, done):
 
 
 def _environments(results) -> dict:
-    """{trial id: its environment, {what: value}}, of the trials that record one."""
+    """{trial id: its environment, {item: value}}, of the trials that record one."""
     recorded = {t["trial_id"]: t.get("environment") for t in results["trials"]}
-    return {k: {what: str(value) for what, value in e.items()} for k, e in recorded.items() if isinstance(e, dict)}
+    return {k: {item: str(value) for item, value in e.items()} for k, e in recorded.items() if isinstance(e, dict)}
 
 
 def _apart(environments: dict) -> list[str]:
     """In what environments, by whose they are, differ: "torch: 2.13.0 (1, 2), 2.12.0 (3)"."""
     facts = []
-    for what in dict.fromkeys(what for environment in environments.values() for what in environment):
+    for item in dict.fromkeys(item for environment in environments.values() for item in environment):
         values: dict[str, list[str]] = {}
         for whose, environment in environments.items():
-            values.setdefault(environment.get(what, "not recorded"), []).append(str(whose))
+            values.setdefault(environment.get(item, "not recorded"), []).append(str(whose))
         if len(values) > 1:
-            facts.append(f"{what}: " + ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items()))
+            facts.append(f"{item}: " + ", ".join(f"{value} ({', '.join(names)})" for value, names in values.items()))
     return facts
 
 
 def _one_machine(results):
     environments = _environments(results)
     first = next(iter(environments.values()), {})
-    versions = ", ".join(f"{what} {first[what]}" for what in ("torch", "device_name", "computed") if what in first)
+    versions = ", ".join(f"{item} {first[item]}" for item in ("torch", "device_name", "computed") if item in first)
     apart = _apart({f"trial {k}": environment for k, environment in environments.items()})
     return check(
         "one machine",

@@ -50,8 +50,8 @@ def load_all_results(results_dir: str | os.PathLike = "results") -> dict[str, di
     for path in results_files(folder):
         results = storage.read_results(path)
         name = results["activation"]
-        for what in results.get("left_out", ()):
-            _say(f"{path}: left out: {what}")
+        for entry in results.get("left_out", ()):
+            _say(f"{path}: left out: {entry}")
         if results.get("fingerprint") and path != storage.results_path(folder, name):
             raise UserError(f"{path}: holds the results of {name}; rename it to {name}_results.json or move it away")
         if name in loaded:
@@ -135,10 +135,10 @@ def _differences(a: dict, b: dict) -> list[str]:
     # the model's only: to a module of activations one more is added as the study goes on
     one, other = ({"model": (results.get("own_code") or {}).get("model") or {}} for results in (a, b))
     facts += [f"the code of the model, {module}" for _, module, _, _ in own_code.differences(one, other)]
-    for key, what in (("dataset", "the corpus"), ("evaluation", "the positions evaluated")):
+    for key, words in (("dataset", "the corpus"), ("evaluation", "the positions evaluated")):
         one, other = ((results.get(key) or {}).get("sha256") for results in (a, b))
         if one and other and one != other:
-            facts.append(what)
+            facts.append(words)
     return facts
 
 

@@ -442,7 +442,7 @@ def smooth_finding(s: Study) -> list[str]:
 
 def best_and_worst(s: Study) -> str:
     parts = []
-    for what, quantity, values in (("mean PD", "PD", s.pd), ("mean validation loss", "Loss", s.loss)):
+    for title, quantity, values in (("mean PD", "PD", s.pd), ("mean validation loss", "Loss", s.loss)):
         in_order = sorted((n for n in s.fit if values[n] is not None), key=lambda n: values[n])
         if len(in_order) < 2:
             continue
@@ -453,10 +453,10 @@ def best_and_worst(s: Study) -> str:
             "inconclusive": "the test between them is inconclusive, the order may be chance",
         }.get(s.kind(best, worst, quantity), "there is no test between them")
         if same(values[best], values[worst]):
-            parts.append(f"All have the same {what}, {fixed(values[best])}.")
+            parts.append(f"All have the same {title}, {fixed(values[best])}.")
             continue
         low, high = (f"{label(n)}, {fixed(values[n])}" for n in (best, worst))
-        parts.append(f"Lowest {what}: {low}; highest: {high}; {said}.")
+        parts.append(f"Lowest {title}: {low}; highest: {high}; {said}.")
     return " ".join(parts) or f"There are not two {s.question.arms_noun} to compare."
 
 

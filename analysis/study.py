@@ -395,10 +395,12 @@ class Study:
         labels = " and ".join(map(activations.label, test.names)), activations.label(self.question.baseline)
         if isinstance(test, PairTests):
             labels = activations.label(test.a), activations.label(test.b)
-        what = "PD at equal loss" if quantity == "Matched_PD" else None
+        told_as = "PD at equal loss" if quantity == "Matched_PD" else None
         p, p_equal = test.p_holm[quantity], test.p_equal[quantity]
         margin = self.margin(quantity)
-        return significance.verdict(comparison, p, *labels, quantity=what, margin=margin, alpha=ALPHA, p_equal=p_equal)
+        return significance.verdict(
+            comparison, p, *labels, quantity=told_as, margin=margin, alpha=ALPHA, p_equal=p_equal
+        )
 
     def kind(self, a: str, b: str, quantity: str) -> str:
         """The kind of verdict on activation a against b, in whichever order they were tested."""

@@ -112,7 +112,7 @@ def best(s: Study) -> dict[str, str]:
         f"Most reproducible {noun}": (*s.lowest(s.pd), ("PD",)),
         f"Most accurate {noun}": (*s.lowest(s.loss), ("Loss",)),
     }
-    return {what: f"{labels(row[0])}{beside(s, row[0][0], *row[1:])}" for what, row in rows.items() if row[0]}
+    return {title: f"{labels(row[0])}{beside(s, row[0][0], *row[1:])}" for title, row in rows.items() if row[0]}
 
 
 def beside(s: Study, first: str, others: list[str], quantities: tuple[str, ...]) -> str:
@@ -157,8 +157,8 @@ def how_measured(s: Study) -> dict[str, str]:
     days = sorted({str(m.results["timestamp"])[:10] for m in studied})
     facts["Results of"] = days
     facts["Fingerprint of the settings"] = [str(m.results.get("fingerprint") or "")[:16]]
-    lines = {what: ", ".join(filter(None, parts)) for what, parts in facts.items()}
-    return {what: safe(line) for what, line in lines.items() if line}
+    lines = {title: ", ".join(filter(None, parts)) for title, parts in facts.items()}
+    return {title: safe(line) for title, line in lines.items() if line}
 
 
 def span_of(seeds: list) -> str:

@@ -161,13 +161,13 @@ def checksums(own: Mapping[str, tuple[str, Callable]]) -> Checksums:
     return {part: (_of_path if ":" in name else _of_source)(name, code) for part, (name, code) in own.items()}
 
 
-def differences(there: Mapping | None, now: Mapping | None) -> Iterator[tuple[str, str, str, str]]:
+def differences(recorded: Mapping | None, now: Mapping | None) -> Iterator[tuple[str, str, str, str]]:
     """(model or activation, name, sha256 there, sha256 now) of what both know, and know differently."""
-    for what, names in (there or {}).items():
+    for role, names in (recorded or {}).items():
         for name, theirs in names.items():
-            mine = (now or {}).get(what, {}).get(name)
+            mine = (now or {}).get(role, {}).get(name)
             if theirs and mine and theirs != mine:
-                yield what, name, theirs, mine
+                yield role, name, theirs, mine
 
 
 def _of_path(path: str, function: Callable) -> dict[str, str | None]:

@@ -137,10 +137,10 @@ def _measured_from(x: np.ndarray, y: np.ndarray, key: str) -> np.ndarray:
 
 def _draw_history(ax: Axes, m: Measured, key: str, title: str) -> None:
     label_x, curves = _histories(m)
-    shown = [_line(ax, m, k, key, *curve) for (k, found), curve in curves.items() if found == key]
+    shown = [_line(ax, m, k, key, *curve) for (k, other), curve in curves.items() if other == key]
     if not shown:
         return say(ax, "not recorded")
-    limits(ax, [y for (k, found), (_, y) in curves.items() if found == key and k in (m.trials or m.planned) for y in y])
+    limits(ax, [y for (k, other), (_, y) in curves.items() if other == key and k in (m.trials or m.planned) for y in y])
     ticks(ax.xaxis, 6, integer=True)
     return ax.set(title=title, xlabel=label_x, ylabel=title.lower())
 
@@ -184,22 +184,22 @@ def _histories(m: Measured) -> tuple[str, dict[tuple[int, str], tuple[np.ndarray
     x is the recorded step; where there is none, the number of the evaluation; where training and validation loss were
     not even recorded equally often, all that is known is how far through training each value was taken.
     """
-    found = {}
+    by_key = {}
     for k, trial in m.planned.items():
         for key in ("train_loss_history", "val_loss_history", *_BESIDES):
             y = gaps(trial.value(key) or [])
             if len(y):
-                found[k, key] = y
+                by_key[k, key] = y
     steps = {k: gaps(trial.steps or m.results.get("steps") or []) for k, trial in m.planned.items()}
-    lengths = {k: {len(y) for (i, key), y in found.items() if i == k and "loss" in key} for k in m.planned}
+    lengths = {k: {len(y) for (i, key), y in by_key.items() if i == k and "loss" in key} for k in m.planned}
     if any(len(n) > 1 for n in lengths.values()):
-        return "share of training (%)", {key: (100 * np.arange(1, len(y) + 1) / len(y), y) for key, y in found.items()}
+        return "share of training (%)", {key: (100 * np.arange(1, len(y) + 1) / len(y), y) for key, y in by_key.items()}
     # what was recorded at other times than the losses can't be placed
-    found = {(k, key): y for (k, key), y in found.items() if {len(y)} == lengths[k]}
-    if all(len(y) <= len(steps[k]) for (k, _), y in found.items()):
-        curves = {(k, key): (steps[k][: len(y)], y) for (k, key), y in found.items()}
+    by_key = {(k, key): y for (k, key), y in by_key.items() if {len(y)} == lengths[k]}
+    if all(len(y) <= len(steps[k]) for (k, _), y in by_key.items()):
+        curves = {(k, key): (steps[k][: len(y)], y) for (k, key), y in by_key.items()}
         return "training step", {(k, key): (x, _measured_from(x, y, key)) for (k, key), (x, y) in curves.items()}
-    return "evaluation", {key: (np.arange(1.0, len(y) + 1), y) for key, y in found.items()}
+    return "evaluation", {key: (np.arange(1.0, len(y) + 1), y) for key, y in by_key.items()}
 
 
 def _curve_legend(m: Measured, unigram: bool) -> list[Line2D]:
@@ -217,9 +217,9 @@ def _curve_legend(m: Measured, unigram: bool) -> list[Line2D]:
         handles[-1].set_label(f"… trial {shown[1]}")
     if m.failed:
         diverged = all(t.status == "diverged" for t in m.failed.values())
-        what = f"trial{'s' * (len(m.failed) != 1)} {plain(', '.join(map(str, m.failed)), 14)} "
-        what += "diverged" if diverged else "failed"
-        handles.append(Line2D([], [], color=ALARM, marker="x", linestyle="", markeredgewidth=1.5, label=what))
+        text = f"trial{'s' * (len(m.failed) != 1)} {plain(', '.join(map(str, m.failed)), 14)} "
+        text += "diverged" if diverged else "failed"
+        handles.append(Line2D([], [], color=ALARM, marker="x", linestyle="", markeredgewidth=1.5, label=text))
     if any(t.overfit for t in m.trials.values()):
         handles.append(
             Line2D([], [], color=GREY, marker="o", linestyle="", markerfacecolor="none", label="lowest (overfit after)")
@@ -277,8 +277,8 @@ DIVERGENCE = {
 def recorded_divergence(m: Measured) -> tuple[np.ndarray, dict[str, dict]]:
     """The steps at which predictions were stored, and {pair: its curves}; no pairs where nothing was."""
     recorded = m.record("divergence")
-    found = {f"{i}_vs_{j}": (recorded.get("pairs") or {}).get(f"{i}_vs_{j}") or {} for i, j in m.pairs}
-    kept = {name: curves for name, curves in found.items() if len(numbers(curves.get("relative_pd") or []))}
+    by_pair = {f"{i}_vs_{j}": (recorded.get("pairs") or {}).get(f"{i}_vs_{j}") or {} for i, j in m.pairs}
+    kept = {name: curves for name, curves in by_pair.items() if len(numbers(curves.get("relative_pd") or []))}
     return gaps(recorded.get("steps") or []), kept
 
 
@@ -432,9 +432,9 @@ def mismatch(ax: Axes, m: Measured) -> None:
 
 def _further(m: Measured) -> dict[Metric, np.ndarray]:
     """{metric of a pair: its values} of those that summary.csv shows and that have no panel of their own."""
-    found = {metric: numbers(p.value(metric.key) for p in m.pairs.values()) for metric in metrics_of("pair")}
+    by_metric = {metric: numbers(p.value(metric.key) for p in m.pairs.values()) for metric in metrics_of("pair")}
     elsewhere = ("relative_pd", "top1_mismatch_pct")
-    shown = {metric: x for metric, x in found.items() if metric.column and metric.unit != "positions"}  # no counts
+    shown = {metric: x for metric, x in by_metric.items() if metric.column and metric.unit != "positions"}  # no counts
     return {metric: x for metric, x in shown.items() if len(x) and metric.key not in elsewhere}
 
 
@@ -445,9 +445,9 @@ def other_metrics(ax: Axes, m: Measured) -> None:
     if not rows:
         return say(ax, "no further metrics were recorded")
     colour, marker = activation_style(m.name)
-    for y, found in enumerate(rows.values()):
-        size = 4 if len(found) <= 30 else 2.5
-        ax.plot(found, np.full(len(found), y), marker, color=colour, alpha=0.7, markersize=size)
+    for y, values in enumerate(rows.values()):
+        size = 4 if len(values) <= 30 else 2.5
+        ax.plot(values, np.full(len(values), y), marker, color=colour, alpha=0.7, markersize=size)
     everything = np.concatenate(list(rows.values()))
     if (everything > 0).all():
         ax.set_xscale("log")
@@ -526,8 +526,8 @@ def source_key(name: str, varies: str | None) -> str:
 
 
 def sources(data: tuple[Mapping[str, Iterable[float]], str]) -> Figure:
-    found, activation = data
-    names = [SOURCE_LABELS.get(key) or plain(key, 28) for key in found]
+    shares, activation = data
+    names = [SOURCE_LABELS.get(key) or plain(key, 28) for key in shares]
     high, right = (0.45, 0.18) if PAGE.get().narrow else (0.3, 1.75)
     figure, ((ax,),) = panels(
         1, 1, 1.35 + high * len(names), left=text_width(names) + 0.25, right=right, bottom=0.6, top=0.5
@@ -539,9 +539,9 @@ def sources(data: tuple[Mapping[str, Iterable[float]], str]) -> Figure:
 
 
 def source_rows(ax: Axes, data: tuple[Mapping[str, Iterable[float]], str]) -> None:
-    found, activation = data
-    order = [key for key in SOURCE_LABELS if key in found] + sorted(key for key in found if key not in SOURCE_LABELS)
-    values = {key: numbers(found[key] or []) for key in order}
+    shares, activation = data
+    order = [key for key in SOURCE_LABELS if key in shares] + sorted(key for key in shares if key not in SOURCE_LABELS)
+    values = {key: numbers(shares[key] or []) for key in order}
     together = mean(values.get("all", ()))
     for y, (key, pds) in enumerate(values.items()):
         dots(ax, y, pds, *activation_style(activation), center=mean(pds), missing="no pairs")

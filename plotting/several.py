@@ -227,12 +227,12 @@ def pd_by_loss(ax: Axes, study: Study) -> None:
 def _pd_and_loss(m: Measured) -> list[tuple[np.ndarray, np.ndarray]]:
     """(mean validation loss, PD) along training of each pair whose losses were recorded at the same steps."""
     steps, pairs = recorded_divergence(m)
-    recorded, found = m.record("divergence").get("val_loss") or {}, []
+    recorded, points = m.record("divergence").get("val_loss") or {}, []
     for name, curves in pairs.items():
         pd, (i, j) = gaps(curves["relative_pd"]), (gaps(recorded.get(k) or []) for k in name.split("_vs_"))
         if len(i) == len(j) == len(pd) == len(steps):
-            found.append(((i + j) / 2, pd))
-    return found
+            points.append(((i + j) / 2, pd))
+    return points
 
 
 def _zoom(ax: Axes, points: list) -> None:
@@ -394,11 +394,11 @@ _BAND = "#EEEEEE"
 
 def forest(ax: Axes, lines: list[tuple]) -> None:
     """Ratios with intervals on a log axis around 1; lines of (y, activation, ratio, low, high, hollow)."""
-    found = [r for _, _, r, _, _, _ in lines if r is not None and r > 0]
+    ratios = [r for _, _, r, _, _, _ in lines if r is not None and r > 0]
     # a three-trial interval can span decades: it is cut, with an arrow, where it would squeeze all others
-    floor, ceiling = min([0.9, *found]) / 2.5, max([1.1, *found]) * 2.5
+    floor, ceiling = min([0.9, *ratios]) / 2.5, max([1.1, *ratios]) * 2.5
     ends = [x for line in lines for x in line[3:5] if x is not None and x > 0]
-    low, high = (max(floor, min([0.93, *found, *ends])), min(ceiling, max([1.07, *found, *ends])))
+    low, high = (max(floor, min([0.93, *ratios, *ends])), min(ceiling, max([1.07, *ratios, *ends])))
     low, high = low / 1.02, high * 1.02
     ax.set_xscale("log")
     ax.set_xlim(low, high)
@@ -480,8 +480,8 @@ def studies(data: tuple[list[Mapping], list[Mapping]]) -> Figure:
 def _study_names(data: tuple[list[Mapping], list[Mapping]]) -> dict:
     """{study, or 'pooled': its name in a figure}"""
     table, pooled = data
-    found = {_identity(row): plain(row["study"] or f"{row.get('model')} · {row.get('dataset')}", 24) for row in table}
-    return list(found.values()) + ["pooled"] * bool(pooled)
+    labels = {_identity(row): plain(row["study"] or f"{row.get('model')} · {row.get('dataset')}", 24) for row in table}
+    return list(labels.values()) + ["pooled"] * bool(pooled)
 
 
 def _identity(row: Mapping) -> tuple:
@@ -497,8 +497,8 @@ def one_of_studies(ax: Axes, data: tuple[list[Mapping], list[Mapping]], name: st
     name = name or names.pop()
     order, names = list(dict.fromkeys(map(_identity, table))), _study_names(data)
     mine = [row for row in table if row["activation"] == name]
-    values = {_identity(row): [number(row.get(key)) for key in ("ratio", "low", "high")] for row in mine}
-    forest(ax, [(order.index(study), name, *found, False) for study, found in values.items()])
+    by_study = {_identity(row): [number(row.get(key)) for key in ("ratio", "low", "high")] for row in mine}
+    forest(ax, [(order.index(study), name, *values, False) for study, values in by_study.items()])
     for row in pooled:
         if row["activation"] == name:
             _diamond(ax, len(order), name, *(number(row.get(key)) for key in ("ratio", "low", "high")))

@@ -240,8 +240,8 @@ def model_and_corpus(results: dict) -> str:
 def positions(m: Measured, record: str) -> int | None:
     """Over how many fixed positions the numbers of a record were taken: 'evaluation' the final ones, 'divergence' those
     along training; None where it isn't recorded."""
-    found = number(m.record(record).get("positions"))
-    return int(found) if found else None
+    count = number(m.record(record).get("positions"))
+    return int(count) if count else None
 
 
 # -- axes ---------------------------------------------------------------------------------------------------------

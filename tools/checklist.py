@@ -65,7 +65,7 @@ def check_study(folder: Folder, products: Iterable[Product], activations: Iterab
         ("statistical tests performed for every pair of activations", _untested(study)),
         ("audits passed", _failed_audits(studied)),
     ]
-    made = [Line(what, _listed(problems)) for what, problems in lines]
+    made = [Line(title, _listed(problems)) for title, problems in lines]
     return [*made[:4], _checkpoints(studied, folder.checkpoints), *made[4:]]
 
 
@@ -94,7 +94,7 @@ def _missing_trials(names: list[str], studied: dict[str, Measured]) -> list[str]
 
 
 def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
-    what, trials, missing, problems = "checkpoints present and matching their checksums", 0, [], []
+    title, trials, missing, problems = "checkpoints present and matching their checksums", 0, [], []
     for name, m in studied.items():
         trials += len(m.planned)
         for trial, record in m.planned.items():
@@ -107,8 +107,8 @@ def _checkpoints(studied: dict[str, Measured], folder: Path) -> Line:
             elif storage.sha256_file(path) != expected:
                 problems.append(f"{path} is not the file that the results were measured on")
     if trials and len(missing) == trials:
-        return Line(what, note=f"not shipped: {counted(trials, 'checkpoint')}")
-    return Line(what, _listed(missing + problems))
+        return Line(title, note=f"not shipped: {counted(trials, 'checkpoint')}")
+    return Line(title, _listed(missing + problems))
 
 
 def _products(folder: Folder, products: Iterable[Product]) -> Iterator[str]:

@@ -58,7 +58,7 @@ def advice(config: Config) -> list[str]:
             said.append(f"a C++ compiler would bring the kernels of native.cpp: {toolchain.problem()}")
         elif not config.native and config.precision == "bfloat16":
             said.append(f"{option('native')} with one thread a trial would use the kernels of native.cpp")
-    return said + [f"{name} {what}; it is not installed" for name, what in OPTIONAL.items() if not _version(name)]
+    return said + [f"{name} {use}; it is not installed" for name, use in OPTIONAL.items() if not _version(name)]
 
 
 def print_report(config: Config) -> None:
@@ -70,7 +70,7 @@ def print_report(config: Config) -> None:
         "side by side": f"{at_once} of {config.trials_per_activation} trials, threads for each: {config.threads}",
     }
     for title, rows in (("This machine", machine()), ("What is chosen", chosen)):
-        print(title, *(f"  {what:14} {there}" for what, there in rows.items()), "", sep="\n")
+        print(title, *(f"  {name:14} {value}" for name, value in rows.items()), "", sep="\n")
     print("What would help", *(f"  {line}" for line in advice(config) or ["nothing that is known of"]), sep="\n")
 
 

@@ -36,9 +36,9 @@ def continuations(
         new = generate(model, idx, characters, temperature, seed=config.seed_base)[0, idx.shape[1] :]
         texts[number] = tokenizer.decode(new.numpy())
     if not texts:
-        what = "all trained trials diverged" if diverged else "no trained trial"
+        reason = "all trained trials diverged" if diverged else "no trained trial"
         raise UserError(
-            f"{config.checkpoint_dir}: {what} of {activation}; train it first ({option('activation', activation)})"
+            f"{config.checkpoint_dir}: {reason} of {activation}; train it first ({option('activation', activation)})"
         )
     return texts, diverged
 

@@ -150,10 +150,10 @@ class Sink:
 
     def _id(self, name: str, before: Mapping | None = None) -> str:
         """Of a run: the same for the same training, another where a whole one has to be logged once more."""
-        what = [self.config.fingerprint(), name]
+        parts = [self.config.fingerprint(), name]
         if before and before["weights"]:
-            what = [before["id"], before["weights"]]
-        return storage.sha256_json(what)[:16]
+            parts = [before["id"], before["weights"]]
+        return storage.sha256_json(parts)[:16]
 
     def _remembered(self) -> dict[str, dict]:
         try:
@@ -205,7 +205,7 @@ class TensorBoard:
         if not os.access(self.folder, os.W_OK):
             raise UserError(f"{where}: permission denied; make it writable or give another folder")
         hook = threading.excepthook  # what the thread that writes can't is raised here too, at the next point
-        threading.excepthook = lambda what: type(what.thread).__name__ == "_AsyncWriterThread" or hook(what)
+        threading.excepthook = lambda raised: type(raised.thread).__name__ == "_AsyncWriterThread" or hook(raised)
 
     def memory(self, config: Config) -> Path:
         return self.folder / ".logged.json"

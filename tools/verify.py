@@ -487,6 +487,6 @@ def print_verification(folder: Folder, products: Iterable[Product]) -> int:
     if not_shipped:
         print(f"not shipped: {counted(not_shipped, 'checkpoint')}; what follows from them alone is not verified")
     print("recorded, not derivable:")
-    for what, why in RECORDED_ONLY.items():
-        print(f"    {what}: {why}")
+    for name, why in RECORDED_ONLY.items():
+        print(f"    {name}: {why}")
     return wrong

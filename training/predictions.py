@@ -82,8 +82,8 @@ class Predictions:
             for k, saved in self._saved.items():
                 if not saved["weights"]:
                     return f"trial {k} has no weights left"
-                for what, module, _, _ in own_code.differences(saved.get("own_code"), now):
-                    return f"the code of the {what}, {module}, was changed since"
+                for role, module, _, _ in own_code.differences(saved.get("own_code"), now):
+                    return f"the code of the {role}, {module}, was changed since"
                 self._models.append(model_from(saved).to(self.config.device))
         except (UserError, RuntimeError) as error:  # RuntimeError: weights that are not those of the model built now
             return " ".join(str(error).split())[:200]

@@ -517,9 +517,9 @@ def check_same_experiment(
     for part in kinds():
         if other := part.other(config, activation, saved):
             raise UserError(f"{path}: trained with {other}; {ways}")
-    for what, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
+    for role, module, theirs, mine in own_code.differences(saved.get("own_code"), code_checksums(config, activation)):
         raise UserError(
-            f"{path}: trained with other code of the {what}: {module} was changed since (sha256 {theirs[:12]}… there, "
+            f"{path}: trained with other code of the {role}: {module} was changed since (sha256 {theirs[:12]}… there, "
             f"{mine[:12]}… now); undo the change, {ways}"
         )
     models = [saved] if saved.get("weights") else []  # a snapshot or a diverged trial has none

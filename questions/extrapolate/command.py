@@ -69,11 +69,11 @@ def cells_of(study: str, m: Measured) -> list[Cell]:
         raise UserError(f"--extrapolate: {study} has {counted(len(ids), 'trial')} of {m.name}; {LEAST} are needed")
     if not {"n_embd", "max_iters"} <= config.keys():
         raise UserError(f"--extrapolate: the results of {study} record no width and steps")
-    found = {config["max_iters"]: (m.pd(), m.losses(ids))}
+    by_steps = {config["max_iters"]: (m.pd(), m.losses(ids))}
     for branch in m.branches:
         losses = np.array([branch.losses[k] for k in ids], dtype=float)
-        found[branch.ends] = matrix(branch.pds, ids), losses
-    return [Cell(study, config["n_embd"], steps, *values) for steps, values in sorted(found.items())]
+        by_steps[branch.ends] = matrix(branch.pds, ids), losses
+    return [Cell(study, config["n_embd"], steps, *values) for steps, values in sorted(by_steps.items())]
 
 
 def _told(cells: Mapping[str, list[Cell]], width: int, steps: int) -> list[str]:

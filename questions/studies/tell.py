@@ -526,17 +526,17 @@ def _range(ratios: tuple[float, float]) -> str:
     return " to ".join(signed(_percent(x)) for x in ratios) + " %"
 
 
-def _hangs_on(found: significance.Influence | None) -> dict[str, str]:
+def _hangs_on(influence: significance.Influence | None) -> dict[str, str]:
     """The trial on which a summary hangs, where it does: what it is without, and without which the test is another."""
-    if found is None or not found.notable:
+    if influence is None or not influence.notable:
         return {}
 
     def named(key: tuple[str, int]) -> str:
         return f"trial {key[1]} of {safe(key[0])}"
 
-    n = len(found.decisive)
-    decisive = listed(map(named, found.decisive), "or") if n < 4 else f"any one of {n} trials"
-    return {"trial": named(found.trial), "without": found.without, "decisive": decisive}
+    n = len(influence.decisive)
+    decisive = listed(map(named, influence.decisive), "or") if n < 4 else f"any one of {n} trials"
+    return {"trial": named(influence.trial), "without": influence.without, "decisive": decisive}
 
 
 def _shared(a: Member, b: Member) -> str:
