@@ -24,12 +24,10 @@ def to_html(text: str, images: Mapping[str, Path]) -> str:
     body = markdown.markdown(text, extensions=["tables", "sane_lists"])
     body = re.sub(r"<table>.*?</table>", lambda match: _labelled(match[0]), body, flags=re.DOTALL)
     body = re.sub(r"<p>(<img [^>]*>)</p>", r"<figure>\1</figure>", body)
-    body = re.sub(r"(?<=\d) %", "&nbsp;%", body)
+    body = re.sub(r"(?<=\d) (?=[%*])", "&nbsp;", body)
     head, *parts = re.split(r"(?=<h2>)", body)
     titles = [re.match(r"<h2>(.*?)</h2>", part)[1] for part in parts]
     sections = [f'<section id="s{i}">\n{part}</section>' for i, part in enumerate(parts, 1)]
-    if sections:
-        sections[0] = _first(sections[0])
     for link, path in images.items():  # last: what is inside is long
         kind = mimetypes.guess_type(path.name)[0] or "image/png"
         data = base64.b64encode(storage.read_bytes(path)).decode("ascii")
@@ -52,11 +50,3 @@ def _labelled(table: str) -> str:
         return re.sub(r"<td", lambda _: f'<td data-label="{next(labels, "").replace(chr(34), "&quot;")}"', match[0])
 
     return f'<div class="wide">{re.sub(r"<tr>.*?</tr>", row, table, flags=re.DOTALL)}</div>'
-
-
-def _first(section: str) -> str:
-    """The first section with its lines and figure, up to the first heading below it, in a box of their own."""
-    title, rest = section.split("</h2>", 1)
-    lines, heading, rest = rest.partition("<h3>")
-    kind = "first figured" if "<figure>" in lines else "first"
-    return f'{title}</h2>\n<div class="{kind}">{lines}</div>\n{heading}{rest}'

@@ -429,7 +429,7 @@ def test_in_a_browser_the_answer_is_on_the_first_screen_and_nothing_is_cut(page_
     with Browser() as page:
         for width, height, dark in ((1280, 800, False), (390, 844, False), (1280, 800, True)):
             page.open(page_with_figures, width, height, dark=dark, touch=width < 500)
-            for selector in ("nav a[href='#s7']", ".first > p:nth-of-type(2)", ".first > figure"):
+            for selector in ("nav a[href='#s7']", "#s1 > p:nth-of-type(2)", "#s1 > figure"):
                 bottom = page.run(f'document.querySelector("{selector}").getBoundingClientRect().bottom')
                 assert 0 < bottom < height, (width, selector)
             shown = "[...document.querySelectorAll('td, p, li, img, h2, .wide')]"
