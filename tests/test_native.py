@@ -233,8 +233,9 @@ def test_training_is_as_exact_as_with_torch_alone(smoke_config, activation, mode
     assert abs(loss - exact_loss) < abs(their_loss - exact_loss) + 0.01
     assert model == "llama" or any(not torch.equal(ours[name], theirs[name]) for name in exact)
     for name, gradient in exact.items():
-        factor = 1.2 if gradient.numel() > 1 else 3  # how far a single number is off is luck
-        assert apart(ours[name], gradient) < factor * apart(theirs[name], gradient) + 0.005, name
+        # how far a single number is off is luck: PReLU's, a sum of many that cancel
+        limit = 1.2 * apart(theirs[name], gradient) + 0.005 if gradient.numel() > 1 else 0.1
+        assert apart(ours[name], gradient) < limit, name
 
 
 @pytest.mark.parametrize(
