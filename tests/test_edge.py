@@ -62,7 +62,7 @@ def test_a_contradicted_prediction_is_said_in_the_sentence_of_the_critical_rate(
     table = json.loads((FINDINGS / "edge/measured/H.json").read_text(encoding="utf-8"))
     wrong, n = [], 0
     for own in table["cells"]:
-        below = np.array(own["twins"]["bit"]["pd"]) < 0.01 * np.exp(np.mean(np.log(own["pairs"])))
+        below = np.array(own["twins"]["bit"]["pd"]) < 0.01 * np.mean(own["pairs"])
         asked = own["activation"] == "gelu" and own["rate"] == min(table["prediction"]["rates"])
         wrong += list(np.array(own["twins"]["bit"]["pd"])[below != asked])
         n += len(below)
@@ -349,7 +349,7 @@ def test_what_is_published_follows_from_the_results():
         pytest.skip("nothing is published yet")
     tables = tell.published()
     assert recount.compare_text(tables) == [] and recount.compare_numbers(tables) == []
-    assert sum(path.stat().st_size for path in tell.MEASURED.glob("*.json")) < 1.25e6
+    assert sum(path.stat().st_size for path in tell.MEASURED.glob("*.json")) < 1.3e6
 
 
 def test_a_published_record_names_a_corpus_and_no_place_of_one_machine(tmp_path):

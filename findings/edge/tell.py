@@ -589,7 +589,8 @@ DEPARTURES = (
     "In the third, L and H got their seeds 3 to 5; S1 its seeds 6 to 12 at 3e-3, 4e-3, 6e-3 and 8e-3 with the smooth "
     "activations alone, where their edges lie; then M its seeds 3 to 5. The bases of seeds published before were "
     "trained again, for their predictions, and had the published weights, all of them; their twins are the published "
-    "ones. What is missing above was not computed when it ended.",
+    "ones. What was missing then was not computed when it ended.",
+    "In the fourth, the last five cells of T's clicks, and N. Nothing else was added.",
     "The order of computing, decided by the time alone: of K1 and S1, ReLU and GELU side by side and the coarse rates "
     "first; of C2, the arm in which the order varies too, one pass first.",
     'The arm "weights" of C1 was first trained in other orders too, by a mistake of the runner, noticed when both '
