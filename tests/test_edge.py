@@ -70,6 +70,11 @@ def test_a_contradicted_prediction_is_said_in_the_sentence_of_the_critical_rate(
     sentence = next(part for part in readme.split(". ") if "below a critical learning rate" in part)
     said = f"1 of 5 trainings with GELU at 0.0015 ended {wrong[0]:.3f} of PD apart; the other {n - 1} trainings as"
     assert len(wrong) == 1 and said in sentence and "came out as predicted" not in readme
+    # what else README says in words: the kinked one forgets nowhere, and the click model refutes the supposition
+    small, clicks_alone = (tell.series(tell.published()[name]["cells"]) for name in ("S1", "K1"))
+    assert tell.critical_rate(small["relu"])["where"] == "below the grid" and "ReLU does at no rate" in readme
+    kept = [tell.grows_only_with_kinks(cells)[0] for cells in (small, clicks_alone)]
+    assert kept == [True, False] and "refuted as worded" in readme
     right = copy.deepcopy(table)
     for own in right["cells"]:
         own["twins"]["bit"]["pd"] = [1e-8 if own["activation"] == "gelu" and own["rate"] < 2e-3 else 0.1] * 5
