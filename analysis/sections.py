@@ -504,7 +504,8 @@ def integrity(s: Study) -> list[str]:
         kinds = ("pass", "fail", "caution", "not applicable")
         states = {kind: sum(c.get("status") == kind for c in every) for kind in kinds}
         counts = ", ".join(f"{n} {kind}" for kind, n in states.items() if n)
-        points.append(f"Audit of {counted(sum(map(bool, recorded.values())), s.question.arm)}: {counts}.")
+        audited = counted(sum(map(bool, recorded.values())), s.question.arm)
+        points.append(f"Audit of {audited}, {counted(len(every), 'check')}: {counts}.")
     odd = [f"{check['name']}: {check['status']}" for check in s.checks if check["status"] != "pass"]
     points.append(f"Checks across {s.question.arms_noun}: {safe(', '.join(odd)) or 'all pass'}.")
     points += convergence(recorded)
