@@ -217,7 +217,7 @@ def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Calla
         training.warm_up()
         training.optimiser.use_master_weights()
         model.eval()  # before any step: a few can be enough for a recipe that diverges, and then nothing is evaluated
-        starts = training.probe_starts[: max(1, 2048 // block)]
+        starts = training.probe_starts[: max(1, 1024 // block)]
         one = typical(lambda _: metrics.evaluate_loss(model, corpus.val, starts, block, device))
         two = typical(lambda _: metrics.evaluate_models([model, model], corpus.val, starts, block, device))
         prompt = torch.zeros((1, block), dtype=torch.long, device=device)
@@ -230,7 +230,7 @@ def measured_costs(config: Config, activation: str, corpus: Corpus, clock: Calla
     return Costs(step, one / positions, pair, sample, slowness_of_python(clock))
 
 
-def _typical(act: Callable[[int], object], enough: float = 0.15, clock: Callable = time.perf_counter) -> float:
+def _typical(act: Callable[[int], object], enough: float = 0.08, clock: Callable = time.perf_counter) -> float:
     """The median time of up to fifteen calls, fewer where they take long."""
     durations = []
     while len(durations) < 15 and (len(durations) < 3 or sum(durations) < enough) and sum(durations) < 10:
@@ -248,7 +248,7 @@ def slowness_of_python(clock: Callable = time.perf_counter) -> float:
     def work(_):
         return sum(hash((i, str(i))) & 1 for i in range(20_000))
 
-    return math.sqrt(_typical(work, 0.1, clock) / PYTHON_SECONDS)
+    return math.sqrt(_typical(work, 0.05, clock) / PYTHON_SECONDS)
 
 
 def load_trial(path: str | os.PathLike):
