@@ -56,8 +56,8 @@ from training.trial import LOSS_CHECK_STEPS, Batches, Training, own_randomness, 
 
 def recipe(args, folder: Path, **changes) -> Config:
     """nanoGPT's recipe for the CPU in our settings."""
-    nanogpt = {"max_iters": args.steps, "learning_rate": 1e-3, "min_lr": 1e-4, "beta1": 0.9}
-    nanogpt["warmup_iters"] = min(100, args.steps)
+    nanogpt = {"max_iters": args.steps, "learning_rate": 1e-3, "min_lr": 1e-4, "warmup_iters": min(100, args.steps)}
+    nanogpt |= {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1}
     return Config(
         preset="quick", device="cpu", dataset=args.text, data_dir=folder / "data", eval_interval=250,
         trials_per_activation=args.trials, results_dir=folder / "results", plots_dir=folder / "plots",
@@ -67,7 +67,7 @@ def recipe(args, folder: Path, **changes) -> Config:
 
 def own_recipe(args, folder: Path, **changes) -> Config:
     """The same model by our own: the quick preset's, its trunk without side branches."""
-    own = dict.fromkeys(("learning_rate", "min_lr", "warmup_iters", "beta1"))
+    own = dict.fromkeys(("learning_rate", "min_lr", "warmup_iters", "beta1", "beta2", "weight_decay"))
     own |= {"schedule": "trunk", "branch_points": (1.0,), "max_iters": args.own_steps}
     return recipe(args, folder, **(own if args.to_loss else {}), **changes)
 

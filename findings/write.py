@@ -296,10 +296,8 @@ ONE_BIT = (
 def the_edge() -> str:
     """What the second study adds, in one paragraph, of findings/edge/measured."""
     tables = edge.published()
-    cells, contradiction = (
-        {name: contents["cells"] for name, contents in tables.items()},
-        edge.held_out_words(tables["H"]),
-    )
+    cells = {name: contents["cells"] for name, contents in tables.items()}
+    contradiction = edge.held_out_words(tables["H"])
     small = edge.series(cells["S1"])
     n = len(small["relu"][0]["seeds"])
     smooth = {name: edge.critical_rate(own) for name, own in small.items() if name not in edge.KINKED}

@@ -449,7 +449,7 @@ def contradicted(contents: dict) -> list[tuple[dict, list[float]]]:
 
 
 def held_out_words(contents: dict) -> str:
-    """What became of the prediction, to be said before the critical rates; '' where every seed is as predicted."""
+    """How the sentence of the critical rates begins where a seed contradicts the prediction; '' where none does."""
     if not (wrong := contradicted(contents)):
         return ""
     cells = " and ".join(
@@ -457,9 +457,11 @@ def held_out_words(contents: dict) -> str:
         f"{' and '.join(map(tiny, pds))} of PD apart"
         for cell, pds in wrong
     )
-    seeds, others = (sum(map(len, of)) for of in ([c["seeds"] for c in contents["cells"]], [p for _, p in wrong]))
-    rest = f"the other {seeds - others} trainings as predicted"
-    return f"another width and text contradicted what was predicted from the critical rate ({cells}; {rest}), but "
+    rest = sum(len(cell["seeds"]) for cell in contents["cells"]) - sum(len(pds) for _, pds in wrong)
+    return (
+        f"another width and text contradicted what was predicted from the critical rate ({cells}; the other {rest} "
+        "trainings as predicted), but "
+    )
 
 
 def held_out_text(contents: dict) -> list[str]:
